@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sppfeat.analysis.show.image_picture import show_image
     from sppfeat.analysis.show.norms import show_norms
     from sppfeat.analysis.show.sizes import show_sizes
+    from sppfeat.extraction.extract import extract
     from sppfeat.extractor import Extractor
     from sppfeat.store.merge import merge_shards as merge
     from sppfeat.store.reader import open_features as open  # noqa: A004 - shadows the builtin on purpose
@@ -30,6 +31,7 @@ __all__ = [
     "Extractor",
     "__version__",
     "export",
+    "extract",
     "info",
     "merge",
     "open",
@@ -50,6 +52,7 @@ __all__ = [
 _LAZY = {
     "Extractor": "sppfeat.extractor",
     "export": "sppfeat.analysis.export.export",
+    "extract": "sppfeat.extraction.extract",
     "info": "sppfeat.analysis.inspection",
     "merge": "sppfeat.store.merge:merge_shards",
     "open": "sppfeat.store.reader:open_features",

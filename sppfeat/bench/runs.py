@@ -18,11 +18,11 @@ from sppfeat.bench.conditions import DescriptorConditions, describe_conditions, 
 from sppfeat.bench.samples import choose_images, write_photos
 from sppfeat.bench.stages import STAGES, Stages, find_bound
 from sppfeat.bench.timing import Pass, Timing, counted_passes, interleave, timed
-from sppfeat.config.request import ExtractRequest
+from sppfeat.config.request import Request
 from sppfeat.config.specs import DescriptorSpec
 from sppfeat.errors import ImageError
 from sppfeat.extraction.describe import Describer
-from sppfeat.extraction.run import prepare
+from sppfeat.extraction.extract import open_part
 from sppfeat.extraction.setup import load_chosen_backbone
 from sppfeat.files.downloads import OnDownload
 from sppfeat.networks.backbones import Backbone
@@ -101,7 +101,7 @@ class WholeRun:
         n_failed: number of images that failed in the last run.
     """
 
-    def __init__(self, request: ExtractRequest) -> None:
+    def __init__(self, request: Request) -> None:
         self._request = request
         self.n_workers = 0
         self.n_failed = 0
@@ -111,10 +111,10 @@ class WholeRun:
         folder = self._request.output.parent
         folder.mkdir(exist_ok=True)
         start = time.perf_counter()
-        with prepare(self._request) as extraction:
-            self.n_workers = extraction.n_workers
+        with open_part(self._request) as part:
+            self.n_workers = part.run.n_workers
             prepared = time.perf_counter()
-            self.n_failed = extraction.run().n_failed
+            self.n_failed = part.fill().n_failed
             end = time.perf_counter()
         for path in folder.iterdir():
             path.unlink()
@@ -170,7 +170,7 @@ def run_plain_loop(
 
 
 def bench_extract(
-    request: ExtractRequest,
+    request: Request,
     *,
     n_images: int,
     draw_seed: int,
@@ -207,25 +207,25 @@ def bench_extract(
         in_process = dataclasses.replace(
             request, output=folder / "planned.h5", run=dataclasses.replace(request.run, workers=0)
         )
-        with prepare(in_process, on_download=on_download) as extraction:
-            setup, plan = extraction.setup, extraction.part.plan
-            stages = Stages(extraction, folder / "stages.h5")
+        with open_part(in_process, on_download=on_download) as part:
+            run, plan = part.run, part.plan
+            stages = Stages(part, folder / "stages.h5")
             n_images = sum(len(batch.images) for batch in stages.batches)
             if not n_images:
                 raise ImageError(f"no image can be run: {next(iter(plan.errors.values()))}")
             whole = WholeRun(request)
             backbone = load_chosen_backbone(request.backbone, fold=False)
-            backbone.network.eval().to(setup.device)
+            backbone.network.eval().to(run.device)
             images = [(path, batch.input_hw) for batch in stages.batches for path in stages.paths(batch)]
             loop = partial(
-                run_plain_loop, backbone, images, descriptor=setup.config.descriptor, device=setup.device
+                run_plain_loop, backbone, images, descriptor=run.config.descriptor, device=run.device
             )
             decoded = [stages.pixels(batch) for batch in stages.batches]
             passes: list[Pass] = [
                 stages.run,
                 partial(run_bare_network, stages.describer, decoded),
                 whole.run,
-                timed("loop", lambda: iter([loop()]), synchronize=partial(synchronize, setup.device)),
+                timed("loop", lambda: iter([loop()]), synchronize=partial(synchronize, run.device)),
             ]
             on_pass = counted_passes(len(passes) * (1 + repetitions), on_progress)
             timings = interleave(passes, repetitions=repetitions, on_pass=on_pass)
@@ -233,10 +233,10 @@ def bench_extract(
     seconds = {name: timing.seconds for name, timing in timings.items()}
     return ExtractResult(
         **describe_conditions(
-            setup.config,
-            setup.device,
+            run.config,
+            run.device,
             weights=request.backbone.weights,
-            dimension=setup.columns[-1].stop,
+            dimension=run.columns[-1].stop,
         ),
         images=n_images,
         unreadable=n_unreadable + len(plan.errors),

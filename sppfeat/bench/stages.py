@@ -15,8 +15,8 @@ from torch import Tensor
 from sppfeat.bench.conditions import synchronize
 from sppfeat.decoding import Batch
 from sppfeat.decoding.images import read_image, resize_image
+from sppfeat.extraction.part import Part
 from sppfeat.extraction.plan import schedule
-from sppfeat.extraction.run import Extraction
 from sppfeat.pyramid import spatial_pyramid_pool
 from sppfeat.store.layout import Provenance, create_file
 from sppfeat.store.writer import FeatureWriter
@@ -38,7 +38,7 @@ class Stages:
     writes them to a file and flushes it to disk.
 
     Args:
-        extraction: the planned run.
+        part: the planned run.
         output: the file to write.
 
     Attributes:
@@ -46,21 +46,21 @@ class Stages:
         describer: the network with its pooling.
     """
 
-    def __init__(self, extraction: Extraction, output: Path) -> None:
-        run, setup = extraction.request.run, extraction.setup
-        self._config, self._plan, self._output = setup.config, extraction.part.plan, output
-        self._max_decode_pixels = run.max_decode_pixels
-        self._wait = partial(synchronize, setup.device)
+    def __init__(self, part: Part, output: Path) -> None:
+        run, options = part.run, part.run.request.run
+        self._config, self._plan, self._output = run.config, part.plan, output
+        self._max_decode_pixels = options.max_decode_pixels
+        self._wait = partial(synchronize, run.device)
         self.batches: list[Batch] = list(
             schedule(
                 self._plan.input_hw,
                 np.arange(self._plan.n_images),
-                batch_size=run.batch_size,
-                batch_pixels=setup.batch_pixels,
+                batch_size=options.batch_size,
+                batch_pixels=run.batch_pixels,
             )
         )
-        self.describer = setup.make_describer(self._config.descriptor, None)
-        create_file(output, self._plan, self._config, setup.columns, provenance=Provenance())
+        self.describer = run.make_describer(None)
+        create_file(output, self._plan, self._config, run.columns, provenance=Provenance())
 
     def run(self) -> dict[str, float]:
         """Runs all stages on all batches once, and returns the seconds of each stage by name."""

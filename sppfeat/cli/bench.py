@@ -28,7 +28,7 @@ from sppfeat.cli.output import print_json_or_text
 from sppfeat.cli.values import SIZE, NumberRange, Parsed, auto_to_none, complete_files, native_to_none
 from sppfeat.config.distribution import RunOptions
 from sppfeat.config.machine import keep_freed_memory
-from sppfeat.config.request import DescriptorChoice, ExtractRequest
+from sppfeat.config.request import DescriptorChoice, Request
 from sppfeat.config.specs import DEFAULT_BOX_SIZE, DEFAULT_LEVELS, DEFAULT_SIZE, InputSpec
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ def extract(inputs: tuple[str, ...], **options: Any) -> None:
     """
     from sppfeat.bench.runs import bench_extract
 
-    request = ExtractRequest(
+    request = Request(
         inputs=inputs,
         output=Path(),
         backbone=backbone_choice(options),

@@ -1,12 +1,10 @@
-"""Options of ``sppfeat extract`` about boxes, and the part of the request that they set."""
-
-from typing import Any
+"""Options of ``sppfeat extract`` about boxes."""
 
 import click
 
 from sppfeat.cli.options import option, together
 from sppfeat.cli.output import joined_numbers
-from sppfeat.cli.values import Parsed, complete_files, native_to_none, whole_numbers
+from sppfeat.cli.values import Parsed, complete_files, whole_numbers
 from sppfeat.config.regions import (
     BOX_COORDS,
     BOX_ENDS,
@@ -18,11 +16,8 @@ from sppfeat.config.regions import (
     PROJECTIONS,
     RegionSpec,
 )
-from sppfeat.config.request import BoxChoice
-from sppfeat.config.specs import DEFAULT_BOX_SIZE, DEFAULT_SIZE
-from sppfeat.errors import ConfigError
 
-__all__ = ["box_choice", "box_options", "size_settings"]
+__all__ = ["box_options"]
 
 _SCALES = Parsed(
     "pixels,...", whole_numbers, refusal="{!r} is not a list of pixels such as 480,576,688,864,1200"
@@ -92,67 +87,3 @@ box_options = together(
         "/box_row leads from each box to its row.",
     ),
 )
-_ONLY_WITH_BOXES = (
-    "box_format",
-    "box_coords",
-    "box_units",
-    "box_origin",
-    "box_ends",
-    "box_order",
-    "scales",
-    "margin",
-    "drop_duplicates",
-)
-
-
-def box_choice(options: dict[str, Any]) -> BoxChoice | None:
-    """Makes the boxes of the request from options, or None for whole images.
-
-    Raises:
-        ConfigError: options about boxes are given without boxes, or do not apply to these boxes.
-    """
-    boxes = options["boxes"]
-    given = [name for name in _ONLY_WITH_BOXES if options[name]]
-    if options["projection"] != RegionSpec.projection:
-        given.append("projection")
-    if boxes is None:
-        if given:
-            raise ConfigError(f"--{given[0].replace('_', '-')} is about boxes, but there are none: --boxes")
-        return None
-    origin = options["box_origin"]
-    choice = BoxChoice(
-        boxes=boxes,
-        box_format=options["box_format"],
-        coords=options["box_coords"],
-        units=options["box_units"],
-        origin=None if origin is None else int(origin),
-        ends=options["box_ends"],
-        order=options["box_order"],
-        projection=options["projection"],
-        margin=options["margin"],
-        drop_duplicates=options["drop_duplicates"],
-    )
-    of_files = [name for name in given if name.startswith("box_")]
-    if of_files and not choice.is_file:
-        raise ConfigError(f"--{of_files[0].replace('_', '-')} is about box files, not about {boxes!r}")
-    if boxes == "multiview" and options["flip"]:
-        raise ConfigError("multiview has the mirror image of each view as a row of its own: leave out --flip")
-    return choice
-
-
-def size_settings(options: dict[str, Any]) -> dict[str, Any]:
-    """The option ``size`` or ``scales`` of the network input by name, as given or by default for images or boxes.
-
-    Raises:
-        ConfigError: both are given.
-    """
-    size, scales = options["size"], options["scales"]
-    if size is not None and scales:
-        raise ConfigError("--size and --scales are both given; allowed: one of them")
-    if scales:
-        return {"scales": scales}
-    if size is None and options["boxes"] == "multiview":
-        return {"scales": MULTIVIEW_SCALES}
-    if size is None:
-        return {"size": DEFAULT_SIZE if options["boxes"] is None else DEFAULT_BOX_SIZE}
-    return {"size": native_to_none(size)}

@@ -1,17 +1,12 @@
 """Options of ``sppfeat extract`` that divide its work into shards, or among actors on a Ray cluster."""
 
-from typing import Any
-
 import click
 
-from sppfeat.cli.options import given_options, option, together
+from sppfeat.cli.options import option, together
 from sppfeat.cli.values import NBYTES, SHARD, NumberRange
 from sppfeat.config.distribution import ENGINES, MERGES, RayOptions
-from sppfeat.errors import ConfigError
 
-__all__ = ["ray_choice", "ray_options", "shard_options"]
-
-_OPTIONS = ("ray_address", "actors", "gpus_per_actor", "cpus_per_actor", "merge")
+__all__ = ["ray_options", "shard_options"]
 
 shard_options = together(
     option(
@@ -74,17 +69,3 @@ ray_options = together(
         "which stay; copy: it has them itself.",
     ),
 )
-
-
-def ray_choice(options: dict[str, Any]) -> RayOptions | None:
-    """Makes the settings of the Ray engine from options, or None for the local engine.
-
-    Raises:
-        ConfigError: options of the Ray engine are given for the local one.
-    """
-    if options["engine"] == "ray":
-        names = {name: options[name] for name in _OPTIONS if name != "ray_address"}
-        return RayOptions(address=options["ray_address"], **names)
-    if given := given_options(_OPTIONS):
-        raise ConfigError(f"{', '.join(given)}: of --engine ray, and the engine is {options['engine']}")
-    return None

@@ -1,21 +1,18 @@
 """``sppfeat extract``: writes the descriptors of images or boxes to a feature file."""
 
+import contextlib
 import dataclasses
-import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sppfeat.cli.bars import Bar, prepared
-from sppfeat.cli.box_options import box_choice, box_options, size_settings
-from sppfeat.cli.distribution_options import ray_choice, ray_options, shard_options
-from sppfeat.cli.extract_texts import plan_text, result_text, run_result
+from sppfeat.cli.bars import Bar, download_bar
+from sppfeat.cli.box_options import box_options
+from sppfeat.cli.distribution_options import ray_options, shard_options
+from sppfeat.cli.extract_texts import plan_text, result_text
 from sppfeat.cli.groups import EXIT_INTERRUPTED, EXIT_SOME_FAILED, leave
 from sppfeat.cli.options import (
-    backbone_choice,
     backbone_options,
     batch_size_option,
     device_option,
@@ -28,16 +25,15 @@ from sppfeat.cli.options import (
     pool_option,
     precision_option,
     setting_option,
-    settings_from,
     size_option,
     verbosity_options,
     workers_option,
 )
 from sppfeat.cli.output import print_json, print_json_or_text, say
 from sppfeat.cli.signals import Stop, stop_on_signals
-from sppfeat.cli.values import CHANNELS, auto_to_none, complete_files
+from sppfeat.cli.values import CHANNELS, complete_files
 from sppfeat.config.distribution import RunOptions
-from sppfeat.config.request import HEADER_MODES, DescriptorChoice, ExtractRequest
+from sppfeat.config.request import HEADER_MODES, Request
 from sppfeat.config.specs import (
     DECODE_MODES,
     DEFAULT_BOX_SIZE,
@@ -52,13 +48,10 @@ from sppfeat.config.specs import (
 )
 
 if TYPE_CHECKING:
+    from sppfeat.config.extract_config import ExtractConfig
+    from sppfeat.extraction.extract import ExtractResult
     from sppfeat.extraction.pipeline import Progress
-    from sppfeat.extraction.ray.extraction import RayExtraction
-    from sppfeat.extraction.run import Extraction
-    from sppfeat.extraction.sized_parts import MultiFileExtraction
-    from sppfeat.files.downloads import OnDownload
-
-    OnProbe = Callable[[int, int], None]
+    from sppfeat.extraction.report import PlanSummary
 
 __all__ = ["extract"]
 
@@ -154,7 +147,7 @@ __all__ = ["extract"]
 @option("--add-new", is_flag=True, help="Add inputs that an existing output does not have.")
 @shard_options
 @setting_option(
-    ExtractRequest,
+    Request,
     "headers",
     "Read all image headers before the first image is run, or those of some thousand images at a time; auto: "
     "first for up to 50,000 files in folders.",
@@ -191,89 +184,56 @@ def extract(**options: Any) -> None:
     """
     with stop_on_signals() as stop:
         try:
-            result = _extract(options, stop)
+            result = _extract(stop, **options)
         except KeyboardInterrupt:
             say("Interrupted: the same command again continues.")
             leave(EXIT_INTERRUPTED)
-    if result and result["pending"]:
+    if options["dry_run"]:
+        return
+    if result.pending:
         leave(EXIT_INTERRUPTED)
-    if result and result["failed"]:
+    if result.failed:
         leave(EXIT_SOME_FAILED)
 
 
-def _extract(options: dict[str, Any], stop: Stop) -> dict[str, Any] | None:
-    """Runs the extraction and returns its result; None after a dry run."""
+def _extract(stop: Stop, *, quiet: bool, verbose: bool, as_json: bool, **options: Any) -> "ExtractResult":
+    """Calls the library, with bars and the plan on standard error; prints the result."""
     from sppfeat.config.machine import keep_freed_memory
-    from sppfeat.extraction.run import prepare
-    from sppfeat.extraction.sized_parts import prepare_parts
+    from sppfeat.extraction.extract import extract as extract_features
 
     keep_freed_memory()
-    quiet, verbose, as_json = options["quiet"], options["verbose"], options["as_json"]
-    started = time.monotonic()
-    request = _request(options)
+    dry_run = options["dry_run"]
+    with contextlib.ExitStack() as before, contextlib.ExitStack() as during:
+        headers = before.enter_context(Bar("reading headers", 0, unit="img", shown=not quiet))
+        bars = []
 
-    def begin(
-        on_probe: "OnProbe", on_download: "OnDownload"
-    ) -> "AbstractContextManager[Extraction | MultiFileExtraction | RayExtraction]":
-        if request.ray is not None:
-            from sppfeat.extraction.ray import prepare_ray
+        def on_plan(plan: "PlanSummary", config: "ExtractConfig") -> None:
+            before.close()
+            if not quiet and not dry_run:
+                say(plan_text(plan, dataclasses.asdict(config) if verbose else None))
+            if not dry_run:
+                bars.append(during.enter_context(Bar("extracting", plan.to_do, unit="img", shown=not quiet)))
 
-            return prepare_ray(request, on_probe=on_probe, on_download=on_download, verbose=verbose)
-        if request.shard_bytes is not None:
-            return prepare_parts(request, on_probe=on_probe, on_download=on_download)
-        return prepare(request, on_probe=on_probe, on_download=on_download)
+        def on_progress(progress: "Progress") -> None:
+            stop.begin_batches()
+            bars[0].show(progress)
 
-    with prepared(begin, "reading headers", shown=not quiet) as extraction:
-        plan = extraction.summary()
-        if request.dry_run:
-            print_json_or_text(
-                {"plan": dataclasses.asdict(plan)}, lambda: plan_text(plan, None), as_json=as_json
-            )
-            return None
-        if not quiet:
-            say(plan_text(plan, dataclasses.asdict(extraction.setup.config) if verbose else None))
-        with Bar("extracting", plan.to_do, unit="img", shown=not quiet) as bar:
-
-            def on_progress(progress: "Progress") -> None:
-                stop.begin_batches()
-                bar.show(progress)
-
-            progress = extraction.run(on_progress=on_progress, should_stop=stop.is_wanted)
-        result = run_result(extraction.name, extraction.outcome(), progress, time.monotonic() - started)
+        result = extract_features(
+            **options,
+            on_probe=headers.move_to,
+            on_download=before.enter_context(download_bar()),
+            on_plan=on_plan,
+            on_progress=on_progress,
+            should_stop=stop.is_wanted,
+            verbose=verbose,
+        )
+    counts = dataclasses.asdict(result)
+    plan = counts.pop("plan")
+    if dry_run:
+        print_json_or_text({"plan": plan}, lambda: plan_text(result.plan, None), as_json=as_json)
+        return result
     if not quiet:
         say(result_text(result, verbose))
     if as_json:
-        print_json({"plan": dataclasses.asdict(plan), "result": result})
+        print_json({"plan": plan, "result": counts})
     return result
-
-
-def _request(options: dict[str, Any]) -> ExtractRequest:
-    rank = options["shard"]
-    return settings_from(
-        ExtractRequest,
-        options,
-        backbone=backbone_choice(options),
-        input=InputSpec(
-            **size_settings(options),
-            max_pixels=options["max_pixels"],
-            round_to=options["round_to"],
-            exif=options["exif"],
-            decode=options["decode"],
-            flip=options["flip"],
-        ),
-        descriptor=settings_from(
-            DescriptorChoice, options, nonfinite="keep" if options["allow_nonfinite"] else "fail"
-        ),
-        boxes=box_choice(options),
-        run=settings_from(
-            RunOptions,
-            options,
-            batch_size=auto_to_none(options["batch_size"]),
-            workers=auto_to_none(options["workers"]),
-            local_rank=rank.local_index if rank else 0,
-            n_local=rank.n_local if rank else 1,
-        ),
-        shard=rank and rank.shard,
-        shard_bytes=options["shard_size"],
-        ray=ray_choice(options),
-    )

@@ -13,11 +13,10 @@ from sppfeat.config.wording import counted
 
 if TYPE_CHECKING:
     from sppfeat.extraction.box_report import BoxSummary
-    from sppfeat.extraction.output import Outcome
-    from sppfeat.extraction.pipeline import Progress
+    from sppfeat.extraction.extract import ExtractResult
     from sppfeat.extraction.report import PlanSummary
 
-__all__ = ["plan_text", "result_text", "run_result"]
+__all__ = ["plan_text", "result_text"]
 
 _SHOWN_FAILURES = 5
 
@@ -81,45 +80,20 @@ def _box_lines(boxes: "BoxSummary | None") -> list[tuple[str, str]]:
     return lines
 
 
-def run_result(output: str, outcome: "Outcome", progress: "Progress", seconds: float) -> dict[str, Any]:
-    """Makes the JSON result of a run: the state of its files, and the images and seconds of this run."""
-    network_seconds = progress.decode_seconds + progress.network_seconds + progress.write_seconds
-    n_now = progress.n_done + progress.n_failed
-    return {
-        "output": output,
-        "files": outcome.outputs,
-        "images": outcome.images,
-        "done": outcome.done,
-        "failed": outcome.failed,
-        "pending": outcome.pending,
-        "done_now": progress.n_done,
-        "failed_now": progress.n_failed,
-        "seconds": round(seconds, 3),
-        "images_per_second": round(n_now / network_seconds, 2)
-        if network_seconds and progress.n_done
-        else None,
-        "decode_seconds": round(progress.decode_seconds, 3),
-        "network_seconds": round(progress.network_seconds, 3),
-        "write_seconds": round(progress.write_seconds, 3),
-        "boxes": outcome.boxes,
-        "failures": [{"path": path, "error": reason} for path, reason in outcome.failures],
-    }
-
-
-def result_text(result: dict[str, Any], verbose: bool) -> str:
+def result_text(result: "ExtractResult", verbose: bool) -> str:
     """Formats the result of a run as lines of text, with all failures if ``verbose``."""
-    rate = f", {result['images_per_second']} images/s" if result["images_per_second"] else ""
+    rate = f", {result.images_per_second} images/s" if result.images_per_second else ""
     lines = [
-        f"{result['done']} of {counted(result['images'], 'image')} done, {result['failed']} failed "
-        f"({result['done_now']} + {result['failed_now']} now, {result['seconds']:.1f} s{rate}): {result['output']}"
+        f"{result.done} of {counted(result.images, 'image')} done, {result.failed} failed "
+        f"({result.done_now} + {result.failed_now} now, {result.seconds:.1f} s{rate}): {result.output}"
     ]
-    if result["boxes"]:
-        lines.append(f"  boxes: {box_counts_text(result['boxes'])}")
-    failures = [f"  failed: {failure['path']!r}: {failure['error']}" for failure in result["failures"]]
+    if result.boxes:
+        lines.append(f"  boxes: {box_counts_text(result.boxes)}")
+    failures = [f"  failed: {failure.path!r}: {failure.error}" for failure in result.failures]
     shown = None if verbose else _SHOWN_FAILURES
     lines += first_of(failures, shown, more="  ... and {} more: 'sppfeat info' or -v lists them")
-    if result["pending"]:
+    if result.pending:
         lines.append(
-            counted(result["pending"], "image is", "images are") + " left: the same command again continues."
+            counted(result.pending, "image is", "images are") + " left: the same command again continues."
         )
     return "\n".join(lines)

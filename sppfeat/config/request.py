@@ -16,7 +16,7 @@ __all__ = [
     "BackboneChoice",
     "BoxChoice",
     "DescriptorChoice",
-    "ExtractRequest",
+    "Request",
 ]
 
 HEADER_MODES = ("auto", "first", "window")
@@ -113,7 +113,7 @@ class BoxChoice:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExtractRequest:
+class Request:
     """Everything that a user asks of an extraction.
 
     Attributes:
@@ -134,7 +134,7 @@ class ExtractRequest:
             file; see :mod:`sppfeat.extraction.sized_parts`.
         scratch: an existing folder for inputs that have to be fetched before they can be read; None for the system's
             folder for temporary files.
-        ray: options of a Ray cluster that does the work, see :mod:`sppfeat.extraction.ray.extraction`; None to work
+        ray: options of a Ray cluster that does the work, see :mod:`sppfeat.extraction.ray`; None to work
             in this process.
     """
 

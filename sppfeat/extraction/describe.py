@@ -21,7 +21,7 @@ from sppfeat.errors import ConfigError
 from sppfeat.extraction.pipeline import BatchDescriber
 from sppfeat.extraction.plan import Plan
 from sppfeat.extraction.regions import Projector
-from sppfeat.extraction.row_sink import DescribedRows
+from sppfeat.extraction.row_sink import Rows
 from sppfeat.networks.acceleration import CompiledNetwork
 from sppfeat.networks.backbones import Backbone
 from sppfeat.networks.devices import Delivery, DeviceCopier, device_memory, float32_arithmetic
@@ -113,7 +113,7 @@ class Describer:
 
     def describe_boxes(
         self, pixels: npt.NDArray[np.uint8], boxes: Sequence[ImageBoxes], projector: Projector
-    ) -> Iterator[DescribedRows]:
+    ) -> Iterator[Rows]:
         """Compute the descriptors of boxes, in one forward pass, or two if mirrored images are needed.
 
         Args:
@@ -144,7 +144,7 @@ class Describer:
                         others = project(boxes_px[part], ~mirrored[part], image_hw=image_hw).region
                         pooled = _average(pooled, self._pool(maps, position, others, ~mirrored[part]))
                     delivery = self._scale(pooled)
-                yield DescribedRows(image, rows[part], delivery.values, regions, delivery.wait)
+                yield Rows(image, rows[part], delivery.values, regions, delivery.wait)
 
     def make_batch(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
         """Turn ``(N, H, W, 3)`` uint8 RGB into network input: ``(N, 3, H, W)``, normalized, on the device."""
@@ -262,12 +262,12 @@ def make_batch_describer(plan: Plan, describer: Describer, projector: Projector 
         projector: projects boxes to cells; required if the plan has boxes.
     """
 
-    def describe(images: Sequence[int], pixels: npt.NDArray[np.uint8], scale: int) -> Iterator[DescribedRows]:
+    def describe(images: Sequence[int], pixels: npt.NDArray[np.uint8], scale: int) -> Iterator[Rows]:
         rows = [np.arange(*plan.rows[image].tolist()) for image in images]
         if plan.boxes is None or projector is None:
             descriptors, wait = describer.describe_images(pixels)
             for i, image in enumerate(images):
-                yield DescribedRows(image, rows[i], descriptors[i : i + 1], wait=wait)
+                yield Rows(image, rows[i], descriptors[i : i + 1], wait=wait)
             return
         boxes = []
         for image, own in zip(images, rows, strict=True):

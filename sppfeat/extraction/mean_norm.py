@@ -7,7 +7,6 @@ drawn at random from the whole plan.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +15,13 @@ from sppfeat.decoding import Decoder
 from sppfeat.errors import ConfigError, ImageError
 from sppfeat.extraction.pipeline import BatchDescriber, run_pipeline
 from sppfeat.extraction.plan import Plan, schedule
-from sppfeat.store.schema import ColumnBlock, RowRegions
+from sppfeat.extraction.row_sink import Rows
+from sppfeat.store.schema import ColumnBlock
 
 __all__ = ["estimate_factors", "sample_plan"]
+
+Measure = Callable[[Plan, npt.NDArray[np.int64]], object]
+"""Fills the sizes of images ``(n,)`` into a plan."""
 
 
 def estimate_factors(
@@ -29,7 +32,7 @@ def estimate_factors(
     decoder: Decoder,
     describe_for: Callable[[Plan], BatchDescriber],
     batch_pixels: int,
-    measure: Callable[[Plan], Plan],
+    measure: Measure,
     scratch: Path,
 ) -> tuple[float, ...]:
     """Estimate the factor of each layer that brings the mean l2 norm of its columns to ``mean_norm``.
@@ -41,7 +44,7 @@ def estimate_factors(
         decoder: decodes the images.
         describe_for: makes the function that computes unscaled rows of a plan.
         batch_pixels: see :func:`sppfeat.extraction.plan.schedule`.
-        measure: reads the sizes of the drawn images and returns their plan with them.
+        measure: reads the headers of drawn images of unknown size.
         scratch: existing folder for images that must be fetched.
 
     Returns:
@@ -51,23 +54,23 @@ def estimate_factors(
         ImageError: none of the drawn images could be read.
         ConfigError: the descriptors of a layer are all zero.
     """
-    sample = sample_plan(plan, measure)
+    sample, images = sample_plan(plan, measure)
     layers: dict[str, slice] = {}
     for block in columns:
         layers[block.layer] = slice(layers.get(block.layer, block).start, block.stop)
-    sink = _NormSink(list(layers.values()), sample.n_rows)
+    sink = _NormSink(list(layers.values()), sample.rows_of(images))
     batches = schedule(
         sample.input_hw,
-        np.arange(sample.n_images),
+        images,
         batch_size=None,
         batch_pixels=batch_pixels,
-        uses=sample.uses,
+        uses=sample.scales_in_use(images),
     )
-    with sample.storage.fetch(sample.storage_index, scratch) as places:
+    with sample.storage.fetch(sample.storage_index[images], scratch) as places:
         run_pipeline(
             sample,
             batches,
-            find_places=lambda images: [places[i] for i in images.tolist()],
+            find_places=lambda batch: [places[i] for i in np.searchsorted(images, batch).tolist()],
             decoder=decoder,
             describe=describe_for(sample),
             sink=sink,
@@ -75,7 +78,7 @@ def estimate_factors(
     n_rows = int((~np.isnan(sink.norms[:, 0])).sum())
     if not n_rows:
         reason = next(iter(sink.failures), "no image has a row")
-        raise ImageError(f"no mean norm: none of the images ({sample.n_images}) could be used: {reason}")
+        raise ImageError(f"no mean norm: none of the images ({len(images)}) could be used: {reason}")
     totals = np.nansum(sink.norms, axis=0).tolist()
     for layer, total in zip(layers, totals, strict=True):
         if not total > 0:
@@ -84,53 +87,56 @@ def estimate_factors(
 
 
 def sample_plan(
-    plan: Plan, measure: Callable[[Plan], Plan], *, n_images: int = 200, n_rows: int = 200, seed: int = 0
-) -> Plan:
+    plan: Plan, measure: Measure, *, n_images: int = 200, n_rows: int = 200, seed: int = 0
+) -> tuple[Plan, npt.NDArray[np.int64]]:
     """Draw a random sample of a plan: at most ``n_images`` images, with at most ``n_rows`` rows each.
 
     Args:
         plan: all images.
-        measure: reads the sizes of the drawn images and returns their plan with them.
+        measure: reads the headers of drawn images of unknown size.
         n_images: largest number of images.
         n_rows: largest number of rows per image.
         seed: seed of the draw.
+
+    Returns:
+        A copy of the plan in which only the drawn boxes have a scale, and ``(n,)`` int64, the images to run, ascending.
     """
     rng = np.random.default_rng(seed)
-    has_rows = np.diff(plan.rows, axis=1).reshape(-1) > 0
-    usable = np.flatnonzero(_is_runnable(plan) | (plan.is_unmeasured & has_rows))
+    sample = plan.copied()
+    is_unmeasured = sample.is_unmeasured & (np.diff(plan.rows, axis=1).reshape(-1) > 0)
+    usable = np.flatnonzero(_is_runnable(sample, np.arange(plan.n_images)) | is_unmeasured)
     images = np.sort(rng.choice(usable, min(n_images, len(usable)), replace=False))
-    drawn = measure(plan.take(images, [np.arange(*own) for own in plan.rows[images].tolist()]))
-    runs = np.flatnonzero(_is_runnable(drawn))
-    chosen = []
-    for first, stop in drawn.rows[runs].tolist():
-        rows = np.arange(first, stop)
-        if drawn.boxes is not None:
-            rows = rows[drawn.boxes.scale[first:stop] >= 0]
-        chosen.append(np.sort(rng.choice(rows, min(n_rows, len(rows)), replace=False)))
-    return drawn.take(runs, chosen)
+    measure(sample, images[is_unmeasured[images]])
+    images = images[_is_runnable(sample, images)]
+    if sample.boxes is not None:
+        is_drawn = np.zeros(plan.n_rows, dtype=bool)
+        for first, stop in sample.rows[images].tolist():
+            rows = first + np.flatnonzero(sample.boxes.scale[first:stop] >= 0)
+            is_drawn[rng.choice(rows, min(n_rows, len(rows)), replace=False)] = True
+        sample.boxes.scale[~is_drawn] = -1
+    return sample, images
 
 
-def _is_runnable(plan: Plan) -> npt.NDArray[np.bool_]:
-    """Return ``(N,)`` bool, True for images of valid size with rows to pool."""
-    return np.asarray((plan.input_hw > 0).all(axis=(1, 2)) & plan.uses.any(axis=1))
+def _is_runnable(plan: Plan, images: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Return ``(n,)`` bool, True for images ``(n,)`` of valid size with rows to pool."""
+    has_size = (plan.input_hw[images] > 0).all(axis=(1, 2))
+    return np.asarray(has_size & plan.scales_in_use(images).any(axis=1))
 
 
 class _NormSink:
-    """A sink that keeps the l2 norm of each row and layer, once even if a split batch repeats the row."""
+    """A sink that keeps the l2 norm of some rows by layer, once even if a split batch repeats the row."""
 
-    def __init__(self, layers: Sequence[slice], n_rows: int) -> None:
+    def __init__(self, layers: Sequence[slice], rows: npt.NDArray[np.int64]) -> None:
         self._layers = layers
-        self.norms = np.full((n_rows, len(layers)), np.nan)
+        self._rows = rows
+        self.norms = np.full((len(rows), len(layers)), np.nan)
         self.failures: list[str] = []
 
-    def write_rows(
-        self,
-        rows: npt.NDArray[np.int64],
-        descriptors: npt.NDArray[np.floating[Any]],
-        regions: RowRegions | None = None,  # noqa: ARG002
-    ) -> None:
+    def write_rows(self, rows: Rows) -> None:
+        """Keep the norms of rows."""
+        positions = np.searchsorted(self._rows, rows.rows)
         for i, columns in enumerate(self._layers):
-            self.norms[rows, i] = np.linalg.norm(descriptors[:, columns].astype(np.float64), axis=1)
+            self.norms[positions, i] = np.linalg.norm(rows.descriptors[:, columns].astype(np.float64), axis=1)
 
     def mark_done(self, image: int) -> None:
         """Do nothing: only rows count."""

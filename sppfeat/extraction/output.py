@@ -1,72 +1,89 @@
-"""The output of a run: its path, its lock, and counts of its images."""
+"""The output of a part: its path, its lock, its upload, and counts of its images."""
 
 import contextlib
+import os
+import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from typing import NamedTuple
 
-from sppfeat.config.request import ExtractRequest
-from sppfeat.errors import ConfigError
-from sppfeat.extraction.shard_plan import PLACEHOLDER, shard_path
-from sppfeat.files.locks import OutputLock, ShardLock
-from sppfeat.files.outputs import remove_leftovers
+from sppfeat.config.request import Request
+from sppfeat.errors import ConfigError, StoreError
+from sppfeat.files.locks import OutputLock, ShardLock, is_being_written
+from sppfeat.files.outputs import check_output, refuse_input, remove_leftovers
 from sppfeat.files.remote import url_of
 from sppfeat.files.remote.output import LocalOutput, local_output
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import Status
 
-__all__ = [
-    "Lock",
-    "Outcome",
-    "join_outcomes",
-    "lock_output",
-    "open_local_output",
-    "read_outcome",
-    "resolve_output",
-]
+__all__ = ["Outcome", "Output", "join_outcomes", "open_output", "read_outcome"]
 
-Lock = OutputLock | ShardLock | None
-"""The lock of an output; None where nothing is written."""
+_RETRY_SECONDS = 1.0
 
 
-def resolve_output(request: ExtractRequest) -> Path:
-    """Return the path of the output, with ``{shard}`` replaced by the number of the requested shard.
+@dataclass(frozen=True)
+class Output:
+    """The file of one part, locked against other writers.
 
-    Raises:
-        ConfigError: the name does not suit the request.
+    Attributes:
+        path: path of the file on this machine.
+        local: provides the file on this machine if the output is a URL.
+        lock: the lock of the file; None for a dry run, which writes nothing.
     """
-    output = request.output
-    if request.shared and PLACEHOLDER in str(output):
-        raise ConfigError(f"with --shared all shards have one output, and {str(output)!r} has {PLACEHOLDER}")
-    return shard_path(output, request.shard)
 
+    path: Path
+    local: LocalOutput
+    lock: OutputLock | ShardLock | None
 
-def open_local_output(
-    request: ExtractRequest, output: Path
-) -> contextlib.AbstractContextManager[LocalOutput]:
-    """Open the local file for an output; a URL gets a temporary file, which is uploaded later.
-
-    Raises:
-        ConfigError: the output is a URL, and several processes share it.
-    """
-    if request.shared and url_of(output) is not None:
-        raise ConfigError(f"--shared is for an output of this machine, and {str(url_of(output))!r} is none")
-    return local_output(output, scratch=request.scratch, overwrite=request.overwrite, dry_run=request.dry_run)
+    @property
+    def url(self) -> str | None:
+        """URL to which the complete file is uploaded; None: it stays on this machine."""
+        return self.local.url
 
 
 @contextlib.contextmanager
-def lock_output(request: ExtractRequest) -> Iterator[Lock]:
-    """Hold the lock of an output, and remove leftovers of killed runs; a dry run takes no lock."""
-    if request.dry_run:
-        yield None
-    elif request.shard is not None and request.shared:
-        with ShardLock(request.output, request.shard.name) as shard_lock:
-            yield shard_lock
-    else:
-        with OutputLock(request.output) as lock:
-            remove_leftovers(request.output)
-            yield lock
+def open_output(request: Request, path: Path, *, lock_seconds: float = 0.0) -> Iterator[Output]:
+    """Check and lock the output of a part; a URL gets a local file, which :meth:`LocalOutput.publish` uploads.
+
+    Args:
+        request: the user's request.
+        path: path or URL of the output.
+        lock_seconds: seconds to wait for a lock that another process holds.
+
+    Raises:
+        ConfigError: the output is one of the inputs, or a URL that several processes share.
+        StoreError: no file can be written there, or another process writes it.
+    """
+    if request.shared and url_of(path) is not None:
+        raise ConfigError(f"--shared is for an output of this machine, and {str(url_of(path))!r} is none")
+    with local_output(
+        path, scratch=request.scratch, overwrite=request.overwrite, dry_run=request.dry_run
+    ) as local:
+        if local.url is None:
+            check_output(local.path)
+        refuse_input(local.path, request.inputs)
+        real = Path(os.path.realpath(local.path))  # the target of a link is locked, written and replaced
+        if request.dry_run:
+            yield Output(real, local, None)
+            return
+        with _lock(request, real, time.monotonic() + lock_seconds) as lock:
+            if not request.shared:
+                remove_leftovers(real)
+            yield Output(real, local, lock)
+
+
+def _lock(request: Request, path: Path, until: float) -> OutputLock | ShardLock:
+    while True:
+        try:
+            if request.shard is not None and request.shared:
+                return ShardLock(path, request.shard.name)
+            return OutputLock(path)
+        except StoreError:
+            if time.monotonic() >= until or not is_being_written(path):
+                raise
+            time.sleep(_RETRY_SECONDS)
 
 
 class Outcome(NamedTuple):
@@ -104,11 +121,11 @@ class Outcome(NamedTuple):
         )
 
 
-def read_outcome(path: Path, own: tuple[int, int]) -> Outcome:
-    """Count the images ``own[0]`` to ``own[1]`` of a file by status."""
+def read_outcome(path: Path) -> Outcome:
+    """Count the images of a file by status."""
     with FeatureFile(path) as file:
-        status = file.status[slice(*own)]
-        failures = [(file.path_of(i), text) for i, text in file.errors.items() if own[0] <= i < own[1]]
+        status = file.status
+        failures = [(file.path_of(image), reason) for image, reason in file.errors.items()]
         return Outcome(
             outputs=[str(path)],
             images=len(status),

@@ -1,20 +1,17 @@
-"""Finds the part of a plan for one run, given its file: new, to be continued, replaced or extended."""
+"""Finds what is left to do in the file of a part: a new one, or one to be continued, replaced or extended."""
 
-import dataclasses
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config.distribution import Shard, ShardChoice
-from sppfeat.config.extract_config import ExtractConfig
-from sppfeat.config.request import ExtractRequest
 from sppfeat.config.wording import counted
 from sppfeat.errors import StoreError
-from sppfeat.extraction.plan import Plan, make_plan
+from sppfeat.extraction.output import Output
+from sppfeat.extraction.part import Part
+from sppfeat.extraction.report import plan_notes
 from sppfeat.extraction.resume import (
     MatchedInputs,
     RecordedImages,
@@ -24,145 +21,55 @@ from sppfeat.extraction.resume import (
     read_recorded,
     relabeled_images,
 )
-from sppfeat.extraction.row_planner import RowPlanner, add_sizes
+from sppfeat.extraction.run import Run
 from sppfeat.extraction.shard_plan import ShardPlan, cut_plan, cut_shard
 from sppfeat.extraction.sizes import FoundSizes
 from sppfeat.files.outputs import extension_of, replacement_of
-from sppfeat.inputs import FileStorage, Listing, Storage
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import Status
 
-__all__ = [
-    "Part",
-    "PartRequest",
-    "find_part",
-    "keep_own_images",
-    "make_shard_plan",
-    "plan_inputs",
-]
-
-_MOST_MEASURED_FIRST = 50_000  # files; with more, the network would wait too long for the headers
+__all__ = ["find_part"]
 
 
-@dataclass(frozen=True)
-class Part:
-    """The images of one run, and the state of the file that they go into.
-
-    Attributes:
-        target: path of the file to fill; while an existing output is being replaced, the path of its replacement.
-        plan: all images and rows of the file.
-        status: ``(N,)`` uint8, status of each image before this run.
-        to_do: ``(n,)`` int64, indices of the images to run, including images that cannot be processed.
-        is_new: True if the file has not been laid out yet.
-        unmeasured: ``(k,)`` int64, indices of the images to run whose headers are read later, chunk by chunk.
-        resized: ``(m,)`` int64, indices of the images whose size in the plan differs from the file.
-        own_images: half-open range of the images that this run is responsible for.
-        shard: the shard of a whole plan that the file holds; None: the whole plan.
-        whole_plan: for a new file with a shard, the plan that the shard was cut from; else None.
-        extends: path of an existing file whose rows the new file begins with; None for no such file.
-        norm_factors: factor of each layer under ``meannorm``, if an existing file has them.
-    """
-
-    target: Path
-    plan: Plan
-    status: npt.NDArray[np.uint8]
-    to_do: npt.NDArray[np.int64]
-    is_new: bool
-    unmeasured: npt.NDArray[np.int64]
-    resized: npt.NDArray[np.int64]
-    own_images: tuple[int, int]
-    shard: Shard | None = None
-    whole_plan: Plan | None = None
-    extends: Path | None = None
-    norm_factors: tuple[float, ...] | None = None
-
-    @classmethod
-    def for_new_file(cls, target: Path, plan: Plan, shard: Shard | None = None) -> "Part":
-        """Return the part that fills a new file with a whole plan."""
-        every = np.arange(plan.n_images)
-        return cls(
-            target=target,
-            plan=plan,
-            status=np.zeros(len(every), dtype=np.uint8),
-            to_do=every,
-            is_new=True,
-            unmeasured=np.flatnonzero(plan.is_unmeasured),
-            resized=every[:0],
-            own_images=(0, plan.n_images),
-            shard=shard,
-        )
-
-
-Probe = Callable[[Storage, npt.NDArray[np.int64]], FoundSizes]
-"""Reads the headers of images ``(n,)`` of a storage."""
-
-
-@dataclass(frozen=True)
-class PartRequest:
-    """Everything that determines a part, except an existing output.
-
-    Attributes:
-        request: the user's request.
-        config: the settings that determine a descriptor.
-        listing: the inputs.
-        probe: reads image headers.
-        planner: plans the rows of boxes; None for whole images.
-        shard_plan: the shard for the output, if the plan has been cut already; None: all inputs, or the shard that
-            ``request`` names.
-    """
-
-    request: ExtractRequest
-    config: ExtractConfig
-    listing: Listing
-    probe: Probe
-    planner: RowPlanner | None
-    shard_plan: ShardPlan | None = None
-
-    @property
-    def measures_first(self) -> bool:
-        """True to read all image headers before the first image is run; False to read them chunk by chunk.
-
-        If rows depend on image sizes, it is necessary. Otherwise it is worthwhile if it is quick: the summary is more
-        complete, and batches of one input size are larger.
-        """
-        if self.planner is not None and self.planner.needs_sizes:
-            return True
-        if self.request.headers != "auto":
-            return self.request.headers == "first"
-        return (
-            isinstance(self.listing.storage, FileStorage) and len(self.listing.paths) <= _MOST_MEASURED_FIRST
-        )
-
-
-def find_part(wanted: PartRequest, notes: list[str]) -> Part:
-    """Find the part to run, given the file that may exist at the output.
+def find_part(run: Run, output: Output, cut: ShardPlan | None = None) -> Part:
+    """Find what is left to do, given the file that may exist at the output.
 
     Args:
-        wanted: the request, with its inputs and settings.
-        notes: list that receives notes for the user.
+        run: the run; it gets notes for the user.
+        output: the output.
+        cut: the shard for the output, if the plan has been cut already; None: all inputs, or the shard that the
+            request names.
 
     Raises:
         StoreError: an existing output cannot be continued, or is not a feature file.
     """
-    request = wanted.request
-    output, partial = request.output, replacement_of(request.output)
-    if request.overwrite:
-        return _replace_output(output, partial, wanted, notes)
+    part = _find_part(run, output, cut)
+    if cut is None:
+        run.notes.extend(plan_notes(part.plan, run, is_new=part.is_new))
+    return _keep_own_images(part) if run.request.shared else part
+
+
+def _find_part(run: Run, output: Output, cut: ShardPlan | None) -> Part:
+    final, partial = output.path, replacement_of(output.path)
+    if run.request.overwrite:
+        return _replace_output(run, output, cut)
     if os.path.exists(partial):  # Path.exists raises for a name that is too long
-        notes.append(f"{str(partial)!r} is of an --overwrite that was interrupted: --overwrite continues it")
-    if not output.exists():
-        return _start_part(output, wanted)
-    return _continue_part(_read_same_shard(output, wanted), wanted, notes)
+        run.notes.append(
+            f"{str(partial)!r} is of an --overwrite that was interrupted: --overwrite continues it"
+        )
+    if not final.exists():
+        return _begin_part(run, output, final, cut)
+    return _continue_part(run, output, _read_same_shard(run, final, cut), cut)
 
 
-def keep_own_images(part: Part, request: ExtractRequest) -> Part:
-    """Restrict a part to the images of this process, if several processes share one file.
+def _keep_own_images(part: Part) -> Part:
+    """Restrict a part to the images of this process, when several processes share one file.
 
     Each process gets the same number of images. Weighting images by size would move the borders between processes as
     sizes become known.
     """
-    choice = request.shard
-    if choice is None or not request.shared:
+    choice = part.run.request.shard
+    if choice is None:
         return part
     bounds = cut_plan(part.plan, choice.count, by_pixels=False)
     first, stop = bounds[choice.index - 1 : choice.index + 1].tolist()
@@ -170,22 +77,23 @@ def keep_own_images(part: Part, request: ExtractRequest) -> Part:
     def own(images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         return np.asarray(images[(images >= first) & (images < stop)])
 
-    return dataclasses.replace(
+    return replace(
         part,
         to_do=own(part.to_do),
         unmeasured=own(part.unmeasured),
         resized=own(part.resized),
-        own_images=(first, stop),
+        images=(first, stop),
     )
 
 
-def _replace_output(output: Path, partial: Path, wanted: PartRequest, notes: list[str]) -> Part:
+def _replace_output(run: Run, output: Output, cut: ShardPlan | None) -> Part:
     """Continue an interrupted replacement of the output if inputs and settings are the same; else start one."""
+    partial = replacement_of(output.path)
     if not os.path.exists(partial):
-        return _start_part(partial if output.exists() else output, wanted)
-    wanted = _cut_shard_of_request(wanted)  # the file may hold a shard of the same name, but of other inputs
+        return _begin_part(run, output, partial if output.path.exists() else output.path, cut)
+    cut = cut or _cut_shard(run)  # the file may hold a shard of the same name, but of other inputs
     try:
-        recorded = _read_same_shard(partial, wanted)
+        recorded = _read_same_shard(run, partial, cut)
     except StoreError:  # other settings, or not a feature file at all
         try:
             FeatureFile(partial).close()
@@ -193,147 +101,154 @@ def _replace_output(output: Path, partial: Path, wanted: PartRequest, notes: lis
             raise StoreError(
                 f"--overwrite would write {str(partial)!r}, which is something else: {error}"
             ) from error
-        return _start_part(partial, wanted)
-    listing = wanted.listing
+        return _begin_part(run, output, partial, cut)
     # A shard's images have been compared with the plan already, but its root has not.
-    is_same = recorded.matches(listing) if wanted.shard_plan is None else recorded.root == listing.root
-    return _continue_part(recorded, wanted, notes) if is_same else _start_part(partial, wanted)
+    is_same = recorded.matches(run.listing) if cut is None else recorded.root == run.listing.root
+    if is_same:
+        return _continue_part(run, output, recorded, cut)
+    return _begin_part(run, output, partial, cut)
 
 
-def _read_same_shard(path: Path, wanted: PartRequest) -> RecordedImages:
+def _read_same_shard(run: Run, path: Path, cut: ShardPlan | None) -> RecordedImages:
     """Read the images of a file that holds the requested shard, or all images.
 
     Raises:
         StoreError: the file holds another shard, or was made with other settings.
     """
-    recorded = read_recorded(path, wanted.config)
-    if wanted.shard_plan is not None:
-        if recorded.shard != wanted.shard_plan.shard:
-            raise StoreError(
-                f"{str(path)!r} exists and cannot be continued; use --overwrite or another output: it has "
-                f"{recorded.shard or 'all images'}, and not {wanted.shard_plan.shard} of these inputs"
-            )
-        return recorded
-    choice = None if wanted.request.shared else wanted.request.shard
+    recorded = read_recorded(path, run.config)
     found = recorded.shard
-    if (choice and (choice.index, choice.count)) != (found and (found.index, found.count)):
-        asked = "all images" if choice is None else f"shard {choice}"
-        raise StoreError(
-            f"{str(path)!r} exists and cannot be continued; use --overwrite or another output: it has "
-            f"{'all images' if found is None else found}, and {asked} is asked for"
-        )
-    return recorded
+    if cut is not None:
+        if found == cut.shard:
+            return recorded
+        wanted = f"and not {cut.shard} of these inputs"
+    else:
+        choice = None if run.request.shared else run.request.shard
+        if (choice and (choice.index, choice.count)) == (found and (found.index, found.count)):
+            return recorded
+        wanted = f"and {'all images' if choice is None else f'shard {choice}'} is asked for"
+    raise StoreError(
+        f"{str(path)!r} exists and cannot be continued; use --overwrite or another output: it has "
+        f"{'all images' if found is None else found}, {wanted}"
+    )
 
 
-def plan_inputs(wanted: PartRequest) -> Plan:
-    """Plan all images and rows of the inputs, reading headers first if that is required."""
-    listing = wanted.listing
-    every = np.arange(len(listing.paths))
-    found: FoundSizes = (np.zeros((len(every), 2), dtype=np.int32), {})
-    if wanted.measures_first:
-        found = wanted.probe(listing.storage, every)
-    rows = wanted.planner.rows(listing.root, listing.paths, found[0]) if wanted.planner else None
-    return make_plan(listing, *found, wanted.config.input, rows)
+def _cut_shard(run: Run) -> ShardPlan | None:
+    """Cut the shard that the request names, if it goes into a file of its own."""
+    choice = run.request.shard
+    if choice is None or run.request.shared:
+        return None
+    plan = run.plan_inputs()
+    bounds = cut_plan(plan, choice.count, by_pixels=run.measures_first)
+    return cut_shard(plan, choice, bounds, has_views=run.has_views)
 
 
-def make_shard_plan(
-    wanted: PartRequest, plan: Plan, choice: ShardChoice, bounds: npt.NDArray[np.int64]
-) -> ShardPlan:
-    """Cut one shard from the plan of all inputs; see :func:`sppfeat.extraction.shard_plan.cut_shard`."""
-    has_views = wanted.planner is not None and wanted.planner.has_views
-    return cut_shard(plan, choice, bounds, has_views=has_views)
+def _begin_part(run: Run, output: Output, path: Path, cut: ShardPlan | None) -> Part:
+    """Return the part that fills a new file."""
+    cut = cut or _cut_shard(run)
+    plan = cut.plan if cut else run.plan_inputs()
+    return Part(
+        run=run,
+        output=output,
+        path=path,
+        plan=plan,
+        images=(0, plan.n_images),
+        status=np.zeros(plan.n_images, dtype=np.uint8),
+        failures={},
+        flag=None if plan.boxes is None else plan.boxes.flag.copy(),
+        to_do=np.arange(plan.n_images),
+        unmeasured=np.flatnonzero(plan.is_unmeasured),
+        is_new=True,
+        shard=cut.shard if cut else None,
+        whole_plan=cut.whole_plan if cut else None,
+    )
 
 
-def _start_part(target: Path, wanted: PartRequest) -> Part:
-    cut = wanted.shard_plan if wanted.request.shared else _cut_shard_of_request(wanted).shard_plan
-    if cut is None:
-        return Part.for_new_file(target, plan_inputs(wanted))
-    return dataclasses.replace(Part.for_new_file(target, cut.plan, cut.shard), whole_plan=cut.whole_plan)
-
-
-def _cut_shard_of_request(wanted: PartRequest) -> PartRequest:
-    """Add the plan of the shard that the request names, if any."""
-    choice = wanted.request.shard
-    if choice is None or wanted.shard_plan is not None:
-        return wanted
-    plan = plan_inputs(wanted)
-    bounds = cut_plan(plan, choice.count, by_pixels=wanted.measures_first)
-    return dataclasses.replace(wanted, shard_plan=make_shard_plan(wanted, plan, choice, bounds))
-
-
-def _continue_part(recorded: RecordedImages, wanted: PartRequest, notes: list[str]) -> Part:
-    request, spec, listing = wanted.request, wanted.config.input, wanted.listing
-    cut = wanted.shard_plan
-    matched = match_inputs(recorded, listing) if cut is None else MatchedInputs.for_plan(cut.plan)
+def _continue_part(run: Run, output: Output, recorded: RecordedImages, cut: ShardPlan | None) -> Part:
+    """Return the part that goes on with an existing file, or with a longer copy of it if inputs are added."""
+    matched = match_inputs(recorded, run.listing) if cut is None else MatchedInputs.for_plan(cut.plan)
     is_to_do = recorded.status == Status.PENDING
-    if request.retry_failed:
+    if run.request.retry_failed:
         is_to_do |= recorded.status == Status.FAILED
     to_do = np.flatnonzero(is_to_do)
-    unknown = (recorded.image_hw[to_do] == 0).any(axis=1) | (recorded.status[to_do] == Status.FAILED)
+    plan = plan_recorded(recorded, matched, run.listing.storage, run.config.input)
+    unknown = (plan.image_hw[to_do] == 0).any(axis=1) | (recorded.status[to_do] == Status.FAILED)
     unmeasured = to_do[unknown & (matched.listing_index[to_do] >= 0)]
-    plan = plan_recorded(recorded, matched, listing.storage, spec)
-    if wanted.measures_first:
-        found = wanted.probe(listing.storage, matched.listing_index[unmeasured])
-        plan = add_sizes(plan, unmeasured, found, spec, wanted.planner)
-        unmeasured = unmeasured[:0]
+    resized = to_do[:0]
+    if run.measures_first:
+        resized, unmeasured = run.measure(plan, unmeasured), unmeasured[:0]
     part = Part(
-        target=recorded.path,
+        run=run,
+        output=output,
+        path=recorded.path,
         plan=plan,
+        images=(0, plan.n_images),
         status=recorded.status,
+        failures=recorded.failures,
+        flag=recorded.flag,
         to_do=to_do,
-        is_new=False,
         unmeasured=unmeasured,
-        resized=np.flatnonzero((plan.image_hw != recorded.image_hw).any(axis=1)),
-        own_images=(0, plan.n_images),
+        resized=resized,
         shard=recorded.shard,
         norm_factors=recorded.norm_factors,
     )
-    if len(matched.vanished):
-        notes.append(
-            counted(len(matched.vanished), "image of the file is", "images of the file are")
-            + " not among the inputs any more"
-        )
-    n_relabeled = len(relabeled_images(recorded, matched, listing))
-    if n_relabeled:
-        notes.append(
-            f"{counted(n_relabeled, 'image is', 'images are')} of another class in the inputs than in the file, "
-            "which keeps its own; --overwrite takes those of the inputs"
-        )
+    run.notes.extend(_notes_on_changes(run, recorded, matched))
     if recorded.shard is not None:
-        if cut is None and len(listing.paths) != recorded.shard.n_images:
-            notes.append(
-                f"there are {len(listing.paths)} inputs, and were {recorded.shard.n_images} when the shards were "
+        if cut is None and len(run.listing.paths) != recorded.shard.n_images:
+            run.notes.append(
+                f"there are {len(run.listing.paths)} inputs, and were {recorded.shard.n_images} when the shards were "
                 "cut: new ones are in no shard"
             )
         return part
     if not len(matched.new):
         return part
-    if not request.add_new:
+    if not run.request.add_new:
         example = os.fsdecode(matched.new_paths[0])
-        notes.append(
+        run.notes.append(
             f"{counted(len(matched.new), 'input is', 'inputs are')} not in the file, such as {example!r}; "
             "--add-new adds them"
         )
         return part
-    return _extend_part(part, wanted, recorded, matched)
+    return _extend_part(part, matched)
 
 
-def _extend_part(part: Part, wanted: PartRequest, recorded: RecordedImages, matched: MatchedInputs) -> Part:
+def _notes_on_changes(run: Run, recorded: RecordedImages, matched: MatchedInputs) -> list[str]:
+    """Describe inputs that have vanished or changed their class since the file was begun."""
+    notes = []
+    if len(matched.vanished):
+        notes.append(
+            counted(len(matched.vanished), "image of the file is", "images of the file are")
+            + " not among the inputs any more"
+        )
+    n_relabeled = len(relabeled_images(recorded, matched, run.listing))
+    if n_relabeled:
+        notes.append(
+            f"{counted(n_relabeled, 'image is', 'images are')} of another class in the inputs than in the file, "
+            "which keeps its own; --overwrite takes those of the inputs"
+        )
+    return notes
+
+
+def _extend_part(part: Part, matched: MatchedInputs) -> Part:
     """Add the new inputs to a part, which then fills a new, longer file."""
+    run = part.run
     found: FoundSizes = (np.zeros((len(matched.new), 2), dtype=np.int32), {})
-    if wanted.measures_first:
-        found = wanted.probe(wanted.listing.storage, matched.new)
-    longer = plan_additions(part.plan, matched, wanted.listing, wanted.config.input, found, wanted.planner)
+    if run.measures_first:
+        found = run.read_sizes(matched.new)
+    longer = plan_additions(part.plan, matched, run.listing, run.config.input, found, run.planner)
     added = np.arange(part.plan.n_images, longer.n_images)
-    return dataclasses.replace(
+    flag = part.flag
+    if flag is not None and longer.boxes is not None:
+        flag = np.concatenate((flag, longer.boxes.flag[len(flag) :]))
+    return replace(
         part,
-        target=extension_of(wanted.request.output),
+        path=extension_of(part.output.path),
         plan=longer,
+        images=(0, longer.n_images),
         status=np.concatenate((part.status, np.zeros(len(added), dtype=np.uint8))),
+        flag=flag,
         to_do=np.concatenate((part.to_do, added)),
-        unmeasured=part.unmeasured if wanted.measures_first else np.concatenate((part.unmeasured, added)),
+        unmeasured=part.unmeasured if run.measures_first else np.concatenate((part.unmeasured, added)),
         resized=part.resized[:0],  # the new file is laid out with the right sizes
-        own_images=(0, longer.n_images),
         is_new=True,
-        extends=recorded.path,
+        extends=part.path,
     )

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from sppfeat.decoding import Batch, Decoded, Decoder
 from sppfeat.errors import DeviceMemoryError
 from sppfeat.extraction.plan import Plan
-from sppfeat.extraction.row_sink import DescribedRows, RowSink
+from sppfeat.extraction.row_sink import Rows, RowSink
 from sppfeat.extraction.sink_thread import SinkThread
 from sppfeat.files.byte_ranges import Place
 
@@ -27,9 +27,7 @@ FindPlaces = Callable[[npt.NDArray[np.int64]], Sequence[Place | str]]
 class BatchDescriber(Protocol):
     """A function that turns decoded images into described rows."""
 
-    def __call__(
-        self, images: Sequence[int], pixels: npt.NDArray[np.uint8], scale: int
-    ) -> Iterator[DescribedRows]:
+    def __call__(self, images: Sequence[int], pixels: npt.NDArray[np.uint8], scale: int) -> Iterator[Rows]:
         """Yield the rows of ``(N, H, W, 3)`` uint8 RGB images at one scale, in pieces of bounded size.
 
         Raises:
@@ -137,9 +135,7 @@ class _SplittingDescriber:
         self._describe = describe
         self._most_pixels: int | None = None  # network-input pixels that fit in one batch
 
-    def __call__(
-        self, decoded: Decoded, on_failure: Callable[[dict[int, str]], None]
-    ) -> Iterator[DescribedRows]:
+    def __call__(self, decoded: Decoded, on_failure: Callable[[dict[int, str]], None]) -> Iterator[Rows]:
         """Yield the rows of a batch; ``on_failure`` receives each image that does not fit even alone, and why."""
         height, width = decoded.pixels.shape[1:3]
         n_images = len(decoded.images)

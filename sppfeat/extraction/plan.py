@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -12,9 +12,8 @@ import numpy.typing as npt
 
 from sppfeat.config.specs import InputSpec
 from sppfeat.decoding import Batch
-from sppfeat.extraction.rows import Rows
+from sppfeat.extraction.rows import BoxRows
 from sppfeat.extraction.sizes import input_sizes, shape_keys
-from sppfeat.files.paths import PathTable
 from sppfeat.inputs import FileStorage, Listing, Storage
 from sppfeat.store.tables import FileTables
 
@@ -25,7 +24,9 @@ _AT_ONCE = 1 << 18  # images
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(FileTables):
-    """Every image and every row of a run, in the order of the output file.
+    """Every image and every row of a file, in its order; their numbers are the same from here to the disk.
+
+    Sizes, the boxes that depend on them, and errors are filled in as headers are read. Nothing else changes.
 
     Attributes:
         input_hw: ``(N, S, 2)`` int32, height and width of the network input at each of ``S`` scales, in pixels; 0 if
@@ -36,7 +37,7 @@ class Plan(FileTables):
     """
 
     input_hw: npt.NDArray[np.int32]
-    errors: Mapping[int, str]
+    errors: dict[int, str]
     storage: Storage
     storage_index: npt.NDArray[np.int64]
 
@@ -48,16 +49,22 @@ class Plan(FileTables):
             keys.update(np.unique(shape_keys(hw.reshape(-1, 2))).tolist())
         return len(keys - {0})
 
-    @property
-    def uses(self) -> npt.NDArray[np.bool_]:
-        """``(N, S)`` bool, True for the scales at which an image must be run."""
-        uses = np.zeros(self.input_hw.shape[:2], dtype=bool)
+    def scales_in_use(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Return ``(n, S)`` bool, True for the scales at which each of the images ``(n,)`` must be run."""
+        used = np.zeros((len(images), self.input_hw.shape[1]), dtype=bool)
         if self.boxes is None:
-            uses[:] = True
-        else:
-            pooled = self.boxes.scale >= 0
-            uses[self.row_images[pooled], self.boxes.scale[pooled]] = True
-        return uses
+            used[:] = True
+            return used
+        scale = self.boxes.scale[self.rows_of(images)]
+        position = np.repeat(np.arange(len(images)), np.diff(self.rows[images], axis=1).reshape(-1))
+        used[position[scale >= 0], scale[scale >= 0]] = True
+        return used
+
+    def rows_of(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return ``(k,)`` int64, the rows of the images ``(n,)``, image by image."""
+        first, stop = self.rows[images].T
+        ends = np.cumsum(stop - first)
+        return np.asarray(np.arange(ends[-1] if len(ends) else 0) + np.repeat(stop - ends, stop - first))
 
     @property
     def is_unmeasured(self) -> npt.NDArray[np.bool_]:
@@ -87,10 +94,32 @@ class Plan(FileTables):
         digest.update(np.diff(self.rows, axis=1).astype("<i8", order="C", copy=False).data)
         return digest.hexdigest()
 
-    def part(self, first: int, stop: int) -> "Plan":
-        """Return the plan of images ``first`` to ``stop``, with images and rows renumbered from 0."""
-        first_row, stop_row = self.row_range(first, stop)
+    def copied(self) -> "Plan":
+        """Return a plan whose sizes, boxes and errors can be filled in without changing this one."""
+        boxes = self.boxes
+        if boxes is not None:
+            boxes = dataclasses.replace(
+                boxes, boxes_px=boxes.boxes_px.copy(), flag=boxes.flag.copy(), scale=boxes.scale.copy()
+            )
         return dataclasses.replace(
+            self,
+            image_hw=self.image_hw.copy(),
+            input_hw=self.input_hw.copy(),
+            errors=dict(self.errors),
+            boxes=boxes,
+        )
+
+    def of_shard(self, first: int, stop: int, *, has_views: bool) -> "Plan":
+        """Return the plan of a file of its own for images ``first`` to ``stop``, where images and rows begin at 0.
+
+        Args:
+            first, stop: half-open range of images.
+            has_views: True if boxes are views of each image, which are numbered from 0, too; boxes of a box file keep
+                their numbers.
+        """
+        first_row, stop_row = self.row_range(first, stop)
+        boxes = None if self.boxes is None else self.boxes.part(first_row, stop_row)
+        part = dataclasses.replace(
             self,
             paths=self.paths.part(first, stop),
             image_hw=self.image_hw[first:stop],
@@ -100,30 +129,9 @@ class Plan(FileTables):
             errors={i - first: reason for i, reason in self.errors.items() if first <= i < stop},
             storage_index=self.storage_index[first:stop],
             ids=None if self.ids is None else self.ids.part(first, stop),
-            boxes=None if self.boxes is None else self.boxes.part(first_row, stop_row),
+            boxes=None if boxes is None else boxes.numbered_from(first_row, has_views=has_views),
         )
-
-    def take(self, images: npt.NDArray[np.int64], rows: Sequence[npt.NDArray[np.int64]]) -> "Plan":
-        """Return the plan of some images, each with some of its rows, renumbered from 0.
-
-        Args:
-            images: ``(n,)`` int64, image indices in this plan.
-            rows: for each image, the row indices ``(k,)`` in this plan to keep.
-        """
-        ends = np.cumsum([len(own) for own in rows], dtype=np.int64)
-        every = np.concatenate([*rows, np.empty(0, dtype=np.int64)])
-        return dataclasses.replace(
-            self,
-            paths=PathTable(self.paths[i] for i in images.tolist()),
-            image_hw=self.image_hw[images],
-            input_hw=self.input_hw[images],
-            rows=np.stack((ends - np.array([len(own) for own in rows], dtype=np.int64), ends), axis=1),
-            labels=self.labels[images],
-            errors={i: self.errors[image] for i, image in enumerate(images.tolist()) if image in self.errors},
-            storage_index=self.storage_index[images],
-            ids=None if self.ids is None else PathTable(self.ids[i] for i in images.tolist()),
-            boxes=self.boxes.take(every) if self.boxes is not None else None,
-        )
+        return part.copied()
 
 
 def make_plan(
@@ -131,7 +139,7 @@ def make_plan(
     image_hw: npt.NDArray[np.int32],
     errors: Mapping[int, str],
     spec: InputSpec,
-    rows: Rows | None = None,
+    rows: BoxRows | None = None,
 ) -> Plan:
     """Plan the images and rows of a listing.
 
@@ -182,7 +190,7 @@ def schedule(
         images: ``(n,)`` int64, indices of the images to run; images that cannot be processed are skipped.
         batch_size: images per batch; None: as many as fit in ``batch_pixels``, at least one.
         batch_pixels: network-input pixels per batch if ``batch_size`` is None.
-        uses: ``(N, S)`` bool, True for the scales at which an image must be run; None: all scales.
+        uses: ``(n, S)`` bool, True for the scales at which each of ``images`` must be run; None: all scales.
 
     Yields:
         The batches, still without places and image sizes.
@@ -193,15 +201,15 @@ def schedule(
     order = np.lexsort((images, *(-keys).T, -pixels))
     wanted = np.asarray((keys > 0).all(axis=1))
     if uses is not None:
-        wanted &= uses[images].any(axis=1)
+        wanted &= uses.any(axis=1)
     order = order[wanted[order]]
     changes = np.flatnonzero((np.diff(keys[order], axis=0) != 0).any(axis=1)) + 1
     bounds = np.array([0, *changes, len(order)]) if len(order) else order
     for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
         step = batch_size or max(1, batch_pixels // int(pixels[order[start]]))
         for first in range(start, stop, step):
-            group = images[order[first : min(first + step, stop)]]
-            yield from _at_each_scale(group, hw[order[start]], None if uses is None else uses[group])
+            group = order[first : min(first + step, stop)]
+            yield from _at_each_scale(images[group], hw[order[start]], None if uses is None else uses[group])
 
 
 def _at_each_scale(

@@ -1,17 +1,19 @@
 """The summary of a run before it starts, and notes for the user."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from sppfeat.config.wording import counted
 from sppfeat.extraction.box_report import BoxSummary, box_notes, summarize_boxes
 from sppfeat.extraction.plan import Plan
-from sppfeat.extraction.setup import RunSetup
-from sppfeat.inputs import Listing
+from sppfeat.extraction.run import Run
 from sppfeat.networks.devices import device_name
 from sppfeat.store.layout import feature_nbytes
+from sppfeat.store.schema import Status
 
-__all__ = ["PlanSummary", "RunState", "listing_notes", "plan_notes", "summarize_plan"]
+__all__ = ["PlanSummary", "plan_notes", "summarize_plan"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,57 +66,72 @@ class PlanSummary:
     notes: list[str]
 
 
-class RunState(NamedTuple):
-    """The fields of :class:`PlanSummary` that plan and setup do not determine."""
+def summarize_plan(
+    run: Run,
+    plan: Plan,
+    *,
+    output: str,
+    status: npt.NDArray[np.uint8],
+    to_do: npt.NDArray[np.int64],
+    n_unmeasured: int,
+    shard: str | None,
+) -> PlanSummary:
+    """Summarize a run before it starts.
 
-    output: str
-    already_done: int
-    already_failed: int
-    to_do: int
-    unreadable: int
-    unmeasured: int
-    shard: str | None
-    workers: int
-    notes: list[str]
-
-
-def summarize_plan(plan: Plan, setup: RunSetup, state: RunState) -> PlanSummary:
-    """Summarize a run from its plan, its setup and its state."""
-    config = setup.config
+    Args:
+        run: the run.
+        plan: the images and rows.
+        output: path or URL of the output.
+        status: ``(N,)`` uint8, status of each image now.
+        to_do: ``(n,)`` int64, the images to run.
+        n_unmeasured: number of images whose headers have not been read.
+        shard: the shard that the run fills, in words; None for all images.
+    """
+    config = run.config
     spec, descriptor = config.backbone, config.descriptor
+    kept = status.copy()
+    kept[to_do] = Status.PENDING
     return PlanSummary(
-        **state._asdict(),
+        output=output,
         images=plan.n_images,
+        already_done=int((kept == Status.DONE).sum()),
+        already_failed=int((kept == Status.FAILED).sum()),
+        to_do=len(to_do),
+        unreadable=sum(image in plan.errors for image in to_do.tolist()),
         rows=plan.n_rows,
-        dimension=setup.columns[-1].stop,
-        output_bytes=feature_nbytes(plan, setup.columns, descriptor.dtype),
+        shard=shard,
+        dimension=run.columns[-1].stop,
+        output_bytes=feature_nbytes(plan, run.columns, descriptor.dtype),
+        unmeasured=n_unmeasured,
         input_shapes=plan.n_shapes,
         round_to=config.input.round_to,
         classes=len(plan.classes),
         backbone=spec.name,
-        weights=setup.backbone.weights_path or spec.weights,
+        weights=run.backbone.weights_path or spec.weights,
         layers=list(spec.layers),
         levels=list(descriptor.levels),
-        device=device_name(setup.device),
+        device=device_name(run.device),
         precision=config.precision,
+        workers=run.n_workers,
         head=spec.head,
         normalize=descriptor.normalize,
-        boxes=_summarize_boxes(plan, setup),
+        boxes=_summarize_boxes(plan, run),
+        notes=run.notes,
     )
 
 
-def _summarize_boxes(plan: Plan, setup: RunSetup) -> BoxSummary | None:
-    config = setup.config
+def _summarize_boxes(plan: Plan, run: Run) -> BoxSummary | None:
+    config = run.config
     if config.regions is None or plan.boxes is None:
         return None
-    return summarize_boxes(plan, plan.boxes, config.regions, config.input, setup.request.boxes_path)
+    return summarize_boxes(plan, plan.boxes, config.regions, config.input, run.request.boxes_path)
 
 
-def plan_notes(plan: Plan, setup: RunSetup, *, is_new: bool) -> list[str]:
+def plan_notes(plan: Plan, run: Run, *, is_new: bool) -> list[str]:
     """Describe what the user should know about a plan: fast decoding, and suspicious boxes."""
-    notes = _decode_notes(plan, setup.config.input.decode)
+    notes = _decode_notes(plan, run.config.input.decode)
     if plan.boxes is not None:
-        table = setup.box_file.table if setup.box_file else None
+        table = run.box_file.table if run.box_file else None
         notes += box_notes(plan, plan.boxes, table, is_new=is_new)
     return notes
 
@@ -125,41 +142,9 @@ def _decode_notes(plan: Plan, decode: str) -> list[str]:
         return []
     is_known = (plan.input_hw > 0).all(axis=2)
     is_twice = (plan.image_hw[:, None] // 2 >= plan.input_hw).all(axis=2)
-    n_images = int((is_known & is_twice & plan.uses).any(axis=1).sum())
+    n_images = int((is_known & is_twice & plan.scales_in_use(np.arange(plan.n_images))).any(axis=1).sum())
     return [
         "--decode fast: JPEGs at least twice as large as their network input are decoded at 1/2, 1/4 or 1/8 of "
         f"their size, which moves their descriptors by 2 to 15 %; {n_images} of "
         f"{counted(plan.n_images, 'image is', 'images are')} as large"
     ]
-
-
-def listing_notes(listing: Listing, labels: str) -> list[str]:
-    """Describe what the user should know about the inputs: skipped files, repeated images, missing labels."""
-    notes = []
-    if listing.n_other_files:
-        notes.append(
-            counted(
-                listing.n_other_files,
-                "file in folders and archives has",
-                "files in folders and archives have",
-            )
-            + " no suffix of an image: left out"
-        )
-    if listing.n_repeated:
-        notes.append(
-            counted(listing.n_repeated, "image is", "images are")
-            + " named more than once: each is taken once"
-        )
-    if labels == "folder" and not listing.classes:
-        notes.append("no labels: no image lies in a folder below the inputs")
-    elif listing.n_unlabelled and listing.classes:
-        notes.append(
-            counted(listing.n_unlabelled, "image is of no class: its", "images are of no class: their")
-            + " label is -1"
-        )
-    elif listing.n_unlabelled and labels == "auto":
-        notes.append(
-            f"no labels: {counted(listing.n_unlabelled, 'image lies', 'images lie')} outside class folders; --labels "
-            "folder labels the others"
-        )
-    return notes

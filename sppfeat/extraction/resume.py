@@ -15,7 +15,6 @@ from sppfeat.config.specs import InputSpec
 from sppfeat.errors import StoreError
 from sppfeat.extraction.plan import Plan
 from sppfeat.extraction.row_planner import RowPlanner
-from sppfeat.extraction.row_sink import RowSink
 from sppfeat.extraction.sizes import FoundSizes, input_sizes
 from sppfeat.files.paths import PathTable
 from sppfeat.inputs import Listing, Storage
@@ -23,6 +22,7 @@ from sppfeat.inputs.names import below, is_below
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import RowRegions, Status, scale_indices
 from sppfeat.store.tables import Annotations, FileTables, RowBoxes
+from sppfeat.store.writer import FeatureWriter
 
 __all__ = [
     "MatchedInputs",
@@ -43,12 +43,16 @@ class RecordedImages(FileTables):
     Attributes:
         path: path of the file.
         status: ``(N,)`` uint8, status of each image.
+        failures: the reason of each failed image, by image.
+        flag: ``(R,)`` uint8, flags of each row's box; None for whole images.
         norm_factors: factor of each layer under ``meannorm``; None without it.
         shard: the shard of a whole plan that the file holds; None: the whole plan.
     """
 
     path: Path
     status: npt.NDArray[np.uint8]
+    failures: dict[int, str]
+    flag: npt.NDArray[np.uint8] | None
     norm_factors: tuple[float, ...] | None
     shard: Shard | None
 
@@ -127,6 +131,8 @@ def read_recorded(path: Path, config: ExtractConfig) -> RecordedImages:
                 labels=file.labels,
                 classes=tuple(os.fsencode(name) for name in file.classes),
                 status=file.status,
+                failures=dict(file.errors),
+                flag=file.row_flag if file.has_boxes else None,
                 ids=file.image_id_table,
                 boxes=_recorded_boxes(file) if file.has_boxes else None,
                 norm_factors=file.norm_factors,
@@ -246,8 +252,8 @@ def plan_additions(
     )
 
 
-def copy_rows(source: Path, sink: RowSink, n_rows_at_once: int = 256) -> None:
-    """Copy rows and image outcomes from a file into a sink whose first images and rows are the same."""
+def copy_rows(source: Path, writer: FeatureWriter, n_rows_at_once: int = 256) -> None:
+    """Copy rows and image outcomes from a file into a file whose first images and rows are the same."""
     with FeatureFile(source) as file:
         status = file.status
         done_rows = np.flatnonzero(status[file.image_index] == Status.DONE)
@@ -255,11 +261,11 @@ def copy_rows(source: Path, sink: RowSink, n_rows_at_once: int = 256) -> None:
         for start in range(0, len(done_rows), n_rows_at_once):
             rows = done_rows[start : start + n_rows_at_once]
             own = None if flags is None or regions is None else RowRegions(flags[rows], regions[rows])
-            sink.write_rows(rows, file.features[rows], own)
+            writer.write_rows(rows, file.features[rows], own)
         for image in np.flatnonzero(status == Status.DONE).tolist():
-            sink.mark_done(image)
+            writer.mark_done(image)
         for image, reason in file.errors.items():
-            sink.mark_failed(image, reason)
+            writer.mark_failed(image, reason)
 
 
 def _recorded_boxes(file: FeatureFile) -> RowBoxes:

@@ -11,11 +11,11 @@ from sppfeat.boxes.coordinates import clip_boxes
 from sppfeat.config.specs import InputSpec
 from sppfeat.extraction.plan import Plan
 from sppfeat.extraction.regions import MapSizes, Projector, best_scales
-from sppfeat.extraction.rows import BoxSource, Rows, ViewBoxes
+from sppfeat.extraction.rows import BoxRows, BoxSource, ViewBoxes
 from sppfeat.extraction.sizes import FoundSizes, input_sizes
 from sppfeat.store.tables import RowBoxes
 
-__all__ = ["RowPlanner", "add_sizes", "choose_scales", "drop_duplicates"]
+__all__ = ["RowPlanner", "choose_scales", "drop_duplicates", "fill_in_sizes"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class RowPlanner:
 
     def rows(
         self, root: bytes, paths: Sequence[bytes], image_hw: npt.NDArray[np.int32], *, first: int = 0
-    ) -> Rows:
+    ) -> BoxRows:
         """Plan the rows of the images from ``first`` on.
 
         Args:
@@ -77,7 +77,7 @@ class RowPlanner:
                 return None  # boxes that shared a region may not share it now
         _, flag = clip_boxes(boxes_px, np.full((len(boxes_px), 2), image_hw, dtype=np.int32))
         moved = dataclasses.replace(boxes, boxes_px=boxes_px, flag=flag, scale=self.source.scales(boxes))
-        rows = Rows(np.array([[0, len(boxes_px)]]), moved)
+        rows = BoxRows(np.array([[0, len(boxes_px)]]), moved)
         return choose_scales(rows, np.array([image_hw], dtype=np.int32), self.input.short_sides).boxes
 
     def join(self, boxes: RowBoxes, added: RowBoxes) -> RowBoxes:
@@ -85,42 +85,44 @@ class RowPlanner:
         return self.source.join(boxes, added)
 
 
-def add_sizes(
+def fill_in_sizes(
     plan: Plan,
     images: npt.NDArray[np.int64],
     found: FoundSizes,
     spec: InputSpec,
     planner: RowPlanner | None,
-) -> Plan:
-    """Add the sizes of some images to a plan, and adapt their boxes.
+) -> npt.NDArray[np.int64]:
+    """Fill the sizes of some images into a plan, and adapt their boxes; their rows stay the same.
+
+    Another thread may run other images of the plan meanwhile.
 
     Args:
-        plan: the plan; its rows stay the same.
+        plan: the plan.
         images: ``(n,)`` int64, indices of the images whose headers were read.
         found: ``(n, 2)`` int32 heights and widths in pixels, 0 if unknown, and reasons by position; an image of unknown
             size keeps its former size.
         spec: the network-input settings.
         planner: plans the rows of boxes; None for whole images.
+
+    Returns:
+        ``(m,)`` int64, the images whose size has changed.
     """
     sizes, reasons = found
-    image_hw = plan.image_hw.copy()
-    readable = (sizes > 0).all(axis=1)
-    image_hw[images[readable]] = sizes[readable]
-    input_hw, too_odd = input_sizes(image_hw, spec)
-    looked_at = set(images.tolist())
-    errors = {i: reason for i, reason in plan.errors.items() if i not in looked_at}
-    errors.update({int(images[position]): reason for position, reason in reasons.items()})
-    boxes = plan.boxes
-    resized = np.flatnonzero((image_hw != plan.image_hw).any(axis=1))
-    if boxes is not None and planner is not None and len(resized):
-        boxes, unplanned = _refit_boxes(plan, boxes, resized, image_hw, planner)
-        errors.update(unplanned)
-    return dataclasses.replace(
-        plan, image_hw=image_hw, input_hw=input_hw, errors={**too_odd, **errors}, boxes=boxes
-    )
+    is_new = (sizes > 0).all(axis=1) & (sizes != plan.image_hw[images]).any(axis=1)
+    changed = images[is_new]
+    plan.image_hw[changed] = sizes[is_new]
+    plan.input_hw[images], too_odd = input_sizes(plan.image_hw[images], spec)
+    for image in images.tolist():
+        plan.errors.pop(image, None)
+    plan.errors.update({int(images[position]): reason for position, reason in {**too_odd, **reasons}.items()})
+    if plan.boxes is not None and planner is not None:
+        _refit_boxes(plan, plan.boxes, changed, planner)
+    return np.asarray(changed)
 
 
-def choose_scales(rows: Rows, image_hw: npt.NDArray[np.int32], short_sides: Sequence[int | None]) -> Rows:
+def choose_scales(
+    rows: BoxRows, image_hw: npt.NDArray[np.int32], short_sides: Sequence[int | None]
+) -> BoxRows:
     """Choose the scale of each box: the one at which its area is nearest to 224 x 224 pixels.
 
     Args:
@@ -142,13 +144,13 @@ def choose_scales(rows: Rows, image_hw: npt.NDArray[np.int32], short_sides: Sequ
 
 
 def drop_duplicates(
-    rows: Rows,
+    rows: BoxRows,
     image_hw: npt.NDArray[np.int32],
     input_hw: npt.NDArray[np.int32],
     *,
     projector: Projector,
     map_sizes: MapSizes,
-) -> Rows:
+) -> BoxRows:
     """Drop rows with the same region of the same maps as an earlier row; ``box_row`` then points to that row.
 
     Args:
@@ -190,13 +192,13 @@ def drop_duplicates(
     is_row = boxes.box_row >= 0
     box_row = boxes.box_row.copy()
     box_row[is_row] = new_row[boxes.box_row[is_row]]
-    return Rows(
+    return BoxRows(
         np.searchsorted(kept, rows.ranges),
         dataclasses.replace(boxes.take(kept), box_row=box_row),
     )
 
 
-def _row_images(rows: Rows) -> npt.NDArray[np.int64]:
+def _row_images(rows: BoxRows) -> npt.NDArray[np.int64]:
     return np.repeat(np.arange(len(rows.ranges)), np.diff(rows.ranges, axis=1).reshape(-1))
 
 
@@ -210,24 +212,19 @@ def _group_rows(keys: npt.NDArray[np.int32], rows: npt.NDArray[np.int64]) -> lis
     return np.split(rows[order], bounds)
 
 
-def _refit_boxes(
-    plan: Plan,
-    boxes: RowBoxes,
-    resized: npt.NDArray[np.int64],
-    image_hw: npt.NDArray[np.int32],
-    planner: RowPlanner,
-) -> tuple[RowBoxes, dict[int, str]]:
-    """Adapt the boxes of images whose size has changed; also return the reasons, by image, if that fails."""
-    boxes_px, flag, scale = boxes.boxes_px.copy(), boxes.flag.copy(), boxes.scale.copy()
-    reasons = {}
-    for image, (height, width) in zip(resized.tolist(), image_hw[resized].tolist(), strict=True):
+def _refit_boxes(plan: Plan, boxes: RowBoxes, resized: npt.NDArray[np.int64], planner: RowPlanner) -> None:
+    """Adapt the boxes of images whose size has changed; an image whose rows would change fails."""
+    for image, (height, width) in zip(resized.tolist(), plan.image_hw[resized].tolist(), strict=True):
         rows = np.arange(*plan.rows[image].tolist())
         fitted = planner.refit(boxes.take(rows), (height, width))
         if fitted is None:
-            reasons[image] = (
+            plan.errors[image] = (
                 f"its size is {height} x {width} (height x width), not what it was when the file was laid out, and "
                 f"gives other rows than the {len(rows)} that the file has: start anew with --overwrite"
             )
         else:
-            boxes_px[rows], flag[rows], scale[rows] = fitted.boxes_px, fitted.flag, fitted.scale
-    return dataclasses.replace(boxes, boxes_px=boxes_px, flag=flag, scale=scale), reasons
+            boxes.boxes_px[rows], boxes.flag[rows], boxes.scale[rows] = (
+                fitted.boxes_px,
+                fitted.flag,
+                fitted.scale,
+            )

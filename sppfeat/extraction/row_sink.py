@@ -1,24 +1,21 @@
-"""Described rows, and the sinks that store them."""
+"""Described rows, and the interface of whatever stores them."""
 
-import os
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.errors import ImageError
-from sppfeat.extraction.plan import Plan
 from sppfeat.store.schema import RowRegions
 
-__all__ = ["DescribedRows", "FailFastSink", "RowSink", "no_wait"]
+__all__ = ["RowSink", "Rows", "no_wait"]
 
 
 def no_wait() -> None:
     """Return at once: the values are in main memory already."""
 
 
-class DescribedRows(NamedTuple):
+class Rows(NamedTuple):
     """Descriptors of some rows of one image.
 
     Attributes:
@@ -39,13 +36,8 @@ class DescribedRows(NamedTuple):
 class RowSink(Protocol):
     """Stores rows, and then the outcome of each image."""
 
-    def write_rows(
-        self,
-        rows: npt.NDArray[np.int64],
-        descriptors: npt.NDArray[np.floating[Any]],
-        regions: RowRegions | None = None,
-    ) -> None:
-        """Store the descriptors ``(K, D)`` of rows ``(K,)``, ascending."""
+    def write_rows(self, rows: Rows) -> None:
+        """Store the descriptors of rows, with their flags and regions."""
         ...
 
     def mark_done(self, image: int) -> None:
@@ -55,22 +47,3 @@ class RowSink(Protocol):
     def mark_failed(self, image: int, reason: str) -> None:
         """Mark an image as failed, and record the reason."""
         ...
-
-
-class FailFastSink:
-    """A sink that raises at the first failed image, which stays pending.
-
-    Args:
-        sink: stores everything else.
-        plan: the plan, for the paths of its images.
-    """
-
-    def __init__(self, sink: RowSink, plan: Plan) -> None:
-        self.write_rows = sink.write_rows
-        self.mark_done = sink.mark_done
-        self._plan = plan
-
-    def mark_failed(self, image: int, reason: str) -> None:
-        """Raise an ImageError that names the image."""
-        name = os.fsdecode(self._plan.paths[image])
-        raise ImageError(f"{name!r}: {reason} (--fail-fast; what is done is kept)")

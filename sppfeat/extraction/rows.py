@@ -22,10 +22,10 @@ from sppfeat.files.image_names import count_same_file_names, match_images
 from sppfeat.files.paths import PathTable
 from sppfeat.store.tables import Annotations, RowBoxes
 
-__all__ = ["BoxSource", "FileBoxes", "Rows", "ViewBoxes", "rows_of_table", "rows_of_views"]
+__all__ = ["BoxRows", "BoxSource", "FileBoxes", "ViewBoxes", "rows_of_table", "rows_of_views"]
 
 
-class Rows(NamedTuple):
+class BoxRows(NamedTuple):
     """The rows of some images: a box for each.
 
     Attributes:
@@ -37,7 +37,9 @@ class Rows(NamedTuple):
     boxes: RowBoxes
 
 
-def rows_of_table(table: BoxTable, image_of: npt.NDArray[np.int64], image_hw: npt.NDArray[np.int32]) -> Rows:
+def rows_of_table(
+    table: BoxTable, image_of: npt.NDArray[np.int64], image_hw: npt.NDArray[np.int32]
+) -> BoxRows:
     """Make one row for each box whose image is an input: image by image, in the order of the box file.
 
     Args:
@@ -56,7 +58,7 @@ def rows_of_table(table: BoxTable, image_of: npt.NDArray[np.int64], image_hw: np
     box_row = np.full(len(table), -1, dtype=np.int64)
     box_row[source] = np.arange(len(source))
     every = Annotations(table.label, table.classes, table.score, table.ids, table.extra_names, table.extra)
-    return Rows(
+    return BoxRows(
         _make_ranges(np.bincount(image[source], minlength=len(image_hw))),
         RowBoxes(
             boxes_px=boxes_px,
@@ -70,7 +72,7 @@ def rows_of_table(table: BoxTable, image_of: npt.NDArray[np.int64], image_hw: np
     )
 
 
-def rows_of_views(views_of: Callable[[tuple[int, int]], Views], image_hw: npt.NDArray[np.int32]) -> Rows:
+def rows_of_views(views_of: Callable[[tuple[int, int]], Views], image_hw: npt.NDArray[np.int32]) -> BoxRows:
     """Make one row for each view of each image.
 
     Args:
@@ -98,7 +100,7 @@ def rows_of_views(views_of: Callable[[tuple[int, int]], Views], image_hw: npt.ND
         mirrored[rows] = own.mirrored
     row_hw = image_hw[np.repeat(np.arange(len(image_hw)), np.diff(ranges, axis=1).reshape(-1))]
     ids = chain.from_iterable(views[i].ids for i in inverse.tolist())
-    return Rows(
+    return BoxRows(
         ranges,
         RowBoxes(
             boxes_px=boxes_px,
@@ -139,7 +141,7 @@ class BoxSource(Protocol):
 
     def rows(
         self, root: bytes, paths: Sequence[bytes], image_hw: npt.NDArray[np.int32], *, first: int = 0
-    ) -> Rows:
+    ) -> BoxRows:
         """Make the rows of the images from ``first`` on; ``image_hw`` is ``(N - first, 2)``, in pixels."""
         ...
 
@@ -172,7 +174,7 @@ class FileBoxes:
 
     def rows(
         self, root: bytes, paths: Sequence[bytes], image_hw: npt.NDArray[np.int32], *, first: int = 0
-    ) -> Rows:
+    ) -> BoxRows:
         """Make one row for each box of the images from ``first`` on.
 
         Raises:
@@ -245,7 +247,7 @@ class ViewBoxes:
         image_hw: npt.NDArray[np.int32],
         *,
         first: int = 0,  # noqa: ARG002
-    ) -> Rows:
+    ) -> BoxRows:
         """Make one row for each view of each image."""
         return rows_of_views(self._views, image_hw)
 

@@ -1,245 +1,290 @@
-"""One extraction into one file, from inputs to the finished file."""
+"""A request, resolved once for all its parts: settings, network, inputs, decoder and scratch folder."""
 
 import contextlib
 import dataclasses
-import os
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
+import torch
 
-from sppfeat.config.request import ExtractRequest
-from sppfeat.decoding import Decoder
-from sppfeat.extraction.describe import make_batch_describer
+from sppfeat.boxes.formats import BoxFile
+from sppfeat.config.extract_config import ExtractConfig
+from sppfeat.config.machine import available_cores
+from sppfeat.config.request import Request
+from sppfeat.config.specs import DescriptorSpec
+from sppfeat.config.wording import counted
+from sppfeat.decoding import Decoder, DecoderPool, DecodeSettings, InlineDecoder
+from sppfeat.extraction.describe import Describer, make_batch_describer
 from sppfeat.extraction.mean_norm import estimate_factors
-from sppfeat.extraction.output import (
-    Lock,
-    Outcome,
-    lock_output,
-    open_local_output,
-    read_outcome,
-    resolve_output,
+from sppfeat.extraction.plan import Plan, make_plan
+from sppfeat.extraction.regions import Projector
+from sppfeat.extraction.row_planner import RowPlanner, fill_in_sizes
+from sppfeat.extraction.setup import (
+    adopt_mean_norm,
+    configure,
+    descriptor_columns,
+    load_chosen_backbone,
+    make_row_planner,
+    read_chosen_boxes,
 )
-from sppfeat.extraction.part_run import refuse_unreadable, run_part
-from sppfeat.extraction.parts import Part, find_part, keep_own_images
-from sppfeat.extraction.pipeline import Progress
-from sppfeat.extraction.plan import Plan
-from sppfeat.extraction.report import PlanSummary, RunState, plan_notes, summarize_plan
-from sppfeat.extraction.resources import RunResources, open_resources
-from sppfeat.extraction.resume import copy_rows
-from sppfeat.extraction.row_planner import add_sizes
-from sppfeat.extraction.setup import RunSetup
-from sppfeat.extraction.sizes import read_sizes
-from sppfeat.files.atomic import put_in_place
+from sppfeat.extraction.sizes import FoundSizes, read_sizes, read_sizes_at
+from sppfeat.files.byte_ranges import Place
 from sppfeat.files.downloads import OnDownload
-from sppfeat.files.outputs import check_output, refuse_input
-from sppfeat.inputs import list_images
-from sppfeat.store.layout import Provenance, create_file
-from sppfeat.store.schema import Status
-from sppfeat.store.writer import FeatureWriter
+from sppfeat.inputs import FileStorage, Listing
+from sppfeat.networks.acceleration import bfloat16_note
+from sppfeat.networks.backbones import Backbone
+from sppfeat.networks.devices import BATCH_PIXELS, choose_device
+from sppfeat.networks.named_weights import bundled_note
+from sppfeat.store.schema import ColumnBlock
 
-__all__ = ["Extraction", "make_extraction", "prepare"]
+__all__ = ["OnProbe", "Run", "open_run"]
+
+OnProbe = Callable[[int, int], None]
+"""Called with the number of image headers read so far, and the total."""
+
+_MAX_AUTO_WORKERS = 16
+_MIN_IMAGES_PER_WORKER = 16  # a worker takes 0.2 s to start, the time of some 50 small images
+_PROBE_BYTES = 1 << 20  # of memory for decoded images: the least, as headers need none
+_MOST_MEASURED_FIRST = 50_000  # files; with more, the network would wait too long for the headers
 
 
-@dataclass(frozen=True)
-class Extraction:
-    """An extraction that is planned and ready to run; :func:`prepare` makes it.
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """The settings, network and inputs of a run; :func:`open_run` makes it.
 
     Attributes:
         request: the user's request.
-        setup: settings, network and device.
+        config: the settings that determine a descriptor; the file records them.
+        columns: the blocks of columns of a descriptor.
+        backbone: the network.
+        device: device that runs the network.
+        box_file: the box file; None without one.
+        planner: plans the rows of boxes; None for whole images.
+        listing: the inputs.
         decoder: decodes the images.
         n_workers: number of decoding processes; 0: images are decoded in this process.
         scratch: folder for images that must be fetched.
-        notes: notes for the user.
-        part: the images to run and the file to fill.
-        lock: the lock of the output; None for a dry run.
-        url: URL to which the complete file is uploaded; None: it stays on this machine.
+        notes: notes for the user; planning adds to them.
+        on_probe: called as image headers are read.
     """
 
-    request: ExtractRequest
-    setup: RunSetup
+    request: Request
+    config: ExtractConfig
+    columns: tuple[ColumnBlock, ...]
+    backbone: Backbone
+    device: torch.device
+    box_file: BoxFile | None
+    planner: RowPlanner | None
+    listing: Listing
     decoder: Decoder
     n_workers: int
     scratch: Path
     notes: list[str]
-    part: Part
-    lock: Lock
-    url: str | None = None
+    on_probe: OnProbe
 
-    def summary(self) -> PlanSummary:
-        """Summarize the run before it starts."""
-        part = self.part
-        status_after = part.status.copy()
-        status_after[part.to_do] = Status.PENDING
-        state = RunState(
-            output=self.url or str(self.request.output),
-            already_done=int((status_after == Status.DONE).sum()),
-            already_failed=int((status_after == Status.FAILED).sum()),
-            to_do=len(part.to_do),
-            unreadable=int(np.isin(part.to_do, list(part.plan.errors)).sum()),
-            unmeasured=len(part.unmeasured),
-            shard=self._describe_shard(),
-            workers=self.n_workers,
-            notes=self.notes,
-        )
-        return summarize_plan(part.plan, self.setup, state)
+    @property
+    def projector(self) -> Projector | None:
+        """Projects boxes to cells; None for whole images."""
+        return self.planner.projector if self.planner else None
 
-    def _describe_shard(self) -> str | None:
-        """Describe the shard that this run fills; None for all images."""
-        part, choice = self.part, self.request.shard
-        if part.shard is not None:
-            return str(part.shard)
-        if not self.request.shared or choice is None:
-            return None
-        first, stop = part.own_images
-        return f"shard {choice}, images {first} to {stop} of {part.plan.n_images}, into their rows"
+    @property
+    def has_views(self) -> bool:
+        """True if boxes are views of each image; False for whole images and for boxes of a box file."""
+        return self.planner is not None and self.planner.has_views
 
-    def run(
-        self,
-        *,
-        on_progress: Callable[[Progress], None] = lambda progress: None,
-        should_stop: Callable[[], bool] = lambda: False,
-    ) -> Progress:
-        """Create or continue the file, and fill it.
+    @property
+    def batch_pixels(self) -> int:
+        """Network-input pixels per batch, if the request does not set the number of images."""
+        return BATCH_PIXELS[self.device.type]
 
-        Args:
-            on_progress: called after each batch.
-            should_stop: called after each batch; True ends the run early, and the file can be continued.
+    @property
+    def measures_first(self) -> bool:
+        """True to read all image headers before the first image is run; False to read them chunk by chunk.
 
-        Returns:
-            The progress at the end.
-
-        Raises:
-            StoreError: the file cannot be created or written to.
-            ImageError: an image failed, and the request says to stop at the first failure.
+        If rows depend on image sizes, it is necessary. Otherwise it is worthwhile if it is quick: the summary is more
+        complete, and batches of one input size are larger.
         """
-        part, output = self.part, self.request.output
-        if self.request.fail_fast:
-            refuse_unreadable(part.plan, part.to_do, kept="nothing was written")
-        factors = self._norm_factors()
-        if part.is_new:
-            self._create(factors)
-        if self.lock is not None:
-            self.lock.announce_layout()
-        if part.extends is not None:
-            with contextlib.closing(FeatureWriter(part.target)) as writer:
-                copy_rows(part.extends, writer)
-            put_in_place(part.target, output)
-        progress = Progress()
-        if len(part.to_do):
-            progress = run_part(
-                self.setup,
-                part,
-                self.path,
-                norm_factors=factors,
-                decoder=self.decoder,
-                scratch=self.scratch,
-                on_progress=on_progress,
-                should_stop=should_stop,
-            )
-        if self.path != output and not self.outcome().pending:
-            put_in_place(self.path, output)
-        return progress
+        if self.planner is not None and self.planner.needs_sizes:
+            return True
+        if self.request.headers != "auto":
+            return self.request.headers == "first"
+        return (
+            isinstance(self.listing.storage, FileStorage) and len(self.listing.paths) <= _MOST_MEASURED_FIRST
+        )
 
-    @property
-    def name(self) -> str:
-        """URL of the output, or the present path of the file."""
-        return self.url or str(self.path)
+    def plan_inputs(self) -> Plan:
+        """Plan all images and rows of the inputs, reading headers first if that is required."""
+        every = np.arange(len(self.listing.paths))
+        found: FoundSizes = (np.zeros((len(every), 2), dtype=np.int32), {})
+        if self.measures_first:
+            found = self.read_sizes(every)
+        rows = None
+        if self.planner is not None:
+            rows = self.planner.rows(self.listing.root, self.listing.paths, found[0])
+        return make_plan(self.listing, *found, self.config.input, rows)
 
-    @property
-    def path(self) -> Path:
-        """Present path of the file; a replacement takes the final name only when it is complete."""
-        return self.part.target if self.part.target.exists() else self.request.output
+    def read_sizes(self, inputs: npt.NDArray[np.int64]) -> FoundSizes:
+        """Read the headers of some inputs; ``(n,)`` int64 are their positions in the listing."""
+        return read_sizes(
+            self.listing.storage, inputs, decoder=self.decoder, scratch=self.scratch, on_probe=self.on_probe
+        )
 
-    def outcome(self) -> Outcome:
-        """Count the images of the file by status, as of now."""
-        return read_outcome(self.path, self.part.own_images)._replace(outputs=[self.name])
+    def measure(self, plan: Plan, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Read the headers of images ``(n,)`` of a plan and fill in their sizes; return the images that changed."""
+        found = self.read_sizes(plan.storage_index[images])
+        return fill_in_sizes(plan, images, found, self.config.input, self.planner)
 
-    def _create(self, factors: tuple[float, ...] | None) -> None:
-        """Lay out the file and reserve its space."""
-        setup, part = self.setup, self.part
-        provenance = Provenance(setup.backbone.weights_path, self.request.boxes_path, factors, part.shard)
-        create_file(part.target, part.plan, setup.config, setup.columns, provenance=provenance)
+    def measure_at(
+        self, plan: Plan, images: npt.NDArray[np.int64], places: Sequence[Place | str], prober: Decoder
+    ) -> npt.NDArray[np.int64]:
+        """Do as :meth:`measure` for images that have been fetched, with another decoder, beside a running batch."""
+        found = read_sizes_at(places, prober)
+        return fill_in_sizes(plan, images, found, self.config.input, self.planner)
 
-    def _norm_factors(self) -> tuple[float, ...] | None:
-        """Return the factors of ``meannorm``: from the file, from the settings, or estimated now."""
-        spec = self.setup.config.descriptor
-        known = self.part.norm_factors or spec.norm_factors
-        if spec.mean_norm is None or known is not None:
-            return known
-        setup, config = self.setup, self.setup.config
-        plain = setup.make_describer(dataclasses.replace(spec, normalize="none"), None)
+    def make_describer(self, norm_factors: tuple[float, ...] | None) -> Describer:
+        """Make the describer of this network, with the factors of ``meannorm`` if there are any."""
+        return self._describer(self.config.descriptor, norm_factors)
 
-        def measure(sample: Plan) -> Plan:
-            unknown = np.flatnonzero((sample.image_hw == 0).any(axis=1))
-            found = read_sizes(
-                sample.storage, sample.storage_index[unknown], decoder=self.decoder, scratch=self.scratch
-            )
-            return add_sizes(sample, unknown, found, config.input, setup.planner)
-
+    def estimate_norm_factors(self, plan: Plan) -> tuple[float, ...] | None:
+        """Estimate the factors of ``meannorm`` on a sample of a plan; None for other normalizations."""
+        spec = self.config.descriptor
+        if spec.mean_norm is None or spec.norm_factors is not None:
+            return spec.norm_factors
+        plain = self._describer(dataclasses.replace(spec, normalize="none"), None)
         return estimate_factors(
-            self.part.whole_plan or self.part.plan,
-            setup.columns,
+            plan,
+            self.columns,
             spec.mean_norm,
             decoder=self.decoder,
-            describe_for=lambda sample: make_batch_describer(sample, plain, setup.projector),
-            batch_pixels=setup.batch_pixels,
-            measure=measure,
+            describe_for=lambda sample: make_batch_describer(sample, plain, self.projector),
+            batch_pixels=self.batch_pixels,
+            measure=self.measure,
             scratch=self.scratch,
+        )
+
+    @contextlib.contextmanager
+    def open_prober(self) -> Iterator[Decoder]:
+        """Start a small second decoder, for headers only."""
+        n_workers = 0 if self.request.run.workers == 0 else 1
+        with contextlib.closing(_open_decoder(self.request, self.config, n_workers, _PROBE_BYTES)) as decoder:
+            yield decoder
+
+    def _describer(self, spec: DescriptorSpec, norm_factors: tuple[float, ...] | None) -> Describer:
+        return Describer(
+            self.backbone,
+            dataclasses.replace(self.config, descriptor=spec),
+            device=self.device,
+            norm_factors=norm_factors,
+            compile_network=self.request.run.compile,
         )
 
 
 @contextlib.contextmanager
-def prepare(
-    request: ExtractRequest,
+def open_run(
+    request: Request,
+    listing: Listing,
     *,
-    on_probe: Callable[[int, int], None] = lambda done, total: None,
+    on_probe: OnProbe = lambda done, total: None,
     on_download: OnDownload = lambda name, done, total: None,
-) -> Iterator[Extraction]:
-    """Plan an extraction into one file; the output stays locked until the context ends.
+) -> Iterator[Run]:
+    """Load the network and the boxes, start the decoder and make a scratch folder, and release them on exit.
 
     Args:
         request: the user's request.
+        listing: the inputs.
         on_probe: called with the number of image headers read so far, and the total.
         on_download: called during a download with file name, bytes done, and bytes in total (None if unknown).
 
-    Yields:
-        The extraction, ready to run. Nothing has been written yet.
-
     Raises:
-        SppfeatError: inputs, settings or weights are invalid, or an existing output cannot be continued.
+        SppfeatError: settings, boxes or weights are invalid.
     """
-    name = resolve_output(request)
-    with contextlib.ExitStack() as stack:
-        local = stack.enter_context(open_local_output(request, name))
-        if local.url is None:
-            check_output(local.path)
-        refuse_input(local.path, request.inputs)
-        # Follow a link: its target is locked, written and replaced, and the link stays.
-        request = dataclasses.replace(request, output=Path(os.path.realpath(local.path)))
-        listing = list_images(request.inputs, labels=request.labels)
-        lock = stack.enter_context(lock_output(request))
-        resources = stack.enter_context(open_resources(request, listing, on_probe, on_download=on_download))
-        resources.notes.extend(local.notes)
-        part = keep_own_images(find_part(resources.part_request, resources.notes), request)
-        resources.notes.extend(plan_notes(part.plan, resources.setup, is_new=part.is_new))
-        extraction = dataclasses.replace(make_extraction(resources, part, lock), url=local.url)
-        yield extraction
-        if local.url and not request.dry_run and not extraction.outcome().pending:
-            local.publish()
-
-
-def make_extraction(resources: RunResources, part: Part, lock: Lock) -> Extraction:
-    """Combine a part with the resources to run it."""
-    return Extraction(
-        request=resources.part_request.request,
-        setup=resources.setup,
-        decoder=resources.decoder,
-        n_workers=resources.n_workers,
-        scratch=resources.scratch,
-        notes=resources.notes,
-        part=part,
-        lock=lock,
+    device = choose_device(request.run.device, request.precision, local_rank=request.run.local_rank)
+    backbone = load_chosen_backbone(request.backbone, on_download=on_download)
+    box_file = read_chosen_boxes(request.boxes)
+    config = configure(
+        backbone,
+        request.input,
+        request.descriptor,
+        precision=request.precision,
+        boxes=request.boxes,
+        box_file=box_file,
     )
+    config = adopt_mean_norm(config, request.descriptor.normalize_from)
+    n_workers = _choose_n_workers(request, len(listing.paths))
+    with contextlib.ExitStack() as stack:
+        decoder = stack.enter_context(contextlib.closing(_open_decoder(request, config, n_workers)))
+        scratch = Path()
+        if not listing.storage.is_local:
+            folder = tempfile.TemporaryDirectory(prefix="sppfeat-", dir=request.scratch)
+            scratch = Path(stack.enter_context(folder))
+        notes = _listing_notes(listing, request.labels)
+        notes += filter(None, [bundled_note(config.backbone), bfloat16_note(device, config.precision)])
+        yield Run(
+            request=request,
+            config=config,
+            columns=descriptor_columns(config, backbone),
+            backbone=backbone,
+            device=device,
+            box_file=box_file,
+            planner=make_row_planner(request.boxes, config, backbone, box_file),
+            listing=listing,
+            decoder=decoder,
+            n_workers=n_workers,
+            scratch=scratch,
+            notes=notes,
+            on_probe=on_probe,
+        )
+
+
+def _choose_n_workers(request: Request, n_images: int) -> int:
+    """Return the number of decoding processes; 0: decode in this process."""
+    workers = request.run.workers
+    if workers is not None:
+        return workers
+    cores = available_cores() // request.run.n_local
+    return max(1, min(cores, _MAX_AUTO_WORKERS, n_images // _MIN_IMAGES_PER_WORKER))
+
+
+def _open_decoder(
+    request: Request, config: ExtractConfig, n_workers: int, look_ahead_bytes: int = 256 << 20
+) -> Decoder:
+    settings = DecodeSettings.of(config, request.run.max_decode_pixels)
+    if not n_workers:
+        return InlineDecoder(settings)
+    return DecoderPool(settings, n_workers=n_workers, look_ahead_bytes=look_ahead_bytes)
+
+
+def _listing_notes(listing: Listing, labels: str) -> list[str]:
+    """Describe what the user should know about the inputs: skipped files, repeated images, missing labels."""
+    notes = []
+    if listing.n_other_files:
+        notes.append(
+            counted(
+                listing.n_other_files,
+                "file in folders and archives has",
+                "files in folders and archives have",
+            )
+            + " no suffix of an image: left out"
+        )
+    if listing.n_repeated:
+        notes.append(
+            counted(listing.n_repeated, "image is", "images are")
+            + " named more than once: each is taken once"
+        )
+    if labels == "folder" and not listing.classes:
+        notes.append("no labels: no image lies in a folder below the inputs")
+    elif listing.n_unlabelled and listing.classes:
+        notes.append(
+            counted(listing.n_unlabelled, "image is of no class: its", "images are of no class: their")
+            + " label is -1"
+        )
+    elif listing.n_unlabelled and labels == "auto":
+        notes.append(
+            f"no labels: {counted(listing.n_unlabelled, 'image lies', 'images lie')} outside class folders; --labels "
+            "folder labels the others"
+        )
+    return notes

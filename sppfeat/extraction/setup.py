@@ -1,154 +1,32 @@
-"""The setup of a run, independent of its images: settings, network, device and decoders."""
+"""The settings of a run, made from the user's choices: network, boxes, pyramid, columns and normalization."""
 
-import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from sppfeat.boxes.formats import BoxFile, read_boxes
 from sppfeat.config.extract_config import ExtractConfig
-from sppfeat.config.machine import available_cores
 from sppfeat.config.regions import RegionSpec, parse_grid
-from sppfeat.config.request import BackboneChoice, BoxChoice, DescriptorChoice, ExtractRequest
-from sppfeat.config.specs import DescriptorSpec, InputSpec
-from sppfeat.decoding import Decoder, DecoderPool, DecodeSettings, InlineDecoder
+from sppfeat.config.request import BackboneChoice, BoxChoice, DescriptorChoice
+from sppfeat.config.specs import InputSpec
 from sppfeat.errors import BoxError, ConfigError
-from sppfeat.extraction.describe import Describer
 from sppfeat.extraction.regions import Projector, map_sizes
 from sppfeat.extraction.row_planner import RowPlanner
 from sppfeat.extraction.rows import BoxSource, FileBoxes, ViewBoxes
 from sppfeat.files.downloads import OnDownload
 from sppfeat.networks.backbones import Backbone, load_backbone
-from sppfeat.networks.devices import BATCH_PIXELS, choose_device
 from sppfeat.store.comparability import descriptor_differences
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import ColumnBlock, column_blocks
 
 __all__ = [
-    "RunSetup",
     "adopt_mean_norm",
     "configure",
     "descriptor_columns",
     "load_chosen_backbone",
-    "load_setup",
     "make_row_planner",
     "read_chosen_boxes",
 ]
-
-_MAX_AUTO_WORKERS = 16
-_MIN_IMAGES_PER_WORKER = 16  # a worker takes 0.2 s to start, the time of some 50 small images
-_PROBE_BYTES = 1 << 20  # of memory for decoded images: the least, as headers need none
-
-
-@dataclass(frozen=True)
-class RunSetup:
-    """Settings, network and device of a run; :func:`load_setup` makes it.
-
-    Attributes:
-        request: the user's request.
-        config: the settings that determine a descriptor; the file records them.
-        columns: the blocks of columns of a descriptor.
-        backbone: the network.
-        planner: plans the rows of boxes; None for whole images.
-        box_file: the box file; None without one.
-        device: device that runs the network.
-    """
-
-    request: ExtractRequest
-    config: ExtractConfig
-    columns: tuple[ColumnBlock, ...]
-    backbone: Backbone
-    planner: RowPlanner | None
-    box_file: BoxFile | None
-    device: torch.device
-
-    @property
-    def projector(self) -> Projector | None:
-        """Projects boxes to cells; None for whole images."""
-        return self.planner.projector if self.planner else None
-
-    @property
-    def batch_pixels(self) -> int:
-        """Network-input pixels per batch, if the request does not set the number of images."""
-        return BATCH_PIXELS[self.device.type]
-
-    def make_describer(self, spec: DescriptorSpec, norm_factors: tuple[float, ...] | None) -> Describer:
-        """Make the describer of this network, with the pyramid, pooling and normalization of ``spec``."""
-        return Describer(
-            self.backbone,
-            dataclasses.replace(self.config, descriptor=spec),
-            device=self.device,
-            norm_factors=norm_factors,
-            compile_network=self.request.run.compile,
-        )
-
-    def choose_n_workers(self, n_images: int) -> int:
-        """Return the number of decoding processes for ``n_images`` images; 0: decode in this process."""
-        workers = self.request.run.workers
-        if workers is not None:
-            return workers
-        cores = available_cores() // self.request.run.n_local
-        return max(1, min(cores, _MAX_AUTO_WORKERS, n_images // _MIN_IMAGES_PER_WORKER))
-
-    def open_decoder(self, n_workers: int) -> Decoder:
-        """Start a decoder with ``n_workers`` processes, or in this process for 0; the caller closes it."""
-        return (
-            DecoderPool(self._settings, n_workers=n_workers) if n_workers else InlineDecoder(self._settings)
-        )
-
-    @contextlib.contextmanager
-    def open_prober(self) -> Iterator[Decoder]:
-        """Start a small second decoder, for headers only."""
-        if self.request.run.workers == 0:
-            yield InlineDecoder(self._settings)
-            return
-        with contextlib.closing(
-            DecoderPool(self._settings, n_workers=1, look_ahead_bytes=_PROBE_BYTES)
-        ) as pool:
-            yield pool
-
-    @property
-    def _settings(self) -> DecodeSettings:
-        return DecodeSettings.of(self.config, self.request.run.max_decode_pixels)
-
-
-def load_setup(
-    request: ExtractRequest, *, on_download: OnDownload = lambda name, done, total: None
-) -> RunSetup:
-    """Load the network and the boxes, and resolve the settings of a run.
-
-    Args:
-        request: the user's request.
-        on_download: called during a download with file name, bytes done, and bytes in total (None if unknown).
-
-    Raises:
-        SppfeatError: settings, weights or boxes are invalid.
-    """
-    device = choose_device(request.run.device, request.precision, local_rank=request.run.local_rank)
-    backbone = load_chosen_backbone(request.backbone, on_download=on_download)
-    box_file = read_chosen_boxes(request.boxes)
-    config = configure(
-        backbone,
-        request.input,
-        request.descriptor,
-        precision=request.precision,
-        boxes=request.boxes,
-        box_file=box_file,
-    )
-    config = adopt_mean_norm(config, request.descriptor.normalize_from)
-    return RunSetup(
-        request=request,
-        config=config,
-        columns=descriptor_columns(config, backbone),
-        backbone=backbone,
-        planner=make_row_planner(request.boxes, config, backbone, box_file),
-        box_file=box_file,
-        device=device,
-    )
 
 
 def read_chosen_boxes(choice: BoxChoice | None) -> BoxFile | None:

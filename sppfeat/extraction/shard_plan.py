@@ -1,6 +1,5 @@
 """Cuts a plan into shards: contiguous ranges of images, for separate files or for ranges of a shared file."""
 
-import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +11,7 @@ from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError
 from sppfeat.extraction.plan import Plan
 
-__all__ = ["PLACEHOLDER", "ShardChoice", "ShardPlan", "cut_plan", "cut_rows", "cut_shard", "shard_path"]
+__all__ = ["PLACEHOLDER", "ShardPlan", "cut_plan", "cut_rows", "cut_shard", "shard_path"]
 
 PLACEHOLDER = "{shard}"
 """The placeholder for the number of a shard in the name of its file."""
@@ -64,7 +63,8 @@ def cut_plan(plan: Plan, count: int, *, by_pixels: bool) -> npt.NDArray[np.int64
         )
     work = (plan.rows[:, 0] < plan.rows[:, 1]).astype(np.float64)
     if by_pixels:
-        work = (plan.input_hw.prod(axis=2, dtype=np.int64) * plan.uses).sum(axis=1).astype(np.float64)
+        uses = plan.scales_in_use(np.arange(plan.n_images))
+        work = (plan.input_hw.prod(axis=2, dtype=np.int64) * uses).sum(axis=1).astype(np.float64)
     done = np.cumsum(work)
     done /= done[-1] or 1.0
     bounds = np.searchsorted(done, np.arange(1, count) / count - 1e-12) + 1
@@ -98,9 +98,6 @@ def cut_shard(
     """
     first, stop = bounds[choice.index - 1 : choice.index + 1].tolist()
     first_row, stop_row = plan.row_range(first, stop)
-    part = plan.part(first, stop)
-    if part.boxes is not None:
-        part = dataclasses.replace(part, boxes=part.boxes.numbered_from(first_row, has_views=has_views))
     record = Shard(
         choice.index,
         choice.count,
@@ -112,4 +109,4 @@ def cut_shard(
         plan.n_rows,
         plan.digest,
     )
-    return ShardPlan(part, record, plan)
+    return ShardPlan(plan.of_shard(first, stop, has_views=has_views), record, plan)

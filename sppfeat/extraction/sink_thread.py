@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.decoding import Batch
-from sppfeat.extraction.row_sink import DescribedRows, RowSink
+from sppfeat.extraction.row_sink import Rows, RowSink
 
 __all__ = ["SinkThread"]
 
@@ -42,7 +42,7 @@ class SinkThread:
         self._checks_values = nonfinite == "fail"
         self._failures: dict[int, str] = {}  # by image, until its last batch; used by the thread only
         self._is_broken = False
-        self._unsent: list[DescribedRows] = []
+        self._unsent: list[Rows] = []
         self._unsent_nbytes = 0
         self._submitted: deque[tuple[Future[None], int]] = deque()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sppfeat-writing")
@@ -55,7 +55,7 @@ class SinkThread:
     ) -> None:
         self._thread.shutdown(wait=True)
 
-    def add(self, rows: DescribedRows) -> None:
+    def add(self, rows: Rows) -> None:
         """Hand over rows; block while too many are waiting for the sink.
 
         Raises:
@@ -100,7 +100,7 @@ class SinkThread:
         if rows:
             self._submit(lambda: self._write(rows), nbytes)
 
-    def _take_unsent(self) -> tuple[list[DescribedRows], int]:
+    def _take_unsent(self) -> tuple[list[Rows], int]:
         rows, nbytes = self._unsent, self._unsent_nbytes
         self._unsent, self._unsent_nbytes = [], 0
         return rows, nbytes
@@ -127,14 +127,14 @@ class SinkThread:
             self._is_broken = True
             raise
 
-    def _write(self, unsent: list[DescribedRows]) -> None:
+    def _write(self, unsent: list[Rows]) -> None:
         for rows in unsent:
             if rows.image in self._failures:
                 continue
             rows.wait()
             unfit = _explain_unstorable(rows.descriptors, self._dtype) if self._checks_values else None
             if unfit is None:
-                self._sink.write_rows(rows.rows, rows.descriptors, rows.regions)
+                self._sink.write_rows(rows)
             else:
                 self._failures[rows.image] = unfit
 

@@ -19,7 +19,7 @@ from sppfeat.store.check import check_layout
 from sppfeat.store.hdf5 import hdf5_errors
 from sppfeat.store.schema import ERROR_NBYTES, RowRegions, Status, cut_error
 
-__all__ = ["FeatureWriter", "PartWriter"]
+__all__ = ["FeatureWriter"]
 
 _WRITTEN = ("features", "boxes", "images/size", "images/status", "images/error")
 _WRITTEN_OF_BOXES = ("row_flag", "row_scale", "row_region")
@@ -174,10 +174,6 @@ class FeatureWriter:
             os.close(self._fd)
             self._fd = -1
 
-    def part(self, first_image: int, first_row: int) -> "PartWriter":
-        """Return a writer for a part of the file, whose images and rows are numbered from 0."""
-        return PartWriter(self, first_image, first_row)
-
     def _mark(self, image: int, status: Status) -> None:
         self._marks[image] = status
         if time.monotonic() - self._last_sync > self._sync_seconds:
@@ -226,59 +222,6 @@ class FeatureWriter:
             getattr(os, "fdatasync", os.fsync)(self._fd)
         except OSError as error:
             raise StoreError(f"cannot write to {str(self._path)!r}: {error.strerror}") from error
-
-
-class PartWriter:
-    """Writes to a part of a file, whose images and rows are numbered from 0; see :class:`FeatureWriter`.
-
-    Args:
-        writer: the writer of the whole file.
-        first_image, first_row: indices of the part's first image and row in the whole file.
-    """
-
-    def __init__(self, writer: FeatureWriter, first_image: int, first_row: int) -> None:
-        self._writer = writer
-        self._first_image = first_image
-        self._first_row = first_row
-
-    def write_rows(
-        self,
-        rows: npt.NDArray[np.int64],
-        descriptors: npt.NDArray[np.floating[Any]],
-        regions: RowRegions | None = None,
-    ) -> None:
-        """Write descriptors ``(K, D)`` to rows ``(K,)``, ascending, with their flags and regions."""
-        self._writer.write_rows(rows + self._first_row, descriptors, regions)
-
-    def write_no_descriptor(self, rows: npt.NDArray[np.int64]) -> None:
-        """Fill rows ``(K,)``, ascending, with NaN."""
-        self._writer.write_no_descriptor(rows + self._first_row)
-
-    def write_boxes(
-        self, rows: npt.NDArray[np.int64], boxes_px: npt.NDArray[np.float64], **scaled: Any
-    ) -> None:
-        """Write the boxes ``(K, 4)``, in image pixels, of rows ``(K,)``, ascending."""
-        self._writer.write_boxes(rows + self._first_row, boxes_px, **scaled)
-
-    def write_sizes(self, images: npt.NDArray[np.int64], image_hw: npt.NDArray[np.integer[Any]]) -> None:
-        """Write heights and widths ``(n, 2)``, in pixels, of images ``(n,)``, ascending."""
-        self._writer.write_sizes(images + self._first_image, image_hw)
-
-    def mark_done(self, image: int) -> None:
-        """Mark an image as done: all its rows are written."""
-        self._writer.mark_done(image + self._first_image)
-
-    def mark_failed(self, image: int, reason: str) -> None:
-        """Fill the rows of an image with NaN and record the reason."""
-        self._writer.mark_failed(image + self._first_image, reason)
-
-    def reopen(self, image: int) -> None:
-        """Mark an image as pending again, in the file at once."""
-        self._writer.reopen(image + self._first_image)
-
-    def sync(self) -> None:
-        """Sync rows, then status, to the disk."""
-        self._writer.sync()
 
 
 def _place(dataset: h5py.Dataset, path: Path) -> tuple[int, int]:

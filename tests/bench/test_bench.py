@@ -28,10 +28,10 @@ from sppfeat.bench.stages import DECODE_STAGES, STAGES, Stages, find_bound
 from sppfeat.bench.timing import Timing
 from sppfeat.cli import main
 from sppfeat.config.distribution import RunOptions
-from sppfeat.config.request import BackboneChoice, DescriptorChoice, ExtractRequest
+from sppfeat.config.request import BackboneChoice, DescriptorChoice, Request
 from sppfeat.config.specs import InputSpec
 from sppfeat.decoding.images import probe_image
-from sppfeat.extraction.run import prepare
+from sppfeat.extraction.extract import open_part
 from sppfeat.extraction.setup import load_chosen_backbone
 from sppfeat.files.image_names import IMAGE_SUFFIXES
 
@@ -295,7 +295,7 @@ def test_the_bound_is_the_longest_stage_of_what_takes_longest(values, n_workers)
 @pytest.mark.slow
 @pytest.mark.parametrize("pool", ["max", "avg"])
 def test_stages_loop_and_run_compute_the_same(folder, tmp_path, pool):
-    request = ExtractRequest(
+    request = Request(
         inputs=(str(folder),),
         output=tmp_path / "run.h5",
         backbone=BackboneChoice(name="squeezenet1_1", weights="none"),
@@ -303,14 +303,14 @@ def test_stages_loop_and_run_compute_the_same(folder, tmp_path, pool):
         descriptor=DescriptorChoice(levels=(1, 2), pool=pool),
         run=RunOptions(device="cpu", workers=0),
     )
-    with prepare(request) as extraction:
+    with open_part(request) as extraction:
         stages = Stages(extraction, tmp_path / "stages.h5")
         assert set(stages.run()) == set(STAGES)
         images = [(path, batch.input_hw) for batch in stages.batches for path in stages.paths(batch)]
         backbone = load_chosen_backbone(request.backbone, fold=False)
-        descriptor = extraction.setup.config.descriptor
+        descriptor = extraction.run.config.descriptor
         loop = run_plain_loop(backbone, images, descriptor=descriptor, device=torch.device("cpu"))
-        extraction.run()
+        extraction.fill()
     order = [image for batch in stages.batches for image in batch.images]
     assert sorted(order) == list(range(12))
     for path in (tmp_path / "stages.h5", tmp_path / "run.h5"):

@@ -7,6 +7,7 @@ from click.testing import CliRunner
 
 import sppfeat
 from sppfeat.cli import main
+from sppfeat.config.options import make_request as make_real_request
 
 TINY = ["--levels", "1,2", "--device", "cpu", "--workers", "0"]
 CSV = """image,x0,y0,x1,y1,label
@@ -85,11 +86,12 @@ def test_the_plan_as_json_counts_boxes(folder, boxes, tmp_path):
 def test_sizes(folder, tmp_path, monkeypatch, options, size, scales):
     seen = []
 
-    def prepare(request, **rest):
-        seen.append(request)
+    def make_request(*args, **options):
+        seen.append(true_request(*args, **options))
         raise SystemExit
 
-    monkeypatch.setattr("sppfeat.extraction.run.prepare", prepare)
+    true_request = make_real_request
+    monkeypatch.setattr("sppfeat.extraction.extract.make_request", make_request)
     run("extract", folder, "-o", tmp_path / "f.h5", *options)
     assert (seen[0].input.size, seen[0].input.scales) == (size, scales)
 

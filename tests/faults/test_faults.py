@@ -33,7 +33,7 @@ from sppfeat.config.request import BackboneChoice, BoxChoice, DescriptorChoice
 from sppfeat.config.specs import InputSpec
 from sppfeat.errors import DeviceMemoryError, ImageError, StoreError
 from sppfeat.extraction.describe import Describer
-from sppfeat.extraction.run import prepare
+from sppfeat.extraction.extract import open_part
 from sppfeat.store.schema import Status
 
 DONE, FAILED = Status.DONE, Status.FAILED
@@ -84,15 +84,15 @@ def fill(disk: Path, leave: int = 0) -> None:
 
 def test_too_little_space_is_said_before_any_image_is_decoded(folder, disk, monkeypatch):
     fill(disk, leave=60_000)
-    monkeypatch.setattr("sppfeat.extraction.part_run.run_pipeline", None)
+    monkeypatch.setattr("sppfeat.extraction.part.run_pipeline", None)
     with pytest.raises(StoreError, match=r"needs 0.00 GB and .* GB free; fewer levels"):
         extract([folder], disk / "f.h5")
     assert sorted(os.listdir(disk)) == ["filler"]
 
 
 def test_a_disk_that_fills_up_meanwhile_does_no_harm_as_the_space_was_reserved(folder, disk, network):
-    with prepare(request([folder], disk / "f.h5")) as extraction:
-        extraction.run(on_progress=lambda progress: fill(disk))
+    with open_part(request([folder], disk / "f.h5")) as extraction:
+        extraction.fill(on_progress=lambda progress: fill(disk))
     assert set(statuses(disk / "f.h5").values()) == {DONE}
     assert_done_rows_are_plain_torch(disk / "f.h5", folder, network)
 
@@ -110,8 +110,8 @@ def test_a_disk_that_is_full_in_the_middle_keeps_what_is_done(folder, disk, tmp_
     one_at_a_time = RunOptions(workers=0, batch_size=1, device="cpu")
     monkeypatch.setattr(os, "posix_fallocate", unsupported)
     said = pytest.raises(StoreError, match=r"cannot write to '.*f.h5': No space left on device")
-    with prepare(request([folder], disk / "f.h5", run=one_at_a_time)) as extraction, said:
-        extraction.run(on_progress=fill_after_two)
+    with open_part(request([folder], disk / "f.h5", run=one_at_a_time)) as extraction, said:
+        extraction.fill(on_progress=fill_after_two)
     done = [name for name, status in statuses(disk / "f.h5").items() if status == DONE]
     assert 2 <= len(done) < 12
     assert_done_rows_are_plain_torch(disk / "f.h5", folder, network)
@@ -199,8 +199,8 @@ def test_an_input_folder_that_changes_during_the_run(tmp_path, network, workers)
         write_image(folder / "img40.png", 40, 60, seed=40)
 
     options = {"run": RunOptions(workers=workers, batch_size=2, device="cpu")}
-    with prepare(request([folder], output, **options)) as extraction:
-        extraction.run(on_progress=change)
+    with open_part(request([folder], output, **options)) as extraction:
+        extraction.fill(on_progress=change)
     said = reasons(output)
     assert set(said) == {f"img{i}.png" for i in (31, 32, 33, 35, 36, 37)}
     for name, reason in (
@@ -214,20 +214,20 @@ def test_an_input_folder_that_changes_during_the_run(tmp_path, network, workers)
         assert re.search(reason, said[name]), said[name]
     assert_done_rows_are_plain_torch(output, folder, network)  # img34 as it is now
     extraction, _ = extract([folder], output)
-    assert any("1 input is not in the file, such as 'img40.png'" in note for note in extraction.notes)
+    assert any("1 input is not in the file, such as 'img40.png'" in note for note in extraction.run.notes)
 
 
 def test_a_folder_that_is_gone_before_its_headers_are_read_costs_its_images(
     folder, tmp_path, network, monkeypatch
 ):
-    from sppfeat.extraction.run import list_images
+    from sppfeat.inputs import list_images
 
     def list_and_lose(*arguments, **options):
         listing = list_images(*arguments, **options)
         shutil.rmtree(folder / "dog")
         return listing
 
-    monkeypatch.setattr("sppfeat.extraction.run.list_images", list_and_lose)
+    monkeypatch.setattr("sppfeat.extraction.extract.list_images", list_and_lose)
     extract([folder], tmp_path / "f.h5")
     said = statuses(tmp_path / "f.h5")
     assert {name for name, status in said.items() if status == FAILED} == {

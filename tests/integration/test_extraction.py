@@ -27,8 +27,8 @@ from sppfeat.config.distribution import RunOptions
 from sppfeat.config.request import BackboneChoice, DescriptorChoice
 from sppfeat.config.specs import InputSpec
 from sppfeat.errors import ConfigError, StoreError
+from sppfeat.extraction.extract import open_part
 from sppfeat.extraction.recompute import recompute_rows
-from sppfeat.extraction.run import prepare
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,7 @@ def test_a_moved_folder_continues_the_file(folder, tmp_path):
 def test_naming_only_a_subfolder_leaves_the_rest_vanished(folder, tmp_path):
     extract([folder], tmp_path / "f.h5")
     extraction, _ = extract([folder / "cat"], tmp_path / "f.h5")
-    assert any("6 images of the file are not among the inputs" in note for note in extraction.notes)
+    assert any("6 images of the file are not among the inputs" in note for note in extraction.run.notes)
     with sppfeat.open(tmp_path / "f.h5") as file:
         assert (file.status == 1).all()
 
@@ -213,9 +213,9 @@ def test_a_repaired_image_of_another_size_gets_its_size_and_row(mixed_folder, tm
 
 
 def test_an_image_replaced_while_the_run_goes_fails_with_the_sizes(folder, tmp_path):
-    with prepare(request([folder], tmp_path / "f.h5")) as extraction:
+    with open_part(request([folder], tmp_path / "f.h5")) as extraction:
         write_image(folder / "cat" / "img1.png", 99, 98, 0)
-        extraction.run()
+        extraction.fill()
     with sppfeat.open(tmp_path / "f.h5") as file:
         (reason,) = file.errors.values()
         assert "60 x 40" in reason
@@ -230,7 +230,9 @@ def test_new_inputs_are_reported_and_added_on_request(mixed_folder, tmp_path, ne
     write_image(mixed_folder / "ant" / "new.png", 44, 55, 77)
     write_image(mixed_folder / "cat" / "img1000.png", 44, 55, 78)
     extraction, _ = extract([mixed_folder], output)
-    assert any("2 inputs are not in the file" in note and "--add-new" in note for note in extraction.notes)
+    assert any(
+        "2 inputs are not in the file" in note and "--add-new" in note for note in extraction.run.notes
+    )
     with sppfeat.open(output) as file:
         before = file.paths, np.array(file.features), dict(file.errors)
     extract([mixed_folder], output, add_new=True)
@@ -271,7 +273,7 @@ def test_an_interrupted_overwrite_is_continued_only_for_the_very_same_inputs(fol
     extract([folder / "cat"], output, stop_after=1, **again)
     assert partial.exists()
     extraction, _ = extract([folder], output, stop_after=1)
-    assert any("is of an --overwrite that was interrupted" in note for note in extraction.notes)
+    assert any("is of an --overwrite that was interrupted" in note for note in extraction.run.notes)
     extraction, progress = extract([folder], output, **again)
     assert extraction.summary().already_done == 0
     assert progress.n_done == 12
@@ -340,7 +342,7 @@ def test_overwrite_replaces_what_is_no_feature_file(folder, tmp_path):
 
 
 def test_dry_run_writes_nothing(folder, tmp_path):
-    with prepare(request([folder], tmp_path / "f.h5", dry_run=True)) as extraction:
+    with open_part(request([folder], tmp_path / "f.h5", dry_run=True)) as extraction:
         plan = extraction.summary()
     assert (plan.images, plan.rows, plan.dimension, plan.input_shapes) == (12, 12, 512 * 5, 5)
     assert plan.output_bytes == 12 * 512 * 5 * 4
@@ -423,7 +425,7 @@ def test_an_output_that_is_a_link_stays_one(folder, tmp_path):
 
 def test_labels_asked_for_and_not_found_are_reported(folder, tmp_path):
     extraction, _ = extract([folder / "cat"], tmp_path / "f.h5", labels="folder")
-    assert any("no labels" in note for note in extraction.notes)
+    assert any("no labels" in note for note in extraction.run.notes)
 
 
 def test_native_size_is_no_resizing(folder, tmp_path, network):
@@ -552,7 +554,7 @@ def test_fast_decoding_is_what_draft_makes(jpegs, tmp_path, network):
     for workers in (0, 1):
         output = tmp_path / f"{workers}.h5"
         extraction, _ = extract([jpegs], output, input=spec, run=RunOptions(workers=workers, device="cpu"))
-        assert [note for note in extraction.notes if "--decode fast" in note] == [
+        assert [note for note in extraction.run.notes if "--decode fast" in note] == [
             "--decode fast: JPEGs at least twice as large as their network input are decoded at 1/2, 1/4 or 1/8 of "
             "their size, which moves their descriptors by 2 to 15 %; 3 of 6 images are as large"
         ]
@@ -570,7 +572,7 @@ def test_fast_decoding_is_what_draft_makes(jpegs, tmp_path, network):
 
 def test_fast_and_exact_files_are_not_mixed(jpegs, tmp_path):
     exact, _ = extract([jpegs], tmp_path / "f.h5")
-    assert not any("--decode" in note for note in exact.notes)
+    assert not any("--decode" in note for note in exact.run.notes)
     with pytest.raises(StoreError, match=r"decode: the file has '\(not set\)', this command 'fast'"):
         extract([jpegs], tmp_path / "f.h5", input=InputSpec(size=SIZE, decode="fast"))
     extract([jpegs], tmp_path / "fast.h5", input=InputSpec(size=SIZE, decode="fast"))

@@ -32,13 +32,15 @@ from sppfeat.config.distribution import RayOptions, RunOptions
 from sppfeat.config.request import BackboneChoice, DescriptorChoice
 from sppfeat.config.specs import DescriptorSpec, InputSpec
 from sppfeat.errors import ConfigError, EngineError, StoreError
-from sppfeat.extraction.parts import plan_inputs
+from sppfeat.extraction import output as output_module
+from sppfeat.extraction.extract import open_parts
 from sppfeat.extraction.ray import actor as actor_module
-from sppfeat.extraction.ray import cluster, part_files, prepare_ray
-from sppfeat.extraction.ray.actor import Job, PartFiller, SharedFiles
+from sppfeat.extraction.ray import cluster
+from sppfeat.extraction.ray import parts as ray_parts
+from sppfeat.extraction.ray.actor import Job, PartActor
 from sppfeat.extraction.ray.cluster import choose_actors
-from sppfeat.extraction.ray.part_files import parts_folder
-from sppfeat.extraction.resources import open_resources
+from sppfeat.extraction.ray.parts import parts_folder
+from sppfeat.extraction.run import open_run
 from sppfeat.files.locks import OutputLock
 from sppfeat.inputs import list_images
 from sppfeat.store.reader import FeatureFile
@@ -76,7 +78,7 @@ class Nodes:
     def actors_of_second(self) -> list[int]:
         """Process numbers of the actors of the second node."""
         raylet = self._second.all_processes["raylet"][0].process.pid
-        return [pid for pid, parent, name in _processes() if parent == raylet and "MapWorker" in name]
+        return [pid for pid, parent, name in _processes() if parent == raylet and "PartActor" in name]
 
     def close(self) -> None:
         self._cluster.shutdown()
@@ -115,7 +117,7 @@ def nodes(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    monkeypatch.setattr(part_files, "_IMAGES_PER_PART", 30)
+    monkeypatch.setattr(ray_parts, "_IMAGES_PER_PART", 30)
 
 
 @pytest.fixture(scope="module")
@@ -185,10 +187,10 @@ def test_actors_and_nodes_may_die(nodes, pictures, local, tmp_path):
             nodes.pace.unlink()
 
     output = tmp_path / "features.h5"
-    with prepare_ray(by_ray(nodes, pictures, output)) as extraction:
-        assert extraction.summary().device == "2 actors on Ray, 1 CPU each, 8 parts"
-        progress = extraction.run(on_progress=disturb)
-        outcome = extraction.outcome()
+    with open_parts(by_ray(nodes, pictures, output)) as parts:
+        assert parts.summary().device == "2 actors on Ray, 1 CPU each, 8 parts"
+        progress = parts.fill(disturb, lambda: False)
+        outcome = parts.outcome()
     assert len(killed) == 2
     assert (progress.n_done, progress.n_failed) == (N_IMAGES - 3, 3)
     assert (outcome.done, outcome.failed, outcome.pending) == (N_IMAGES - 3, 3, 0)
@@ -198,31 +200,58 @@ def test_actors_and_nodes_may_die(nodes, pictures, local, tmp_path):
     assert_equal_to_local(output, local)
 
 
-class OneActor:
-    """What the engine asks of Ray, where its only actor is in this process."""
+class Call:
+    """A call of an actor that has ended."""
 
-    def __init__(self) -> None:
-        self.data = self
+    def __init__(self, answer) -> None:
+        self.answer = answer
+
+
+class OneActor:
+    """What the engine asks of Ray, where its only actor is in this process and every call ends at once.
+
+    Args:
+        n_deaths: number of calls that end with the death of the actor before one succeeds.
+    """
+
+    class exceptions:  # noqa: N801 - Ray's own name
+        RayError = RuntimeError
+        RayTaskError = ZeroDivisionError
+
+    def __init__(self, n_deaths: int = 0) -> None:
+        self.n_deaths = n_deaths
+        self.n_started = 0
+        self._stack = contextlib.ExitStack()
 
     def nodes(self):
         return [{"Alive": True, "Resources": {"CPU": 1.0}}]
 
     def put(self, job):
-        return pickle.dumps(job)
+        return job
 
-    def ActorPoolStrategy(self, **size):  # noqa: N802 - Ray's own name
-        return None
+    def remote(self, kind):
+        return SimpleNamespace(options=lambda **resources: SimpleNamespace(remote=self._start))
 
-    def from_items(self, rows, *, override_num_blocks):
-        return SimpleNamespace(map=functools.partial(self._map, rows))
+    def _start(self, job, *, has_gpu):
+        self.n_started += 1
+        self._stack.close()
+        filler = self._stack.enter_context(actor(pickle.loads(pickle.dumps(job))))
+        calls = {name: functools.partial(self._call, getattr(filler, name)) for name in ("is_ready", "fill")}
+        return SimpleNamespace(**{name: SimpleNamespace(remote=call) for name, call in calls.items()})
 
-    def _map(self, rows, actor, *, fn_constructor_args, **resources):
-        return SimpleNamespace(iter_rows=lambda: self._reports(rows, pickle.loads(*fn_constructor_args)))
+    def _call(self, method, *arguments):
+        if arguments and self.n_deaths:
+            self.n_deaths -= 1
+            return Call(RuntimeError("The actor died: out of memory"))
+        return Call(method(*arguments))
 
-    def _reports(self, rows, job):
-        with actor(job) as filler:
-            for row in rows:
-                yield {"report": pickle.dumps(filler.fill(row["part"]))}
+    def wait(self, tasks, *, num_returns, timeout):
+        return tasks[:1], tasks[1:]
+
+    def get(self, task):
+        if isinstance(task.answer, RuntimeError):
+            raise task.answer
+        return task.answer
 
 
 def test_the_same_command_continues(nodes, pictures, tmp_path, monkeypatch):
@@ -233,11 +262,11 @@ def test_the_same_command_continues(nodes, pictures, tmp_path, monkeypatch):
     extract([mine], tmp_path / "local.h5", descriptor=descriptor)
     nodes.pace.write_text("0.2")
     seen = []
-    with prepare_ray(by_ray(nodes, mine, output, descriptor=descriptor)) as extraction:
-        extraction.run(on_progress=seen.append, should_stop=lambda: bool(seen))
-        outcome = extraction.outcome()
+    with open_parts(by_ray(nodes, mine, output, descriptor=descriptor)) as parts:
+        parts.fill(seen.append, lambda: bool(seen))
+        outcome = parts.outcome()
     nodes.pace.unlink()
-    assert 0 < outcome.done < 30  # of the first part, which one actor has for itself
+    assert 0 < outcome.done < 60  # of the two parts that the actors took first
     assert outcome.pending == N_IMAGES - outcome.done - outcome.failed
     assert not output.exists()
 
@@ -309,8 +338,8 @@ def test_the_example_of_the_readme(nodes, photos, tmp_path, monkeypatch):
 def job_of(pictures, output, **changes) -> Job:
     """What an actor is told of a run over pictures into two parts."""
     asked = request([pictures], output, run=RunOptions(device="cpu", workers=0))
-    with open_resources(asked, list_images(asked.inputs), lambda done, total: None) as resources:
-        plan = plan_inputs(resources.part_request)
+    with open_run(asked, list_images(asked.inputs)) as run:
+        plan = run.plan_inputs()
     folder = parts_folder(output)
     folder.mkdir(exist_ok=True)
     running = folder / "running"
@@ -318,13 +347,14 @@ def job_of(pictures, output, **changes) -> Job:
     settings = {
         "version": sppfeat.__version__,
         "request": request([pictures], folder / "{shard}.h5", run=asked.run),
-        "config": resources.setup.config,
-        "listing": resources.part_request.listing,
+        "config": run.config,
+        "listing": run.listing,
         "plan": plan,
         "bounds": np.array([0, 5, plan.n_images]),
         "norm_factors": None,
         "n_cpus": 1,
-        "shared_files": SharedFiles(running, (os.fsencode(next(pictures.rglob("*.png"))),)),
+        "running": running,
+        "some_images": (os.fsencode(next(pictures.rglob("*.png"))),),
     }
     return pickle.loads(pickle.dumps(Job(**{**settings, **changes})))
 
@@ -333,7 +363,7 @@ def job_of(pictures, output, **changes) -> Job:
 def actor(job: Job):
     """An actor in this process."""
     n_threads = torch.get_num_threads()
-    filler = PartFiller(job, has_gpu=False)
+    filler = PartActor(job, has_gpu=False)
     yield filler
     filler.close()
     torch.set_num_threads(n_threads)
@@ -343,51 +373,52 @@ def test_an_actor_fills_parts(folder, tmp_path):
     output = tmp_path / "features.h5"
     job = job_of(folder, output)
     with actor(job) as filler:
-        assert [filler.fill(part).progress.n_done for part in (2, 1, 1)] == [7, 5, 0]
-        job.shared_files.running.unlink()
+        assert [filler.fill(part).progress.n_done for part in (1, 0, 0)] == [7, 5, 0]
+        job.running.unlink()
         next(parts_folder(output).glob("00001*")).unlink()
-        assert filler.fill(1).progress.n_done == 0  # the run has been stopped
-    assert sorted(path.name for path in parts_folder(output).iterdir()) == ["00002-of-00002.h5"]
+        report = filler.fill(0)  # the run has been stopped: after a batch
+        assert report.outcome.pending == 5 - report.progress.n_done > 0
 
 
 def test_an_actor_waits_for_the_lock_of_one_that_has_died(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(actor_module, "_RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(output_module, "_RETRY_SECONDS", 0.05)
     job = job_of(folder, tmp_path / "features.h5")
     path = parts_folder(tmp_path / "features.h5") / "00001-of-00002.h5"
     with actor(job) as filler:
         lock = OutputLock(path)
         threading.Timer(0.3, lock.__exit__, (None, None, None)).start()
-        assert filler.fill(1).progress.n_done == 5
+        assert filler.fill(0).progress.n_done == 5
         monkeypatch.setattr(actor_module, "_LOCK_SECONDS", 0.1)
         with OutputLock(path):
-            assert "another process is writing" in str(filler.fill(1).error)
+            assert "another process is writing" in str(filler.fill(0).error)
 
 
-def test_an_actor_gives_up_a_part_that_kills_every_actor(folder, tmp_path):
-    job = job_of(folder, tmp_path / "features.h5")
-    attempts = parts_folder(tmp_path / "features.h5") / "00001-of-00002.h5.attempts"
-    attempts.write_bytes(b"." * 16)
-    with actor(job) as filler:
-        report = filler.fill(1)
-        assert isinstance(report.error, EngineError)
-        assert "16 actors have died while they filled" in str(report.error)
-        assert filler.fill(2).progress.n_done == 7
+def test_parts_of_actors_that_die_are_taken_again_but_not_for_ever(folder, tmp_path, monkeypatch):
+    def run(n_deaths, output):
+        ray = OneActor(n_deaths)
+        monkeypatch.setattr(cluster, "connect", lambda *arguments, **options: contextlib.nullcontext(ray))
+        run = RunOptions(device="cpu", workers=0)
+        with open_parts(request([folder], output, run=run, ray=RayOptions())) as parts:
+            progress = parts.fill(lambda progress: None, lambda: False)
+        return ray, progress
+
+    ray, progress = run(15, tmp_path / "features.h5")
+    assert (ray.n_started, progress.n_done) == (16, 12)
+    with pytest.raises(EngineError, match=r"16 actors have died.* out of memory"):
+        run(16, tmp_path / "others.h5")
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"version": "0.0.1"}, "and the run was planned with 0.0.1"),
-        ({"shared_files": SharedFiles(Path("/nowhere/running"), ())}, "does not see the folder '/nowhere'"),
-        (
-            {"shared_files": SharedFiles(Path("/running"), (b"/nowhere/a.jpg",))},
-            "does not see the inputs, such as",
-        ),
+        ({"running": Path("/nowhere/running")}, "does not see the folder '/nowhere'"),
+        ({"some_images": (b"/nowhere/a.jpg",)}, "does not see the inputs, such as"),
     ],
 )
 def test_nodes_that_cannot_take_part(folder, tmp_path, changes, message):
     with actor(job_of(folder, tmp_path / "features.h5", **changes)) as filler:
-        report = filler.fill(1)
+        report = filler.fill(0)
     assert isinstance(report.error, EngineError)
     assert "node " in str(report.error)
     assert message in str(report.error)
@@ -398,7 +429,7 @@ def test_a_node_with_other_settings_cannot_take_part(folder, tmp_path):
     other = dataclasses.replace(job.config, descriptor=DescriptorSpec(levels=(1,)))
     with actor(dataclasses.replace(job, config=other)) as filler:
         assert "has other settings than where the run was planned: levels: the plan has [1]" in str(
-            filler.fill(1).error
+            filler.fill(0).error
         )
 
 
@@ -470,7 +501,7 @@ def test_options_that_do_not_go_together(folder, tmp_path, arguments, message):
 def test_a_name_with_a_number_is_refused(folder, tmp_path):
     with (
         pytest.raises(ConfigError, match="goes with shards"),
-        prepare_ray(request([folder], tmp_path / "x-{shard}.h5", ray=RayOptions())),
+        open_parts(request([folder], tmp_path / "x-{shard}.h5", ray=RayOptions())),
     ):
         pass
 
@@ -479,9 +510,9 @@ def test_a_plan_alone_starts_no_cluster(folder, tmp_path):
     asked = request([folder], tmp_path / "x.h5", ray=RayOptions(actors=3), dry_run=True)
     with (
         mock.patch("sppfeat.extraction.ray.cluster.connect", side_effect=AssertionError("a plan alone")),
-        prepare_ray(asked) as extraction,
+        open_parts(asked) as parts,
     ):
-        summary = extraction.summary()
+        summary = parts.summary()
     assert (summary.device, summary.to_do) == ("Ray, 1 part", 12)
     assert list(tmp_path.iterdir()) == [folder]
 
@@ -489,12 +520,12 @@ def test_a_plan_alone_starts_no_cluster(folder, tmp_path):
 def test_parts_of_other_inputs_or_settings_are_not_continued(folder, tmp_path):
     output = tmp_path / "features.h5"
     with actor(job_of(folder, output)) as filler:
-        assert filler.fill(1).error is None
+        assert filler.fill(0).error is None
     (parts_folder(output) / "running").unlink()
     (parts_folder(output) / "00001-of-00002.h5").rename(parts_folder(output) / "00001-of-00001.h5")
 
     def refusal(**changes):
-        with pytest.raises(StoreError, match="cannot be continued") as error, prepare_ray(asked(**changes)):
+        with pytest.raises(StoreError, match="cannot be continued") as error, open_parts(asked(**changes)):
             pass
         return str(error.value)
 
@@ -511,7 +542,7 @@ def test_a_cluster_that_is_not_there(folder, tmp_path):
     asked = request([folder], tmp_path / "x.h5", ray=RayOptions(address="127.0.0.1:9"))
     with (
         pytest.raises(EngineError, match="no Ray cluster could be reached at '127\\.0\\.0\\.1:9'"),
-        prepare_ray(asked),
+        open_parts(asked),
     ):
         pass
     assert list(tmp_path.iterdir()) == [folder]
@@ -519,6 +550,6 @@ def test_a_cluster_that_is_not_there(folder, tmp_path):
 
 def test_parts_are_cut_by_the_plan_alone():
     plan = plan_of([f"{i}.jpg" for i in range(100)])
-    assert np.diff(part_files.cut_into_parts(plan)).tolist() == [25] * 4
-    with mock.patch.object(part_files, "_MOST_PARTS", 3):
-        assert part_files.cut_into_parts(plan).tolist() == [0, 33, 66, 100]
+    assert np.diff(ray_parts.cut_into_parts(plan)).tolist() == [25] * 4
+    with mock.patch.object(ray_parts, "_MOST_PARTS", 3):
+        assert ray_parts.cut_into_parts(plan).tolist() == [0, 33, 66, 100]

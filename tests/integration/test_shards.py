@@ -26,8 +26,7 @@ from sppfeat.cli import main
 from sppfeat.config.distribution import RunOptions, ShardChoice
 from sppfeat.config.request import BoxChoice, DescriptorChoice
 from sppfeat.errors import ConfigError, StoreError
-from sppfeat.extraction.run import prepare
-from sppfeat.extraction.sized_parts import prepare_parts
+from sppfeat.extraction.extract import open_part, open_parts
 from sppfeat.files.locks import OutputLock, ShardLock
 
 N = 11
@@ -114,7 +113,7 @@ def test_shared_shards_are_the_same_ranges_for_whoever_comes_when(folder, tmp_pa
     ranges = []
     for i in (1, 2, 3):
         extraction, _ = extract([folder], tmp_path / "f.h5", shard=ShardChoice(i, 3), **changes)
-        ranges.append(extraction.part.own_images)
+        ranges.append(extraction.images)
     sizes = [stop - first for first, stop in ranges]
     assert (ranges[0][0], ranges[1][0], ranges[2][0], ranges[2][1]) == (0, ranges[0][1], ranges[1][1], N)
     assert max(sizes) - min(sizes) <= 1
@@ -130,7 +129,7 @@ def test_shared_shards_are_the_same_ranges_after_a_retry(tmp_path):
     ranges = []
     for i in (1, 2):
         extraction, _ = extract([tmp_path / "in"], tmp_path / "f.h5", shard=ShardChoice(i, 2), shared=True)
-        ranges.append(extraction.part.own_images)
+        ranges.append(extraction.images)
         for damaged in (0, 1, 2):
             write_image(tmp_path / "in" / f"{damaged}.png", 90, 90, seed=9)
         extract([tmp_path / "in"], tmp_path / "f.h5", shard=ShardChoice(i, 2), shared=True, retry_failed=True)
@@ -203,7 +202,7 @@ def test_images_that_vanish_or_appear_are_said_of_a_shard(tmp_path):
     assert extraction.outcome().failures == [("3.png", "vanished: not among the inputs any more")]
     assert (
         "there are 9 inputs, and were 8 when the shards were cut: new ones are in no shard"
-        in extraction.notes
+        in extraction.run.notes
     )
 
 
@@ -295,10 +294,10 @@ def test_the_mean_norm_is_that_of_the_whole(folder, tmp_path):
     extract([folder], tmp_path / "whole.h5", **changes)
     for i in (1, 2):
         extract([folder], tmp_path / f"{i}.h5", shard=ShardChoice(i, 2), **changes)
-    with prepare_parts(
+    with open_parts(
         request([folder], tmp_path / "p-{shard}.h5", shard_bytes=4 * 512 * 4, **changes)
     ) as parts:
-        parts.run()
+        parts.fill()
     factors = {
         path.name: sppfeat.open(path).norm_factors for path in sorted(tmp_path.glob("*.h5")) if path.suffix
     }
@@ -310,7 +309,7 @@ def test_the_mean_norm_is_that_of_the_whole(folder, tmp_path):
 
 
 def in_parts(folder, tmp_path, *, rows=4, **changes):
-    return prepare_parts(
+    return open_parts(
         request([folder], tmp_path / "f-{shard}.h5", shard_bytes=rows * 2560 * 4 + 100, **changes)
     )
 
@@ -325,13 +324,13 @@ def test_shards_of_a_size_are_made_one_after_the_other_and_continued(folder, who
         def stop():
             return len(seen) >= 7
 
-        parts.run(on_progress=lambda progress: seen.append(progress.n_done), should_stop=stop)
+        parts.fill(on_progress=lambda progress: seen.append(progress.n_done), should_stop=stop)
         outcome = parts.outcome()
         assert 0 < outcome.pending < N
         assert outcome.images == N
     with in_parts(folder, tmp_path, **one) as parts:
         assert parts.summary().already_done == outcome.done
-        progress = parts.run()
+        progress = parts.fill()
         assert progress.n_done + progress.n_failed == outcome.pending
         assert parts.outcome().pending == 0
         assert parts.outcome().failed == 1
@@ -346,10 +345,10 @@ def test_shards_of_a_size_are_made_one_after_the_other_and_continued(folder, who
 def test_shards_that_are_overwritten_count_only_what_is_new(folder, tmp_path):
     """What will be replaced is not done: neither in the plan, nor where the run is interrupted."""
     with in_parts(folder, tmp_path) as parts:
-        parts.run()
+        parts.fill()
     with in_parts(folder, tmp_path, overwrite=True) as parts:
         assert parts.summary().to_do == N
-        parts.run(
+        parts.fill(
             should_stop=lambda: bool(parts._outcomes) or (tmp_path / "f-00001-of-00003.h5.partial").exists()
         )
         assert parts.outcome().pending >= N - 4
@@ -361,14 +360,14 @@ def test_shards_that_are_overwritten_count_only_what_is_new(folder, tmp_path):
 @pytest.mark.slow
 def test_an_overwritten_shard_that_is_a_link_stays_one(folder, tmp_path):
     with in_parts(folder, tmp_path) as parts:
-        parts.run()
+        parts.fill()
     first = tmp_path / "f-00001-of-00003.h5"
     (tmp_path / "elsewhere").mkdir()
     first.rename(tmp_path / "elsewhere" / "one.h5")
     first.symlink_to(tmp_path / "elsewhere" / "one.h5")
     before = (tmp_path / "elsewhere" / "one.h5").stat().st_ino
     with in_parts(folder, tmp_path, overwrite=True) as parts:
-        parts.run()
+        parts.fill()
     assert first.is_symlink()
     assert (tmp_path / "elsewhere" / "one.h5").stat().st_ino != before
 
@@ -376,14 +375,14 @@ def test_an_overwritten_shard_that_is_a_link_stays_one(folder, tmp_path):
 @pytest.mark.slow
 def test_shards_of_other_inputs_are_not_continued(folder, tmp_path):
     with in_parts(folder, tmp_path) as parts:
-        parts.run()
+        parts.fill()
     for i in range(N):
         write_image(tmp_path / "other" / f"{i}.png", 60, 50, seed=i)
     with (
         in_parts(tmp_path / "other", tmp_path) as parts,
         pytest.raises(StoreError, match="cannot be continued"),
     ):
-        parts.run()
+        parts.fill()
 
 
 @pytest.mark.parametrize(
@@ -477,7 +476,7 @@ def run_plain(*arguments):
 
 
 def test_a_prepared_shard_knows_its_part(folder, tmp_path):
-    with prepare(request([folder], tmp_path / "f.h5", shard=ShardChoice(2, 2), dry_run=True)) as extraction:
+    with open_part(request([folder], tmp_path / "f.h5", shard=ShardChoice(2, 2), dry_run=True)) as extraction:
         summary = extraction.summary()
     assert summary.images < N
     assert summary.to_do == summary.images

@@ -7,7 +7,7 @@ from sppfeat.boxes.views import VIEW_SIDE, multiview_views
 from sppfeat.config.regions import BoxConvention
 from sppfeat.config.specs import InputSpec
 from sppfeat.extraction.plan import Plan, make_plan
-from sppfeat.extraction.rows import Rows, rows_of_table
+from sppfeat.extraction.rows import BoxRows, rows_of_table
 from sppfeat.files.paths import PathTable
 from sppfeat.inputs import Listing
 
@@ -38,7 +38,7 @@ def sizes_of(image_hw) -> np.ndarray:
     return np.array(image_hw, dtype=np.int32).reshape(-1, 2)
 
 
-def rows_of(boxes_of_image, image_hw) -> Rows:
+def rows_of(boxes_of_image, image_hw) -> BoxRows:
     """Rows of boxes in pixels, a list of boxes per image, in this order in the box file too."""
     boxes = [(str(i), box) for i, own in enumerate(boxes_of_image) for box in own]
     table = table_of(boxes, images=[str(i) for i in range(len(boxes_of_image))])
@@ -52,7 +52,7 @@ def views_of(image_hw, short_sides):
     return multiview_views(image_hw, short_sides, windows_hw)
 
 
-def plan_of(rows: Rows, image_hw, spec: InputSpec) -> Plan:
+def plan_of(rows: BoxRows, image_hw, spec: InputSpec) -> Plan:
     n = len(rows.ranges)
     listing = Listing.of_files(
         root=ROOT,

@@ -13,29 +13,29 @@ from torchvision.models import get_model
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from sppfeat.config.distribution import RunOptions
-from sppfeat.config.request import BackboneChoice, DescriptorChoice, ExtractRequest
+from sppfeat.config.request import BackboneChoice, DescriptorChoice, Request
 from sppfeat.config.specs import InputSpec
 from sppfeat.extraction.describe import Describer
-from sppfeat.extraction.run import prepare
+from sppfeat.extraction.extract import open_part
 
 BACKBONE = BackboneChoice(name="squeezenet1_1", weights="none", seed=3)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZE = 48
 
 
-def request(inputs, output, **changes) -> ExtractRequest:
+def request(inputs, output, **changes) -> Request:
     settings = {
         "backbone": BACKBONE,
         "input": InputSpec(size=SIZE),
         "descriptor": DescriptorChoice(levels=(1, 2)),
         "run": RunOptions(workers=0, device="cpu"),
     }
-    return ExtractRequest(inputs=tuple(map(str, inputs)), output=Path(output), **{**settings, **changes})
+    return Request(inputs=tuple(map(str, inputs)), output=Path(output), **{**settings, **changes})
 
 
 def extract(inputs, output, *, stop_after: int | None = None, **changes):
-    with prepare(request(inputs, output, **changes)) as extraction:
-        return extraction, extraction.run(should_stop=stop_at(stop_after))
+    with open_part(request(inputs, output, **changes)) as extraction:
+        return extraction, extraction.fill(should_stop=stop_at(stop_after))
 
 
 @contextlib.contextmanager

@@ -1,8 +1,9 @@
-"""Extraction on a Ray cluster: actors fill one file per part, and the files are merged into the output.
+"""Extraction on a Ray cluster: actors take the parts of a plan, and their files are merged into the output.
 
-A request goes in; a planned extraction comes out, with the interface of :class:`~sppfeat.extraction.run.Extraction`.
-Only this package imports Ray, and it must not know how rows are computed or stored. Ray imports it in each actor before
-the environment is set up, so modules that load torch are imported inside functions.
+A request goes in; parts come out that are ready to be filled, with the interface of
+:class:`sppfeat.extraction.part.Parts`. Only this package imports Ray, and it must not know how rows are computed or
+stored. Ray imports it in each actor before the environment is set up, so modules that load torch are imported inside
+functions.
 """
 
 import contextlib
@@ -12,55 +13,46 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sppfeat.config.distribution import RayOptions
-from sppfeat.config.request import ExtractRequest
+from sppfeat.config.request import Request
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.files.downloads import OnDownload
 
 if TYPE_CHECKING:
-    from sppfeat.extraction.parts import Part
-    from sppfeat.extraction.ray.extraction import RayExtraction
-    from sppfeat.extraction.resources import RunResources
-    from sppfeat.extraction.run import Extraction
+    from sppfeat.extraction.part import Parts
 
-__all__ = ["prepare_ray"]
+__all__ = ["open_parts_on_ray"]
 
 
 @contextlib.contextmanager
-def prepare_ray(
-    request: ExtractRequest,
+def open_parts_on_ray(
+    request: Request,
     *,
     on_probe: Callable[[int, int], None] = lambda done, total: None,
     on_download: OnDownload = lambda name, done, total: None,
     verbose: bool = False,
-) -> "Iterator[RayExtraction | Extraction]":
+) -> "Iterator[Parts]":
     """Plan an extraction on a Ray cluster, and connect to the cluster or start one.
 
     Args:
-        request: the user's request; without Ray options, the defaults apply.
-        on_probe: called with the number of image headers read so far, and the total.
-        on_download: called during a download with file name, bytes done, and bytes in total (None if unknown).
+        request: the user's request.
+        on_probe, on_download: see :func:`sppfeat.extraction.run.open_run`.
         verbose: True to print the messages of Ray and its workers.
 
     Yields:
-        The extraction, ready to run. Nothing has been written yet. If the output is complete already, an extraction
-        with nothing to do.
+        The parts. Nothing has been written yet. If the output is complete already and was not made of parts, a single
+        part with nothing to do.
 
     Raises:
-        SppfeatError: see :func:`sppfeat.extraction.run.prepare`.
+        SppfeatError: see :func:`sppfeat.extraction.extract.extract`.
         EngineError: the cluster cannot be reached or started.
     """
-    from sppfeat.extraction.output import lock_output
-    from sppfeat.extraction.parts import plan_inputs
+    from sppfeat.extraction.output import open_output
+    from sppfeat.extraction.parts import find_part
     from sppfeat.extraction.ray.cluster import connect
-    from sppfeat.extraction.ray.extraction import RayExtraction
-    from sppfeat.extraction.ray.part_files import PartFiles, cut_into_parts, part_pattern
-    from sppfeat.extraction.report import plan_notes
-    from sppfeat.extraction.resources import open_resources
-    from sppfeat.extraction.run import make_extraction
+    from sppfeat.extraction.ray.parts import PartsOnRay, is_made_of_parts
+    from sppfeat.extraction.run import open_run
     from sppfeat.extraction.shard_plan import PLACEHOLDER
-    from sppfeat.files.outputs import check_output
     from sppfeat.files.remote import url_of
     from sppfeat.inputs import list_images
 
@@ -73,63 +65,32 @@ def prepare_ray(
             f"the output {url_of(request.output)!r} is a URL; allowed with --engine ray: a file on a file system that "
             "all nodes share"
         )
-    check_output(request.output)
     request = _make_absolute(request)
-    listing = list_images(request.inputs, labels=request.labels)
     with contextlib.ExitStack() as stack:
         lock = stack.enter_context(contextlib.ExitStack())
-        held = lock.enter_context(lock_output(request))
-        resources = stack.enter_context(
-            open_resources(_planning_request(request), listing, on_probe, on_download=on_download)
+        output = lock.enter_context(open_output(request, request.output))
+        listing = list_images(request.inputs, labels=request.labels)
+        run = stack.enter_context(
+            open_run(_planning_request(request), listing, on_probe=on_probe, on_download=on_download)
         )
-        resources = resources._replace(
-            part_request=dataclasses.replace(resources.part_request, request=request)
-        )
-        if request.output.exists():
-            finished = _find_finished(resources)
-            if finished is not None:
-                yield make_extraction(resources, finished, held)
-                return
-        plan = plan_inputs(resources.part_request)
-        resources.notes.extend(plan_notes(plan, resources.setup, is_new=True))
-        bounds = cut_into_parts(plan)
-        files = PartFiles(part_pattern(request.output), bounds)
-        extraction = RayExtraction(resources, plan, bounds, files, lock)
-        if not request.dry_run and extraction.unfinished:
+        run = dataclasses.replace(run, request=request)
+        if output.path.exists() and not is_made_of_parts(output.path):
+            part = find_part(run, output)
+            if len(part.to_do):
+                raise StoreError(
+                    f"{str(output.path)!r} has {counted(len(part.to_do), 'image')} to do, and --engine ray did not "
+                    "begin it: --engine local continues it"
+                )
+            yield part
+            return
+        parts = PartsOnRay(run, lock)
+        if not request.dry_run and parts.unfinished():
             address = request.ray.address if request.ray else None
-            extraction.use_cluster(stack.enter_context(connect(address, verbose=verbose)))
-        yield extraction
+            parts.use_cluster(stack.enter_context(connect(address, verbose=verbose)))
+        yield parts
 
 
-def _find_finished(resources: "RunResources") -> "Part | None":
-    """Return the part of an existing output if nothing is left to do; None if the part files decide.
-
-    Raises:
-        StoreError: images are left to do, and the output is not made of part files.
-    """
-    from sppfeat.extraction.parts import find_part
-    from sppfeat.extraction.ray.part_files import is_made_of_parts
-
-    wanted = resources.part_request
-    output, options = wanted.request.output, wanted.request.ray or RayOptions()
-    if is_made_of_parts(output):
-        if options.merge != "virtual":
-            return None
-        try:
-            part = find_part(wanted, resources.notes)
-        except StoreError:  # part files have changed since the merge; PartFiles checks them later
-            return None
-        return None if len(part.to_do) else part
-    part = find_part(wanted, resources.notes)
-    if len(part.to_do):
-        raise StoreError(
-            f"{str(output)!r} has {counted(len(part.to_do), 'image')} to do, and --engine ray did not begin it: "
-            "--engine local continues it"
-        )
-    return part
-
-
-def _make_absolute(request: ExtractRequest) -> ExtractRequest:
+def _make_absolute(request: Request) -> Request:
     """Return the request with absolute paths, which hold in whatever folder an actor runs."""
 
     def real(path: Any) -> Any:
@@ -153,7 +114,7 @@ def _make_absolute(request: ExtractRequest) -> ExtractRequest:
     )
 
 
-def _planning_request(request: ExtractRequest) -> ExtractRequest:
+def _planning_request(request: Request) -> Request:
     """Return the request for this process, which only plans and may lack the actors' device."""
     device = "auto" if request.precision == "tf32" else "cpu"
     return dataclasses.replace(request, run=dataclasses.replace(request.run, device=device))

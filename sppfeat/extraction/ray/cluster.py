@@ -1,14 +1,11 @@
-"""Connects to the Ray cluster of a run, chooses its actors, and collects their reports."""
+"""Connects to the Ray cluster of a run, and chooses its actors."""
 
 import contextlib
 import logging
 import math
 import os
-import pickle
-import queue
 import signal
 import socket
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,13 +13,11 @@ from sppfeat.config.distribution import RayOptions
 from sppfeat.config.machine import available_cores, import_extra
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError, EngineError
-from sppfeat.extraction.ray.actor import PartReport
 
-__all__ = ["Actors", "choose_actors", "connect", "node_resources", "read_reports"]
+__all__ = ["Actors", "choose_actors", "connect", "node_resources"]
 
 _MOST_CPUS = 8  # per actor, for the network and the decoders; more gain little
 _ADDRESS_SECONDS = 20.0
-_POLL_SECONDS = 0.5  # between checks while waiting for reports
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -65,7 +60,6 @@ def connect(address: str | None, *, verbose: bool = False) -> Iterator[Any]:
     if not verbose:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     ray = import_extra("ray", extra="ray", purpose="--engine ray")
-    import_extra("ray.data", extra="ray", purpose="--engine ray")
     if ray.is_initialized():
         yield ray
         return
@@ -88,7 +82,6 @@ def connect(address: str | None, *, verbose: bool = False) -> Iterator[Any]:
             hint = "" if own else " (does it ask for a token? Then set RAY_AUTH_MODE=token here, too)"
             raise EngineError(f"{what}: {error}{hint}") from error
     try:
-        _quiet_ray_data(ray, verbose)
         yield ray
     finally:
         ray.shutdown()
@@ -132,13 +125,6 @@ def _silence(is_wanted: bool) -> Iterator[None]:
             os.dup2(nowhere, 2)
             os.close(nowhere)
         yield
-
-
-def _quiet_ray_data(ray: Any, verbose: bool) -> None:
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False  # the command line draws a bar of images
-    context.print_on_execution_start = verbose
-    logging.getLogger("ray.data").setLevel(logging.INFO if verbose else logging.ERROR)
 
 
 def node_resources(ray: Any) -> list[dict[str, float]]:
@@ -212,46 +198,3 @@ def _count_room(node: Mapping[str, float], n_cpus: int, n_gpus: float) -> int:
     gpus = node.get("GPU", 0.0)
     # An actor uses one device: 0.4 GPU fits twice on each of three GPUs, not seven times on all three.
     return min(by_cpus, int(gpus) * math.floor(1 / n_gpus + 1e-9))
-
-
-def read_reports(dataset: Any) -> Iterator[PartReport | None]:
-    """Yield the reports of parts as they arrive, and None after each short wait without one.
-
-    Raises:
-        EngineError: Ray has given up.
-    """
-    found: queue.SimpleQueue[PartReport | BaseException | None] = queue.SimpleQueue()
-
-    def consume() -> None:
-        try:
-            for row in dataset.iter_rows():
-                found.put(pickle.loads(row["report"]))
-            found.put(None)
-        except BaseException as error:  # of any kind; the waiting thread raises it again
-            found.put(error)
-
-    threading.Thread(target=consume, name="sppfeat-ray", daemon=True).start()
-    while True:
-        try:
-            report = found.get(timeout=_POLL_SECONDS)
-        except queue.Empty:
-            yield None
-            continue
-        if report is None:
-            return
-        if isinstance(report, BaseException):
-            raise _unwrap_error(report)
-        yield report
-
-
-def _unwrap_error(error: BaseException) -> BaseException:
-    """Return the error to raise for an error of Ray; a bug of this program keeps its traceback."""
-    exceptions = import_extra("ray.exceptions", extra="ray", purpose="--engine ray")
-    if isinstance(error, exceptions.RayError) and not isinstance(error, exceptions.RayTaskError):
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        told = EngineError(
-            f"Ray has given up; the same command again continues: {' ... '.join(dict.fromkeys(lines[:1] + lines[-1:]))}"
-        )
-        told.__cause__ = error
-        return told
-    return error

@@ -24,7 +24,7 @@ from sppfeat.config.request import BoxChoice, DescriptorChoice
 from sppfeat.config.specs import InputSpec
 from sppfeat.errors import ImageError, StoreError
 from sppfeat.extraction import chunks
-from sppfeat.extraction.run import prepare
+from sppfeat.extraction.extract import open_part
 from sppfeat.files.byte_ranges import Place
 from sppfeat.files.paths import PathTable
 
@@ -107,13 +107,13 @@ def far_away(monkeypatch):
     Copied.held = Copied.most_held = Copied.nbytes_each = Copied.n_cancelled = 0
     Copied.threads = set()
     Copied.fails_at = None
-    true_list = sppfeat.extraction.run.list_images
+    true_list = sppfeat.extraction.extract.list_images
 
     def list_images(*inputs, **options):
         listing = true_list(*inputs, **options)
         return dataclasses.replace(listing, storage=Copied(listing.root, listing.paths))
 
-    monkeypatch.setattr("sppfeat.extraction.run.list_images", list_images)
+    monkeypatch.setattr("sppfeat.extraction.extract.list_images", list_images)
     return Copied
 
 
@@ -240,10 +240,10 @@ def test_failed_images_are_tried_again_in_chunks(tmp_path):
 
 def test_fail_fast_leaves_the_image_as_it_is_in_chunks(folder, tmp_path):
     with (
-        prepare(request([folder], tmp_path / "f.h5", fail_fast=True, **IN_CHUNKS)) as extraction,
+        open_part(request([folder], tmp_path / "f.h5", fail_fast=True, **IN_CHUNKS)) as extraction,
         pytest.raises(ImageError, match=r"4\.png.*fail-fast"),
     ):
-        extraction.run()
+        extraction.fill()
 
 
 @pytest.mark.slow

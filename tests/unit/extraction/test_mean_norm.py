@@ -17,7 +17,7 @@ from sppfeat.errors import ConfigError, ImageError
 from sppfeat.extraction.mean_norm import estimate_factors, sample_plan
 from sppfeat.extraction.plan import make_plan
 from sppfeat.extraction.row_planner import choose_scales
-from sppfeat.extraction.row_sink import DescribedRows
+from sppfeat.extraction.row_sink import Rows
 from sppfeat.files.paths import PathTable
 from sppfeat.inputs import Listing
 from sppfeat.store.schema import column_blocks
@@ -44,9 +44,8 @@ def whole_images(n, hw=(40, 60)):
     return make_plan(listing, sizes_of([hw] * n), {}, InputSpec())
 
 
-def measured(sample):
+def measured(sample, images):
     """The sizes are known."""
-    return sample
 
 
 # --- the sample -----------------------------------------------------------------------------------
@@ -55,58 +54,45 @@ def measured(sample):
 @given(IMAGES, st.integers(1, 5), st.integers(1, 6), st.integers(0, 3))
 def test_a_sample_holds_rows_of_the_plan_at_most_so_many(images, n_images, n_rows, seed):
     plan = planned(images)
-    sample = sample_plan(plan, measured, n_images=n_images, n_rows=n_rows, seed=seed)
+    sample, images = sample_plan(plan, measured, n_images=n_images, n_rows=n_rows, seed=seed)
     usable = {}
     for image, (first, stop) in enumerate(plan.rows.tolist()):
         own = [row for row in range(first, stop) if plan.boxes.scale[row] >= 0]
         if own and plan.input_hw[image].all():
             usable[f"{image}.jpg".encode()] = own
-    assert sample.n_images == min(n_images, len(usable)) == len(sample.rows) == len(sample.input_hw)
-    # Once: where the plan has no rows, RowBoxes is false, and the sample is one of whole images.
-    assert sample.boxes is not None
-    assert sample.n_rows == len(sample.boxes)
-    assert not sample.errors
-    stop = 0
-    for i, (first, end) in enumerate(sample.rows.tolist()):
-        name = sample.paths[i]
-        image = int(name.split(b".")[0])
-        assert first == stop
-        stop = end
-        assert end - first == min(n_rows, len(usable[name]))
-        assert sample.image_hw[i].tolist() == plan.image_hw[image].tolist()
-        assert sample.input_hw[i].tolist() == plan.input_hw[image].tolist()
-        # A source names a box of the box file, and here the rows are in its order.
-        drawn = sample.boxes.source[first:end].tolist()
-        assert drawn == sorted(set(drawn))
-        assert set(drawn) <= set(usable[name])
-        assert sample.boxes.boxes_px[first:end].tolist() == plan.boxes.boxes_px[drawn].tolist()
-        assert sample.boxes.scale[first:end].tolist() == plan.boxes.scale[drawn].tolist()
-        assert sample.boxes.flag[first:end].tolist() == plan.boxes.flag[drawn].tolist()
-    assert stop == sample.n_rows
-    assert list(sample.paths) == sorted(sample.paths)
-    assert sample.uses.any(axis=1).all()
+    assert len(images) == min(n_images, len(usable))
+    assert images.tolist() == sorted(set(images.tolist()))
+    for image in images.tolist():
+        own = np.arange(*plan.rows[image].tolist())
+        drawn = own[sample.boxes.scale[own] >= 0]
+        assert len(drawn) == min(n_rows, len(usable[plan.paths[image]]))
+        assert set(drawn.tolist()) <= set(usable[plan.paths[image]])
+        assert sample.boxes.scale[drawn].tolist() == plan.boxes.scale[drawn].tolist()
+    others = np.setdiff1d(np.arange(plan.n_rows), plan.rows_of(images))
+    assert (sample.boxes.scale[others] == -1).all()
+    assert sample.scales_in_use(images).any(axis=1).all()
 
-    again = sample_plan(plan, measured, n_images=n_images, n_rows=n_rows, seed=seed)
-    assert list(again.paths) == list(sample.paths)
-    assert again.boxes.source.tolist() == sample.boxes.source.tolist()
+    again, same = sample_plan(plan, measured, n_images=n_images, n_rows=n_rows, seed=seed)
+    assert same.tolist() == images.tolist()
+    assert again.boxes.scale.tolist() == sample.boxes.scale.tolist()
+
+
+def drawn_from(plan, **settings):
+    return sample_plan(plan, measured, **settings)[1].tolist()
 
 
 def test_a_sample_of_whole_images():
     plan = whole_images(50)
-    sample = sample_plan(plan, measured, n_images=20, n_rows=3, seed=0)
-    assert sample.rows.tolist() == [[i, i + 1] for i in range(20)]
-    assert len(set(sample.paths)) == 20
-    assert set(sample.paths) <= set(plan.paths)
-    assert sample.boxes is None
-    assert list(sample_plan(plan, measured, n_images=20, n_rows=3, seed=1).paths) != list(sample.paths)
-    assert list(sample_plan(plan, measured, n_images=99, n_rows=3, seed=1).paths) == list(plan.paths)
+    images = drawn_from(plan, n_images=20, n_rows=3, seed=0)
+    assert len(set(images)) == 20
+    assert set(images) <= set(range(50))
+    assert drawn_from(plan, n_images=20, n_rows=3, seed=1) != images
+    assert drawn_from(plan, n_images=99, n_rows=3, seed=1) == list(range(50))
 
 
 def test_a_sample_is_drawn_from_the_whole_plan():
     drawn = {
-        path
-        for seed in range(40)
-        for path in sample_plan(whole_images(10), measured, n_images=3, n_rows=1, seed=seed).paths
+        image for seed in range(40) for image in drawn_from(whole_images(10), n_images=3, n_rows=1, seed=seed)
     }
     assert len(drawn) == 10
 
@@ -153,7 +139,7 @@ def describe_for(drawn):
                     rows = rows[sample.boxes.scale[rows] == scale]
                 for row in rows.tolist():  # piece by piece
                     drawn.append(of_row(sample, row))
-                    yield DescribedRows(
+                    yield Rows(
                         image, np.array([row]), descriptor(of_row(sample, row))[None].astype(np.float32)
                     )
 
@@ -236,7 +222,7 @@ def test_a_layer_of_zeros():
             for image in images:
                 values = np.ones((1, 15), dtype=np.float32)
                 values[:, 10:] = 0
-                yield DescribedRows(image, np.array([image]), values)
+                yield Rows(image, np.array([image]), values)
 
         return describe
 

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sppfeat.decoding import Batch, Decoded
-from sppfeat.errors import DeviceMemoryError, ImageError
+from sppfeat.errors import DeviceMemoryError
 from sppfeat.extraction.pipeline import run_pipeline
 from sppfeat.extraction.plan import schedule
-from sppfeat.extraction.row_sink import DescribedRows, FailFastSink
+from sppfeat.extraction.row_sink import Rows
 
 N = 12
 
@@ -45,10 +45,10 @@ class Device:
             raise DeviceMemoryError("not enough memory on cuda:0")
         for i, image in enumerate(images):
             value = self.values.get(image, pixels[i, 0, 0, 0])
-            yield DescribedRows(image, np.array([image]), np.array([[value, 1]], dtype=np.float32))
+            yield Rows(image, np.array([image]), np.array([[value, 1]], dtype=np.float32))
 
 
-class Rows:
+class Kept:
     """A sink that keeps everything."""
 
     def __init__(self) -> None:
@@ -56,8 +56,8 @@ class Rows:
         self.done: list[int] = []
         self.failed: dict[int, str] = {}
 
-    def write_rows(self, rows, descriptors, regions=None):
-        self.rows.update(zip(rows.tolist(), descriptors.tolist(), strict=True))
+    def write_rows(self, rows):
+        self.rows.update(zip(rows.rows.tolist(), rows.descriptors.tolist(), strict=True))
 
     def mark_done(self, image):
         assert image in self.rows
@@ -68,7 +68,7 @@ class Rows:
 
 
 def run(device, *, failing=(), sink=None, sizes=None, batch_size=5, **options):
-    sink = sink or Rows()
+    sink = sink or Kept()
     plan = plan_of([f"{i}.jpg" for i in range(N)], sizes=sizes or [[4, 6]] * N)
     batches = schedule(plan.image_hw[:, None], np.arange(N), batch_size=batch_size, batch_pixels=1)
     progress = run_pipeline(
@@ -135,12 +135,3 @@ def test_values_that_cannot_be_stored_fail_or_are_kept(value, said):
     kept = run(device, dtype="float16", nonfinite="keep")
     assert not kept.failed
     assert np.array_equal(kept.rows[4], [value, 1], equal_nan=True)
-
-
-def test_fail_fast_ends_the_run_at_the_first_failure_and_leaves_that_image_as_it_is():
-    plan = plan_of([f"{i}.jpg" for i in range(N)])
-    sink = Rows()
-    with pytest.raises(ImageError, match=r"'6.jpg': damaged \(--fail-fast"):
-        run(Device(), failing=[6, 9], sink=FailFastSink(sink, plan), batch_size=4)
-    assert sink.done == [0, 1, 2, 3, 4, 5]
-    assert not sink.failed

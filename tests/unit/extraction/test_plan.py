@@ -247,8 +247,8 @@ def test_each_image_comes_once_at_each_scale_that_it_is_wanted_at(input_hw, data
     wanted = data.draw(st.lists(st.integers(0, max(0, n - 1)), unique=True, max_size=n))
     uses = data.draw(st.none() | hnp.arrays(np.bool_, (n, n_scales)))
     images = np.array(wanted, dtype=np.int64)
-    settings = {"batch_size": batch_size, "batch_pixels": batch_pixels, "uses": uses}
-    batches = list(schedule(input_hw, images, **settings))
+    settings = {"batch_size": batch_size, "batch_pixels": batch_pixels}
+    batches = list(schedule(input_hw, images, **settings, uses=None if uses is None else uses[images]))
 
     done = [(image, batch.scale) for batch in batches for image in batch.images]
     expected = [
@@ -280,7 +280,8 @@ def test_each_image_comes_once_at_each_scale_that_it_is_wanted_at(input_hw, data
         under_way -= {image for image in under_way if to_come[image] == 0}
     assert not under_way
 
-    again = schedule(input_hw, images[::-1], **settings)
+    reverse = images[::-1]
+    again = schedule(input_hw, reverse, **settings, uses=None if uses is None else uses[reverse])
     assert [(b.images, b.input_hw, b.scale, b.is_last) for b in again] == [
         (b.images, b.input_hw, b.scale, b.is_last) for b in batches
     ]
@@ -323,11 +324,14 @@ def test_an_image_is_used_at_the_scales_of_its_rows(scales):
     image_hw = np.full((n, 2), 9, dtype=np.int32)
     plan = make_plan(listing_of(n), image_hw, {}, InputSpec(scales=(10, 20, 30)), rows)
     assert plan.n_rows == len(flat)
-    assert plan.row_images.tolist() == [image for image, own in enumerate(scales) for _ in own]
-    assert plan.uses.tolist() == [[scale in own for scale in range(3)] for own in scales]
+    some = np.arange(n)[::2]
+    assert plan.scales_in_use(some).tolist() == [[scale in own for scale in range(3)] for own in scales[::2]]
+    assert plan.rows_of(some).tolist() == [
+        row for image in some.tolist() for row in range(*plan.rows[image].tolist())
+    ]
 
 
 def test_whole_images_are_used_at_their_size():
     plan = make_plan(listing_of(3), np.full((3, 2), 9, dtype=np.int32), {}, InputSpec())
-    assert plan.uses.tolist() == [[True]] * 3
-    assert plan.row_images.tolist() == [0, 1, 2]
+    assert plan.scales_in_use(np.array([0, 2])).tolist() == [[True]] * 2
+    assert plan.rows_of(np.array([0, 2])).tolist() == [0, 2]

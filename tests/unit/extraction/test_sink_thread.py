@@ -5,7 +5,7 @@ import pytest
 
 from sppfeat.decoding import Batch
 from sppfeat.extraction import sink_thread
-from sppfeat.extraction.row_sink import DescribedRows
+from sppfeat.extraction.row_sink import Rows
 from sppfeat.extraction.sink_thread import SinkThread
 
 
@@ -26,8 +26,8 @@ class Record:
             raise OSError("disk full")
         self.calls.append(call)
 
-    def write_rows(self, rows, descriptors, regions=None):
-        self._note("rows", *rows.tolist(), descriptors[:, 0].tolist())
+    def write_rows(self, rows):
+        self._note("rows", *rows.rows.tolist(), rows.descriptors[:, 0].tolist())
 
     def mark_done(self, image):
         self._note("done", image)
@@ -36,8 +36,8 @@ class Record:
         self._note("failed", image, reason)
 
 
-def block(image: int, value: float = 1.0, *, length: int = 2, **settings) -> DescribedRows:
-    return DescribedRows(image, np.array([image]), np.full((1, length), value, dtype=np.float32), **settings)
+def block(image: int, value: float = 1.0, *, length: int = 2, **settings) -> Rows:
+    return Rows(image, np.array([image]), np.full((1, length), value, dtype=np.float32), **settings)
 
 
 def batch(*images: int, last: bool = True) -> Batch:

@@ -367,7 +367,7 @@ def test_classes_that_a_table_says_otherwise_now_are_noted_and_not_taken(picture
         )
         with FeatureFile(tmp_path / "f.h5") as file:
             known = (*file.classes, None)
-            return [known[label] for label in file.labels], "\n".join(extraction.notes)
+            return [known[label] for label in file.labels], "\n".join(extraction.run.notes)
 
     assert labels_after("cat", "dog", "")[0] == ["cat", "dog", None]
     assert "another class" not in labels_after("cat", "dog", "")[1]

@@ -1,0 +1,203 @@
+"""The verb ``extract``: one call plans a run, fills its files and counts what was done."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sppfeat.config.extract_config import ExtractConfig
+from sppfeat.config.options import make_request
+from sppfeat.config.request import Request
+from sppfeat.config.values import StrPath
+from sppfeat.errors import ConfigError
+from sppfeat.extraction.output import Outcome, open_output
+from sppfeat.extraction.part import Part, Parts
+from sppfeat.extraction.parts import find_part
+from sppfeat.extraction.pipeline import Progress
+from sppfeat.extraction.report import PlanSummary
+from sppfeat.extraction.run import OnProbe, open_run
+from sppfeat.extraction.shard_plan import PLACEHOLDER, shard_path
+from sppfeat.extraction.sized_parts import open_parts_in_turn
+from sppfeat.files.downloads import OnDownload
+from sppfeat.inputs import list_images
+
+__all__ = ["ExtractResult", "Failure", "extract", "open_part", "open_parts"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An image that failed.
+
+    Attributes:
+        path: its path, relative to the root of the inputs.
+        error: the reason.
+    """
+
+    path: str
+    error: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractResult:
+    """The state of the files after a run, and the work of the run itself.
+
+    Attributes:
+        plan: the summary of the run before it started.
+        output: path or URL of the output.
+        files: paths or URLs of the files.
+        images, done, failed, pending: numbers of images in this run's share of the files.
+        done_now, failed_now: numbers of images that this run finished.
+        seconds: seconds of the whole run.
+        images_per_second: finished images per second of the stages below; None if no image was described.
+        decode_seconds, network_seconds, write_seconds: seconds spent waiting for decoded images, in the network and in
+            pooling, and waiting for the disk.
+        boxes: numbers of boxes by kind; None for whole images.
+        failures: the failed images.
+    """
+
+    plan: PlanSummary
+    output: str
+    files: list[str]
+    images: int
+    done: int
+    failed: int
+    pending: int
+    done_now: int
+    failed_now: int
+    seconds: float
+    images_per_second: float | None
+    decode_seconds: float
+    network_seconds: float
+    write_seconds: float
+    boxes: dict[str, int] | None
+    failures: list[Failure]
+
+
+def extract(
+    inputs: StrPath | Sequence[StrPath],
+    output: StrPath,
+    *,
+    on_probe: OnProbe = lambda done, total: None,
+    on_download: OnDownload = lambda name, done, total: None,
+    on_plan: Callable[[PlanSummary, ExtractConfig], None] = lambda plan, config: None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    verbose: bool = False,
+    **options: object,
+) -> ExtractResult:
+    """Write the descriptors of images, or of boxes in them, to a feature file.
+
+    An existing output that was made with the same settings is continued.
+
+    Args:
+        inputs: a folder, image, archive, table or URL, or several.
+        output: path or URL of the feature file, with ``{shard}`` in its name for several files.
+        on_probe: called with the number of image headers read so far, and the total.
+        on_download: called during a download with file name, bytes done, and bytes in total (None if unknown).
+        on_plan: called with the summary of the run and its settings, before anything is written.
+        on_progress: called after each batch with the counts and seconds so far.
+        should_stop: called after each batch; True ends the run early, and the same call again continues it.
+        verbose: True to print the messages of Ray and its workers.
+        **options: the options of ``sppfeat extract`` by name, such as ``backbone``, ``levels=(1, 2, 4)``, ``size``,
+            ``boxes``, ``device`` or ``shard="3/16"``; those left out have the same defaults as there.
+
+    Returns:
+        The counts, seconds and failures of the run; of a dry run, the counts before it.
+
+    Raises:
+        SppfeatError: options, inputs, boxes or weights are invalid, or the output cannot be written or continued.
+
+    Example:
+        >>> sppfeat.extract("photos", "photos.h5", backbone="resnet50", levels=(1, 2, 4))  # doctest: +SKIP
+    """
+    started = time.monotonic()
+    request = make_request(inputs, output, **options)
+    with open_parts(request, on_probe=on_probe, on_download=on_download, verbose=verbose) as parts:
+        plan = parts.summary()
+        on_plan(plan, parts.run.config)
+        if request.dry_run:
+            counts = (plan.images, plan.already_done, plan.already_failed, plan.to_do)
+            outcome, progress = Outcome([], *counts, failures=[], boxes=None), Progress()
+        else:
+            progress = parts.fill(on_progress, should_stop)
+            outcome = parts.outcome()
+    stage_seconds = progress.decode_seconds + progress.network_seconds + progress.write_seconds
+    rate = (
+        (progress.n_done + progress.n_failed) / stage_seconds if stage_seconds and progress.n_done else None
+    )
+    return ExtractResult(
+        plan=plan,
+        output=parts.name,
+        files=outcome.outputs,
+        images=outcome.images,
+        done=outcome.done,
+        failed=outcome.failed,
+        pending=outcome.pending,
+        done_now=progress.n_done,
+        failed_now=progress.n_failed,
+        seconds=round(time.monotonic() - started, 3),
+        images_per_second=None if rate is None else round(rate, 2),
+        decode_seconds=round(progress.decode_seconds, 3),
+        network_seconds=round(progress.network_seconds, 3),
+        write_seconds=round(progress.write_seconds, 3),
+        boxes=outcome.boxes,
+        failures=[Failure(*failure) for failure in outcome.failures],
+    )
+
+
+@contextlib.contextmanager
+def open_parts(
+    request: Request,
+    *,
+    on_probe: OnProbe = lambda done, total: None,
+    on_download: OnDownload = lambda name, done, total: None,
+    verbose: bool = False,
+) -> Iterator[Parts]:
+    """Plan a run: a single part, parts in turn, or parts for the actors of a Ray cluster; nothing is written yet.
+
+    Raises:
+        SppfeatError: see :func:`extract`.
+    """
+    with contextlib.ExitStack() as stack:
+        if request.ray is not None:
+            from sppfeat.extraction.ray import open_parts_on_ray
+
+            parts: Parts = stack.enter_context(
+                open_parts_on_ray(request, on_probe=on_probe, on_download=on_download, verbose=verbose)
+            )
+        elif request.shard_bytes is not None:
+            parts = stack.enter_context(
+                open_parts_in_turn(request, on_probe=on_probe, on_download=on_download)
+            )
+        else:
+            parts = stack.enter_context(open_part(request, on_probe=on_probe, on_download=on_download))
+        yield parts
+
+
+@contextlib.contextmanager
+def open_part(
+    request: Request,
+    *,
+    on_probe: OnProbe = lambda done, total: None,
+    on_download: OnDownload = lambda name, done, total: None,
+) -> Iterator[Part]:
+    """Plan a run into a single file, or into its shard's range of one; nothing is written yet.
+
+    Raises:
+        SppfeatError: see :func:`extract`.
+    """
+    with open_output(request, _output_path(request)) as output:
+        listing = list_images(request.inputs, labels=request.labels)
+        with open_run(request, listing, on_probe=on_probe, on_download=on_download) as run:
+            run.notes.extend(output.local.notes)
+            yield find_part(run, output)
+
+
+def _output_path(request: Request) -> Path:
+    """Return the path of a single output, with ``{shard}`` replaced by the number of the requested shard."""
+    if request.shared and PLACEHOLDER in str(request.output):
+        raise ConfigError(
+            f"with --shared all shards have one output, and {str(request.output)!r} has {PLACEHOLDER}"
+        )
+    return shard_path(request.output, request.shard)

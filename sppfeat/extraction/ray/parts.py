@@ -1,0 +1,363 @@
+"""The parts of a plan, which actors on a Ray cluster take; their files are merged into the output.
+
+An actor that dies gives its part back, and another one starts. The part is continued, so that only the batches in
+flight are repeated.
+"""
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat._version import __version__
+from sppfeat.config.distribution import RayOptions
+from sppfeat.config.wording import counted
+from sppfeat.errors import EngineError, SppfeatError, StoreError
+from sppfeat.extraction.output import Outcome, read_outcome
+from sppfeat.extraction.pipeline import Progress
+from sppfeat.extraction.plan import Plan
+from sppfeat.extraction.ray.actor import Job, PartActor, PartReport
+from sppfeat.extraction.ray.cluster import Actors, choose_actors, node_resources
+from sppfeat.extraction.report import PlanSummary, plan_notes
+from sppfeat.extraction.run import Run
+from sppfeat.extraction.shard_files import ShardFiles
+from sppfeat.extraction.shard_plan import PLACEHOLDER
+from sppfeat.files.byte_ranges import Place
+from sppfeat.inputs import local_places
+from sppfeat.store.merge import merge_shards
+from sppfeat.store.schema import Status
+from sppfeat.store.stored_file import StoredFile
+
+__all__ = ["PartsOnRay", "is_made_of_parts", "parts_folder"]
+
+_IMAGES_PER_PART = 256  # seconds of work, against milliseconds to lay out the file
+_MOST_PARTS = 1024  # files; of ten million images, each has ten thousand
+_MOST_DEATHS = 16  # of actors, without a finished part between them; more are no coincidence
+_POLL_SECONDS = 0.5
+_STOP_SECONDS = 60.0
+_N_SHARED_INPUTS = 8
+
+
+class PartsOnRay:
+    """The parts of a plan, of which each actor takes the next one when it is free.
+
+    Args:
+        run: the run, which only plans; the actors have networks of their own.
+        lock: holds the lock of the output, which is released before the merge: that takes the lock itself.
+
+    Attributes:
+        run: the run.
+        name: path of the output.
+    """
+
+    def __init__(self, run: Run, lock: contextlib.ExitStack) -> None:
+        self.run = run
+        self._output = run.request.output
+        self.name = str(self._output)
+        self._lock = lock
+        self._plan = run.plan_inputs()
+        run.notes.extend(plan_notes(self._plan, run, is_new=True))
+        self._bounds = cut_into_parts(self._plan)
+        self._files = ShardFiles(_part_pattern(self._output), self._plan, self._bounds)
+        self._norm_factors = self._files.check(run)
+        self._before = self._files.status()
+        self._outcomes: dict[int, Outcome] = {}
+        self._merged: Outcome | None = None
+        self._waited = Progress()
+        self._ray: Any = None
+        self._actors: Actors | None = None
+
+    def unfinished(self) -> list[int]:
+        """Return the indices, from 0, of the parts with images to run."""
+        return self._files.unfinished(self._before, with_failures=self.run.request.retry_failed)
+
+    def use_cluster(self, ray: Any) -> None:
+        """Choose actors on a connected cluster.
+
+        Raises:
+            ConfigError: the cluster has no room for an actor.
+        """
+        request = self.run.request
+        self._ray = ray
+        self._actors = actors = choose_actors(
+            request.ray or RayOptions(),
+            request.run.device,
+            node_resources(ray),
+            n_parts=len(self.unfinished()),
+        )
+        if actors.n_fit < actors.n:
+            self.run.notes.append(
+                f"the Ray cluster has room for {actors.n_fit} of {actors.n} actors: the others wait for more"
+            )
+
+    def summary(self) -> PlanSummary:
+        """Summarize the run before it starts."""
+        summary = self._files.summary(self.run, self._before, output=self.name)
+        workers = self.run.request.run.workers
+        return dataclasses.replace(
+            summary,
+            device=f"{self._actors or 'Ray'}, {counted(len(self._files), 'part')}",
+            workers=(self._actors.n_cpus if self._actors else 1) if workers is None else workers,
+        )
+
+    def fill(
+        self,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Progress:
+        """Let actors fill the parts, and merge the part files once all are complete.
+
+        Args:
+            on_progress: called with the progress in the part files, once there is any.
+            should_stop: called several times a second; True ends the run after the batches in flight, and the files can
+                be continued.
+
+        Raises:
+            SppfeatError: the first error of any actor; see :meth:`sppfeat.extraction.part.Part.fill`.
+            EngineError: a node does not see the files, or actors die again and again.
+        """
+        to_do = self.unfinished()
+        if to_do and self._actors is not None:
+            if self._norm_factors is None:
+                self._norm_factors = self.run.estimate_norm_factors(self._plan)
+            with self._running_file() as running:
+                self._fill(to_do, self._actors, running, on_progress, should_stop)
+        progress = self._progress()
+        if not self._files.unfinished(self._files.status(), with_failures=False):
+            self._merge()
+            self._merged = read_outcome(self._output)
+        return progress
+
+    def outcome(self) -> Outcome:
+        """Count the images of the output, or of the part files before the merge, by status."""
+        return self._merged or self._files.outcome(self._outcomes)
+
+    def _fill(
+        self,
+        to_do: list[int],
+        actors: Actors,
+        running: Path,
+        on_progress: Callable[[Progress], None],
+        should_stop: Callable[[], bool],
+    ) -> None:
+        """Let actors fill the parts with these indices, from 0."""
+        pool = _ActorPool(self._ray, self._job(actors, running), actors, to_do)
+        error: SppfeatError | None = None
+        until = float("inf")
+        while pool.is_busy and time.monotonic() < until:
+            for index, report in pool.wait():
+                error = error or report.error
+                self._add_report(index, report, actors.n)
+            progress = self._progress()
+            if progress.n_done + progress.n_failed:
+                on_progress(progress)
+            if (error is not None or should_stop()) and running.exists():
+                running.unlink(missing_ok=True)
+                pool.stop()
+                until = time.monotonic() + _STOP_SECONDS
+        if error is not None:
+            raise error
+
+    def _add_report(self, index: int, report: PartReport, n_actors: int) -> None:
+        """Add what an actor reports of its part; its seconds count once for all actors, which run in parallel."""
+        if report.progress is None or report.outcome is None:
+            return
+        self._outcomes[index] = report.outcome
+        done = report.progress
+        self._waited = self._waited.followed_by(
+            Progress(
+                decode_seconds=done.decode_seconds / n_actors,
+                network_seconds=done.network_seconds / n_actors,
+                write_seconds=done.write_seconds / n_actors,
+            )
+        )
+
+    def _job(self, actors: Actors, running: Path) -> Job:
+        return Job(
+            version=__version__,
+            request=dataclasses.replace(self.run.request, output=_part_pattern(self._output)),
+            config=self.run.config,
+            listing=self.run.listing,
+            plan=self._plan,
+            bounds=self._bounds,
+            norm_factors=self._norm_factors,
+            n_cpus=actors.n_cpus,
+            running=running,
+            some_images=_sample_inputs(self._plan),
+        )
+
+    def _progress(self) -> Progress:
+        """Read the progress from the part files, which includes the work of actors that died."""
+        now, before = self._files.status(), self._before
+        was_to_do = before == Status.PENDING
+        if self.run.request.retry_failed:
+            # A retried image counts as failed again only when its part has been reported.
+            for index in self._outcomes:
+                own = slice(*self._bounds[index : index + 2].tolist())
+                was_to_do[own] |= before[own] == Status.FAILED
+        n_failed = int((was_to_do & (now == Status.FAILED)).sum())
+        n_done = int(((now == Status.DONE) & (before != Status.DONE)).sum())
+        return self._waited._replace(n_done=n_done, n_failed=n_failed)
+
+    @contextlib.contextmanager
+    def _running_file(self) -> Iterator[Path]:
+        """Make the file that tells actors to go on."""
+        folder = parts_folder(self._output)
+        try:
+            folder.mkdir(exist_ok=True)
+            for left in folder.glob("running-*"):  # from a run that was killed together with its actors
+                left.unlink(missing_ok=True)
+            running = folder / f"running-{uuid.uuid4().hex}"
+            running.touch()
+        except OSError as error:
+            raise StoreError(f"cannot write to {str(folder)!r}: {error.strerror}") from error
+        try:
+            yield running
+        finally:
+            with contextlib.suppress(OSError):
+                running.unlink(missing_ok=True)
+
+    def _merge(self) -> None:
+        """Merge the part files into the output, unless it holds just what they hold already."""
+        is_copy = (self.run.request.ray or RayOptions()).merge == "copy"
+        if not self._is_merged(is_copy=is_copy):
+            self._lock.close()
+            merge_shards(
+                self._output, self._files.paths, copy=is_copy, overwrite=is_made_of_parts(self._output)
+            )
+        if is_copy:
+            shutil.rmtree(parts_folder(self._output))
+
+    def _is_merged(self, *, is_copy: bool) -> bool:
+        if not self._output.exists() or is_copy or self._outcomes:
+            return False
+        try:
+            outcome = read_outcome(self._output)
+        except StoreError:  # part files have changed since the merge
+            return False
+        status = self._files.status()
+        return (outcome.done, outcome.failed) == (
+            int((status == Status.DONE).sum()),
+            int((status == Status.FAILED).sum()),
+        )
+
+
+class _ActorPool:
+    """Actors that take parts as they become free; an actor that dies is replaced, and its part is taken again."""
+
+    def __init__(self, ray: Any, job: Job, actors: Actors, to_do: list[int]) -> None:
+        self._ray = ray
+        self._job = ray.put(job)
+        self._to_do = deque(to_do)
+        self._kind = ray.remote(PartActor).options(num_cpus=actors.n_cpus, num_gpus=actors.n_gpus)
+        self._has_gpu = actors.n_gpus > 0
+        self._n_deaths = 0
+        self._tasks: dict[Any, tuple[Any, int | None]] = {}  # actor and part of each call; no part: it starts
+        for _ in range(min(actors.n, len(to_do))):
+            self._start()
+
+    @property
+    def is_busy(self) -> bool:
+        """True while an actor fills a part, or a part waits for an actor."""
+        return bool(self._to_do) or any(index is not None for _, index in self._tasks.values())
+
+    def stop(self) -> None:
+        """Hand out no further parts."""
+        self._to_do.clear()
+
+    def wait(self) -> Iterator[tuple[int, PartReport]]:
+        """Wait a short time; yield the parts that were reported, and hand out the next ones.
+
+        Raises:
+            EngineError: actors die again and again.
+        """
+        exceptions = self._ray.exceptions
+        ended, _ = self._ray.wait(list(self._tasks), num_returns=1, timeout=_POLL_SECONDS)
+        for task in ended:
+            actor, index = self._tasks.pop(task)
+            try:
+                answer = self._ray.get(task)
+            except exceptions.RayTaskError:
+                raise  # a bug of this program keeps its traceback
+            except exceptions.RayError as error:
+                self._replace(index, error)
+                continue
+            if self._to_do:
+                part = self._to_do.popleft()
+                self._tasks[actor.fill.remote(part)] = (actor, part)
+            if index is not None:
+                self._n_deaths = 0
+                yield index, answer
+
+    def _start(self) -> None:
+        actor = self._kind.remote(self._job, has_gpu=self._has_gpu)
+        self._tasks[actor.is_ready.remote()] = (actor, None)
+
+    def _replace(self, index: int | None, error: BaseException) -> None:
+        """Start an actor in place of one that died, and let its part be taken again."""
+        if index is not None:
+            self._to_do.appendleft(index)
+        self._n_deaths += 1
+        if self._n_deaths >= _MOST_DEATHS:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            raise EngineError(
+                f"{_MOST_DEATHS} actors have died without finishing a part: is there too little memory, or an image "
+                "that kills its process (with --workers 1 or more it would kill a decoder only)? The same command "
+                f"again continues: {' ... '.join(dict.fromkeys(lines[:1] + lines[-1:]))}"
+            ) from error
+        self._start()
+
+
+def parts_folder(output: Path) -> Path:
+    """Return the folder of the part files of an output."""
+    return Path(f"{output}.parts")
+
+
+def _part_pattern(output: Path) -> Path:
+    return parts_folder(output) / f"{PLACEHOLDER}.h5"
+
+
+def is_made_of_parts(output: Path) -> bool:
+    """Return True if a file refers to rows in its folder of part files, even if these are missing."""
+    try:
+        with contextlib.closing(StoredFile(output)) as file:
+            features = file.virtual_features()
+    except StoreError:  # not a feature file; reading it reports that
+        return False
+    here, folder = os.fsencode(output.parent), os.fsencode(parts_folder(output))
+    sources = [] if features is None else features.files
+    folders = {os.path.realpath(os.path.join(here, os.path.dirname(source.path))) for source in sources}
+    return folders == {os.path.realpath(folder)}
+
+
+def cut_into_parts(plan: Plan) -> npt.NDArray[np.int64]:
+    """Return the bounds of the parts of a plan, as in :func:`sppfeat.extraction.shard_plan.cut_plan`.
+
+    The parts do not depend on the actors, so that other actors can continue a run. There are many parts, so they need
+    not take equally long.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> cut_into_parts(SimpleNamespace(n_images=600)).tolist()
+        [0, 200, 400, 600]
+    """
+    n_parts = min(max(1, -(-plan.n_images // _IMAGES_PER_PART)), _MOST_PARTS)
+    return np.arange(n_parts + 1, dtype=np.int64) * plan.n_images // n_parts
+
+
+def _sample_inputs(plan: Plan) -> tuple[bytes, ...]:
+    """Return the paths of some inputs, if they are files on this machine."""
+    if not plan.storage.is_local:
+        return ()
+    some = np.unique(np.linspace(0, plan.n_images - 1, _N_SHARED_INPUTS).astype(np.int64))
+    places = local_places(plan.storage, plan.storage_index[some])
+    return tuple(place.path for place in places if isinstance(place, Place) and os.path.exists(place.path))
