@@ -20,15 +20,11 @@ class Summary:
     """Content of a file, in numbers.
 
     Attributes:
-        name: name of the file, without folder.
-        n_bytes: size of the file.
-        n_images: number of images.
-        n_done, n_failed, n_pending: number of images by status.
-        n_rows: number of rows.
-        n_described: number of rows with a descriptor.
-        n_selected: number of rows that the report covers.
-        dimension, dtype: length and type of a descriptor.
-        n_columns: number of descriptor values that the report covers.
+        name, n_bytes: name of the file, without folder, and its size.
+        n_images, n_done, n_failed, n_pending: number of images: total, and by status.
+        n_rows, n_described, n_selected: number of rows: total, with a descriptor, and covered by the report.
+        dimension, n_columns: length of a descriptor, and number of its values that the report covers.
+        dtype: type of a descriptor.
         has_boxes: True if rows are boxes.
         boxes: counts of boxes, see :meth:`sppfeat.store.reader.FeatureFile.count_boxes`; empty for whole images.
         classes: name and number of rows of each class, most frequent first; ``""`` stands for rows without a class.

@@ -18,6 +18,7 @@ __all__ = ["EXTRA", "RowColumn", "TextColumn", "tabulate_rows", "to_pandas"]
 
 EXTRA = "extra:"  # prefix of a box file's other columns, whose names may be any text
 _TEXTS_AT_ONCE = 1 << 16
+_STATUSES = np.array([status.name.lower() for status in Status], dtype=object)
 
 
 @dataclass(frozen=True)
@@ -47,14 +48,15 @@ class TextColumn:
     @property
     def longest(self) -> int:
         """Number of characters of the longest text."""
-        used = np.unique(self.index[self.index >= 0]).tolist()
-        return max((len(os.fsdecode(self.texts[i])) for i in used), default=0)
+        return max((len(os.fsdecode(text)) for text in self._used()), default=0)
 
     @property
     def is_utf8(self) -> bool:
         """True if the text of every row is valid UTF-8."""
-        used = np.unique(self.index[self.index >= 0]).tolist()
-        return all(_is_utf8(os.fsencode(self.texts[i])) for i in used)
+        return all(_is_utf8(os.fsencode(text)) for text in self._used())
+
+    def _used(self) -> Iterator[bytes | str]:
+        return (self.texts[i] for i in np.unique(self.index[self.index >= 0]).tolist())
 
 
 RowColumn: TypeAlias = npt.NDArray[Any] | TextColumn
@@ -118,19 +120,25 @@ def to_pandas(file: FeatureTable, rows: npt.NDArray[np.int64], labels: Labels) -
         LabelError: labels are not numbers, or there are several per row.
     """
     pandas = import_extra("pandas", extra="pandas", purpose="to_pandas")
-    columns = {**tabulate_rows(file, rows, labels), **_image_columns(file, file.image_index[rows])}
+    columns: dict[str, Any] = dict(tabulate_rows(file, rows, labels))
     index = pandas.Index(columns.pop("row"), name="row")
+    images, errors = file.image_index[rows], file.errors
+    columns["height"], columns["width"] = file.image_hw[images].T
+    columns["status"] = _STATUSES[file.status[images]]
+    columns["error"] = np.array([errors.get(image, "") for image in images.tolist()], dtype=object)
     numbers = columns.pop("label_number")
-    if labels.values is not None and not labels.names:
-        columns["label"] = numbers
-    table = pandas.DataFrame({name: _series(pandas, values, index) for name, values in columns.items()})
-    label = columns["label"]
-    if labels.names and isinstance(label, TextColumn):
+    if labels.names:
         # Categories in the order of the file, so that its numbers are the codes. No label is no category, and neither
         # is a number outside the classes, as in a damaged file.
-        names = pandas.Index(_unique(labels.names), dtype=object)
-        table["label"] = pandas.Categorical.from_codes(label.index, categories=names)
-    return table
+        names = pandas.Index(labels.names, dtype=object)
+        columns["label"] = pandas.Categorical.from_codes(columns["label"].index, categories=names)
+    elif labels.values is not None:
+        columns["label"] = numbers
+    for name, column in columns.items():
+        if isinstance(column, TextColumn) or column.dtype == object:
+            # As objects: pandas' string type refuses names that are not UTF-8.
+            columns[name] = pandas.Series([text or "" for text in column[:]], index=index, dtype=object)
+    return pandas.DataFrame(columns, index=index)
 
 
 def _label_numbers(labels: Labels, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
@@ -153,32 +161,3 @@ def _is_utf8(text: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _image_columns(file: FeatureTable, images: npt.NDArray[np.int64]) -> dict[str, RowColumn]:
-    image_hw, errors = file.image_hw[images], file.errors
-    statuses = [status.name.lower() for status in Status]
-    failed = {image: i for i, image in enumerate(errors)}
-    return {
-        "width": image_hw[:, 1],
-        "height": image_hw[:, 0],
-        "status": TextColumn(statuses, file.status[images].astype(np.int64)),
-        "error": TextColumn(
-            list(errors.values()),
-            np.array([failed.get(image, -1) for image in images.tolist()], dtype=np.int64),
-        ),
-    }
-
-
-def _series(pandas: Any, values: RowColumn, index: Any) -> Any:
-    if isinstance(values, TextColumn):
-        # As objects: pandas' string type refuses names that are not UTF-8.
-        texts = [text or "" for text in values[:]]
-        return pandas.Series(texts, index=index, dtype=object)
-    return pandas.Series(values, index=index)
-
-
-def _unique(names: Sequence[str]) -> list[str]:
-    """Return the names with numbers added to repeated ones, which a damaged file may have."""
-    seen: dict[str, int] = {}
-    return [name if seen.setdefault(name, i) == i else f"{name} ({i})" for i, name in enumerate(names)]
