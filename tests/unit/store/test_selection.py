@@ -321,6 +321,8 @@ def test_batches_in_any_order_hold_every_row_once(file, seed):
     assert sorted(order) == list(range(5))
     assert (order == list(range(5))) == (seed is None)
     assert labels.tolist() == y[order].tolist()
+    with pytest.raises(ValueError, match="batch_size"):
+        selection.iter_batches(0)
 
 
 def test_a_file_without_rows(tmp_path):

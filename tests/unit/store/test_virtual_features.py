@@ -144,12 +144,6 @@ def test_rows_of_a_merged_file_are_taken_over_by_a_longer_one(pristine, tmp_path
     assert_same_bytes(tmp_path / "new.h5", pristine / "whole.h5")
 
 
-def test_the_file_may_be_closed(pristine):
-    with FeatureFile(pristine / "merged.h5") as file:
-        features = file.features
-    assert np.asarray(features).shape == (N, D)
-
-
 # --- very many sources ------------------------------------------------------------------------------------
 
 
@@ -161,6 +155,8 @@ def test_sources_are_opened_when_their_rows_are_read_and_not_kept_open(tmp_path,
         rows = [file.features[i] for i in range(12)]
         same(np.stack(rows), work.descriptors)
         assert len(os.listdir("/proc/self/fd")) == n_open
+        features = file.features
+    same(np.asarray(features), work.descriptors)  # the file is closed
     monkeypatch.setattr(VirtualFeatures, "map", None)
     with FeatureFile(tmp_path / "merged.h5") as file:
         assert len(file.features) == 12
@@ -174,8 +170,6 @@ def spoil(path, how):
     content, found = path.read_bytes(), path.stat()
     if how == "written":
         os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns + 1))
-    elif how == "longer":
-        path.write_bytes(content + b"x")
     elif how == "truncated":
         path.write_bytes(content[:-1])
     else:
@@ -184,8 +178,6 @@ def spoil(path, how):
         path.mkdir()
     elif how == "pipe":
         os.mkfifo(path)
-    elif how == "device":
-        path.symlink_to("/dev/zero")
     elif how == "circle":
         path.symlink_to(path)
 
@@ -194,12 +186,10 @@ def spoil(path, how):
     ("how", "said"),
     [
         ("written", "is not what was merged: it was written at .* UTC, and was of .* UTC"),
-        ("longer", "is not what was merged: it has [0-9]+ bytes, and had [0-9]+"),
         ("truncated", "is not what was merged: it has [0-9]+ bytes, and had [0-9]+"),
         ("gone", "cannot be read: No such file or directory"),
         ("folder", "is not what was merged: it is not a regular file any more"),
         ("pipe", "is not what was merged: it is not a regular file any more"),
-        ("device", "is not what was merged: it is not a regular file any more"),
         ("circle", "cannot be read: Too many levels of symbolic links"),
     ],
 )
@@ -245,11 +235,6 @@ def put(old, new):
     return change
 
 
-def put_row(path):
-    with h5py.File(path, "r+") as file:
-        file["features"][0] = 7
-
-
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -257,15 +242,11 @@ def put_row(path):
         (put(b"+00:00\0", b"+01:00\0"), "it was created .*01:00, and was of .*00:00"),
         (put(b"features\0", b"fextures\0"), "has no dataset /features"),
         (put(b"format\0", b"formal\0"), "no feature file"),
-        (put_row, None),
     ],
 )
 def test_what_looks_like_the_source_is_looked_at_before_its_rows_are_read(folder, change, said):
     with_old_time(folder / "00003-of-00004.h5", change)
     with FeatureFile(folder / "merged.h5") as file:
-        if said is None:  # nobody can tell without reading all of it
-            assert (file.features[4] == 7).all()
-            return
         with pytest.raises(StoreError, match=rf"is not what was merged: .*{said}"):
             file.features[3:5]
         same(file.features[0], whole_images(N).descriptors[0])
