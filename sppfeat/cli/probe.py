@@ -104,92 +104,76 @@ def probe(
 
 
 def _text(features: Path, result: "ProbeResult", settings: dict[str, Any], *, n_pairs: int) -> str:
-    parts = ["\n".join(_notes(features, result, settings))]
-    parts.append(
-        table(
-            ["", "%"],
-            [
-                ["accuracy", _percent(result.accuracy)],
-                ["mean over classes", _percent(result.class_accuracy)],
-                ["largest class (chance)", f"{100 * result.chance:.1f}"],
-            ],
-            right={1},
-        )
-    )
+    scores = [
+        ["accuracy", _percent(result.accuracy)],
+        ["mean over classes", _percent(result.class_accuracy)],
+        ["largest class (chance)", f"{100 * result.chance:.1f}"],
+    ]
+    parts = ["\n".join(_notes(features, result, settings)), table(["", "%"], scores, right={1})]
     if result.ablation:
         parts.append(_ablation_table(result))
     if result.confusions and n_pairs:
-        parts.append(_confusion_table(result, n_pairs))
+        pairs = [
+            [escaped(pair.true), escaped(pair.predicted), str(pair.count), f"{100 * pair.share:.1f}"]
+            for pair in result.confusions[:n_pairs]
+        ]
+        parts.append(table(["class", "taken for", "times", "% of the class"], pairs, right={2, 3}))
     return "\n\n".join(parts)
 
 
 def _notes(features: Path, result: "ProbeResult", settings: dict[str, Any]) -> list[str]:
     times = f", {settings['repeats']} times" if settings["repeats"] > 1 else ""
     grouped = ", boxes of an image together" if result.grouped else ""
-    lines = [
-        f"{features}: {counted(result.n_rows, 'row')} of {counted(result.dimension, 'value')}, "
-        f"{result.n_classes} classes, {counted(result.n_images, 'image')}; {settings['folds']} folds{times}{grouped}"
+    rows = counted(sum(size.n_rows for size in result.left_out), "row")
+    least = counted(settings["min_per_class"], "image" if result.grouped else "row")
+    shown = first_few((f"{escaped(size.name)} {size.n_members}" for size in result.left_out), _SHOWN)
+    notes = [
+        (
+            result.n_unlabelled,
+            f"{counted(result.n_unlabelled, 'row without label is', 'rows without label are')} left out",
+        ),
+        (
+            len(result.left_out),
+            f"{counted(len(result.left_out), 'class')} with {rows} left out, having fewer than {least} "
+            f"(--min-per-class): {shown}",
+        ),
+        (
+            result.n_pending,
+            f"{counted(result.n_pending, 'image is', 'images are')} pending: 'sppfeat extract' has not finished the "
+            "file",
+        ),
+        (
+            result.n_failed,
+            f"{counted(result.n_failed, 'image failed and has', 'images failed and have')} no descriptor",
+        ),
     ]
-    if result.n_unlabelled:
-        lines.append(
-            f"note: {counted(result.n_unlabelled, 'row without label is', 'rows without label are')} left out"
-        )
-    if result.left_out:
-        rows = counted(sum(size.n_rows for size in result.left_out), "row")
-        shown = first_few((f"{escaped(size.name)} {size.n_members}" for size in result.left_out), _SHOWN)
-        lines.append(
-            f"note: {counted(len(result.left_out), 'class')} with {rows} left out, having fewer than "
-            f"{counted(settings['min_per_class'], 'image' if result.grouped else 'row')} "
-            f"(--min-per-class): {shown}"
-        )
-    if result.n_pending:
-        lines.append(
-            f"note: {counted(result.n_pending, 'image is', 'images are')} pending: 'sppfeat extract' has not "
-            "finished the file"
-        )
-    if result.n_failed:
-        lines.append(
-            f"note: {counted(result.n_failed, 'image failed and has', 'images failed and have')} no descriptor"
-        )
-    return lines
+    return [
+        f"{features}: {counted(result.n_rows, 'row')} of {counted(result.dimension, 'value')}, "
+        f"{result.n_classes} classes, {counted(result.n_images, 'image')}; {settings['folds']} folds{times}{grouped}",
+        *(f"note: {text}" for n, text in notes if n),
+    ]
 
 
 def _ablation_table(result: "ProbeResult") -> str:
-    several_layers = len(result.ablation[0].layers) > 1
-    rows = [
-        [
-            "all" if part.kind == "all" else f"{part.kind.split()[0]} {_part_name(part.kind, part)}",
-            *([", ".join(map(escaped, part.layers))] if several_layers else []),
-            str(part.dimension),
-            _percent(part.accuracy),
-            _percent(part.class_accuracy),
-            ""
-            if part.kind == "all"
-            else f"{100 * part.difference.mean:+.1f} ± {100 * part.difference.std:.1f}",
-        ]
-        for part in result.ablation
-    ]
-    header = [
-        "part",
-        *(["layers"] if several_layers else []),
-        "values",
-        "accuracy %",
-        "mean over classes %",
-        "difference",
-    ]
+    rows = []
+    for part in result.ablation:
+        layers = ", ".join(map(escaped, part.layers))
+        name = layers if part.kind == "layer" else joined_numbers(part.levels)
+        difference = f"{100 * part.difference.mean:+.1f} ± {100 * part.difference.std:.1f}"
+        rows.append(
+            [
+                "all" if part.kind == "all" else f"{part.kind.split()[0]} {name}",
+                layers,
+                str(part.dimension),
+                _percent(part.accuracy),
+                _percent(part.class_accuracy),
+                "" if part.kind == "all" else difference,
+            ]
+        )
+    header = ["part", "layers", "values", "accuracy %", "mean over classes %", "difference"]
+    if len(result.ablation[0].layers) == 1:
+        header, *rows = [[row[0], *row[2:]] for row in (header, *rows)]
     return table(header, rows, right=set(range(len(header) - 4, len(header))))
-
-
-def _part_name(kind: str, part: Any) -> str:
-    return ", ".join(map(escaped, part.layers)) if kind == "layer" else joined_numbers(part.levels)
-
-
-def _confusion_table(result: "ProbeResult", n_pairs: int) -> str:
-    rows = [
-        [escaped(pair.true), escaped(pair.predicted), str(pair.count), f"{100 * pair.share:.1f}"]
-        for pair in result.confusions[:n_pairs]
-    ]
-    return table(["class", "taken for", "times", "% of the class"], rows, right={2, 3})
 
 
 def _percent(score: "Score") -> str:
