@@ -1,5 +1,6 @@
 """MATLAB's box files, the usual form of Selective Search proposals, read with scipy."""
 
+import contextlib
 import io
 import math
 import warnings
@@ -63,7 +64,9 @@ def _load(source: AnnotationFiles) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about repeated variables, and variables that are not read here
-            found = scipy.io.whosmat(file, appendmat=False)
+            found = []
+            with contextlib.suppress(Exception):  # a MATLAB object beside the boxes has no shape
+                found = scipy.io.whosmat(file, appendmat=False)
             sizes = [math.prod(shape) for name, shape, _ in found if name == "boxes"]
             # A text of no bytes would become as many blanks as its shape declares.
             check_expansion(source, "boxes", sum(sizes) // 4, len(content))

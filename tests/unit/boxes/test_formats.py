@@ -4,6 +4,7 @@ import json
 import math
 import os
 import string
+import struct
 import sys
 import tracemalloc
 import zipfile
@@ -795,6 +796,13 @@ def test_damaged_mat(put):
     assert "scipy cannot read" in message_of(put("b.mat", content[:200]))
     assert "scipy cannot read" in message_of(put("b.mat", b"\1\1\1\0" + b"\1" * 300), "mat")
     assert "-v7" in message_of(put("b.mat", b"MATLAB 7.3 MAT-file" + bytes(600)))
+
+
+def test_an_object_of_matlab_beside_the_boxes(put):
+    content = mat(boxes=np.array(ROWS, dtype=float))
+    flags, name = struct.pack("<4I", 6, 8, 17, 0), struct.pack("<2I8s", 1, 5, b"other")
+    other = struct.pack("<2I", 14, 32) + flags + name  # of class 17, without a shape
+    assert read_boxes(put("b.mat", content[:128] + other + content[128:])).table.boxes.tolist() == ROWS
 
 
 def test_a_mat_that_expands_too_far(put):
