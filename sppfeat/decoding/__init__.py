@@ -7,7 +7,12 @@ and nothing else. The room imports Pillow and numpy only, so that workers start 
 know networks, boxes, plans or feature files.
 """
 
-from sppfeat.decoding.decoder import Batch, Decoded, Decoder, DecodeSettings, InlineDecoder
+from typing import TypeAlias
+
+from sppfeat.decoding.decoder import Batch, Decoded, DecodeSettings, InlineDecoder
 from sppfeat.decoding.pool import DecoderPool
 
 __all__ = ["Batch", "DecodeSettings", "Decoded", "Decoder", "DecoderPool", "InlineDecoder"]
+
+Decoder: TypeAlias = DecoderPool | InlineDecoder
+"""Reads headers and decodes batches, in order: in worker processes, or in this one."""

@@ -1,7 +1,7 @@
-"""The interface of decoders, with settings, batches and decoded batches, and the decoder without processes."""
+"""Settings of decoders, batches to decode and decoded batches, and the decoder without processes."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ from sppfeat.decoding.images import decode_image, probe_image
 from sppfeat.errors import ImageError
 from sppfeat.files.byte_ranges import Place
 
-__all__ = ["Batch", "DecodeSettings", "Decoded", "Decoder", "InlineDecoder"]
+__all__ = ["Batch", "DecodeSettings", "Decoded", "InlineDecoder"]
 
 
 class DecodeSettings(NamedTuple):
@@ -78,22 +78,6 @@ class Decoded(NamedTuple):
     failures: dict[int, str]
 
 
-class Decoder(Protocol):
-    """Reads headers and decodes batches, in order."""
-
-    def probe(self, places: Iterable[bytes | Place | str]) -> Iterator[tuple[int, int] | str]:
-        """Yields height and width of each image as displayed, in pixels, or the reason why it cannot be read."""
-        ...
-
-    def decode(self, batches: Iterable[Batch]) -> Iterator[Decoded]:
-        """Yields each batch decoded, looking ahead as far as memory allows."""
-        ...
-
-    def close(self) -> None:
-        """Stops the decoder; no method may be called afterwards."""
-        ...
-
-
 class InlineDecoder:
     """Decodes in the calling process, one image after the other: for a few images, and as the pool's reference.
 
@@ -105,7 +89,7 @@ class InlineDecoder:
         self._settings = settings
 
     def probe(self, places: Iterable[bytes | Place | str]) -> Iterator[tuple[int, int] | str]:
-        """Yields what :meth:`Decoder.probe` does."""
+        """Yields height and width of each image as displayed, in pixels, or the reason why it cannot be read."""
         for place in places:
             try:
                 yield probe_image(
