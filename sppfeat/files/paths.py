@@ -94,11 +94,7 @@ class PathTable(Sequence[bytes]):
 
     @classmethod
     def from_arrays(cls, blob: npt.NDArray[np.generic], ends: npt.NDArray[np.generic]) -> "PathTable":
-        """Return the table from the arrays of :meth:`to_arrays`.
-
-        Raises:
-            ValueError: the arrays do not describe a table.
-        """
+        """Return the table from the arrays of :meth:`to_arrays`; raise ValueError if they do not describe one."""
         if (
             blob.dtype != np.uint8
             or ends.dtype != np.int64

@@ -54,11 +54,7 @@ class RemoteStorage:
 
     @contextlib.contextmanager
     def fetch(self, images: npt.NDArray[np.int64], scratch: Path) -> Iterator[Sequence[Place | str]]:
-        """Fetch objects to this machine, many at a time, each into its own file.
-
-        Raises:
-            SourceError: the service cannot be reached or refuses everything, or :meth:`cancel` was called.
-        """
+        """Fetch objects to this machine, many at a time, each into its own file; see :class:`Fetcher` for errors."""
         with tempfile.TemporaryDirectory(
             dir=scratch, prefix="fetched-", ignore_cleanup_errors=True
         ) as folder:
@@ -71,7 +67,7 @@ class RemoteStorage:
         return np.maximum(self.sizes[images], 0)
 
     def cancel(self) -> None:
-        """Cancel the transfers that another thread is waiting for; its :meth:`fetch` raises SourceError."""
+        """End a fetch of another thread, which raises SourceError."""
         self.service.cancel()
 
     def _url(self, image: int) -> str:
@@ -188,15 +184,11 @@ def find_objects(
     """Normalize the URLs of a table and make a storage of their objects, without a request to their service.
 
     Args:
-        names: URLs in the rows of the table.
+        names: names in the rows of the table; None is returned if none of them is a URL.
         error_at: makes an error from a position among them and a message.
 
-    Returns:
-        The URLs and their storage; None if no name is a URL.
-
     Raises:
-        ConfigError: some names are URLs and others are not, a URL is not allowed, or the URLs belong to several
-            services.
+        ConfigError: only some names are URLs, a URL is not allowed, or the URLs belong to several services.
     """
     if not any(b"://" in name and is_url(name) for name in names):
         return None

@@ -90,15 +90,8 @@ def source_error(verb: str, url: str, error: Exception) -> ConfigError | SourceE
 def retried(attempt: Callable[[], _Value], *, pause: Callable[[float], None] = time.sleep) -> _Value:
     """Repeat an attempt while its failure may pass, up to 8 times in three minutes, and return its result.
 
-    Each pause is randomly shortened by up to one half, since transfers that failed together and began again together
-    could bring the server down again.
-
-    Args:
-        attempt: makes one attempt.
-        pause: waits between attempts, for some seconds.
-
-    Raises:
-        Exception: the error of the last attempt.
+    Each pause, in seconds, is randomly shortened by up to one half: transfers that failed together and began again
+    together could bring the server down again. The error of the last attempt is raised.
     """
     began = time.monotonic()
     for longest in _DELAYS:

@@ -126,8 +126,7 @@ class Service:
     def run(self, jobs: Sequence[Callable[[Pause], _Value]]) -> list[_Value]:
         """Run jobs in threads, many at once, and return their results in order; the first error ends all others.
 
-        Args:
-            jobs: functions of a :data:`Pause`, which they call between attempts and as often as they can.
+        Each job is a function of a :data:`Pause`, which it calls between attempts and as often as it can.
 
         Raises:
             Exception: the error of a job.

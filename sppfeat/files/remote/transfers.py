@@ -48,9 +48,7 @@ class Fetcher:
     def fetch(self, urls: Sequence[str], sizes: Sequence[int]) -> list[Place | str]:
         """Fetch whole objects, each into its own file; return the place of each, or the reason of its failure.
 
-        Args:
-            urls: URLs of the objects.
-            sizes: their sizes in bytes as listed, or ``UNKNOWN_SIZE``.
+        ``sizes`` are their sizes in bytes as listed, or ``UNKNOWN_SIZE``.
         """
         attempts = [
             functools.partial(self._fetch_object, url, size, self._folder / str(number))
@@ -61,10 +59,8 @@ class Fetcher:
     def fetch_ranges(self, url: str, ranges: Sequence[tuple[int, int]], file: Path) -> list[str | None]:
         """Fetch ranges of an object into a new file; return None for each, or the reason of its failure.
 
-        Args:
-            url: URL of the object.
-            ranges: start and stop of each range.
-            file: path of the file. The ranges have the same offsets there as in the object, with holes between them.
+        ``ranges`` are the start and stop of each. They have the same offsets in the file as in the object, with holes
+        between them.
         """
         with open(file, "xb") as opened:
 

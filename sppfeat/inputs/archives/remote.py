@@ -85,8 +85,7 @@ class RemoteMemberStorage:
     def fetch(self, images: npt.NDArray[np.int64], scratch: Path) -> Iterator[Sequence[Place | str]]:
         """Fetch images to this machine, into a single file, with one request for neighboring images.
 
-        Raises:
-            SourceError: the service cannot be reached or refuses everything, or :meth:`cancel` was called.
+        See :class:`Fetcher` for its errors.
         """
         with tempfile.TemporaryDirectory(
             dir=scratch, prefix="fetched-", ignore_cleanup_errors=True
@@ -98,7 +97,7 @@ class RemoteMemberStorage:
         return np.asarray(self.members.nbytes[images], dtype=np.int64)
 
     def cancel(self) -> None:
-        """Cancel the transfers that another thread is waiting for; its :meth:`fetch` raises SourceError."""
+        """End a fetch of another thread, which raises SourceError."""
         self.service.cancel()
 
     def _places(self, images: npt.NDArray[np.int64], folder: Path) -> Iterator[Place | str]:
