@@ -52,14 +52,7 @@ class StoredFeatures(NamedTuple):
 
 
 def check_features(file: h5py.File, path: Path) -> StoredFeatures:
-    """Check the attributes and ``/features`` of a feature file, but none of its other datasets.
-
-    Args:
-        file: the open file.
-        path: its path, for messages.
-
-    Returns:
-        The description of ``/features``.
+    """Check the attributes and ``/features`` of an open file, but none of its other datasets; describe ``/features``.
 
     Raises:
         StoreError: the file is not a feature file, or is damaged.
@@ -79,16 +72,9 @@ def check_features(file: h5py.File, path: Path) -> StoredFeatures:
 
 
 def check_layout(file: h5py.File, path: Path) -> StoredFeatures:
-    """Check that every dataset exists, has the type and shape of the schema, and agrees with the others.
+    """Check that every dataset has the place, type and shape of the schema, and agrees with the others.
 
     No other file is opened: for virtual descriptors ``/sources`` is checked, but not the files it names.
-
-    Args:
-        file: the open file.
-        path: its path, for messages.
-
-    Returns:
-        The description of ``/features``.
 
     Raises:
         StoreError: the file is not a feature file, or is damaged or inconsistent.

@@ -8,10 +8,10 @@ from sppfeat.config.extract_config import ExtractConfig, config_differences
 if TYPE_CHECKING:
     from sppfeat.store.feature_table import FeatureTable
 
-__all__ = ["descriptor_differences", "extraction_differences", "file_differences"]
+__all__ = ["descriptor_differences", "extraction_differences"]
 
 # Settings that may differ between comparable descriptors: storage, arithmetic precision, and boxes. norm_factors is
-# set only if the factors came from another file; file_differences compares the factors themselves.
+# set only if the factors came from another file; extraction_differences compares the factors themselves.
 _MAY_DIFFER = {
     "nonfinite",
     "norm_factors",
@@ -48,27 +48,12 @@ def descriptor_differences(
     )
 
 
-def file_differences(recorded: "FeatureTable", other: "FeatureTable") -> list[str]:
-    """Return one line for each reason why the descriptors of two open files cannot be compared.
-
-    Besides :func:`descriptor_differences`, this compares the factors of ``meannorm`` and the reductions.
-    """
-    differences = extraction_differences(recorded, other)
-    names, reductions = _quoted_paths(recorded, other), (recorded.reduction, other.reduction)
-    if recorded.reduction_fingerprint != other.reduction_fingerprint:
-        said = [
-            "none" if r is None else f"{r.spec.method} to {r.dimension}, {r.fingerprint[:8]}"
-            for r in reductions
-        ]
-        differences.append(
-            f"reduction: {names[0]} has {said[0]}, {names[1]} {said[1]}; 'sppfeat reduce --from' applies the same"
-        )
-    return differences
-
-
 def extraction_differences(recorded: "FeatureTable", other: "FeatureTable") -> list[str]:
-    """Return the lines of :func:`file_differences` for the descriptors as extracted, before any reduction."""
-    names = _quoted_paths(recorded, other)
+    """Return one line for each reason why the descriptors of two open files cannot be compared, before any reduction.
+
+    Besides :func:`descriptor_differences`, this compares the factors of ``meannorm``.
+    """
+    names = repr(str(recorded.path)), repr(str(other.path))
     differences = descriptor_differences(recorded.config, other.config, names=names)
     factors = recorded.norm_factors, other.norm_factors
     if factors[0] != factors[1]:
@@ -77,10 +62,6 @@ def extraction_differences(recorded: "FeatureTable", other: "FeatureTable") -> l
             "'sppfeat extract --normalize-from' takes them over"
         )
     return differences
-
-
-def _quoted_paths(recorded: "FeatureTable", other: "FeatureTable") -> tuple[str, str]:
-    return repr(str(recorded.path)), repr(str(other.path))
 
 
 def _compared_settings(config: ExtractConfig, free: Collection[str]) -> dict[str, Any]:

@@ -22,14 +22,10 @@ _PART_NBYTES = 4 << 20  # of one part of a dataset; of texts, the references cou
 
 @contextlib.contextmanager
 def hdf5_errors(path: Path, what: str) -> Iterator[None]:
-    """Turn any error that h5py raises into a StoreError.
+    """Turn any error that h5py raises into a StoreError that names the file and what failed.
 
     Depending on the damaged byte, h5py raises nearly any type of error. Use this around reads only, so that it hides
     no bugs.
-
-    Args:
-        path: the file, for the message.
-        what: the action that failed, for the message.
     """
     try:
         yield

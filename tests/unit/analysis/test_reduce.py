@@ -26,7 +26,6 @@ from sppfeat.cli import main
 from sppfeat.config.request import DescriptorChoice
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.extraction.recompute import recompute_rows
-from sppfeat.store.comparability import file_differences
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.verify import verify_file
 
@@ -122,17 +121,14 @@ def test_another_file_is_reduced_as_the_first_was(source, tmp_path):
     first = reduced(source, tmp_path / "r.h5", whiten=True)
     other = write_file(tmp_path / "g.h5", spectral(9, seed=1), failed=(2,), dtype="float16")
     reduce(other, tmp_path / "s.h5", like=first)
-    with FeatureFile(first) as a, FeatureFile(tmp_path / "s.h5") as b, FeatureFile(source) as unreduced:
+    with FeatureFile(first) as a, FeatureFile(tmp_path / "s.h5") as b:
         rows = a.reduction.apply(spectral(9, seed=1).astype(np.float16))
         tolerance = rounding(a.reduction, spectral(9, seed=1))
         assert (
             np.abs(b.to_sklearn()[0] - np.delete(rows, 2, axis=0)) <= np.delete(tolerance, 2, axis=0)
         ).all()
         assert b.reduction.fingerprint == a.reduction.fingerprint
-        assert file_differences(a, b) == []
         assert verify_file(b).problems == []
-        (line,) = file_differences(a, unreduced)
-    assert line.startswith(f"reduction: {str(first)!r} has pca to 4, ")
     reduce(other, tmp_path / "t.h5", like=tmp_path / "s.h5")  # as a file that was reduced so
     assert (
         contents(tmp_path / "s.h5")["features"].tobytes() == contents(tmp_path / "t.h5")["features"].tobytes()

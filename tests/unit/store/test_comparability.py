@@ -7,7 +7,7 @@ import pytest
 from feature_files import config, new_file
 
 from sppfeat.config.regions import RegionSpec
-from sppfeat.store.comparability import descriptor_differences, file_differences
+from sppfeat.store.comparability import descriptor_differences, extraction_differences
 from sppfeat.store.reader import FeatureFile
 
 
@@ -62,9 +62,9 @@ def test_the_projection_counts_where_both_are_of_boxes():
 def test_files_are_called_by_name_and_their_factors_count(tmp_path):
     a, b = new_file(tmp_path / "a.h5"), new_file(tmp_path / "b.h5", dtype="float16")
     with FeatureFile(a) as one, FeatureFile(b) as other:
-        assert file_differences(one, other) == []
+        assert extraction_differences(one, other) == []
     with h5py.File(b, "r+") as file:
         file.attrs["norm_factors"] = "[2.0, 0.5]"
     with FeatureFile(a) as one, FeatureFile(b) as other:
-        (line,) = file_differences(one, other)
+        (line,) = extraction_differences(one, other)
     assert line.startswith(f"factors of the mean norm: {str(a)!r} has none, {str(b)!r} 2, 0.5")
