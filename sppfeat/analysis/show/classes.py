@@ -43,24 +43,15 @@ def count_labels(selection: Selection) -> list[tuple[str, int]]:
     if y is None:
         return [("", len(selection))] if len(selection) else []
     names = selection.target_names
-    if not names:
-        numbers, counts = np.unique(y, return_counts=True)
-        counted = [(str(number), n) for number, n in zip(numbers.tolist(), counts.tolist(), strict=True)]
-        return sorted(counted, key=lambda pair: -pair[1])
-    known = (y >= 0) & (y < len(names))
-    counts = np.bincount(y[known], minlength=len(names))
-    counted = list(zip(names, counts.tolist(), strict=True))
-    n_unknown = int((~known).sum())
-    return sorted([*counted, *([("", n_unknown)] if n_unknown else [])], key=lambda pair: -pair[1])
+    counted = dict.fromkeys(names, 0)
+    for number, n in zip(*map(np.ndarray.tolist, np.unique(y, return_counts=True)), strict=True):
+        name = (names[number] if 0 <= number < len(names) else "") if names else str(number)
+        counted[name] = counted.get(name, 0) + n
+    return sorted(counted.items(), key=lambda pair: -pair[1])
 
 
 def mark_classes(selection: Selection, *, most: int = MOST_NAMED) -> list[ClassMark]:
-    """Marks for the most frequent classes, most frequent first; one for all others; one for rows without a class.
-
-    Args:
-        selection: rows, with labels or without.
-        most: maximum number of classes with their own mark.
-    """
+    """Marks for the ``most`` most frequent classes; one for all others; one for rows without a class."""
     y = selection.y
     if y is None:
         return [ClassMark("", _COLORS[0], "o", np.arange(len(selection)))] if len(selection) else []

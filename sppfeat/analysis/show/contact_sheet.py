@@ -54,15 +54,9 @@ _TEXT_POINTS = 7
 
 @dataclass(frozen=True)
 class Neighbor:
-    """A row near a query.
+    """A row near a query: its number, distance in the sheet's metric, image (with and without folders) and class.
 
-    Attributes:
-        row: row number in the file.
-        distance: distance from the query, in the metric of the sheet.
-        name: path of the row's image.
-        file_name: name of the image without folders.
-        label: class of the row; ``""`` if it has none.
-        is_same: True if row and query have the same class; None if one of them has no class.
+    ``label`` is ``""`` without a class; ``is_same`` is True if the query has the same class, None if either has none.
     """
 
     row: int
@@ -75,15 +69,7 @@ class Neighbor:
 
 @dataclass(frozen=True)
 class SheetLine:
-    """A query and its nearest rows.
-
-    Attributes:
-        query: the query.
-        name: path of the query's image.
-        file_name: name of the image without folders.
-        label: class of the query; ``""`` if it has none.
-        neighbors: the nearest rows, nearest first.
-    """
+    """A query with its image and class (``""`` if it has none), and its nearest rows, nearest first."""
 
     query: Query
     name: str
@@ -94,13 +80,7 @@ class SheetLine:
 
 @dataclass(frozen=True)
 class ContactSheet:
-    """Queries and their nearest rows.
-
-    Attributes:
-        lines: one line per query.
-        k: number of neighbors requested per query.
-        metric: metric of the distances, ``"cosine"`` or ``"l2"``.
-    """
+    """Queries, a line each, and the ``k`` rows nearest to each of them, by ``"cosine"`` or ``"l2"`` distance."""
 
     lines: tuple[SheetLine, ...]
     k: int

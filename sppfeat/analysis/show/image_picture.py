@@ -287,11 +287,11 @@ def _draw_bars(part: "SubFigure", layer: PooledLayer, channel: int | None) -> No
 
 
 def _maxima_title(layer: PooledLayer, level: PooledLevel, channel: int | None) -> str:
-    if level.n_cells is None:
+    if level.cells is None:
         return "bins"
-    n_cells = level.n_cells if channel is None else level.n_cells[channel]
-    most = int(level.count_maxima(layer.map_hw, channel).max())
-    return f"{int((n_cells == 1).sum())} of {n_cells.size} maxima, \u2264 {most} a cell"
+    counts = level.count_maxima(layer.map_hw, channel)
+    n_maxima = level.level**2 * (len(layer.map) if channel is None else 1)
+    return f"{counts.sum()} of {n_maxima} maxima, \u2264 {counts.max()} a cell"
 
 
 def _has_maxima(layer: PooledLayer) -> bool:

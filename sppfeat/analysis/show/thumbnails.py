@@ -122,7 +122,7 @@ def read_thumbnails(
         A thumbnail for each key, or the reason why there is none: the image is missing, changed, or unreadable.
     """
     sources = list(pictured.values())
-    shown = [_shown_part(source) for source in sources]
+    shown = [_shown(source) for source in sources]
     thumbnails, batches = [Thumbnail(None, "its size is not known")] * len(sources), []
     for i, (source, part) in enumerate(zip(sources, shown, strict=True)):
         if part is not None:
@@ -130,8 +130,8 @@ def read_thumbnails(
                 place: bytes | Place | str = find_image(b"", source.path)
             except ImageError as error:
                 place = str(error)
-            (height, width), (x0, y0, x1, y1) = source.image_hw, part
-            longest = max(x1 - x0, y1 - y0, 1.0)
+            height, width = source.image_hw
+            longest = max(1.0, *(part[1, 2:] - part[1, :2]).tolist())
             scale = min(1.0, side / longest, (_MAX_PIXELS / (height * width)) ** 0.5)
             input_hw = (max(1, round(height * scale)), max(1, round(width * scale)))
             batches.append(Batch([i], [place], [source.image_hw], input_hw))
@@ -170,34 +170,27 @@ def encode_jpeg(pixels: npt.NDArray[np.uint8], *, quality: int = 80) -> bytes:
     return encoded.getvalue()
 
 
-def _clipped(source: PictureSource) -> tuple[float, float, float, float]:
-    """Part of the box inside the image, as ``x0, y0, x1, y1``."""
-    height, width = source.image_hw
-    x0, x1 = sorted(min(max(x, 0.0), float(width)) for x in source.box[::2])
-    y0, y1 = sorted(min(max(y, 0.0), float(height)) for y in source.box[1::2])
-    return x0, y0, x1, y1
-
-
-def _shown_part(source: PictureSource) -> tuple[float, float, float, float] | None:
-    """The box with its surroundings, in pixels of the image; None if the image has no size."""
+def _shown(source: PictureSource) -> npt.NDArray[np.float64] | None:
+    """The box and the box with its surroundings, ``(2, 4)`` in pixels of the image; None if the image has no size."""
     height, width = source.image_hw
     if min(height, width) < 1 or not np.isfinite(source.box).all():
         return None
-    x0, y0, x1, y1 = _clipped(source)
-    dx, dy = (x1 - x0) * _CONTEXT, (y1 - y0) * _CONTEXT
-    return max(0.0, x0 - dx), max(0.0, y0 - dy), min(float(width), x1 + dx), min(float(height), y1 + dy)
+    low, high = np.sort(np.clip(np.reshape(source.box, (2, 2)), 0, (width, height)), axis=0)
+    around = (high - low) * _CONTEXT
+    part = np.clip((low - around, high + around), 0, (width, height))
+    return np.stack((np.concatenate((low, high)), part.ravel()))
 
 
 def _cut(
-    pixels: npt.NDArray[np.uint8], source: PictureSource, part: tuple[float, float, float, float]
+    pixels: npt.NDArray[np.uint8], source: PictureSource, shown: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.uint8]:
     """Crops a resized image to its visible part, and outlines the box if it is not the whole image."""
     (height, width), (in_h, in_w) = source.image_hw, pixels.shape[:2]
     fx, fy = in_w / width, in_h / height
+    (x0, y0, x1, y1), part = shown.tolist()
     left, top = min(int(part[0] * fx), in_w - 1), min(int(part[1] * fy), in_h - 1)
     right, bottom = max(left + 1, round(part[2] * fx)), max(top + 1, round(part[3] * fy))
     image = Image.fromarray(np.ascontiguousarray(pixels[top:bottom, left:right]))
-    x0, y0, x1, y1 = _clipped(source)
     if (x0, y0, x1, y1) != (0, 0, width, height) and min(image.size) >= _SMALLEST_OUTLINED:
         last_x, last_y = image.width - 1, image.height - 1
         x0, y0, x1, y1 = x0 * fx - left, y0 * fy - top, x1 * fx - left, y1 * fy - top
