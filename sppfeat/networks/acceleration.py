@@ -34,7 +34,8 @@ def fold_batch_norm(network: nn.Module, layers: Sequence[str], *, side: int) -> 
         Another network with the same maps; ``network`` itself if there is nothing to fold, if it cannot be traced, or
             if folding would change a map.
     """
-    if not isinstance(network, fx.GraphModule) or not _has_batch_norm(network):
+    has_batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    if not isinstance(network, fx.GraphModule) or not has_batch_norm:
         return network
     # Traced again, because the network's own graph does not look into torchvision's blocks of convolution,
     # normalization and activation.
@@ -42,16 +43,8 @@ def fold_batch_norm(network: nn.Module, layers: Sequence[str], *, side: int) -> 
     picture = torch.rand((1, 3, side, side), generator=torch.Generator().manual_seed(0)) * 4 - 2
     with torch.inference_mode():
         plain, other = network(picture), folded(picture)
-    return folded if all(_is_close(other[layer], plain[layer]) for layer in layers) else network
-
-
-def _has_batch_norm(network: nn.Module) -> bool:
-    return any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
-
-
-def _is_close(fmap: Tensor, reference: Tensor) -> bool:
-    difference = torch.linalg.vector_norm(fmap - reference)
-    return bool(difference <= _TOLERANCE * torch.linalg.vector_norm(reference))
+        is_close = [(other[k] - plain[k]).norm() <= _TOLERANCE * plain[k].norm() for k in layers]
+    return folded if all(is_close) else network
 
 
 class CompiledNetwork(nn.Module):
@@ -70,22 +63,18 @@ class CompiledNetwork(nn.Module):
 
     def forward(self, batch: Tensor) -> dict[str, Tensor]:
         """Computes the feature maps ``(N, C, H', W')`` of ``(N, 3, H, W)`` images, by layer."""
-        if self._compiled is None:
-            return self._plain(batch)
         try:
             maps: dict[str, Tensor] = self._compiled(batch)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
+            if self._compiled is self.network:
+                raise
             # The compiler may raise anything; if the network itself is at fault, this call raises its error again.
-            maps = self._plain(batch)
-            self._compiled = None
+            maps = self.network(batch)
+            self._compiled = self.network
             reason = one_line(str(error).strip().partition("\n")[0], longest=_LONGEST_REASON)
             _LOG.warning("Going on without --compile, which failed: %s", reason or type(error).__name__)
-        return maps
-
-    def _plain(self, batch: Tensor) -> dict[str, Tensor]:
-        maps: dict[str, Tensor] = self.network(batch)
         return maps
 
 

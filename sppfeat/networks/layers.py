@@ -1,5 +1,6 @@
 """Cutting of a network at its layers, and probing of its maps' channels and smallest input."""
 
+import bisect
 import contextlib
 import difflib
 import warnings
@@ -124,37 +125,36 @@ def probe_maps(network: nn.Module, layers: Sequence[str], name: str) -> tuple[tu
             channels.
     """
 
-    def try_side(side: int) -> list[torch.Size] | Exception:
-        try:
-            with torch.inference_mode():
-                outputs = network(torch.zeros(1, 3, side, side))
-            return [outputs[layer].shape for layer in layers]
-        except Exception as error:  # may be anything: it cannot take this size
-            return error
+    def shapes_at(side: int) -> list[torch.Size]:
+        with torch.inference_mode():
+            outputs = network(torch.zeros(1, 3, side, side))
+        shapes = [outputs[layer].shape for layer in layers]
+        if any(0 in shape for shape in shapes):
+            raise ValueError(f"its output would be {shapes}")
+        return shapes
 
-    def is_good(shapes: list[torch.Size] | Exception) -> bool:
-        return not isinstance(shapes, Exception) and all(0 not in shape for shape in shapes)
+    def fits(side: int) -> bool:
+        with contextlib.suppress(Exception):  # the network may raise anything for a size that it cannot take
+            return bool(shapes_at(side))
+        return False
 
-    bad, good = 0, 1
-    while not is_good(shapes := try_side(good)):
-        if good >= _LARGEST_MIN_SIDE:
-            cause = shapes if isinstance(shapes, Exception) else None
-            raise ConfigError(f"{name} cannot take an image of {good} x {good} pixels: {shapes}") from cause
-        bad, good = good, 2 * good
-    large = try_side(2 * good + 64)
-    while good - bad > 1:
-        middle = (bad + good) // 2
-        bad, good = (bad, middle) if is_good(try_side(middle)) else (middle, good)
-    smallest = try_side(good)
-    if isinstance(large, Exception) or isinstance(smallest, Exception):
-        raise ConfigError(
-            f"{name} cannot take images of any size: {large if isinstance(large, Exception) else smallest}"
+    sides = [2**i for i in range(_LARGEST_MIN_SIDE.bit_length())]
+    good = next(filter(fits, sides), 0)
+    large_side = 2 * good + 64 if good else _LARGEST_MIN_SIDE
+    try:
+        large = shapes_at(large_side)
+    except Exception as error:
+        what = (
+            "images of any size" if good else f"an image of {_LARGEST_MIN_SIDE} x {_LARGEST_MIN_SIDE} pixels"
         )
+        raise ConfigError(f"{name} cannot take {what}: {error}") from error
+    good = bisect.bisect_left(range(good), True, lo=good // 2 + 1, key=fits)
+    smallest = shapes_at(good)
     for layer, small_shape, large_shape in zip(layers, smallest, large, strict=True):
         if len(large_shape) != 4 or small_shape[1] != large_shape[1]:
             raise ConfigError(
-                f"{name}, layer {layer}: its output is {tuple(large_shape)} for an image of "
-                f"{2 * good + 64} x {2 * good + 64} pixels, not a feature map (1, C, H, W) with a fixed C"
+                f"{name}, layer {layer}: its output is {tuple(large_shape)} for an image of {large_side} x "
+                f"{large_side} pixels, not a feature map (1, C, H, W) with a fixed C"
             )
     return tuple(shape[1] for shape in smallest), good
 
