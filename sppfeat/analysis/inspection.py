@@ -129,10 +129,9 @@ def verify(
 def _sources(file: FeatureFile) -> list[dict[str, Any]] | None:
     if file.sources is None:
         return None
-    paths = map(file.sources.path_of, range(len(file.sources.files)))
     return [
         {"path": path, "first_row": source.first_row, "rows": source.n_rows, "bytes": source.nbytes}
-        for path, source in zip(paths, file.sources.files, strict=True)
+        for path, source in zip(file.sources.paths, file.sources.files, strict=True)
     ]
 
 

@@ -48,6 +48,10 @@ class FeatureTable(StoredFile):
         path: path of the file.
 
     Attributes:
+        n_rows: number of rows, with and without a descriptor.
+        dimension: length of a descriptor.
+        n_images: number of images.
+        dtype: type of the descriptors, float32 or float16.
         sources: the files that hold the rows, if 'sppfeat merge' made this one without copying; else None.
 
     Raises:
@@ -58,6 +62,9 @@ class FeatureTable(StoredFile):
     def __init__(self, path: StrPath) -> None:
         super().__init__(path)
         try:
+            self.n_rows, self.dimension = self.stored_features.shape
+            self.n_images = self.shape("images/status")[0]
+            self.dtype = self.stored_features.dtype
             self._identity = (self.attribute("fingerprint"), self.stored_features.shape)
             self.sources = self.virtual_features()
             if self.sources is not None:
@@ -80,32 +87,7 @@ class FeatureTable(StoredFile):
     @property
     def read_paths(self) -> list[Path]:
         """Paths of the file and of the files that hold its rows; no output may replace them."""
-        sources = self.sources
-        return (
-            [self.path, *(Path(sources.path_of(i)) for i in range(len(sources.files)))]
-            if sources
-            else [self.path]
-        )
-
-    @property
-    def n_rows(self) -> int:
-        """Number of rows, with and without a descriptor."""
-        return self.stored_features.shape[0]
-
-    @property
-    def dimension(self) -> int:
-        """Length of a descriptor."""
-        return self.stored_features.shape[1]
-
-    @property
-    def dtype(self) -> np.dtype[np.floating[Any]]:
-        """Type of the descriptors: float32 or float16."""
-        return self.stored_features.dtype
-
-    @property
-    def n_images(self) -> int:
-        """Number of images."""
-        return self.shape("images/status")[0]
+        return [self.path, *map(Path, () if self.sources is None else self.sources.paths)]
 
     @cached_property
     def features(self) -> npt.NDArray[np.floating[Any]] | VirtualFeatures:

@@ -114,6 +114,11 @@ class VirtualFeatures:
             raise ValueError("a copy is needed: the rows lie in several files")
         return self[:].astype(self.dtype if dtype is None else dtype, copy=False)
 
+    @property
+    def paths(self) -> list[str]:
+        """Paths of the sources."""
+        return [self.path_of(i) for i in range(len(self.files))]
+
     def path_of(self, i: int) -> str:
         """Return the path of source ``i``."""
         return os.path.normpath(os.path.join(self._folder, os.fsdecode(self.files[i].path)))

@@ -160,7 +160,8 @@ class Selection:
             # Contiguous columns are read from disk alone.
             block = features[rows[part], columns] if columns else self.columns.take(features[rows[part]])
             taken[part] = rescale(block, self.columns, normalize)
-            self.file.drop_pages()
+            if part.stop < len(rows):  # more than fits at once
+                self.file.drop_pages()
         return taken
 
     def blocks(
