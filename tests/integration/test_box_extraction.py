@@ -16,10 +16,8 @@ from extraction_runs import (
     contents,
     difference,
     extract,
-    plain_descriptor,
     plain_maps,
     plain_network,
-    request,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,7 +30,6 @@ from sppfeat.config.regions import RowFlag
 from sppfeat.config.request import BackboneChoice, BoxChoice, DescriptorChoice
 from sppfeat.config.specs import InputSpec
 from sppfeat.errors import BoxError, ConfigError, StoreError
-from sppfeat.extraction.extract import open_part
 from sppfeat.extraction.recompute import recompute_rows
 from sppfeat.store.verify import verify_file
 
@@ -237,18 +234,6 @@ def test_duplicates_are_one_row_and_the_way_back_leads_to_it(folder, boxes_of, t
         assert len(np.unique(keys[pooled], axis=0)) == pooled.sum()
         assert (~pooled).sum() == (every.row_flag & RowFlag.DEGENERATE != 0).sum()
         assert not verify_file(fewer).problems
-
-
-def test_what_is_odd_about_boxes_is_said(folder, boxes_of, tmp_path):
-    with open_part(request([folder], tmp_path / "f.h5", boxes=BoxChoice(boxes=str(boxes_of)))) as extraction:
-        summary = extraction.summary()
-    notes = "\n".join(summary.notes)
-    assert "1 box is of 1 image that is not among the inputs: 'elsewhere.png'" in notes
-    assert "1 image has no boxes, and no rows: 'dog/img8.png'" in notes
-    assert f"{summary.boxes.clipped} boxes reach over the border" in notes
-    assert f"{summary.boxes.degenerate} boxes have no area inside their image" in notes
-    assert summary.boxes.of_no_input == summary.boxes.images_without_boxes == 1
-    assert summary.rows == summary.boxes.rows == summary.boxes.boxes - 1
 
 
 def test_one_object_in_coco_and_yolo_is_one_descriptor(folder, tmp_path):
@@ -660,13 +645,3 @@ def test_verify_finds_a_row_of_another_region(made):
         file["row_region"][:, :, 2:] += 1
     with sppfeat.open(made) as file:
         assert any("is of the region" in text for text in recompute_rows(file, 3).problems)
-
-
-def test_whole_images_have_no_row_datasets(folder, tmp_path, network):
-    extract([folder], tmp_path / "f.h5")
-    with sppfeat.open(tmp_path / "f.h5") as file:
-        assert not file.has_boxes
-        assert file.row_classes == []
-        assert file.target_names == file.classes == ["cat", "dog"]
-        expected = plain_descriptor(network, folder / file.paths[0])
-        assert difference(file.features[0], expected) <= 1e-5

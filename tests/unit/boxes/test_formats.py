@@ -21,10 +21,10 @@ from sppfeat.boxes.formats import (
     FORMATS,
     BoxFile,
     read_boxes,
+    recognize_format,
     records,
 )
 from sppfeat.boxes.formats.annotation_files import AnnotationFiles
-from sppfeat.boxes.formats.recognition import recognize_format
 from sppfeat.boxes.table import BoxTable
 from sppfeat.config.regions import BOX_FORMATS, BoxConvention, default_convention
 from sppfeat.errors import BoxError, ConfigError
