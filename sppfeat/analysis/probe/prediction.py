@@ -111,14 +111,16 @@ def predict(
         target = None if output is None else stack.enter_context(_opened(output, overwrite=overwrite))
         every = [f"score:{name}" for name in classes] if with_scores else []
         table = _row_columns(selection, TextColumn(names, numbers))
-        _write_lines(target, [[*table, "predicted", "score", *every]])
+        if target is not None:
+            _write_lines(target, [[*table, "predicted", "score", *every]])
         predicted, best = np.empty(len(selection), dtype=np.int64), np.empty(len(selection))
         for part, scores in decision_blocks(classifier, selection):
             predicted[part], best[part] = np.argmax(scores, axis=1), scores.max(axis=1)
-            columns = [_cells(column, part) for column in table.values()]
-            columns += [[classes[i] for i in predicted[part].tolist()], _cells(best, part)]
-            columns += [_cells(own, slice(None)) for own in scores.T[: len(every)]]
-            _write_lines(target, zip(*columns, strict=True))
+            if target is not None:
+                columns = [_cells(column, part) for column in table.values()]
+                columns += [[classes[i] for i in predicted[part].tolist()], _cells(best, part)]
+                columns += [_cells(own, slice(None)) for own in scores.T[: len(every)]]
+                _write_lines(target, zip(*columns, strict=True))
             on_progress(part.stop, len(selection))
         index = {name: number for number, name in enumerate(classes)}
         # Of rows without a label, the number is -1, which takes the last.
@@ -236,7 +238,6 @@ def _cells(column: RowColumn, part: slice) -> list[str]:
     return [str(value) if isinstance(value, int) else f"{value:.7g}" for value in column[part].tolist()]
 
 
-def _write_lines(target: BinaryIO | None, lines: Iterable[Iterable[str]]) -> None:
-    if target is not None:
-        text = "".join(f"{join_fields(line)}\n" for line in lines)
-        target.write(text.encode("utf-8", "surrogateescape"))
+def _write_lines(target: BinaryIO, lines: Iterable[Iterable[str]]) -> None:
+    text = "".join(f"{join_fields(line)}\n" for line in lines)
+    target.write(text.encode("utf-8", "surrogateescape"))
