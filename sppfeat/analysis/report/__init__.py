@@ -19,9 +19,8 @@ from sppfeat.analysis.choices import (
     ProbeSettings,
 )
 from sppfeat.analysis.probe import cross_validate
-from sppfeat.analysis.report.facts import Probed, ReportFacts, Summary
+from sppfeat.analysis.report.facts import Probed, ReportFacts, Summary, group_failures
 from sppfeat.analysis.report.page import check_page_path, render_page
-from sppfeat.analysis.report.problems import group_failures
 from sppfeat.analysis.report.provenance import describe_provenance, describe_settings
 from sppfeat.analysis.row_checks import check_described
 from sppfeat.analysis.search.queries import describe_queries

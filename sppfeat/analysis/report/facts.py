@@ -1,5 +1,7 @@
 """Facts of a report, as plain data."""
 
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,9 +12,14 @@ from sppfeat.analysis.show.norms import Norms
 from sppfeat.analysis.show.sizes import Sizes
 from sppfeat.analysis.show.thumbnails import Thumbnail
 from sppfeat.config.extract_config import ExtractConfig
+from sppfeat.store.feature_table import FeatureTable
 from sppfeat.store.schema import ColumnBlock
 
-__all__ = ["FailureGroup", "Probed", "ReportFacts", "Summary"]
+__all__ = ["FailureGroup", "Probed", "ReportFacts", "Summary", "group_failures"]
+
+
+_NUMBER = re.compile(r"[0-9]+")
+_MOST_PATHS = 5  # to name for each reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,3 +129,26 @@ class ReportFacts:
     why_no_probe: str
     failures: tuple[FailureGroup, ...]
     seed: int
+
+
+def group_failures(file: FeatureTable) -> list[FailureGroup]:
+    """Groups failed images by reason, most frequent first."""
+    images: dict[str, list[int]] = {}
+    errors = file.errors
+    for image, reason in errors.items():
+        images.setdefault(_NUMBER.sub("0", reason), []).append(image)
+    groups = sorted(images.values(), key=lambda group: (-len(group), group[0]))
+    return [
+        FailureGroup(
+            errors[group[0]] or "no reason is recorded",
+            len(group),
+            tuple(_name(file, i) for i in group[:_MOST_PATHS]),
+        )
+        for group in groups
+    ]
+
+
+def _name(file: FeatureTable, image: int) -> str:
+    ids = file.image_id_table
+    path = file.path_of(image)
+    return f"{path} (id {os.fsdecode(ids[image])})" if ids and ids[image] else path

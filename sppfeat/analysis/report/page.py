@@ -11,7 +11,6 @@ from typing import Any
 from sppfeat._version import __version__
 from sppfeat.analysis.report.charts import draw_charts, picture_uri
 from sppfeat.analysis.report.facts import ReportFacts
-from sppfeat.analysis.report.problems import find_warnings
 from sppfeat.analysis.show.classes import mark_classes
 from sppfeat.analysis.show.contact_sheet import SheetLine
 from sppfeat.analysis.show.embedding import caption, mark_text
@@ -82,7 +81,6 @@ def render_page(facts: ReportFacts) -> str:
     marks = mark_classes(embedding.selection) if embedding else []
     page: str = environment.get_template("page.html").render(
         facts=facts,
-        warnings=list(find_warnings(facts)),
         configuration=_configuration(facts.config),
         most_classes=_MOST_CLASSES,
         most_reasons=_MOST_REASONS,
