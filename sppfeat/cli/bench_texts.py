@@ -13,7 +13,6 @@ _MISSING = "-"
 
 def regions_text(found: dict[str, Any]) -> str:
     """Formats the result of ``bench regions``, as in its JSON, as text."""
-    header = ["boxes", "one run, s", "a run per box, s", "speed-up"]
     rows = [
         [
             str(rung["boxes"]),
@@ -29,45 +28,47 @@ def regions_text(found: dict[str, Any]) -> str:
         f"image:      {image}, {_hw(found['image_hw'])} pixels, run at {_hw(found['input_hw'])} (height x width)",
         f"crops:      warped to {_hw(found['crop_hw'])}, {found['crop_batch']} at once",
         "",
-        table(header, rows, right={0, 1, 2, 3}),
+        table(["boxes", "one run, s", "a run per box, s", "speed-up"], rows, right={0, 1, 2, 3}),
         "",
     ]
-    largest = max((rung["extrapolated_from"] or 0) for rung in found["ladder"])
-    if largest:
+    if largest := found["ladder"][-1]["extrapolated_from"]:
         lines.append(f"* not measured with so many: {counted(largest, 'box')}, scaled in proportion")
-    lines += [_crossover_text(found), _medians(found)]
-    return "\n".join(lines)
+    return "\n".join([*lines, _crossover_text(found), _medians(found)])
 
 
 def pooling_text(found: dict[str, Any]) -> str:
     """Formats the result of ``bench pooling``, as in its JSON, as text."""
-    names = list(found["regions"][0]["contenders"])
-    rows = [
-        [str(cell["boxes"]), *(_milliseconds(cell["contenders"][name]) for name in names)]
-        for cell in found["regions"]
+
+    def timings(cells: list[dict[str, Any]], unit: str, *more: list[str]) -> str:
+        names = list(cells[0]["contenders"])
+        rows = [
+            [str(cell[unit]), *(_milliseconds(cell["contenders"][name]) for name in names)] for cell in cells
+        ]
+        return table([unit, *names], [*rows, *more], right=set(range(len(names) + 1)))
+
+    shares = found["same_values"]
+    same = [
+        f"{100 * shares[name]:.2f} %" if name in shares else _MISSING
+        for name in found["regions"][0]["contenders"]
     ]
-    rows.append(["same", *(_share(found["same_values"].get(name)) for name in names)])
-    whole = list(found["whole"][0]["contenders"])
-    whole_rows = [
-        [str(cell["maps"]), *(_milliseconds(cell["contenders"][name]) for name in whole)]
-        for cell in found["whole"]
-    ]
-    lines = [
-        _machine_text(found["machine"]),
-        f"map:        {_hw(found['map_hw'])} cells (height x width), {counted(found['channels'], 'channel')}, float32",
-        f"pyramid:    levels {joined_numbers(found['levels'])}, {found['mode']}: "
-        f"{counted(found['dimension'], 'value')} per box or map",
-        "",
-        "Boxes, ms:",
-        table(["boxes", *names], rows, right=set(range(len(names) + 1))),
-        "",
-        "Whole maps, ms:",
-        table(["maps", *whole], whole_rows, right=set(range(len(whole) + 1))),
-        "",
-        *_pooling_notes(found),
-        _medians(found, ", or until the budget is used up"),
-    ]
-    return "\n".join(lines)
+    return "\n".join(
+        [
+            _machine_text(found["machine"]),
+            f"map:        {_hw(found['map_hw'])} cells (height x width), {counted(found['channels'], 'channel')}, "
+            "float32",
+            f"pyramid:    levels {joined_numbers(found['levels'])}, {found['mode']}: "
+            f"{counted(found['dimension'], 'value')} per box or map",
+            "",
+            "Boxes, ms:",
+            timings(found["regions"], "boxes", ["same", *same]),
+            "",
+            "Whole maps, ms:",
+            timings(found["whole"], "maps"),
+            "",
+            *_pooling_notes(found),
+            _medians(found, ", or until the budget is used up"),
+        ]
+    )
 
 
 def extract_text(found: dict[str, Any]) -> str:
@@ -173,10 +174,6 @@ def _seconds(seconds: float) -> str:
 
 def _milliseconds(timing: dict[str, Any] | None) -> str:
     return _MISSING if timing is None else f"{1000 * timing['seconds']:.2f}"
-
-
-def _share(share: float | None) -> str:
-    return _MISSING if share is None else f"{100 * share:.2f} %"
 
 
 def _hw(hw: tuple[int, int]) -> str:
