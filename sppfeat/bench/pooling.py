@@ -167,7 +167,7 @@ def bench_pooling(
     map_hw: tuple[int, int],
     n_channels: int,
     levels: tuple[int, ...],
-    mode: str,
+    pool: str,
     device: str,
     budget_seconds: float,
     draw_seed: int,
@@ -180,7 +180,7 @@ def bench_pooling(
         counts: numbers of boxes.
         map_hw: height and width of the feature map, in cells.
         n_channels: number of channels of the map.
-        levels, mode: see :func:`sppfeat.pyramid.pool_regions`.
+        levels, pool: pyramid and pooling, see :func:`sppfeat.pyramid.pool_regions`.
         device: device to pool on.
         budget_seconds: seconds after which a contender is stopped, for each number of boxes.
         draw_seed: seed of map and boxes.
@@ -200,7 +200,7 @@ def bench_pooling(
         regions = F.pad(boxes, (1, 0)).to(chosen)
         dimension = n_channels * sum(n * n for n in levels)
         step = max(1, _MOST_VALUES // dimension)
-        of_regions, of_maps = region_contenders(maps[:1], levels, mode), map_contenders(levels, mode)
+        of_regions, of_maps = region_contenders(maps[:1], levels, pool), map_contenders(levels, pool)
         n_contenders = len(counts) * len(of_regions) + len(_N_MAPS) * len(of_maps)
         on_pass = counted_passes(n_contenders * (1 + repetitions), on_progress)
 
@@ -222,7 +222,7 @@ def bench_pooling(
             map_hw=map_hw,
             channels=n_channels,
             levels=levels,
-            mode=mode,
+            mode=pool,
             dimension=dimension,
             budget_seconds=budget_seconds,
             repetitions=repetitions,

@@ -38,7 +38,7 @@ __all__ = ["bench"]
 
 # The pyramid of the paper's detector, TPAMI 2015, section 4.1.
 _POOLING_LEVELS = (6, 3, 2, 1)
-_NETWORK = ("backbone", "weights", "weights_dir", "seed", "levels", "pool", "precision", "device")
+_OUTPUT = ("quick", "quiet", "as_json")  # options that are no setting of a measurement
 
 
 def _positive_numbers(text: str, separator: str = ",") -> tuple[int, ...]:
@@ -57,7 +57,7 @@ _COUNTS = Parsed("n,...", _positive_numbers, refusal="{!r}; allowed: whole numbe
 _MAP_SIZE = Parsed("hxw", _height_and_width, refusal="{!r}; allowed: height and width in cells such as 38x50")
 
 
-def _amount_option(name: str, full: str, quick: str, text: str, **settings: Any) -> Callable[[Any], Any]:
+def _amount_option(names: str, full: str, quick: str, text: str, **settings: Any) -> Callable[[Any], Any]:
     """Declares an option with two defaults, as texts: one to measure with, one to try out with ``--quick``."""
 
     def choose(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
@@ -65,7 +65,7 @@ def _amount_option(name: str, full: str, quick: str, text: str, **settings: Any)
         return parameter.type_cast_value(context, default) if value is None else value
 
     settings["help"] = f"{text} [default: {full}; {quick} with --quick]"
-    return option(name, callback=choose, **settings)
+    return option(*names.split(), callback=choose, **settings)
 
 
 def _size_option(full: int, quick: int) -> Callable[[Any], Any]:
@@ -98,9 +98,9 @@ def bench() -> None:
 
 @bench.command(short_help="Descriptors of many boxes: one run of the image beside a run per box.")
 @click.argument("image", required=False, shell_complete=complete_files)
-@_amount_option("--boxes-count", "2000", "20", "The most boxes.", type=click.IntRange(1))
+@_amount_option("--boxes-count n_boxes", "2000", "20", "The most boxes.", type=click.IntRange(1))
 @_amount_option(
-    "--crops-count",
+    "--crops-count n_crops",
     "200",
     "5",
     "The most boxes that are run one by one; time for more is scaled from these, and marked.",
@@ -130,10 +130,7 @@ def regions(image: str | None, **options: Any) -> None:
     with _measuring(options) as bar, download_bar() as on_download:
         result = bench_regions(
             image,
-            **{name: options[name] for name in ("size", "draw_seed", "repetitions", *_NETWORK)},
-            n_boxes=options["boxes_count"],
-            n_crops=options["crops_count"],
-            layer=options["layers"],
+            **_settings(options, layer=options.pop("layers")),
             on_progress=bar.move_to,
             on_download=on_download,
         )
@@ -142,7 +139,7 @@ def regions(image: str | None, **options: Any) -> None:
 
 @bench.command(short_help="Our pooling of boxes and maps beside torchvision's and torch's.")
 @_amount_option(
-    "--boxes-counts",
+    "--boxes-counts counts",
     "1,10,100,300,2000,20000",
     "1,10,50",
     "Numbers of boxes.",
@@ -150,18 +147,19 @@ def regions(image: str | None, **options: Any) -> None:
     metavar="N,N,...",
 )
 @_amount_option(
-    "--map",
+    "--map map_hw",
     "38x50",  # conv5 of an image of 600 x 800 pixels
     "10x13",
     "Height and width of the feature map, in cells.",
     type=_MAP_SIZE,
     metavar="HxW",
 )
-@_amount_option("--channels", "512", "32", "Of the feature map.", type=click.IntRange(1))
+@_amount_option("--channels n_channels", "512", "32", "Of the feature map.", type=click.IntRange(1))
 @levels_option(_POOLING_LEVELS)
 @pool_option
 @option(
     "--budget",
+    "budget_seconds",
     type=NumberRange(min=0, min_open=True),
     default=10.0,
     metavar="SECONDS",
@@ -183,24 +181,16 @@ def pooling(**options: Any) -> None:
     from sppfeat.bench.pooling import bench_pooling
 
     with _measuring(options) as bar:
-        result = bench_pooling(
-            counts=options["boxes_counts"],
-            map_hw=options["map"],
-            n_channels=options["channels"],
-            levels=options["levels"] or _POOLING_LEVELS,
-            mode=options["pool"],
-            device=options["device"],
-            budget_seconds=options["budget"],
-            draw_seed=options["draw_seed"],
-            repetitions=options["repetitions"],
-            on_progress=bar.move_to,
-        )
+        levels = options["levels"] or _POOLING_LEVELS
+        result = bench_pooling(**_settings(options, levels=levels), on_progress=bar.move_to)
     _print(result, pooling_text, options)
 
 
 @bench.command(short_help="A run of whole images: each stage, all of it, and what bounds it.")
 @click.argument("inputs", nargs=-1, metavar="[INPUT...]", shell_complete=complete_files)
-@_amount_option("--images", "256", "8", "The most images, evenly from all inputs.", type=click.IntRange(1))
+@_amount_option(
+    "--images n_images", "256", "8", "The most images, evenly from all inputs.", type=click.IntRange(1)
+)
 @_draw_seed_option
 @backbone_options
 @_size_option(DEFAULT_SIZE, DEFAULT_SIZE // 2)
@@ -242,7 +232,7 @@ def extract(inputs: tuple[str, ...], **options: Any) -> None:
     with preparing, download_bar() as on_download, _measuring(options) as bar:
         result = bench_extract(
             request,
-            n_images=options["images"],
+            n_images=options["n_images"],
             draw_seed=options["draw_seed"],
             repetitions=options["repetitions"],
             on_image=preparing.move_to,
@@ -254,6 +244,11 @@ def extract(inputs: tuple[str, ...], **options: Any) -> None:
 
 def _measuring(options: dict[str, Any]) -> Bar:
     return Bar("measuring", 0, unit="pass", shown=not options["quiet"])
+
+
+def _settings(options: dict[str, Any], **others: Any) -> dict[str, Any]:
+    """The options that are settings of a measurement, with others in their place."""
+    return {name: value for name, value in options.items() if name not in _OUTPUT} | others
 
 
 def _print(
