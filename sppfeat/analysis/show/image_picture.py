@@ -43,9 +43,9 @@ __all__ = ["draw_image", "show_image"]
 _MAX_PANEL_ROWS = 6  # boxes times layers
 _MAX_LEVELS = 6
 
-# Inches: least width of a column (a panel's title must fit), the space between columns, a line of text, and what a
-# block has besides its panels and captions: their titles, and color bars with their labels.
-_COLUMN, _GAP, _LINE, _AROUND_PANELS = 1.95, 0.15, 0.16, 1.15
+# Inches: width of a column (a panel and its title must fit), a line of text, and what a block has besides its panels
+# and captions: their titles, and color bars with their labels.
+_COLUMN, _LINE, _AROUND_PANELS = 2.2, 0.16, 1.15
 _BARS = 0.55  # of which for color bars
 _LEAST_WIDTH = 6.0  # room for three color bars
 _LETTER = 0.058  # average width of a letter of 8 points
@@ -216,11 +216,9 @@ def draw_image(
     for layer in layers:
         if channel is not None and not 0 <= channel < (n := len(layer.map)):
             raise ConfigError(f"channel is {channel}; allowed: 0 to {n - 1}, those of layer {layer.name}")
-    n_levels = len(layers[0].levels)
     sizes = [(panel_size((0, 0, *of.input_hw[::-1])), panel_size(window_of(of))) for of in layers]
-    columns = [[max(_COLUMN, o[0], p[0]), *[max(_COLUMN, p[0])] * n_levels] for o, p in sizes]
-    rows = [(max(o[1], p[1]), p[1]) for o, p in sizes]
-    width = max(_LEAST_WIDTH, *(sum(own) + _GAP * (n_levels + 1) for own in columns))
+    rows = [(max(overview[1], panel[1]), panel[1]) for overview, panel in sizes]
+    width = max(_LEAST_WIDTH, _COLUMN * (1 + len(layers[0].levels)))
     n_letters = int(width / _LETTER)
     captions = [
         [line for text in _caption(layer, i, len(layers)) for line in textwrap.wrap(text, n_letters)]
@@ -240,15 +238,15 @@ def draw_image(
         part.suptitle("\n".join(map(escaped, captions[i])), x=0.01, ha="left")
         ratios = (sum(rows[i]) + _AROUND_PANELS - _BARS, _BARS)
         upper, lower = part.subfigures(2, 1, squeeze=False, height_ratios=ratios)[:, 0]
-        _draw_panels(upper, layer, channel, {"width_ratios": columns[i], "height_ratios": rows[i]})
+        _draw_panels(upper, layer, channel, rows[i])
         _draw_bars(lower, layer, channel)
     return figure
 
 
 def _draw_panels(
-    part: "SubFigure", layer: PooledLayer, channel: int | None, ratios: dict[str, Sequence[float]]
+    part: "SubFigure", layer: PooledLayer, channel: int | None, heights: Sequence[float]
 ) -> None:
-    grid = part.subplots(2, 1 + len(layer.levels), gridspec_kw=ratios)
+    grid = part.subplots(2, 1 + len(layer.levels), gridspec_kw={"height_ratios": heights})
     draw_overview(grid[0, 0], layer)
     grid[0, 0].set_title("network input")
     draw_map(grid[1, 0], layer, channel)
