@@ -14,11 +14,12 @@ import numpy.typing as npt
 from sppfeat.decoding import Batch, Decoded, Decoder
 from sppfeat.errors import DeviceMemoryError
 from sppfeat.extraction.plan import Plan
-from sppfeat.extraction.row_sink import Rows, RowSink
-from sppfeat.extraction.sink_thread import SinkThread
+from sppfeat.extraction.row_sink import Rows, RowSink, SinkThread
 from sppfeat.files.byte_ranges import Place
 
 __all__ = ["BatchDescriber", "FindPlaces", "Progress", "run_pipeline"]
+
+_DECODE, _NETWORK, _WRITE = range(3)
 
 FindPlaces = Callable[[npt.NDArray[np.int64]], Sequence[Place | str]]
 """Images of a plan to their places, or to the reason why they have none."""
@@ -92,37 +93,31 @@ def run_pipeline(
         The progress at the end.
     """
     begun = start or Progress()
-    seconds = _StageSeconds()
+    clock = _StageClock()
     describe_all = _SplittingDescriber(describe)
 
     with SinkThread(sink, dtype=dtype, nonfinite=nonfinite) as sink_thread:
 
         def progress() -> Progress:
-            return Progress(
-                begun.n_done + sink_thread.n_done,
-                begun.n_failed + sink_thread.n_failed,
-                begun.decode_seconds + seconds.decode,
-                begun.network_seconds + seconds.network,
-                begun.write_seconds + seconds.write,
-            )
+            return begun.followed_by(Progress(sink_thread.n_done, sink_thread.n_failed, *clock.seconds))
 
         for decoded in decoder.decode(_located(plan, batches, find_places)):
-            seconds.count_decoding()
-            sink_thread.fail(decoded.failures)
-            for rows in describe_all(decoded, sink_thread.fail):
-                seconds.count_network()
+            clock.lap(_DECODE)
+            failures = dict(decoded.failures)
+            for rows in describe_all(decoded, failures):
+                clock.lap(_NETWORK)
                 sink_thread.add(rows)
-                seconds.count_writing()
-            seconds.count_network()
-            sink_thread.end_batch(decoded.batch)
-            seconds.count_writing()
+                clock.lap(_WRITE)
+            clock.lap(_NETWORK)
+            sink_thread.end_batch(decoded.batch, failures)
+            clock.lap(_WRITE)
             on_progress(progress())
             if should_stop():
                 break
-            seconds.begin()
-        seconds.begin()
+            clock.lap()
+        clock.lap()
         sink_thread.finish()
-        seconds.count_writing()
+        clock.lap(_WRITE)
     last = progress()
     on_progress(last)
     return last
@@ -135,8 +130,8 @@ class _SplittingDescriber:
         self._describe = describe
         self._most_pixels: int | None = None  # network-input pixels that fit in one batch
 
-    def __call__(self, decoded: Decoded, on_failure: Callable[[dict[int, str]], None]) -> Iterator[Rows]:
-        """Yield the rows of a batch; ``on_failure`` receives each image that does not fit even alone, and why."""
+    def __call__(self, decoded: Decoded, failures: dict[int, str]) -> Iterator[Rows]:
+        """Yield the rows of a batch; ``failures`` gets each image that does not fit even alone, and the reason."""
         height, width = decoded.pixels.shape[1:3]
         n_images = len(decoded.images)
         step = n_images if self._most_pixels is None else max(1, self._most_pixels // (height * width))
@@ -156,37 +151,26 @@ class _SplittingDescriber:
                     f"{reason} for this image alone, {height} x {width} (height x width) at the network's input: "
                     "a smaller --size or --max-pixels would do"
                 )
-                on_failure({decoded.images[first]: why})
+                failures[decoded.images[first]] = why
                 continue
             half = (stop - first + 1) // 2
             self._most_pixels = half * height * width
             parts.extendleft([(first + half, stop), (first, first + half)])
 
 
-class _StageSeconds:
-    """Seconds that the main thread has spent on each stage."""
+class _StageClock:
+    """Seconds that the main thread has spent on decoding, network and writing."""
 
     def __init__(self) -> None:
-        self.decode = self.network = self.write = 0.0
-        self.begin()
-
-    def begin(self) -> None:
-        """Restart the clock; time since the last stage counts for none."""
+        self.seconds = [0.0, 0.0, 0.0]
         self._last = time.perf_counter()
 
-    def count_decoding(self) -> None:
-        self.decode += self._lap()
-
-    def count_network(self) -> None:
-        self.network += self._lap()
-
-    def count_writing(self) -> None:
-        self.write += self._lap()
-
-    def _lap(self) -> float:
+    def lap(self, stage: int | None = None) -> None:
+        """Count the time since the last call for a stage; None: for none."""
         now = time.perf_counter()
-        lap, self._last = now - self._last, now
-        return lap
+        if stage is not None:
+            self.seconds[stage] += now - self._last
+        self._last = now
 
 
 def _located(plan: Plan, batches: Iterable[Batch], find_places: FindPlaces) -> Iterator[Batch]:

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from sppfeat.decoding import Batch
-from sppfeat.extraction import sink_thread
-from sppfeat.extraction.row_sink import Rows
-from sppfeat.extraction.sink_thread import SinkThread
+from sppfeat.extraction import row_sink
+from sppfeat.extraction.row_sink import Rows, SinkThread
 
 
 class Record:
@@ -54,8 +53,8 @@ def test_rows_then_marks_in_order_by_one_other_thread():
         for images in ((0, 1), (2,)):
             for image in images:
                 thread.add(block(image, image + 0.5))
-            thread.fail({7: "damaged"} if images == (2,) else {})
-            thread.end_batch(batch(*images, *([7] if images == (2,) else [])))
+            failed = {7: "damaged"} if images == (2,) else {}
+            thread.end_batch(batch(*images, *failed), failed)
         thread.finish()
         assert (thread.n_done, thread.n_failed) == (3, 1)
     rows = [("rows", 0, [0.5]), ("rows", 1, [1.5]), ("done", 0), ("done", 1), ("rows", 2, [2.5])]
@@ -72,7 +71,7 @@ def test_values_are_read_once_they_have_arrived():
 
     with thread_to(sink) as thread:
         thread.add(late._replace(wait=arrive))
-        thread.end_batch(batch(0))
+        thread.end_batch(batch(0), {})
         thread.finish()
     assert sink.calls == [("rows", 0, [3.0]), ("done", 0)]
 
@@ -84,7 +83,7 @@ def test_nothing_is_handed_over_after_an_error_and_the_error_comes_out():
         with thread_to(sink) as thread:
             for image in range(5):
                 thread.add(block(image))
-                thread.end_batch(batch(image))
+                thread.end_batch(batch(image), {})
             thread.finish()
 
     with pytest.raises(OSError, match="disk full"):
@@ -101,7 +100,7 @@ def test_batches_that_have_ended_are_handed_over_when_the_caller_fails_and_no_ot
         with thread_to(sink) as thread:
             for image in range(5):
                 thread.add(block(image))
-                thread.end_batch(batch(image))
+                thread.end_batch(batch(image), {})
             thread.add(block(5))
             threading.Timer(0.2, sink.may_go_on.set).start()
             raise KeyboardInterrupt
@@ -112,8 +111,8 @@ def test_batches_that_have_ended_are_handed_over_when_the_caller_fails_and_no_ot
 
 
 def test_no_more_than_so_much_is_on_its_way(monkeypatch):
-    monkeypatch.setattr(sink_thread, "_NBYTES_AHEAD", 10_000)
-    monkeypatch.setattr(sink_thread, "_TASK_NBYTES", 1)
+    monkeypatch.setattr(row_sink, "_NBYTES_AHEAD", 10_000)
+    monkeypatch.setattr(row_sink, "_TASK_NBYTES", 1)
     sink = Record()
     sink.may_go_on.clear()
     added = []
@@ -137,10 +136,8 @@ def test_no_more_than_so_much_is_on_its_way(monkeypatch):
 def test_an_image_of_several_batches_is_marked_once_with_the_first_reason():
     sink = Record()
     with thread_to(sink) as thread:
-        thread.fail({3: "first"})
-        thread.end_batch(batch(3, last=False))
-        thread.fail({3: "second"})
+        thread.end_batch(batch(3, last=False), {3: "first"})
         thread.add(block(3))
-        thread.end_batch(batch(3))
+        thread.end_batch(batch(3), {3: "second"})
         thread.finish()
     assert sink.calls == [("failed", 3, "first")]
