@@ -117,7 +117,7 @@ def describe_queries(
     on_progress: Callable[[int], None] = lambda described: None,
     on_download: OnDownload = lambda name, done, total: None,
 ) -> npt.NDArray[np.floating[Any]]:
-    """Computes the descriptors of queries, in the columns of a selection.
+    """Descriptors ``(q, d)`` of queries in the columns of a selection and in the file's type, finite.
 
     Images are described with the file's settings and weights (:meth:`sppfeat.Extractor.from_file`), all boxes of an
     image in one run of the network. The network is loaded only if there are images, and only after all rows have been
@@ -130,18 +130,10 @@ def describe_queries(
         weights_dir: a folder to search first for weights given by name.
         device: device to run the network on.
         on_progress: called with the number of queries described so far.
-        on_download: called during a download with the name of a weights file, the bytes done, and the total (None if
-            unknown).
-
-    Returns:
-        ``(q, d)`` descriptors of the file's type, finite.
+        on_download: called with the name of a weights file, the bytes downloaded, and their total (None if unknown).
 
     Raises:
-        ConfigError: a row does not exist or has no descriptor, or a descriptor holds NaN or infinities.
-        ImageError: an image cannot be read.
-        BoxError: a box has no area inside its image.
-        StoreError: the weights are missing or have changed.
-        SppfeatError: the network cannot be loaded.
+        SppfeatError: a reason listed at :func:`sppfeat.search`, or a descriptor holds NaN or infinities.
     """
     file = selection.file
     rows = [i for i, query in enumerate(queries) if query.row is not None]

@@ -97,21 +97,6 @@ def test_a_random_projection_is_the_librarys(path):
     assert found.record.explained_variance is None
 
 
-def test_batches_are_as_large_as_they_must_be(path, monkeypatch):
-    sizes = []
-    fit_of = decomposition.IncrementalPCA.partial_fit
-
-    def partial_fit(self, rows, **options):
-        sizes.append(len(rows))
-        return fit_of(self, rows, **options)
-
-    monkeypatch.setattr(decomposition.IncrementalPCA, "partial_fit", partial_fit)
-    monkeypatch.setattr(projection, "_IN_MEMORY_NBYTES", 0)
-    fit(path)
-    fit(path, batch_size=58)
-    assert sizes == [20, 19, 19, 58]
-
-
 @pytest.mark.parametrize(
     ("spec", "batch_size", "said"),
     [
