@@ -21,7 +21,7 @@ from sppfeat.analysis.choices import (
 from sppfeat.analysis.probe import cross_validate
 from sppfeat.analysis.report.facts import Probed, ReportFacts, Summary, group_failures
 from sppfeat.analysis.report.page import check_page_path, render_page
-from sppfeat.analysis.report.provenance import describe_provenance, describe_settings
+from sppfeat.analysis.report.provenance import describe_provenance, reduction_text
 from sppfeat.analysis.row_checks import check_described
 from sppfeat.analysis.search.queries import describe_queries
 from sppfeat.analysis.show.classes import count_labels
@@ -148,11 +148,9 @@ def gather_facts(
         title=title or file.path.name,
         summary=_summarize(selection),
         config=file.config,
-        steps=tuple(
-            describe_settings(file.config, file.extracted_columns[-1].stop, reduction=file.reduction)
-        ),
+        n_extracted=file.extracted_columns[-1].stop,
+        reduction="" if file.reduction is None else reduction_text(file.reduction),
         provenance=tuple(describe_provenance(file)),
-        is_reduced=file.is_reduced,
         columns=file.columns,
         norms=norms,
         sizes=tuple(measure_sizes(file, of=of) for of in ("images", "boxes")[: 1 + file.has_boxes]),

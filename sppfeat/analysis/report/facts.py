@@ -96,9 +96,9 @@ class ReportFacts:
         title: title of the page.
         summary: content of the file, in numbers.
         config: settings of the extraction.
-        steps: name and description of each step from image to descriptor.
+        n_extracted: length of a descriptor as extracted.
+        reduction: description of the reduction of the descriptors; empty without one.
         provenance: names and values of facts about the file's origin.
-        is_reduced: True if descriptors are components of a reduction.
         columns: columns of a descriptor.
         norms: norms of the descriptors; None without descriptors.
         sizes: sizes of images, and of boxes if there are any.
@@ -115,9 +115,9 @@ class ReportFacts:
     title: str
     summary: Summary
     config: ExtractConfig
-    steps: tuple[tuple[str, str], ...]
+    n_extracted: int
+    reduction: str
     provenance: tuple[tuple[str, str], ...]
-    is_reduced: bool
     columns: tuple[ColumnBlock, ...]
     norms: Norms | None
     sizes: tuple[Sizes, ...]

@@ -16,7 +16,7 @@ from sppfeat.analysis.show.contact_sheet import SheetLine
 from sppfeat.analysis.show.embedding import caption, mark_text
 from sppfeat.analysis.show.norms import norms_text
 from sppfeat.analysis.show.sizes import sizes_text
-from sppfeat.analysis.wording import rounded
+from sppfeat.analysis.wording import network_text, rounded
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.machine import import_extra
 from sppfeat.config.values import StrPath
@@ -94,6 +94,7 @@ def render_page(facts: ReportFacts) -> str:
         verdict=_verdict,
         version=__version__,
         embedding_text=caption(embedding) if embedding else "",
+        network_text=network_text,
         norms_text=norms_text,
         sizes_text=sizes_text,
     )

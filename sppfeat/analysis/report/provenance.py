@@ -1,23 +1,15 @@
-"""Origin and settings of a feature file, as texts."""
+"""Origin of a feature file, as texts."""
 
 import os
 
 from sppfeat.analysis.wording import dimensions_text, network_text, variance_text
-from sppfeat.config.extract_config import ExtractConfig
-from sppfeat.config.regions import RegionSpec
-from sppfeat.config.specs import BackboneSpec, DescriptorSpec, InputSpec
 from sppfeat.config.wording import counted
 from sppfeat.store.feature_table import FeatureTable
 from sppfeat.store.reduction import Reduction
 
-__all__ = ["describe_provenance", "describe_settings"]
+__all__ = ["describe_provenance", "reduction_text"]
 
 _MOST_SOURCES = 20  # maximum number of source files to name
-_NORMALIZE = {
-    "none": "left as they are",
-    "l2": "scaled to l2 norm 1, layer by layer",
-    "power": "replaced by signed square roots, then scaled to l2 norm 1, layer by layer",
-}
 
 
 def describe_provenance(file: FeatureTable) -> list[tuple[str, str]]:
@@ -55,7 +47,7 @@ def describe_provenance(file: FeatureTable) -> list[tuple[str, str]]:
             found.append(("and more", f"{n - _MOST_SOURCES:,}; sppfeat info --json names all"))
     if (reduction := file.reduction) is not None:
         found += [
-            ("reduced", _reduction_text(reduction)),
+            ("reduced", reduction_text(reduction)),
             ("fitted on rows", ", ".join(reduction.spec.fit_rows)),
             ("fitted on the file with fingerprint", reduction.record.source_fingerprint),
             ("fingerprint of the reduction", reduction.fingerprint),
@@ -64,7 +56,7 @@ def describe_provenance(file: FeatureTable) -> list[tuple[str, str]]:
     return [(name, value) for name, value in found if value]
 
 
-def _reduction_text(reduction: Reduction) -> str:
+def reduction_text(reduction: Reduction) -> str:
     """Dimensions of a reduction, and the share of the variance that it keeps."""
     record, spec = reduction.record, reduction.spec
     text = dimensions_text(
@@ -83,73 +75,3 @@ def _reduction_text(reduction: Reduction) -> str:
 def _range_text(what: str, first: int, stop: int) -> str:
     """Text of a half-open range, counted from 0: its first and last members."""
     return f"{what}s {first:,} to {stop - 1:,}" if stop > first else f"no {what}"
-
-
-def describe_settings(
-    config: ExtractConfig, dimension: int, *, reduction: Reduction | None = None
-) -> list[tuple[str, str]]:
-    """Describes the steps from image to descriptor: a name and a sentence for each.
-
-    Args:
-        config: settings of the file.
-        dimension: length of a descriptor before any reduction.
-        reduction: reduction applied after the extraction; None without one.
-    """
-    steps = [("Network", _network(config.backbone)), ("Input", _input(config.input, config.backbone))]
-    if config.regions is not None:
-        steps.append(("Boxes", _regions(config.regions)))
-    steps.append(("Pooling", _pooling(config.descriptor, config.backbone, dimension)))
-    steps.append(("Scaling", f"Values are {_scaling(config.descriptor)}."))
-    if reduction is not None:
-        steps.append(("Reduction", f"Descriptors are reduced: {_reduction_text(reduction)}."))
-    steps.append(("Numbers", f"Computed in {config.precision}, stored as {config.descriptor.dtype}."))
-    return steps
-
-
-def _network(spec: BackboneSpec) -> str:
-    layers = " and ".join(spec.layers) if len(spec.layers) < 3 else ", ".join(spec.layers)
-    head = f", then its fully connected layers up to {spec.head}" if spec.head else ""
-    return f"{network_text(spec)}, up to layer{'s' * (len(spec.layers) > 1)} {layers}{head}."
-
-
-def _input(spec: InputSpec, backbone: BackboneSpec) -> str:
-    turned = "turned upright" if spec.exif == "apply" else "as stored"
-    if spec.scales:
-        size = f"at short sides of {', '.join(map(str, spec.scales))} pixels, each box at one of them"
-    elif spec.size is None:
-        size = "at their own size"
-    else:
-        size = f"with a short side of {spec.size} pixels"
-    text = (
-        f"Whole images, {turned}, at their own aspect ratio, {size} ({backbone.interpolation} filter, "
-        f"at most {spec.max_pixels:,} pixels)"
-    )
-    if spec.round_to > 1:
-        text += f", sides rounded to multiples of {spec.round_to}"
-    if spec.decode == "fast":
-        text += ", large JPEGs decoded at a fraction of their size"
-    if spec.flip:
-        text += "; averaged with the mirror image"
-    return f"{text}."
-
-
-def _regions(spec: RegionSpec) -> str:
-    what = "the boxes of a file" if spec.boxes == "file" else spec.boxes
-    margin = f", tightened by {spec.margin:g} input pixels" if spec.margin else ""
-    same = "; boxes on the same region of an image are stored once" if spec.drop_duplicates else ""
-    return f"One row per box: {what}, projected to cells by the rule {spec.projection}{margin}{same}."
-
-
-def _pooling(spec: DescriptorSpec, backbone: BackboneSpec, dimension: int) -> str:
-    if backbone.head:
-        return (
-            f"{spec.pool} over the grid that the network's fully connected layers take: {dimension:,} values."
-        )
-    grids = ", ".join(f"{n} x {n}" for n in spec.levels)
-    return f"The {spec.pool} of each channel in each bin of the grids {grids}: {dimension:,} values."
-
-
-def _scaling(spec: DescriptorSpec) -> str:
-    if spec.mean_norm is not None:
-        return f"multiplied by one factor per layer, so that their mean l2 norm is {spec.mean_norm:g}"
-    return _NORMALIZE[spec.normalize]

@@ -21,7 +21,7 @@ from sharded_files import whole_images, write_shards, write_whole
 import sppfeat
 from sppfeat.analysis.reduce import reduce
 from sppfeat.analysis.report.facts import group_failures
-from sppfeat.analysis.report.provenance import describe_provenance, describe_settings
+from sppfeat.analysis.report.provenance import describe_provenance
 from sppfeat.analysis.wording import network_text
 from sppfeat.cli import main
 from sppfeat.config.extract_config import ExtractConfig
@@ -297,12 +297,12 @@ def test_a_reduced_file_says_how_it_was_made_before_and_then(path, tmp_path):
     reduce(path, reduced, components=2, whiten=True)
     with FeatureFile(reduced) as file:
         facts = gather_facts(file.select(), most_probed=0)
-    steps = dict(facts.steps)
-    assert "15 values" in steps["Pooling"]  # not the two that are left
-    assert steps["Reduction"].startswith("Descriptors are reduced: pca, 15 -> 2 values, whitened; ")
+    text = Page(render_page(facts)).text
+    assert "in each bin of the grids 1 x 1, 2 x 2: 15 values." in text  # not the two that are left
+    assert "Descriptors are reduced: pca, 15 -> 2 values, whitened; " in text
     with FeatureFile(path) as file:
         assert dict(facts.provenance)["fitted on the file with fingerprint"] == file.attribute("fingerprint")
-    assert facts.is_reduced
+    assert "The 2 components of the reduction." in text
 
 
 def test_failures_are_grouped_by_reason(tmp_path):
@@ -374,7 +374,7 @@ def test_of_more_classes_than_rows_are_probed_some_are_probed(tmp_path):
     assert (probed.result.n_rows, probed.result.n_classes) == (60, 6)
 
 
-def test_settings_are_said_in_words():
+def test_settings_are_said_in_words(made):
     base = config()
     boxes = ExtractConfig(
         backbone=base.backbone,
@@ -383,11 +383,13 @@ def test_settings_are_said_in_words():
         regions=RegionSpec(boxes="multiview"),
         precision="bf16",
     )
-    steps = dict(describe_settings(boxes, 9))
-    assert "as stored" in steps["Input"]
-    assert "480, 688" in steps["Input"]
-    assert "mirror image" in steps["Input"]
-    assert "multiples of 32" in steps["Input"]
-    assert "multiview" in steps["Boxes"]
-    assert "mean l2 norm is 20" in steps["Scaling"]
-    assert "bf16" in steps["Numbers"]
+    facts = dataclasses.replace(made[0], config=boxes, embedding=None, norms=None, sizes=(), thumbnails={})
+    text = Page(render_page(facts)).text
+    for said in (
+        "Whole images, as stored, at their own aspect ratio, at short sides of 480, 688 pixels, each box at one",
+        "sides rounded to multiples of 32, large JPEGs decoded at a fraction of their size; averaged with the mirror",
+        "One row per box: multiview, projected to cells by the rule sppnet.",
+        "Values are multiplied by one factor per layer, so that their mean l2 norm is 20.",
+        "Computed in bf16, stored as float32.",
+    ):
+        assert said in text
