@@ -122,7 +122,12 @@ def _merge(
         parts = read_shard_files(shards, on_progress=lambda n: on_progress("check", n, len(shards)))
         whole = parts[0].shard
         is_virtual = not copy and whole.n_rows > 0  # a virtual dataset needs at least one row
-        sources = _sources(parts, output) if is_virtual else []
+        real = os.path.realpath(output)
+        sources = [
+            part.source._replace(path=recorded_path(os.fsdecode(part.source.path), real))
+            for part in parts
+            if is_virtual
+        ]
         with FeatureFile(parts[0].path) as first:
             dimension, layout = first.dimension, _layout(first, parts, sources)
             entries = _entries(first, parts, layout, lambda n: on_progress("join", n, len(parts)))
@@ -154,25 +159,6 @@ def _root_notes(parts: Sequence[ShardFile]) -> list[str]:
     return [
         f"the shards have their images in {len(roots)} folders: {first_few(map(repr, roots), 3)}; {roots[0]!r}, of "
         f"{str(parts[0].path)!r}, is recorded"
-    ]
-
-
-def _sources(parts: Sequence[ShardFile], output: Path) -> list[SourceFile]:
-    """Return the record of each shard for ``/sources``."""
-    real = os.path.realpath(output)
-    return [
-        SourceFile(
-            path=recorded_path(os.path.realpath(part.path), real),
-            first_image=part.shard.first_image,
-            stop_image=part.shard.stop_image,
-            first_row=part.shard.first_row,
-            stop_row=part.shard.stop_row,
-            nbytes=part.version.nbytes,
-            mtime_ns=part.version.mtime_ns,
-            offset=part.offset or 0,
-            created=os.fsencode(part.created),
-        )
-        for part in parts
     ]
 
 

@@ -1,6 +1,7 @@
 """The shard files of one extraction, checked to be complete and to hold each image exactly once."""
 
 import itertools
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from sppfeat.files.locks import is_being_written
 from sppfeat.files.versions import FileVersion
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import Status
+from sppfeat.store.virtual_features import SourceFile
 
 __all__ = ["ShardFile", "has_box_file", "read_shard_files"]
 
@@ -31,8 +33,7 @@ class ShardFile(NamedTuple):
         shard: range of its images and rows in the plan.
         root: folder that its image paths are relative to.
         version: size and modification time of the file when it was read.
-        offset: position of the first byte of its ``/features``; None unless the dataset is contiguous.
-        created: value of its attribute ``created``.
+        source: the record of the file for ``/sources``, with its absolute path.
         n_boxes: number of boxes in the box file, or of views in this shard; 0 if rows are whole images.
         done, failed, pending: number of images by status.
     """
@@ -41,17 +42,11 @@ class ShardFile(NamedTuple):
     shard: Shard
     root: str
     version: FileVersion
-    offset: int | None
-    created: str
+    source: SourceFile
     n_boxes: int
     done: int
     failed: int
     pending: int
-
-    @property
-    def n_rows(self) -> int:
-        """Number of rows."""
-        return self.shard.stop_row - self.shard.first_row
 
     def check_unchanged(self) -> None:
         """Raise StoreError if the file was written or replaced since it was read."""
@@ -117,13 +112,23 @@ def _read_shard(file: FeatureFile) -> ShardFile:
             f"{where} has {counted(file.n_images, 'image')} and {counted(file.n_rows, 'row')}, and is recorded as "
             f"{shard}, rows {shard.first_row} to {shard.stop_row}"
         )
+    version = FileVersion.of(file.stat())
     return ShardFile(
         path=file.path,
         shard=shard,
         root=file.root,
-        version=FileVersion.of(file.stat()),
-        offset=file.stored_features.offset,
-        created=file.attribute("created"),
+        version=version,
+        source=SourceFile(
+            path=os.fsencode(os.path.realpath(file.path)),
+            first_image=shard.first_image,
+            stop_image=shard.stop_image,
+            first_row=shard.first_row,
+            stop_row=shard.stop_row,
+            nbytes=version.nbytes,
+            mtime_ns=version.mtime_ns,
+            offset=file.stored_features.offset or 0,
+            created=os.fsencode(file.attribute("created")),
+        ),
         n_boxes=file.shape("box_row")[0] if file.has_boxes else 0,
         done=status[Status.DONE],
         failed=status[Status.FAILED],

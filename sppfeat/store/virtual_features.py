@@ -141,17 +141,14 @@ class VirtualFeatures:
         """
         source, path = self.files[i], self.path_of(i)
         with self._naming_source(i):
-            # O_NONBLOCK: if a pipe has taken its place, opening it would block until somebody writes.
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-            with os.fdopen(fd, "rb") as raw:
-                found = os.fstat(fd)
-                self._check_stat(i, found)
-                known = self._known.get(i)
-                if known is None or not known.is_file_of(FileVersion.of(found)):
-                    self._check_content(i)
-                    self._known[i] = FileVersion.of(found)
-                shape = (source.n_rows, self.shape[1])
-                return np.memmap(raw, dtype=self.dtype, mode="r", offset=source.offset, shape=shape)
+            found = os.stat(path)
+            self._check_stat(i, found)
+            known = self._known.get(i)
+            if known is None or not known.is_file_of(FileVersion.of(found)):
+                self._check_content(i)
+                self._known[i] = FileVersion.of(found)
+            shape = (source.n_rows, self.shape[1])
+            return np.memmap(path, dtype=self.dtype, mode="r", offset=source.offset, shape=shape)
 
     def _check_stat(self, i: int, found: os.stat_result) -> None:
         source, now = self.files[i], FileVersion.of(found)
