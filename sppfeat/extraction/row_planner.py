@@ -1,18 +1,25 @@
-"""Plans the rows of boxes: chooses scales, drops duplicates, and adapts rows to image sizes read later."""
+"""Plans the rows of boxes: finds their images, chooses scales, drops duplicates, and follows sizes read later."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.boxes.coordinates import clip_boxes
+from sppfeat.boxes.coordinates import boxes_to_px, clip_boxes
+from sppfeat.boxes.table import BoxTable
+from sppfeat.boxes.views import VIEW_SIDE, Views, grid_views, multiview_views
+from sppfeat.config.regions import GridSpec
 from sppfeat.config.specs import InputSpec
+from sppfeat.config.wording import counted, one_line
+from sppfeat.errors import BoxError
 from sppfeat.extraction.plan import Plan
 from sppfeat.extraction.regions import MapSizes, Projector, best_scales
-from sppfeat.extraction.rows import BoxRows, BoxSource, ViewBoxes
+from sppfeat.extraction.rows import BoxRows, rows_of_table, rows_of_views
 from sppfeat.extraction.sizes import FoundSizes, input_sizes
+from sppfeat.files.image_names import count_same_file_names, match_images
 from sppfeat.store.tables import RowBoxes
 
 __all__ = ["RowPlanner", "choose_scales", "drop_duplicates", "fill_in_sizes"]
@@ -20,29 +27,33 @@ __all__ = ["RowPlanner", "choose_scales", "drop_duplicates", "fill_in_sizes"]
 
 @dataclass(frozen=True)
 class RowPlanner:
-    """Plans the rows of a box source.
+    """Plans the rows of the boxes of a box file, or of views of each image.
 
     Attributes:
-        source: the box file or the views.
         input: the network-input settings.
         projector: projects boxes to cells.
         map_sizes: finds the sizes of the maps, so that boxes on the same cells share a row; None: a row for each box.
+        table: the content of the box file; None for views.
+        path: path of the box file, for messages.
+        grid: the grid of views; None for a box file, and for the views of SPP-net's multi-view test.
     """
 
-    source: BoxSource
     input: InputSpec
     projector: Projector
-    map_sizes: MapSizes | None
+    map_sizes: MapSizes | None = None
+    table: BoxTable | None = None
+    path: str = ""
+    grid: GridSpec | None = None
 
     @property
     def needs_sizes(self) -> bool:
-        """True if the number of rows depends on the sizes of the images."""
-        return self.map_sizes is not None or self.source.needs_sizes
+        """True if the number of rows depends on the sizes of the images, as that of windows of a fixed size does."""
+        return self.map_sizes is not None or (self.grid is not None and self.grid.in_pixels)
 
     @property
     def has_views(self) -> bool:
         """True if boxes are views of each image; False if they come from a box file."""
-        return isinstance(self.source, ViewBoxes)
+        return self.table is None
 
     def rows(
         self, root: bytes, paths: Sequence[bytes], image_hw: npt.NDArray[np.int32], *, first: int = 0
@@ -59,7 +70,11 @@ class RowPlanner:
         Raises:
             BoxError: no box belongs to any of the images, or a name matches two images.
         """
-        rows = self.source.rows(root, paths, image_hw, first=first)
+        if self.table is None:
+            rows = rows_of_views(self._views, image_hw)
+        else:
+            image_of = self._match_images(self.table, root, paths, is_whole=not first)
+            rows = rows_of_table(self.table, np.where(image_of < first, -1, image_of - first), image_hw)
         rows = choose_scales(rows, image_hw, self.input.short_sides)
         if self.map_sizes is None:
             return rows
@@ -68,21 +83,80 @@ class RowPlanner:
 
     def refit(self, boxes: RowBoxes, image_hw: tuple[int, int]) -> RowBoxes | None:
         """Adapt the boxes of one image to another image size; None if that would change which rows there are."""
-        boxes_px = self.source.refit(boxes, image_hw)
-        if boxes_px is None:
-            return None
-        if self.map_sizes is not None and 0 not in image_hw:
+        hw = np.array([image_hw], dtype=np.int32)
+        row_hw = np.repeat(hw, len(boxes), axis=0)
+        scale = np.full(len(boxes), -1, dtype=np.int16)
+        if self.table is None:
+            views = self._views(image_hw)
+            if views.ids != tuple(boxes.annotations.ids):
+                return None
+            boxes_px, scale = views.boxes_px, views.scale
+        else:
+            boxes_px = boxes_to_px(self.table.boxes[boxes.source], self.table.convention, row_hw)
+        if self.map_sizes is not None:
             own = boxes.box_row[boxes.source]  # the indices of these rows
             if np.isin(boxes.box_row, own).sum() > len(boxes):
                 return None  # boxes that shared a region may not share it now
-        _, flag = clip_boxes(boxes_px, np.full((len(boxes_px), 2), image_hw, dtype=np.int32))
-        moved = dataclasses.replace(boxes, boxes_px=boxes_px, flag=flag, scale=self.source.scales(boxes))
-        rows = BoxRows(np.array([[0, len(boxes_px)]]), moved)
-        return choose_scales(rows, np.array([image_hw], dtype=np.int32), self.input.short_sides).boxes
+        flag = clip_boxes(boxes_px, row_hw)[1]
+        moved = dataclasses.replace(boxes, boxes_px=boxes_px, flag=flag, scale=scale)
+        rows = BoxRows(np.array([[0, len(boxes)]]), moved)
+        return choose_scales(rows, hw, self.input.short_sides).boxes
 
     def join(self, boxes: RowBoxes, added: RowBoxes) -> RowBoxes:
-        """Append the rows of new images to those of a file."""
-        return self.source.join(boxes, added)
+        """Append the rows of new images to those of a file.
+
+        Raises:
+            BoxError: a box belongs both to an image of the file and to a new one.
+        """
+        shifted = np.where(added.box_row >= 0, added.box_row + len(boxes), -1)
+        if self.table is None:
+            moved = dataclasses.replace(added, source=added.source + len(boxes.box_row))
+            return boxes.followed_by(moved, box_row=np.concatenate((boxes.box_row, shifted)))
+        twice = np.flatnonzero((boxes.box_row >= 0) & (shifted >= 0))
+        if len(twice):
+            name = self.table.images[int(self.table.image[twice[0]])].decode("utf-8", "backslashreplace")
+            raise BoxError(
+                f"{self.path!r}: the image {name!r} is another one among the new inputs than in the file; start "
+                "anew with --overwrite, or name it by more of its path"
+            )
+        return boxes.followed_by(added, box_row=np.where(boxes.box_row >= 0, boxes.box_row, shifted))
+
+    def _match_images(
+        self, table: BoxTable, root: bytes, paths: Sequence[bytes], *, is_whole: bool
+    ) -> npt.NDArray[np.int64]:
+        """Return ``(M,)`` int64, the input of each image of the box file; -1 for none."""
+        try:
+            image_of = match_images(table.images, root, paths, kind=table.names)
+        except BoxError as error:
+            raise BoxError(f"{self.path!r}: {error}") from error
+        if is_whole and len(image_of) and (image_of < 0).all():
+            n_elsewhere = count_same_file_names(list(table.images), paths)
+            said = counted(n_elsewhere, "has", "have") + " the file name of an input, in another folder"
+            raise BoxError(
+                f"{self.path!r}: none of its images ({len(image_of)}) is among the inputs; the first is "
+                f"{one_line(repr(os.fsdecode(table.images[0])))}, the first input "
+                f"{os.fsdecode(paths[0])!r}{f'; {said}' if n_elsewhere else ''}"
+            )
+        return image_of
+
+    def _views(self, image_hw: tuple[int, int]) -> Views:
+        """Return the views of an image; one that cannot be processed gets views, too, whose rows stay NaN.
+
+        The windows of the multi-view test are squares in the network input. Without rounding, both of their directions
+        use the scale of the short side, since the long side keeps the aspect ratio to within half a pixel. With
+        ``round_to``, each direction has its own scale.
+        """
+        if self.grid is not None:
+            return grid_views(self.grid, image_hw)
+        image = np.array(image_hw)
+        input_hw = input_sizes(image[None].astype(np.int32), self.input)[0][0]
+        if self.input.round_to == 1:
+            image, input_hw = (
+                image.min(keepdims=True).repeat(2),
+                input_hw.min(axis=1, keepdims=True).repeat(2, 1),
+            )
+        windows = VIEW_SIDE * image / np.where(input_hw > 0, input_hw, image)
+        return multiview_views(image_hw, self.input.short_sides, [(h, w) for h, w in windows.tolist()])
 
 
 def fill_in_sizes(
@@ -94,7 +168,7 @@ def fill_in_sizes(
 ) -> npt.NDArray[np.int64]:
     """Fill the sizes of some images into a plan, and adapt their boxes; their rows stay the same.
 
-    Another thread may run other images of the plan meanwhile.
+    An image whose rows would change fails. Another thread may run other images of the plan meanwhile.
 
     Args:
         plan: the plan.
@@ -115,8 +189,23 @@ def fill_in_sizes(
     for image in images.tolist():
         plan.errors.pop(image, None)
     plan.errors.update({int(images[position]): reason for position, reason in {**too_odd, **reasons}.items()})
-    if plan.boxes is not None and planner is not None:
-        _refit_boxes(plan, plan.boxes, changed, planner)
+    boxes = plan.boxes
+    if boxes is None or planner is None:
+        return np.asarray(changed)
+    for image in changed.tolist():
+        rows, (height, width) = slice(*plan.rows[image].tolist()), plan.image_hw[image].tolist()
+        fitted = planner.refit(boxes.take(rows), (height, width))
+        if fitted is None:
+            plan.errors[image] = (
+                f"its size is {height} x {width} (height x width), not what it was when the file was laid out, and "
+                f"gives other rows than the {rows.stop - rows.start} that the file has: start anew with --overwrite"
+            )
+        else:
+            boxes.boxes_px[rows], boxes.flag[rows], boxes.scale[rows] = (
+                fitted.boxes_px,
+                fitted.flag,
+                fitted.scale,
+            )
     return np.asarray(changed)
 
 
@@ -131,7 +220,7 @@ def choose_scales(
         short_sides: short sides of the network input in pixels, ascending; a single one may be None, the image's own.
     """
     boxes = rows.boxes
-    row_hw = image_hw[_row_images(rows)]
+    row_hw = image_hw[rows.row_images]
     clipped, _ = clip_boxes(boxes.boxes_px, row_hw)
     scale = boxes.scale.copy()
     open_rows = (scale < 0) & ~boxes.is_degenerate & (row_hw > 0).all(axis=1)
@@ -161,7 +250,7 @@ def drop_duplicates(
         projector: projects boxes to cells.
         map_sizes: finds the sizes of the maps of a network input.
     """
-    boxes, image = rows.boxes, _row_images(rows)
+    boxes, image = rows.boxes, rows.row_images
     usable = np.asarray((input_hw > 0).all(axis=(1, 2)))
     pooled = np.flatnonzero((boxes.scale >= 0) & usable[image])
     row_input_hw = input_hw[image, np.maximum(boxes.scale, 0)]
@@ -198,10 +287,6 @@ def drop_duplicates(
     )
 
 
-def _row_images(rows: BoxRows) -> npt.NDArray[np.int64]:
-    return np.repeat(np.arange(len(rows.ranges)), np.diff(rows.ranges, axis=1).reshape(-1))
-
-
 def _group_rows(keys: npt.NDArray[np.int32], rows: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
     """Split rows ``(n,)`` into groups of equal keys; ``keys`` has one line per row of the table."""
     if not len(rows):
@@ -210,21 +295,3 @@ def _group_rows(keys: npt.NDArray[np.int32], rows: npt.NDArray[np.int64]) -> lis
     order = np.argsort(inverse.reshape(-1), kind="stable")
     bounds = np.flatnonzero(np.diff(inverse.reshape(-1)[order])) + 1
     return np.split(rows[order], bounds)
-
-
-def _refit_boxes(plan: Plan, boxes: RowBoxes, resized: npt.NDArray[np.int64], planner: RowPlanner) -> None:
-    """Adapt the boxes of images whose size has changed; an image whose rows would change fails."""
-    for image, (height, width) in zip(resized.tolist(), plan.image_hw[resized].tolist(), strict=True):
-        rows = np.arange(*plan.rows[image].tolist())
-        fitted = planner.refit(boxes.take(rows), (height, width))
-        if fitted is None:
-            plan.errors[image] = (
-                f"its size is {height} x {width} (height x width), not what it was when the file was laid out, and "
-                f"gives other rows than the {len(rows)} that the file has: start anew with --overwrite"
-            )
-        else:
-            boxes.boxes_px[rows], boxes.flag[rows], boxes.scale[rows] = (
-                fitted.boxes_px,
-                fitted.flag,
-                fitted.scale,
-            )

@@ -12,7 +12,6 @@ from sppfeat.config.specs import InputSpec
 from sppfeat.errors import BoxError, ConfigError
 from sppfeat.extraction.regions import Projector, map_sizes
 from sppfeat.extraction.row_planner import RowPlanner
-from sppfeat.extraction.rows import BoxSource, FileBoxes, ViewBoxes
 from sppfeat.files.downloads import OnDownload
 from sppfeat.networks.backbones import Backbone, load_backbone
 from sppfeat.store.comparability import descriptor_differences
@@ -117,15 +116,14 @@ def make_row_planner(
     """
     if choice is None or config.regions is None:
         return None
-    source: BoxSource
-    if box_file is not None:
-        source = FileBoxes(box_file.table, choice.boxes)
-    else:
-        grid = None if choice.boxes == "multiview" else parse_grid(choice.boxes)
-        source = ViewBoxes(grid, config.input)
-    projector = Projector.of(backbone, config.regions)
+    is_grid = box_file is None and choice.boxes != "multiview"
     return RowPlanner(
-        source, config.input, projector, map_sizes(backbone) if choice.drop_duplicates else None
+        config.input,
+        Projector.of(backbone, config.regions),
+        map_sizes(backbone) if choice.drop_duplicates else None,
+        table=box_file.table if box_file else None,
+        path=choice.boxes,
+        grid=parse_grid(choice.boxes) if is_grid else None,
     )
 
 

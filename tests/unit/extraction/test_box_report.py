@@ -14,7 +14,6 @@ from sppfeat.config.specs import InputSpec
 from sppfeat.extraction.box_report import box_notes, summarize_boxes
 from sppfeat.extraction.regions import Projector
 from sppfeat.extraction.row_planner import RowPlanner
-from sppfeat.extraction.rows import FileBoxes, ViewBoxes
 from sppfeat.files.paths import PathTable
 from sppfeat.geometry import FeatureGeometry
 
@@ -28,16 +27,16 @@ def map_hws(input_hw):
     return [tuple(math.ceil(side / 16) for side in input_hw)]
 
 
-def planned(source, image_hw, *, drop=False, spec=SPEC):
+def planned(image_hw, *, drop=False, spec=SPEC, **source):
     n = len(image_hw)
-    planner = RowPlanner(source, spec, PROJECTOR, map_hws if drop else None)
+    planner = RowPlanner(spec, PROJECTOR, map_hws if drop else None, **source)
     rows = planner.rows(ROOT, [b"%d.jpg" % i for i in range(n)], sizes_of(image_hw))
     return plan_of(rows, image_hw, spec)
 
 
 def of_file(boxes, image_hw, *, drop=False, **settings):
     table = table_of(boxes, **settings)
-    return planned(FileBoxes(table, "b.csv"), image_hw, drop=drop), table
+    return planned(image_hw, drop=drop, table=table), table
 
 
 def summary(plan, spec=FILE, inputs=SPEC, path="/b.csv"):
@@ -87,7 +86,7 @@ def test_the_counts_of_a_summary_add_up(boxes):
 
 def test_a_summary_of_windows():
     spec = InputSpec(size=None)
-    plan = planned(ViewBoxes(parse_grid("grid:2x2"), InputSpec(size=None)), SIZES, spec=spec)
+    plan = planned(SIZES, spec=spec, grid=parse_grid("grid:2x2"))
     found = summary(plan, RegionSpec(boxes="grid:2x2"), spec, "")
     assert (found.source, found.format, found.convention) == ("grid:2x2", "", "")
     assert (found.boxes, found.rows, found.of_no_input) == (16, 16, 0)
@@ -173,7 +172,7 @@ def test_boxes_of_two_classes_in_one_row_are_said():
 def test_fractions_read_as_pixels_and_pixels_as_fractions_are_said(boxes, units, hint):
     table = table_of([("0.jpg", box) for box in boxes])
     table = dataclasses.replace(table, convention=BoxConvention(units=units))
-    plan = planned(FileBoxes(table, "b.csv"), [(60, 80)])
+    plan = planned([(60, 80)], table=table)
     notes = [note for note in box_notes(plan, plan.boxes, table) if "--box-units" in note]
     assert [hint in note for note in notes] == ([] if hint is None else [True])
 
@@ -181,14 +180,14 @@ def test_fractions_read_as_pixels_and_pixels_as_fractions_are_said(boxes, units,
 def test_boxes_of_one_image_taken_for_the_one_input_of_another_name_are_said():
     for name, is_said in ((b"0", False), (b"1", True)):
         table = dataclasses.replace(table_of([("x", (0, 0, 9, 9))]), images=PathTable([name]), names="single")
-        plan = planned(FileBoxes(table, "b.npy"), [(60, 80)])
+        plan = planned([(60, 80)], table=table)
         notes = box_notes(plan, plan.boxes, table)
         assert any("taken for the one input, '0.jpg'" in note for note in notes) == is_said
 
 
 def test_images_of_the_same_file_name_in_another_folder_are_counted():
     table = table_of([("elsewhere/0.jpg", (0, 0, 9, 9)), ("x.jpg", (0, 0, 9, 9)), ("1.jpg", (0, 0, 9, 9))])
-    plan = planned(FileBoxes(table, "b.csv"), [(60, 80), (60, 80)])
+    plan = planned([(60, 80), (60, 80)], table=table)
     (note,) = (note for note in box_notes(plan, plan.boxes, table) if "not among" in note)
     assert note.endswith("'elsewhere/0.jpg', 'x.jpg'; 1 has the file name of one, in another folder")
     (note,) = (n for n in box_notes(plan, plan.boxes, table, is_new=False) if "not among" in n)
@@ -230,6 +229,6 @@ def test_the_size_is_that_of_the_image_that_the_box_is_of():
 def test_names_that_are_not_utf_8_are_shown():
     table = table_of([("x", (0, 0, 2, 2)), ("0.jpg", (0, 0, 2, 2))])
     table = dataclasses.replace(table, images=PathTable([b"\xff.jpg", b"0.jpg"]))
-    plan = planned(FileBoxes(table, "b.csv"), [(60, 80)])
+    plan = planned([(60, 80)], table=table)
     assert "'\\udcff.jpg'" in box_notes(plan, plan.boxes, table)[0]
     assert np.array_equal(plan.boxes.box_row, [-1, 0])

@@ -13,7 +13,6 @@ from sppfeat.config.specs import InputSpec
 from sppfeat.errors import BoxError
 from sppfeat.extraction.regions import Projector
 from sppfeat.extraction.row_planner import RowPlanner
-from sppfeat.extraction.rows import FileBoxes, ViewBoxes
 from sppfeat.extraction.sizes import input_sizes
 from sppfeat.geometry import FeatureGeometry
 
@@ -33,12 +32,17 @@ def sizes(input_hw):
 
 
 def planner_of(source, *, drop=False, **settings):
+    """Of a list of boxes in a file, of a grid, or of the views of the multi-view test."""
     spec = InputSpec(**{"size": 64, **settings})
-    return RowPlanner(source, spec, PROJECTOR, sizes if drop else None)
+    return RowPlanner(spec, PROJECTOR, sizes if drop else None, **source)
 
 
 def file_boxes(boxes, **settings):
-    return FileBoxes(table_of(boxes, **settings), "boxes.csv")
+    return {"table": table_of(boxes, **settings), "path": "boxes.csv"}
+
+
+def views(name):
+    return {} if name == "multiview" else {"grid": parse_grid(name)}
 
 
 def content(boxes):
@@ -128,7 +132,7 @@ def test_a_box_file_without_images_has_no_rows():
 
 
 def test_rows_of_windows():
-    planner = planner_of(ViewBoxes(parse_grid("grid:1x2"), InputSpec(size=64)))
+    planner = planner_of(views("grid:1x2"))
     ranges, rows = planner.rows(ROOT, PATHS, sizes_of(IMAGE_HW))
     assert ranges.tolist() == [[i, i + 2] for i in range(0, 12, 2)]
     assert rows.boxes_px[2:4].tolist() == [[0, 0, 30, 80], [30, 0, 60, 80]]
@@ -140,7 +144,7 @@ def test_views_are_224_pixels_of_the_input_whatever_bounds_its_size(image_hw, si
     # Once: max_pixels (and min_side) change the short side that a scale stands for, and the windows of the views
     # stay as large as if they had not: 113 pixels of the input instead of 224 for 100 x 5000 at 560.
     spec = InputSpec(scales=(side,))
-    planner = RowPlanner(ViewBoxes(None, spec), spec, PROJECTOR, None)
+    planner = RowPlanner(spec, PROJECTOR)
     boxes = planner.rows(ROOT, [b"a.jpg"], sizes_of([image_hw])).boxes.boxes_px
     (in_h, in_w) = input_sizes(sizes_of([image_hw]), spec)[0][0, 0].tolist()
     window = boxes[1]
@@ -168,9 +172,7 @@ def test_the_scale_is_chosen_again_for_another_size(source, now):
     # Once: the scale that was chosen for the size before stays.
     sides = (64, 128, 224, 448)
     boxes = file_boxes([("0.jpg", (0, 0, 40, 40))])
-    planner = planner_of(
-        boxes if source == "file" else ViewBoxes(parse_grid(source), InputSpec(scales=sides)), scales=sides
-    )
+    planner = planner_of(boxes if source == "file" else views(source), scales=sides)
     before = planner.rows(ROOT, PATHS[:1], sizes_of([(60, 80)])).boxes
     expected = planner.rows(ROOT, PATHS[:1], sizes_of([now])).boxes
     assert expected.scale.tolist() != before.scale.tolist()
@@ -178,7 +180,7 @@ def test_the_scale_is_chosen_again_for_another_size(source, now):
 
 
 def test_views_keep_their_scales_at_another_size():
-    planner = planner_of(ViewBoxes(None, InputSpec(scales=(224, 256))), scales=(224, 256))
+    planner = planner_of(views("multiview"), scales=(224, 256))
     for hw in ((60, 80), (0, 0)):
         before = planner.rows(ROOT, PATHS[:1], sizes_of([hw])).boxes
         expected = planner.rows(ROOT, PATHS[:1], sizes_of([(600, 900)])).boxes
@@ -196,7 +198,7 @@ def test_a_box_gains_and_loses_its_area_with_the_size():
 
 
 def test_windows_that_would_be_others_cannot_be_refitted():
-    planner = planner_of(ViewBoxes(parse_grid("grid:20x20px"), InputSpec(size=64)))
+    planner = planner_of(views("grid:20x20px"))
     before = planner.rows(ROOT, PATHS[:1], sizes_of([(40, 60)])).boxes
     assert planner.refit(before, (40, 61)) is None
     assert planner.refit(before, (39, 59)).boxes_px[-1].tolist() == [39, 19, 59, 39]
@@ -204,14 +206,14 @@ def test_windows_that_would_be_others_cannot_be_refitted():
 
 def test_as_many_windows_at_other_places_cannot_be_refitted():
     # Once: 2 x 3 windows become 3 x 2 under the names 0,0 0,1 0,2 1,0 1,1 1,2
-    planner = planner_of(ViewBoxes(parse_grid("grid:20x20px"), InputSpec(size=64)))
+    planner = planner_of(views("grid:20x20px"))
     before = planner.rows(ROOT, PATHS[:1], sizes_of([(40, 60)])).boxes
     assert planner.refit(before, (60, 40)) is None
 
 
 def test_windows_without_duplicates_cannot_be_refitted_to_another_size():
     # At 64 x 64 all 5 x 5 windows of a map of 4 x 4 cells: some are the same region.
-    planner = planner_of(ViewBoxes(parse_grid("grid:9x9"), InputSpec(size=64)), drop=True)
+    planner = planner_of(views("grid:9x9"), drop=True)
     before = planner.rows(ROOT, PATHS[:1], sizes_of([(64, 64)])).boxes
     assert len(before) < 81
     assert planner.refit(before, (64, 65)) is None
@@ -236,26 +238,6 @@ def test_boxes_of_an_image_whose_size_was_not_known_are_all_there_to_be_refitted
     assert planner.refit(before, (32, 32)).boxes_px.tolist() == [[0, 0, 1.6, 32], [0, 0, 3.2, 32]]
 
 
-@pytest.mark.parametrize("boxes", ["grid:2x2", "grid:20x20px", "multiview"])
-def test_an_image_that_cannot_be_read_any_more_has_windows_without_boxes(boxes):
-    # --retry-failed of an image whose header could be read before.
-    # Once: ZeroDivisionError with windows by pixels, boxes of zeros with the others.
-    grid = None if boxes == "multiview" else parse_grid(boxes)
-    planner = planner_of(ViewBoxes(grid, InputSpec(size=64)))
-    before = planner.rows(ROOT, PATHS[:1], sizes_of([(40, 40)])).boxes
-    after = planner.refit(before, (0, 0))
-    assert np.isnan(after.boxes_px).all()
-    assert not after.flag.any()
-
-
-def test_an_image_that_cannot_be_read_any_more_keeps_its_boxes():
-    planner = planner_of(file_boxes([("0.jpg", (0, 0, 50, 50)), ("0.jpg", (9, 9, 9, 9))]))
-    before = planner.rows(ROOT, PATHS[:1], sizes_of([(40, 40)])).boxes
-    after = planner.refit(before, (0, 0))
-    assert after.boxes_px.tolist() == before.boxes_px.tolist()
-    assert after.flag.tolist() == [0, 0]
-
-
 # --- images that are added ------------------------------------------------------------------------
 
 
@@ -275,8 +257,7 @@ def test_boxes_of_added_images_follow_those_of_the_file(boxes, first, drop):
 @pytest.mark.parametrize("boxes", ["grid:2x3", "multiview"])
 @pytest.mark.parametrize("drop", [False, True])
 def test_windows_of_added_images_follow_those_of_the_file(boxes, drop):
-    grid = None if boxes == "multiview" else parse_grid(boxes)
-    planner = planner_of(ViewBoxes(grid, InputSpec(size=64)), drop=drop)
+    planner = planner_of(views(boxes), drop=drop)
     image_hw = sizes_of(IMAGE_HW)
     every = planner.rows(ROOT, PATHS, image_hw).boxes
     for first in (1, 3, 5):
@@ -315,7 +296,7 @@ def test_images_without_boxes_can_be_added_to_those_of_a_file_of_one_image():
 )
 def test_views_are_224_pixels_of_an_input_whose_sides_are_rounded_each_by_itself(image_hw, side, step):
     spec = InputSpec(size=side, round_to=step)
-    planner = RowPlanner(ViewBoxes(None, spec), spec, PROJECTOR, None)
+    planner = RowPlanner(spec, PROJECTOR)
     boxes = planner.rows(ROOT, [b"a.jpg"], sizes_of([image_hw])).boxes.boxes_px[1:10]
     in_h, in_w = input_sizes(sizes_of([image_hw]), spec)[0][0, 0].tolist()
     assert ((boxes[:, 2] - boxes[:, 0]) * in_w / image_hw[1]).tolist() == pytest.approx([min(224, in_w)] * 9)
