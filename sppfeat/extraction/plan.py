@@ -14,12 +14,10 @@ from sppfeat.config.specs import InputSpec
 from sppfeat.decoding import Batch
 from sppfeat.extraction.rows import BoxRows
 from sppfeat.extraction.sizes import input_sizes, shape_keys
-from sppfeat.inputs import FileStorage, Listing, Storage
+from sppfeat.inputs import Listing, Storage
 from sppfeat.store.tables import FileTables
 
 __all__ = ["Plan", "make_plan", "schedule"]
-
-_AT_ONCE = 1 << 18  # images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +42,8 @@ class Plan(FileTables):
     @property
     def n_shapes(self) -> int:
         """Number of distinct network-input sizes."""
-        keys: set[int] = set()
-        for hw in _in_blocks(self.input_hw):
-            keys.update(np.unique(shape_keys(hw.reshape(-1, 2))).tolist())
-        return len(keys - {0})
+        keys = np.unique(shape_keys(self.input_hw.reshape(-1, 2)))
+        return int((keys > 0).sum())
 
     def scales_in_use(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Return ``(n, S)`` bool, True for the scales at which each of the images ``(n,)`` must be run."""
@@ -72,17 +68,6 @@ class Plan(FileTables):
         is_unmeasured = np.asarray((self.image_hw == 0).any(axis=1))
         is_unmeasured[list(self.errors)] = False
         return is_unmeasured
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the plan in bytes, without error texts and box annotations."""
-        arrays = (self.image_hw, self.input_hw, self.rows, self.labels, self.storage_index)
-        boxes = 0 if self.boxes is None else self.boxes.nbytes
-        texts = self.paths.nbytes + (0 if self.ids is None else self.ids.nbytes)
-        storage = (
-            0 if isinstance(self.storage, FileStorage) else self.storage.nbytes
-        )  # a FileStorage shares the paths
-        return texts + sum(array.nbytes for array in arrays) + boxes + storage
 
     @cached_property
     def digest(self) -> str:
@@ -224,9 +209,3 @@ def _at_each_scale(
         if here.any():
             is_last = (last[here] == scale).tolist()
             yield Batch(images[here].tolist(), (), (), (height, width), scale, is_last)
-
-
-def _in_blocks(hw: npt.NDArray[np.int32]) -> Iterator[npt.NDArray[np.int32]]:
-    """Yield sizes in blocks: temporary arrays for all images would take too much memory."""
-    for first in range(0, len(hw), _AT_ONCE):
-        yield hw[first : first + _AT_ONCE]

@@ -56,11 +56,6 @@ class Members:
         """Return the reason why members of this packing cannot be read in place; None if they can."""
         return self.refusals[packing - FIRST_REFUSAL] if packing >= FIRST_REFUSAL else None
 
-    @property
-    def memory_nbytes(self) -> int:
-        """Memory of the columns, in bytes."""
-        return sum(column.nbytes for column in (self.offset, self.nbytes, self.packing, self.unpacked_nbytes))
-
 
 @dataclass(frozen=True)
 class MemberStorage:
@@ -79,11 +74,6 @@ class MemberStorage:
     is_table: bool = False
 
     is_local = True
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of the storage, in bytes."""
-        return self.members.memory_nbytes
 
     def fetch(
         self,

@@ -47,11 +47,6 @@ class RemoteStorage:
 
     is_local = False
 
-    @property
-    def nbytes(self) -> int:
-        """Memory of names and sizes, in bytes."""
-        return self.names.nbytes + self.sizes.nbytes
-
     @contextlib.contextmanager
     def fetch(self, images: npt.NDArray[np.int64], scratch: Path) -> Iterator[Sequence[Place | str]]:
         """Fetch objects to this machine, many at a time, each into its own file; see :class:`Fetcher` for errors."""

@@ -25,11 +25,6 @@ class Storage(Protocol):
         """True if the places of images are known at once, with nothing to fetch, copy or unpack first."""
         ...
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory that this holds."""
-        ...
-
     def fetch(
         self, images: npt.NDArray[np.int64], scratch: Path
     ) -> AbstractContextManager[Sequence[Place | str]]:
@@ -74,11 +69,6 @@ class FileStorage:
 
     is_local = True
 
-    @property
-    def nbytes(self) -> int:
-        """Memory of the names, in bytes."""
-        return self.names.nbytes
-
     def fetch(
         self,
         images: npt.NDArray[np.int64],
@@ -108,11 +98,6 @@ class JoinedStorage:
     def is_local(self) -> bool:
         """True if all storages are local."""
         return all(part.is_local for part in self.parts)
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of all storages, in bytes."""
-        return sum(part.nbytes for part in self.parts) + self.part_of.nbytes + self.number_in.nbytes
 
     @contextlib.contextmanager
     def fetch(self, images: npt.NDArray[np.int64], scratch: Path) -> Iterator[Sequence[Place | str]]:

@@ -83,12 +83,6 @@ class RowBoxes:
         return len(self.flag)
 
     @property
-    def nbytes(self) -> int:
-        """Size of the arrays in bytes, without the annotations."""
-        arrays = (self.boxes_px, self.flag, self.scale, self.mirrored, self.source, self.box_row)
-        return sum(array.nbytes for array in arrays)
-
-    @property
     def is_degenerate(self) -> npt.NDArray[np.bool_]:
         """``(R,)`` bool: True for boxes that have no area inside their image, and so no descriptor."""
         return np.asarray((self.flag & RowFlag.DEGENERATE) != 0)

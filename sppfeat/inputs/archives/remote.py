@@ -76,11 +76,6 @@ class RemoteMemberStorage:
 
     is_local = False
 
-    @property
-    def nbytes(self) -> int:
-        """Memory of the storage, in bytes."""
-        return self.members.memory_nbytes
-
     @contextlib.contextmanager
     def fetch(self, images: npt.NDArray[np.int64], scratch: Path) -> Iterator[Sequence[Place | str]]:
         """Fetch images to this machine, into a single file, with one request for neighboring images.

@@ -115,11 +115,6 @@ class ParquetStorage:
 
     is_local = False
 
-    @property
-    def nbytes(self) -> int:
-        """Memory of the storage, in bytes: hardly any."""
-        return len(self.path)
-
     @contextlib.contextmanager
     def fetch(self, images: npt.NDArray[np.int64], scratch: Path) -> Iterator[Sequence[Place | str]]:
         """Copy images into a file in ``scratch``; each part of the input is read once, whatever their order.

@@ -95,26 +95,6 @@ def test_each_image_has_a_row_and_what_is_wrong_is_kept():
     assert (plan.input_hw == 0).all(axis=(1, 2)).tolist() == [False, True, True, False]
 
 
-def test_a_plan_takes_at_most_200_bytes_per_image():
-    n = 10_000
-    paths = PathTable(f"train/n{i % 100:08d}/image_of_a_class_{i:012d}.jpeg" for i in range(n))
-    assert len(paths[0]) >= 50
-    listing = Listing.of_files(root=b"/data", paths=paths, labels=np.arange(n), classes=())
-    image_hw = np.full((n, 2), 500, dtype=np.int32)
-    assert make_plan(listing, image_hw, {}, InputSpec()).nbytes / n <= 200
-
-
-def test_shapes_are_counted_in_blocks(monkeypatch):
-    listing = Listing.of_files(b"/data", PathTable(f"{i}.jpg" for i in range(9)), np.zeros(9, dtype=int), ())
-    image_hw = np.array(
-        [(0, 0), (4, 6), (4, 6), (6, 4), (8, 8), (0, 0), (4, 6), (8, 8), (2, 9)], dtype=np.int32
-    )
-    plan = make_plan(listing, image_hw, {}, InputSpec(size=None))
-    assert plan.n_shapes == 4
-    monkeypatch.setattr("sppfeat.extraction.plan._AT_ONCE", 2)
-    assert plan.n_shapes == 4
-
-
 def test_the_digest_is_of_images_labels_and_rows():
     names = [b"a/\xff.jpg", b"b.jpg"]
     listing = Listing.of_files(b"/data", PathTable(names), np.array([1, -1]), (b"x", b"y"))
