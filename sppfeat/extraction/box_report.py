@@ -1,7 +1,7 @@
 """Counts of the boxes of a plan, and notes on suspicious ones, before a run starts."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,18 @@ __all__ = ["BoxSummary", "box_notes", "summarize_boxes"]
 
 _SHOWN = 3
 _MAX_FRACTION = 2.0  # coordinates beyond this are unlikely to be fractions of an image
+_FLAGGED = (
+    (
+        RowFlag.CLIPPED,
+        "box reaches over the border of its image and is clipped to it",
+        "boxes reach over the border of their image and are clipped to it",
+    ),
+    (
+        RowFlag.DEGENERATE,
+        "box has no area inside its image: its row is NaN",
+        "boxes have no area inside their image: their rows are NaN",
+    ),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,15 +66,7 @@ class BoxSummary:
 def summarize_boxes(
     plan: Plan, boxes: RowBoxes, spec: RegionSpec, inputs: InputSpec, path: str
 ) -> BoxSummary:
-    """Count the boxes of a plan by their outcome.
-
-    Args:
-        plan: the plan.
-        boxes: the boxes of its rows.
-        spec: the box settings.
-        inputs: the network-input settings.
-        path: path of the box file; empty without one.
-    """
+    """Count the boxes of a plan by their outcome; ``path`` is that of the box file, empty without one."""
     names = ["native" if side is None else str(side) for side in inputs.short_sides]
     per_scale = np.bincount(boxes.scale[boxes.scale >= 0], minlength=len(names)).tolist()
     return BoxSummary(
@@ -89,119 +93,93 @@ def box_notes(plan: Plan, boxes: RowBoxes, table: BoxTable | None, *, is_new: bo
         table: the content of the box file; None without one.
         is_new: True if the plan holds all inputs; False if it continues a file, and holds the images of the file.
     """
-    notes = []
-    if table is not None:
-        notes += _unit_notes(table) + _single_notes(plan, table)
-        notes += _unused_notes(plan, boxes, table, "inputs" if is_new else "images of the file")
-        notes += _size_notes(plan, boxes, table) + _label_notes(boxes, table)
+    notes = [] if table is None else list(_file_notes(plan, boxes, table, is_new=is_new))
     empty = _without_boxes(plan)
     if len(empty):
-        notes.append(
-            f"{counted(len(empty), 'image has', 'images have')} no boxes, and no rows: "
-            f"{_examples([plan.paths[i] for i in empty.tolist()])}"
-        )
-    for flag, one, many in (
-        (
-            RowFlag.CLIPPED,
-            "box reaches over the border of its image and is clipped to it",
-            "boxes reach over the border of their image and are clipped to it",
-        ),
-        (
-            RowFlag.DEGENERATE,
-            "box has no area inside its image: its row is NaN",
-            "boxes have no area inside their image: their rows are NaN",
-        ),
-    ):
+        names = _examples([plan.paths[i] for i in empty.tolist()])
+        notes.append(f"{counted(len(empty), 'image has', 'images have')} no boxes, and no rows: {names}")
+    for flag, one, many in _FLAGGED:
         rows = np.flatnonzero(boxes.flag & flag)
         if len(rows):
             notes.append(f"{counted(len(rows), one, many)}: {_example_boxes(plan, boxes, rows)}")
     return notes
 
 
-def _unit_notes(table: BoxTable) -> list[str]:
+def _file_notes(plan: Plan, boxes: RowBoxes, table: BoxTable, *, is_new: bool) -> Iterator[str]:
+    """Yield the notes about the content of a box file, and how it fits the images."""
+    yield from _unit_notes(table)
+    if table.names == "single" and plan.n_images == 1 and len(table.images):
+        stem = os.path.splitext(os.path.basename(plan.paths[0]))[0]
+        if stem != table.images[0]:
+            yield (
+                f"the box file is of one image, {os.fsdecode(table.images[0])!r} by its name: taken for the one "
+                f"input, {os.fsdecode(plan.paths[0])!r}"
+            )
+    unused = np.flatnonzero(boxes.box_row < 0)
+    if len(unused):
+        names = [table.images[i] for i in np.unique(table.image[unused]).tolist()]
+        among = "inputs" if is_new else "images of the file"
+        n_elsewhere = count_same_file_names(names, plan.paths)
+        elsewhere = f"; {counted(n_elsewhere, 'has', 'have')} the file name of one, in another folder"
+        yield (
+            f"{counted(len(unused), 'box is', 'boxes are')} of "
+            f"{counted(len(names), 'image that is', 'images that are')} not among the {among}: {_examples(names)}"
+            f"{elsewhere if n_elsewhere else ''}"
+        )
+    yield from _size_notes(plan, boxes, table)
+    yield from _label_notes(boxes, table)
+
+
+def _unit_notes(table: BoxTable) -> Iterator[str]:
     """Note boxes that look like fractions read as pixels, or the reverse: the most common mistake."""
     numbers = table.boxes[np.isfinite(table.boxes).all(axis=1)]
     if not len(table):
-        return ["the box file has no boxes"]
+        yield "the box file has no boxes"
     if not len(numbers):
-        return []
+        return
     if table.convention.units == "absolute" and numbers.min() >= 0 and numbers.max() <= 1:
-        return [
-            counted(
-                len(numbers), "box lies within 0..1 and is", "boxes, all of them, lie within 0..1 and are"
-            )
-            + " read as pixels; for fractions of the image say --box-units normalized"
-        ]
+        lie = counted(
+            len(numbers), "box lies within 0..1 and is", "boxes, all of them, lie within 0..1 and are"
+        )
+        yield f"{lie} read as pixels; for fractions of the image say --box-units normalized"
     if table.convention.units == "normalized" and np.median(numbers.max(axis=1)) > _MAX_FRACTION:
-        return [
+        yield (
             f"most of {counted(len(numbers), 'box')} are read as fractions of the image and lie far beyond 1; "
             "if they are pixels, say --box-units absolute"
-        ]
-    return []
+        )
 
 
-def _single_notes(plan: Plan, table: BoxTable) -> list[str]:
-    """Note a file with the boxes of a single image that are used for the only input, which has another name."""
-    if table.names != "single" or plan.n_images != 1 or not len(table.images):
-        return []
-    stem = os.path.splitext(os.path.basename(plan.paths[0]))[0]
-    if stem == table.images[0]:
-        return []
-    return [
-        f"the box file is of one image, {os.fsdecode(table.images[0])!r} by its name: taken for the one input, "
-        f"{os.fsdecode(plan.paths[0])!r}"
-    ]
-
-
-def _unused_notes(plan: Plan, boxes: RowBoxes, table: BoxTable, among: str) -> list[str]:
-    unused = np.flatnonzero(boxes.box_row < 0)
-    if not len(unused):
-        return []
-    images = np.unique(table.image[unused])
-    names = [table.images[i] for i in images.tolist()]
-    note = (
-        f"{counted(len(unused), 'box is', 'boxes are')} of "
-        f"{counted(len(images), 'image that is', 'images that are')} not among the {among}: {_examples(names)}"
-    )
-    n_elsewhere = count_same_file_names(names, plan.paths)
-    if n_elsewhere:
-        note += "; " + counted(n_elsewhere, "has", "have") + " the file name of one, in another folder"
-    return [note]
-
-
-def _label_notes(boxes: RowBoxes, table: BoxTable) -> list[str]:
+def _label_notes(boxes: RowBoxes, table: BoxTable) -> Iterator[str]:
     """Note boxes that share the row of a box of another class, as happens when duplicates are dropped."""
     known = np.flatnonzero(boxes.box_row >= 0)
-    differs = known[table.label[known] != boxes.annotations.label[boxes.box_row[known]]]
-    if not len(differs):
-        return []
-    first = int(differs[0])
-    own, other = (
-        repr(table.classes[label]) if label >= 0 else "no class"
-        for label in (int(table.label[first]), int(boxes.annotations.label[boxes.box_row[first]]))
-    )
-    return [
-        f"{counted(len(differs), 'box shares', 'boxes share')} the row of a box of another class, such as box {first}, "
-        f"{own}, in row {int(boxes.box_row[first])}, {other}: the row keeps what was said of the first; /box_row "
-        "leads there"
-    ]
+    of_row = boxes.annotations.label
+    differs = known[table.label[known] != of_row[boxes.box_row[known]]]
+    if len(differs):
+        first, row = int(differs[0]), int(boxes.box_row[differs[0]])
+        own, other = (
+            repr(table.classes[label]) if label >= 0 else "no class"
+            for label in (table.label[first], of_row[row])
+        )
+        yield (
+            f"{counted(len(differs), 'box shares', 'boxes share')} the row of a box of another class, such as box "
+            f"{first}, {own}, in row {row}, {other}: the row keeps what was said of the first; /box_row leads there"
+        )
 
 
-def _size_notes(plan: Plan, boxes: RowBoxes, table: BoxTable) -> list[str]:
+def _size_notes(plan: Plan, boxes: RowBoxes, table: BoxTable) -> Iterator[str]:
     """Note images whose size differs from the size in the box file: the boxes may be for another version."""
     images, first = np.unique(plan.row_images, return_index=True)
     said = table.image_hw[table.image[boxes.source[first]]]
     found = plan.image_hw[images]
     differs = (said > 0).all(axis=1) & (found > 0).all(axis=1) & (said != found).any(axis=1)
-    if not differs.any():
-        return []
-    i = int(np.flatnonzero(differs)[0])
-    turned = differs & (said == found[:, ::-1]).all(axis=1)
-    hint = "; --exif ignore is for boxes drawn on images as they are stored" if turned.any() else ""
-    return [
-        f"{counted(int(differs.sum()), 'image has', 'images have')} another size than the box file says, such as "
-        f"{os.fsdecode(plan.paths[int(images[i])])!r}: {_size(found[i])}, in the box file {_size(said[i])}{hint}"
-    ]
+    if differs.any():
+        i = int(np.flatnonzero(differs)[0])
+        turned = differs & (said == found[:, ::-1]).all(axis=1)
+        hint = "; --exif ignore is for boxes drawn on images as they are stored" if turned.any() else ""
+        yield (
+            f"{counted(int(differs.sum()), 'image has', 'images have')} another size than the box file says, such as "
+            f"{os.fsdecode(plan.paths[int(images[i])])!r}: {_size(found[i])}, in the box file {_size(said[i])}{hint}"
+        )
 
 
 def _without_boxes(plan: Plan) -> npt.NDArray[np.int64]:
@@ -213,13 +191,10 @@ def _examples(names: Sequence[bytes]) -> str:
 
 
 def _example_boxes(plan: Plan, boxes: RowBoxes, rows: npt.NDArray[np.int64]) -> str:
-    row_images = plan.row_images
-    shown = []
-    for row in rows[:_SHOWN].tolist():
+    shown, images = [], plan.row_images[rows[:_SHOWN]].tolist()
+    for row, image in zip(rows.tolist(), images, strict=False):
         numbers = ", ".join(f"{value:g}" for value in boxes.boxes_px[row].tolist())
-        image = int(row_images[row])
-        size = f"{plan.image_hw[image, 1]} x {plan.image_hw[image, 0]}"
-        shown.append(f"[{numbers}] of {os.fsdecode(plan.paths[image])!r} ({size})")
+        shown.append(f"[{numbers}] of {os.fsdecode(plan.paths[image])!r} ({_size(plan.image_hw[image])})")
     return "; ".join(shown) + ("; ..." if len(rows) > _SHOWN else "")
 
 

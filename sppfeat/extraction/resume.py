@@ -99,14 +99,11 @@ def relabeled_images(
 
     A table or an archive can change the class of an image without moving it. Inputs without a class do not count.
     """
-    if not listing.classes:
-        return np.empty(0, dtype=np.int64)
-    index = {name: i for i, name in enumerate(recorded.classes)}
-    # Label -1, no class, indexes the last entry. A class that the file lacks counts as a different class.
-    in_file = np.array([*(index.get(name, len(index)) for name in listing.classes), -1], dtype=np.int64)
     images = np.flatnonzero(matched.listing_index >= 0)
-    class_now = in_file[listing.labels[matched.listing_index[images]]]
-    return np.asarray(images[(class_now >= 0) & (class_now != recorded.labels[images])])
+    labels = listing.labels[matched.listing_index[images]]
+    now = np.array([*listing.classes, b""], dtype=object)[labels]  # label -1, no class, is the last name
+    before = np.array([*recorded.classes, b""], dtype=object)[recorded.labels[images]]
+    return np.asarray(images[(labels >= 0) & (now != before)])
 
 
 def read_recorded(path: Path, config: ExtractConfig) -> RecordedImages:
@@ -160,10 +157,10 @@ def match_inputs(recorded: RecordedImages, listing: Listing) -> MatchedInputs:
             now = PathTable(os.path.join(folder, path) for path in now)
         else:
             root = listing.root
-    if now.has_same(recorded.paths):
-        nothing = np.empty(0, dtype=np.int64)
-        return MatchedInputs(root, np.arange(len(now), dtype=np.int64), nothing, [])
-    listing_index = recorded.paths.positions_in(now)
+    if now.has_same(recorded.paths):  # much faster than to look up every path
+        listing_index = np.arange(len(now), dtype=np.int64)
+    else:
+        listing_index = recorded.paths.positions_in(now)
     if (listing_index < 0).all():
         raise StoreError(
             f"{str(recorded.path)!r} exists and holds none of these inputs: its images lie under "
@@ -177,16 +174,9 @@ def match_inputs(recorded: RecordedImages, listing: Listing) -> MatchedInputs:
 def plan_recorded(
     recorded: RecordedImages, matched: MatchedInputs, storage: Storage, spec: InputSpec
 ) -> Plan:
-    """Plan the images of a file, with the sizes that it records.
-
-    Args:
-        recorded: the images of the file.
-        matched: the inputs, matched with these images.
-        storage: the storage of the inputs.
-        spec: the network-input settings.
-    """
+    """Plan the images of a file, with the sizes that it records; images that are gone are among the errors."""
     input_hw, too_odd = input_sizes(recorded.image_hw, spec)
-    gone = matched.vanished.tolist()
+    vanished = dict.fromkeys(matched.vanished.tolist(), "vanished: not among the inputs any more")
     return Plan(
         root=matched.root,
         paths=recorded.paths,
@@ -195,7 +185,7 @@ def plan_recorded(
         rows=recorded.rows,
         labels=recorded.labels,
         classes=recorded.classes,
-        errors={**too_odd, **dict.fromkeys(gone, "vanished: not among the inputs any more")},
+        errors={**too_odd, **vanished},
         storage=storage,
         storage_index=matched.listing_index,
         ids=recorded.ids,
@@ -224,30 +214,28 @@ def plan_additions(
         planner: plans the rows of boxes; None for whole images.
     """
     sizes, reasons = found
-    n_old, n_new = plan.n_images, len(matched.new)
+    n_old, new, paths = plan.n_images, matched.new, [*plan.paths, *matched.new_paths]
     image_hw = np.concatenate((plan.image_hw, sizes))
     input_hw, too_odd = input_sizes(image_hw, spec)
-    classes, labels = _extended_classes(plan.classes, listing, matched.new)
-    first = np.arange(n_new, dtype=np.int64)
-    ranges, boxes = np.stack((first, first + 1), axis=1), plan.boxes
+    classes, labels = _extended_classes(plan.classes, listing, new)
+    first = np.arange(len(new), dtype=np.int64)
+    ranges, boxes, ids = np.stack((first, first + 1), axis=1), plan.boxes, plan.ids
     if boxes is not None and planner is not None:
-        ranges, added = planner.rows(matched.root, [*plan.paths, *matched.new_paths], sizes, first=n_old)
+        ranges, added = planner.rows(matched.root, paths, sizes, first=n_old)
         boxes = planner.join(boxes, added)
+    if ids is not None:  # a file without names stays without
+        ids = PathTable([*ids, *(listing.ids[i] if listing.ids else b"" for i in new.tolist())])
     return dataclasses.replace(
         plan,
-        paths=PathTable([*plan.paths, *matched.new_paths]),
+        paths=PathTable(paths),
         image_hw=image_hw,
         input_hw=input_hw,
         rows=np.concatenate((plan.rows, plan.n_rows + ranges)),
         labels=np.concatenate((plan.labels, labels)),
         classes=classes,
-        errors={
-            **too_odd,
-            **plan.errors,
-            **{n_old + position: reason for position, reason in reasons.items()},
-        },
-        storage_index=np.concatenate((plan.storage_index, matched.new)),
-        ids=_extended_ids(plan, listing, matched.new),
+        errors={**too_odd, **plan.errors, **{n_old + i: reason for i, reason in reasons.items()}},
+        storage_index=np.concatenate((plan.storage_index, new)),
+        ids=ids,
         boxes=boxes,
     )
 
@@ -286,14 +274,6 @@ def _recorded_boxes(file: FeatureFile) -> RowBoxes:
         ),
         box_row=file.box_row,
     )
-
-
-def _extended_ids(plan: Plan, listing: Listing, new: npt.NDArray[np.int64]) -> PathTable | None:
-    """Return the image names, with those of the new inputs; a file without names stays without."""
-    if plan.ids is None:
-        return None
-    known = listing.ids
-    return PathTable([*plan.ids, *(b"" if known is None else known[i] for i in new.tolist())])
 
 
 def _extended_classes(
