@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sppfeat.config.values import DEFAULT_MAX_DECODE_PIXELS, check_choice, set_fields, whole_number
+from sppfeat.config.values import DEFAULT_MAX_DECODE_PIXELS, check_choice, set_numbers
 from sppfeat.errors import ConfigError
 
 __all__ = [
@@ -29,6 +29,7 @@ ENGINES = ("local", "ray")
 MERGES = ("virtual", "copy")
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
+_TASKS_OF_NODES = re.compile(r"(?:^|,)([0-9]{1,9})")  # in a text such as 4(x3),2
 
 
 def parse_device(device: str) -> str:
@@ -68,11 +69,10 @@ class RunOptions:
     def __post_init__(self) -> None:
         parse_device(self.device)
         if self.batch_size is not None:
-            set_fields(self, batch_size=whole_number("batch-size", self.batch_size, 1, unit=", or auto"))
+            set_numbers(self, batch_size=(1, None, ", or auto"))
         if self.workers is not None:
-            set_fields(self, workers=whole_number("workers", self.workers, 0, unit=", or auto"))
-        limit = whole_number("max-decode-pixels", self.max_decode_pixels, 1)
-        set_fields(self, max_decode_pixels=limit)
+            set_numbers(self, workers=(0, None, ", or auto"))
+        set_numbers(self, max_decode_pixels=(1,))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +80,8 @@ class RayOptions:
     """Options for the work of a Ray cluster; none of them changes a descriptor.
 
     Attributes:
-        address: address of a running cluster, as ``ray.init`` takes it; None for the value of ``RAY_ADDRESS``, or, if
-            that is not set, for a local cluster that is started for this run.
+        ray_address: address of a running cluster, as ``ray.init`` takes it; None for the value of ``RAY_ADDRESS``, or
+            else a local cluster that is started for this run.
         actors: number of processes, each with a network of its own; None for as many as the cluster has devices for.
         gpus_per_actor: GPUs per actor, 0 to 1, so that several actors can share a device; None for 1 if the cluster
             has GPUs.
@@ -90,7 +90,7 @@ class RayOptions:
             them.
     """
 
-    address: str | None = None
+    ray_address: str | None = None
     actors: int | None = None
     gpus_per_actor: float | None = None
     cpus_per_actor: int | None = None
@@ -98,15 +98,15 @@ class RayOptions:
 
     def __post_init__(self) -> None:
         check_choice("merge", self.merge, MERGES)
-        if self.address is not None and (not self.address.strip() or self.address.startswith("ray://")):
+        address = self.ray_address
+        if address is not None and (not address.strip() or address.startswith("ray://")):
             raise ConfigError(
-                f"ray-address is {self.address!r}; allowed: HOST:PORT, auto or local; for ray:// run the command on a "
+                f"ray-address is {address!r}; allowed: HOST:PORT, auto or local; for ray:// run the command on a "
                 "machine of the cluster, which has to see the files anyway"
             )
-        if self.actors is not None:
-            set_fields(self, actors=whole_number("actors", self.actors, 1))
-        if self.cpus_per_actor is not None:
-            set_fields(self, cpus_per_actor=whole_number("cpus-per-actor", self.cpus_per_actor, 1))
+        for name in ("actors", "cpus_per_actor"):
+            if getattr(self, name) is not None:
+                set_numbers(self, **{name: (1,)})
         gpus = self.gpus_per_actor
         if gpus is not None and not (math.isfinite(gpus) and 0 <= gpus <= 1):
             raise ConfigError(
@@ -231,51 +231,27 @@ def rank_of_environment(environment: Mapping[str, str]) -> Rank:
     Raises:
         ConfigError: neither of them started this process, or their variables are invalid.
     """
-    known = _EnvironmentNumbers(environment)
-    if known.has("RANK", "WORLD_SIZE"):  # torchrun
-        return Rank(
-            ShardChoice(known["RANK"] + 1, known["WORLD_SIZE"]),
-            known.get("LOCAL_RANK", 0),
-            known.get("LOCAL_WORLD_SIZE", 1),
-        )
-    if known.has(
-        "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"
-    ):  # srun; outside srun, a batch script has only the first
-        local_index = known.get("SLURM_LOCALID", 0)
-        n_local = max(_tasks_per_node(environment.get("SLURM_STEP_TASKS_PER_NODE", "")), local_index + 1)
-        return Rank(
-            ShardChoice(known["SLURM_PROCID"] + 1, known["SLURM_STEP_NUM_TASKS"]), local_index, n_local
-        )
-    # A job array does not tell its size: if only some tasks are run again, its variables count only those.
-    hint = "$SLURM_ARRAY_TASK_ID/N" if known.has("SLURM_ARRAY_TASK_ID") else "I/N"
-    raise ConfigError(
-        "--shard auto: neither torchrun (RANK, WORLD_SIZE) nor srun (SLURM_PROCID, SLURM_STEP_NUM_TASKS) is in the "
-        f"environment; allowed: --shard {hint}"
-    )
 
+    def is_set(*names: str) -> bool:
+        return all(environment.get(name) for name in names)
 
-class _EnvironmentNumbers:
-    """Environment variables that hold whole numbers."""
-
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        self._environment = environment
-
-    def has(self, *names: str) -> bool:
-        """Return True if all of these variables are set."""
-        return all(self._environment.get(name) for name in names)
-
-    def __getitem__(self, name: str) -> int:
-        text = self._environment[name]
+    def number(name: str, default: int = 0) -> int:
+        text = environment.get(name) or str(default)
         if not _NUMBER.fullmatch(text):
             raise ConfigError(f"--shard auto: {name} is {text!r}; allowed: a whole number")
         return int(text)
 
-    def get(self, name: str, default: int) -> int:
-        """Return the number in a variable, or ``default`` if it is not set."""
-        return self[name] if self.has(name) else default
-
-
-def _tasks_per_node(text: str) -> int:
-    """Return the largest number of tasks on a node, from a text such as ``4(x3),2``; 1 for any other text."""
-    numbers = [int(part.partition("(")[0]) for part in text.split(",") if _NUMBER.match(part)]
-    return max(numbers, default=1)
+    if is_set("RANK", "WORLD_SIZE"):  # torchrun
+        shard = ShardChoice(number("RANK") + 1, number("WORLD_SIZE"))
+        return Rank(shard, number("LOCAL_RANK"), number("LOCAL_WORLD_SIZE", 1))
+    if is_set("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"):  # srun; outside, a batch script has only the first
+        local_index = number("SLURM_LOCALID")
+        tasks = _TASKS_OF_NODES.findall(environment.get("SLURM_STEP_TASKS_PER_NODE", ""))
+        shard = ShardChoice(number("SLURM_PROCID") + 1, number("SLURM_STEP_NUM_TASKS"))
+        return Rank(shard, local_index, max([local_index + 1, *map(int, tasks)]))
+    # A job array does not tell its size: if only some tasks are run again, its variables count only those.
+    hint = "$SLURM_ARRAY_TASK_ID/N" if is_set("SLURM_ARRAY_TASK_ID") else "I/N"
+    raise ConfigError(
+        "--shard auto: neither torchrun (RANK, WORLD_SIZE) nor srun (SLURM_PROCID, SLURM_STEP_NUM_TASKS) is in the "
+        f"environment; allowed: --shard {hint}"
+    )

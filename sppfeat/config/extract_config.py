@@ -9,13 +9,11 @@ from typing import Any
 
 from sppfeat.config.regions import RegionSpec
 from sppfeat.config.specs import PRECISIONS, BackboneSpec, DescriptorSpec, InputSpec
-from sppfeat.config.values import check_choice
+from sppfeat.config.values import check_fields
 from sppfeat.errors import ConfigError
 
 __all__ = ["ExtractConfig", "config_differences"]
 
-# Settings are recorded under the names of their command-line options.
-_RECORDED_NAMES = {"name": "backbone"}
 # Recorded only if they differ from these defaults, so that files made before these settings existed can be continued.
 _OPTIONAL: dict[str, Any] = {
     "scales": [],
@@ -46,18 +44,15 @@ class ExtractConfig:
     regions: RegionSpec | None = None
 
     def __post_init__(self) -> None:
-        check_choice("precision", self.precision, PRECISIONS)
+        check_fields(self, precision=PRECISIONS)
         if self.input.scales and self.regions is None:
             raise ConfigError("several scales are for boxes, each of which is pooled from one of them")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as a flat dict of JSON values; tuples become lists."""
-        flat: dict[str, Any] = {}
-        for part in (self.backbone, self.input, self.descriptor):
-            values = dataclasses.asdict(part)
-            flat.update({_RECORDED_NAMES.get(name, name): value for name, value in values.items()})
-        flat["precision"] = self.precision
-        flat.update(self.regions.to_dict() if self.regions else {})
+        flat = vars(self.backbone) | vars(self.input) | vars(self.descriptor) | {"precision": self.precision}
+        flat["backbone"] = flat.pop("name")
+        flat |= self.regions.to_dict() if self.regions else {}
         values = {name: list(v) if isinstance(v, tuple) else v for name, v in flat.items()}
         return {n: v for n, v in values.items() if n not in _OPTIONAL or v != _OPTIONAL[n]}
 
@@ -75,20 +70,24 @@ class ExtractConfig:
         try:
             precision = rest.pop("precision")
             regions = RegionSpec.take_from(rest)
-            parts = {}
-            for name, part in (
-                ("backbone", BackboneSpec),
-                ("input", InputSpec),
-                ("descriptor", DescriptorSpec),
-            ):
-                fields = [field.name for field in dataclasses.fields(part)]
-                parts[name] = part(**{field: rest.pop(_RECORDED_NAMES.get(field, field)) for field in fields})
+            rest["name"] = rest.pop("backbone")
+            backbone, inputs, descriptor = (
+                {field.name: rest.pop(field.name) for field in dataclasses.fields(kind)}
+                for kind in (BackboneSpec, InputSpec, DescriptorSpec)
+            )
+            found = cls(
+                backbone=BackboneSpec(**backbone),
+                input=InputSpec(**inputs),
+                descriptor=DescriptorSpec(**descriptor),
+                precision=precision,
+                regions=regions,
+            )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ConfigError(f"the recorded configuration is incomplete or malformed: {error}") from error
         if rest:
             unknown = ", ".join(map(repr, sorted(rest)))
             raise ConfigError(f"the recorded configuration has unknown settings: {unknown}")
-        return cls(precision=precision, regions=regions, **parts)  # type: ignore[arg-type]
+        return found
 
     def to_json(self) -> str:
         """Return the settings as canonical JSON: sorted keys, no white space."""

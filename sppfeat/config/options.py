@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,30 +17,15 @@ __all__ = ["make_request"]
 
 _T = TypeVar("_T")
 
-_BOX_OPTIONS = {
-    "box_format": "box_format",
-    "box_coords": "coords",
-    "box_units": "units",
-    "box_origin": "origin",
-    "box_ends": "ends",
-    "box_order": "order",
-}
-"""The options about box files, with the names that they have in :class:`BoxChoice`."""
-
-_BOX_DEFAULTS: dict[str, Any] = {
-    **dict.fromkeys((*_BOX_OPTIONS, "scales")),
-    "margin": BoxChoice.margin,
-    "drop_duplicates": False,
-    "projection": BoxChoice.projection,
-}
-_RAY_OPTIONS = {"ray_address": "address"} | {
-    name: name for name in ("actors", "gpus_per_actor", "cpus_per_actor", "merge")
-}
-
 
 def _names(kind: type[Any], *others: str) -> set[str]:
     return {field.name for field in dataclasses.fields(kind)} - set(others)
 
+
+_BOX_DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(BoxChoice)}
+del _BOX_DEFAULTS["boxes"]
+_BOX_DEFAULTS["scales"] = None
+_RAY_DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(RayOptions)}
 
 _OPTIONS = {
     *_names(Request, "inputs", "output", "input", "descriptor", "run", "shard_bytes", "ray"),
@@ -49,10 +34,19 @@ _OPTIONS = {
     *_names(DescriptorChoice, "nonfinite"),
     *_names(RunOptions, "local_rank", "n_local"),
     *_BOX_DEFAULTS,
-    *_RAY_OPTIONS,
+    *_RAY_DEFAULTS,
     *("allow_nonfinite", "engine", "shard_size"),
 }
 """Names of all options of :func:`make_request`."""
+
+_CONVERSIONS: dict[str, Callable[[Any], Any]] = {
+    "layers": tuple,
+    "scales": tuple,
+    "boxes": os.fspath,
+    "box_origin": int,
+    "normalize_from": Path,
+    "scratch": Path,
+}
 
 
 def make_request(inputs: StrPath | Sequence[StrPath], output: StrPath, **options: Any) -> Request:
@@ -69,39 +63,29 @@ def make_request(inputs: StrPath | Sequence[StrPath], output: StrPath, **options
     unknown = [name for name in options if name not in _OPTIONS]
     if unknown:
         raise ConfigError(f"no such option: {', '.join(unknown)}; allowed: {', '.join(sorted(_OPTIONS))}")
-    options = {name: value for name, value in options.items() if value is not None}
-    rank = options.get("shard")
-    if isinstance(rank, str):
-        rank = parse_shard(rank)
-    run = _settings(
-        RunOptions, options, batch_size=_number(options, "batch_size"), workers=_number(options, "workers")
-    )
-    if isinstance(rank, Rank):
-        run = dataclasses.replace(run, local_rank=rank.local_index, n_local=rank.n_local)
-    normalize_from, scratch = options.get("normalize_from"), options.get("scratch")
+    auto = {"batch_size": "auto", "workers": "auto"}
+    options = {
+        name: _CONVERSIONS[name](value) if name in _CONVERSIONS else value
+        for name, value in options.items()
+        if value is not None and value != auto.get(name)
+    }
+    shard = options.get("shard")
+    rank = parse_shard(shard) if isinstance(shard, str) else shard
+    place = {"local_rank": rank.local_index, "n_local": rank.n_local} if isinstance(rank, Rank) else {}
     return _settings(
         Request,
         options,
         inputs=tuple(map(os.fspath, [inputs] if isinstance(inputs, str | os.PathLike) else inputs)),
         output=Path(output),
-        backbone=_settings(
-            BackboneChoice,
-            options,
-            name=options.get("backbone", DEFAULT_BACKBONE),
-            layers=tuple(options.get("layers", ())),
-        ),
+        backbone=_settings(BackboneChoice, options, name=options.get("backbone", DEFAULT_BACKBONE)),
         input=_settings(InputSpec, options, **_size(options)),
         descriptor=_settings(
-            DescriptorChoice,
-            options,
-            nonfinite="keep" if options.get("allow_nonfinite") else "fail",
-            normalize_from=None if normalize_from is None else Path(normalize_from),
+            DescriptorChoice, options, nonfinite="keep" if options.get("allow_nonfinite") else "fail"
         ),
         boxes=_boxes(options),
-        run=run,
+        run=_settings(RunOptions, options, **place),
         shard=rank.shard if isinstance(rank, Rank) else rank,
         shard_bytes=options.get("shard_size"),
-        scratch=None if scratch is None else Path(scratch),
         ray=_ray(options),
     )
 
@@ -112,18 +96,13 @@ def _settings(kind: type[_T], options: dict[str, Any], **others: Any) -> _T:
     return kind(**{name: options[name] for name in names}, **others)
 
 
-def _number(options: dict[str, Any], name: str) -> int | None:
-    value: int | None = None if options.get(name) == "auto" else options.get(name)
-    return value
-
-
 def _size(options: dict[str, Any]) -> dict[str, Any]:
     """Return ``size`` or ``scales`` of the network input, as given or by default for images or boxes."""
     size, scales, boxes = options.get("size"), options.get("scales"), options.get("boxes")
     if size is not None and scales:
         raise ConfigError("--size and --scales are both given; allowed: one of them")
     if scales:
-        return {"scales": tuple(scales)}
+        return {"scales": scales}
     if size is None and boxes == "multiview":
         return {"scales": MULTIVIEW_SCALES}
     if size is None:
@@ -138,17 +117,7 @@ def _boxes(options: dict[str, Any]) -> BoxChoice | None:
         if given:
             raise ConfigError(f"--{given[0].replace('_', '-')} is about boxes, but there are none: --boxes")
         return None
-    boxes, origin = os.fspath(boxes), options.get("box_origin")
-    choice = _settings(
-        BoxChoice,
-        {field: options.get(name) for name, field in _BOX_OPTIONS.items()},
-        boxes=boxes,
-        origin=None if origin is None else int(origin),
-        **{
-            name: options.get(name, _BOX_DEFAULTS[name])
-            for name in ("projection", "margin", "drop_duplicates")
-        },
-    )
+    choice = _settings(BoxChoice, options)
     of_files = [name for name in given if name.startswith("box_")]
     if of_files and not choice.is_file:
         raise ConfigError(f"--{of_files[0].replace('_', '-')} is about box files, not about {boxes!r}")
@@ -159,13 +128,9 @@ def _boxes(options: dict[str, Any]) -> BoxChoice | None:
 
 def _ray(options: dict[str, Any]) -> RayOptions | None:
     engine = check_choice("engine", options.get("engine", ENGINES[0]), ENGINES)
-    given = {
-        name: options[name]
-        for name, field in _RAY_OPTIONS.items()
-        if name in options and options[name] != getattr(RayOptions, field)
-    }
+    given = [name for name, default in _RAY_DEFAULTS.items() if options.get(name, default) != default]
     if engine == "ray":
-        return RayOptions(**{_RAY_OPTIONS[name]: value for name, value in given.items()})
+        return _settings(RayOptions, options)
     if given:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise ConfigError(f"{flags}: of --engine ray, and the engine is {engine}")

@@ -90,21 +90,21 @@ class BoxChoice:
     Attributes:
         boxes: a box file, ``grid:...`` or ``multiview``.
         box_format: format of the file; None to recognize it.
-        coords, units, origin, ends, order: see :class:`sppfeat.config.regions.BoxConvention`; None for the convention
-            of the format.
-        projection, margin, drop_duplicates: see :class:`sppfeat.config.regions.RegionSpec`.
+        box_coords, box_units, box_origin, box_ends, box_order: see :class:`sppfeat.config.regions.BoxConvention`; None
+            for the convention of the format.
+        margin, drop_duplicates, projection: see :class:`sppfeat.config.regions.RegionSpec`.
     """
 
     boxes: str
     box_format: str | None = None
-    coords: str | None = None
-    units: str | None = None
-    origin: int | None = None
-    ends: str | None = None
-    order: str | None = None
-    projection: str = RegionSpec.projection
+    box_coords: str | None = None
+    box_units: str | None = None
+    box_origin: int | None = None
+    box_ends: str | None = None
+    box_order: str | None = None
     margin: float = RegionSpec.margin
     drop_duplicates: bool = RegionSpec.drop_duplicates
+    projection: str = RegionSpec.projection
 
     @property
     def is_file(self) -> bool:
@@ -161,54 +161,45 @@ class Request:
 
     def __post_init__(self) -> None:
         check_choice("headers", self.headers, HEADER_MODES)
-        if self.overwrite and (self.retry_failed or self.add_new):
-            raise ConfigError("--overwrite starts anew: it goes with neither --retry-failed nor --add-new")
-        if self.scratch is not None and not os.path.isdir(self.scratch):
-            raise ConfigError(f"scratch is {str(self.scratch)!r}; allowed: an existing folder")
-        if self.shared and self.shard is None:
-            raise ConfigError("--shared says that several processes fill one file: it goes with --shard")
-        if self.shared and self.overwrite:
-            raise ConfigError(
-                "--overwrite does not go with --shared: each process would replace what the others write; "
-                "remove the file first"
-            )
-        if self.shard is not None and self.add_new:
-            raise ConfigError(
-                "--add-new does not go with --shard: the shards are cut already; new images go into a file of their "
-                "own, or all is begun anew"
-            )
-        if self.shard_bytes is not None:
-            self._check_parts(self.shard_bytes)
+        is_shard, is_parts = self.shard is not None, self.shard_bytes is not None
+        refusals = {
+            "--overwrite starts anew: it goes with neither --retry-failed nor --add-new": (
+                self.overwrite and (self.retry_failed or self.add_new)
+            ),
+            f"scratch is {str(self.scratch)!r}; allowed: an existing folder": (
+                self.scratch is not None and not os.path.isdir(self.scratch)
+            ),
+            "--shared says that several processes fill one file: it goes with --shard": (
+                self.shared and not is_shard
+            ),
+            "--overwrite does not go with --shared: each process would replace what the others write; remove the file "
+            "first": self.shared and self.overwrite,
+            "--add-new does not go with --shard: the shards are cut already; new images go into a file of their own, "
+            "or all is begun anew": is_shard and self.add_new,
+            f"shard-size is {self.shard_bytes} bytes; allowed: 1 or more": (
+                self.shard_bytes is not None and self.shard_bytes < 1
+            ),
+            "--shard-size makes all shards, one after the other: it does not go with --shard": is_parts
+            and is_shard,
+            "--add-new does not go with --shard-size: the shards are cut already": is_parts and self.add_new,
+        }
         if self.ray is not None:
-            self._check_ray()
+            own_parts = "it cuts the work into parts of its own"
+            refusals |= {
+                "--overwrite does not go with --engine ray: remove the output and its folder of parts first, or give "
+                "another output": self.overwrite,
+                f"--add-new does not go with --engine ray: {own_parts}": self.add_new,
+                f"--shard does not go with --engine ray: {own_parts}": is_shard,
+                f"--shard-size does not go with --engine ray: {own_parts}": is_parts,
+                f"device is {self.run.device!r}; allowed with --engine ray, which hands them out: auto, cpu, cuda": (
+                    self.run.device not in ("auto", "cpu", "cuda")
+                ),
+            }
+        for refusal, is_met in refusals.items():
+            if is_met:
+                raise ConfigError(refusal)
 
     @property
     def boxes_path(self) -> str:
         """Absolute path of the box file; empty without one."""
         return os.path.abspath(self.boxes.boxes) if self.boxes and self.boxes.is_file else ""
-
-    def _check_ray(self) -> None:
-        refused = {
-            "--overwrite": self.overwrite,
-            "--add-new": self.add_new,
-            "--shard": self.shard is not None,
-            "--shard-size": self.shard_bytes is not None,
-        }
-        for option in (name for name, is_given in refused.items() if is_given):
-            hint = {"--overwrite": "remove the output and its folder of parts first, or give another output"}
-            why = hint.get(option, "it cuts the work into parts of its own")
-            raise ConfigError(f"{option} does not go with --engine ray: {why}")
-        if self.run.device not in ("auto", "cpu", "cuda"):
-            raise ConfigError(
-                f"device is {self.run.device!r}; allowed with --engine ray, which hands them out: auto, cpu, cuda"
-            )
-
-    def _check_parts(self, shard_bytes: int) -> None:
-        if shard_bytes < 1:
-            raise ConfigError(f"shard-size is {shard_bytes} bytes; allowed: 1 or more")
-        if self.shard is not None:
-            raise ConfigError(
-                "--shard-size makes all shards, one after the other: it does not go with --shard"
-            )
-        if self.add_new:
-            raise ConfigError("--add-new does not go with --shard-size: the shards are cut already")

@@ -7,7 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sppfeat.config.values import check_choice, distinct_names, set_fields, three_numbers, whole_number
+from sppfeat.config.values import (
+    check_fields,
+    distinct_names,
+    set_fields,
+    set_numbers,
+    three_numbers,
+    whole_number,
+)
 from sppfeat.errors import ConfigError
 
 __all__ = [
@@ -142,11 +149,11 @@ class BackboneSpec:
         for name in ("name", "weights", "weights_sha256"):
             if not isinstance(getattr(self, name), str):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; allowed: a text")
-        check_choice("interpolation", self.interpolation, INTERPOLATIONS)
+        check_fields(self, interpolation=INTERPOLATIONS)
         if self.seed is not None:
-            set_fields(self, seed=whole_number("seed", self.seed, -(2**63), 2**64 - 1))
+            set_numbers(self, seed=(-(2**63), 2**64 - 1))
         if self.head is not None:
-            check_choice("head", self.head, HEADS)
+            check_fields(self, head=HEADS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,15 +183,12 @@ class InputSpec:
 
     def __post_init__(self) -> None:
         if self.scales:
-            sides = {whole_number("scales", side, 1, _MAX_SIDE, unit=" pixels") for side in self.scales}
+            sides = {whole_number("scales", side, 1, _MAX_SIDE, " pixels") for side in self.scales}
             set_fields(self, scales=tuple(sorted(sides)), size=None)
         if self.size is not None:
-            set_fields(self, size=whole_number("size", self.size, 1, _MAX_SIDE, unit=" pixels, or native"))
-        set_fields(self, max_pixels=whole_number("max-pixels", self.max_pixels, 1))
-        set_fields(self, min_side=whole_number("min-side", self.min_side, 1))
-        set_fields(self, round_to=whole_number("round-to", self.round_to, 1, MAX_ROUND_TO, unit=" pixels"))
-        check_choice("exif", self.exif, EXIF_MODES)
-        check_choice("decode", self.decode, DECODE_MODES)
+            set_numbers(self, size=(1, _MAX_SIDE, " pixels, or native"))
+        set_numbers(self, max_pixels=(1,), min_side=(1,), round_to=(1, MAX_ROUND_TO, " pixels"))
+        check_fields(self, exif=EXIF_MODES, decode=DECODE_MODES)
         if not isinstance(self.flip, bool):
             raise ConfigError(f"flip is {self.flip!r}; allowed: True, False")
 
@@ -218,7 +222,7 @@ class DescriptorSpec:
 
     def __post_init__(self) -> None:
         set_fields(self, levels=parse_levels(self.levels))
-        check_choice("pool", self.pool, POOL_MODES)
+        check_fields(self, pool=POOL_MODES, dtype=DTYPES, nonfinite=NONFINITE)
         method, norm = parse_normalize(self.normalize)
         if norm is not None:
             set_fields(self, normalize=f"{method}:{norm:.17g}")
@@ -229,8 +233,6 @@ class DescriptorSpec:
             if not factors or not all(0 < factor < math.inf for factor in factors):
                 raise ConfigError(f"factors of the mean norm are {list(factors)}; allowed: numbers above 0")
             set_fields(self, norm_factors=factors)
-        check_choice("dtype", self.dtype, DTYPES)
-        check_choice("nonfinite", self.nonfinite, NONFINITE)
 
     @property
     def n_bins(self) -> int:
@@ -267,10 +269,8 @@ class ReductionSpec:
     fit_rows: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_choice("method", self.method, REDUCTIONS)
-        check_choice("normalize", self.normalize, REDUCED_NORMALIZATIONS)
-        set_fields(self, components=whole_number("components", self.components, 1))
-        set_fields(self, seed=whole_number("seed", self.seed, 0, _MAX_REDUCTION_SEED))
+        check_fields(self, method=REDUCTIONS, normalize=REDUCED_NORMALIZATIONS)
+        set_numbers(self, components=(1,), seed=(0, _MAX_REDUCTION_SEED))
         if not isinstance(self.whiten, bool):
             raise ConfigError(f"whiten is {self.whiten!r}; allowed: True, False")
         if self.levels is not None:
@@ -288,8 +288,6 @@ class ReductionSpec:
 
 
 def _level(part: Any) -> int:
-    if isinstance(part, str) and re.fullmatch(r" *[0-9]+ *", part):
-        return int(part)
-    if isinstance(part, str | bool):
+    if isinstance(part, bool) or (isinstance(part, str) and not re.fullmatch(r" *[0-9]+ *", part)):
         raise ValueError(f"{part!r} is not a whole number")
-    return operator.index(part)
+    return int(part) if isinstance(part, str) else operator.index(part)

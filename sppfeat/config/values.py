@@ -12,8 +12,10 @@ __all__ = [
     "DEFAULT_MAX_DECODE_PIXELS",
     "StrPath",
     "check_choice",
+    "check_fields",
     "distinct_names",
     "set_fields",
+    "set_numbers",
     "three_numbers",
     "whole_number",
 ]
@@ -27,11 +29,6 @@ DEFAULT_MAX_DECODE_PIXELS = 178_956_970
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
     """Return ``value`` if it is one of ``choices``.
-
-    Args:
-        name: name of the setting, for the message.
-        value: value to check.
-        choices: allowed values.
 
     Raises:
         ConfigError: ``value`` is none of them; the message names the setting, the value and the choices.
@@ -47,7 +44,19 @@ def set_fields(spec: object, **values: Any) -> None:
         object.__setattr__(spec, name, value)
 
 
-def whole_number(name: str, value: Any, least: int, most: int | None = None, *, unit: str = "") -> int:
+def set_numbers(spec: object, **ranges: tuple[Any, ...]) -> None:
+    """Set whole-number fields of a frozen dataclass; each range is what :func:`whole_number` takes after the value."""
+    for name, allowed in ranges.items():
+        set_fields(spec, **{name: whole_number(name.replace("_", "-"), getattr(spec, name), *allowed)})
+
+
+def check_fields(spec: object, **choices: Sequence[str]) -> None:
+    """Check that each field is one of its choices; see :func:`check_choice`."""
+    for name, allowed in choices.items():
+        check_choice(name, getattr(spec, name), allowed)
+
+
+def whole_number(name: str, value: Any, least: int, most: int | None = None, unit: str = "") -> int:
     """Return ``value`` as an int.
 
     Args:
@@ -70,11 +79,7 @@ def whole_number(name: str, value: Any, least: int, most: int | None = None, *, 
 
 
 def distinct_names(name: str, values: Any) -> tuple[str, ...]:
-    """Return names as a tuple, checked to be distinct.
-
-    Args:
-        name: name of the setting, for the message.
-        values: one or more distinct, nonempty strings.
+    """Return names as a tuple, checked to be distinct; ``name`` is that of the setting, for the message.
 
     Raises:
         ConfigError: there are no names, or one is repeated, empty or not a string.
@@ -87,10 +92,6 @@ def distinct_names(name: str, values: Any) -> tuple[str, ...]:
 
 def three_numbers(name: str, values: Any) -> tuple[float, ...]:
     """Return three floats: 1 and 1.0 are the same setting and must have the same fingerprint.
-
-    Args:
-        name: name of the setting, for the message.
-        values: three finite numbers, for R, G and B.
 
     Raises:
         ConfigError: ``values`` is anything else.

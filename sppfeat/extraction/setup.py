@@ -43,11 +43,11 @@ def read_chosen_boxes(choice: BoxChoice | None) -> BoxFile | None:
         )
     found = read_boxes(choice.boxes, box_format=choice.box_format)
     convention = found.table.convention.replace(
-        coords=choice.coords,
-        units=choice.units,
-        origin=choice.origin,
-        ends=choice.ends,
-        order=choice.order,
+        coords=choice.box_coords,
+        units=choice.box_units,
+        origin=choice.box_origin,
+        ends=choice.box_ends,
+        order=choice.box_order,
     )
     return dataclasses.replace(found, table=dataclasses.replace(found.table, convention=convention))
 

@@ -91,7 +91,7 @@ def parse_sizes(name: str, sizes: Any) -> tuple[int, ...]:
         numbers = tuple(int(part) if isinstance(part, str) else part for part in parts)
     except ValueError as error:
         raise ConfigError(f"{name} are {sizes!r}; allowed: numbers of pixels such as 180,224") from error
-    checked = tuple(whole_number(name, number, 8, _MAX_SIDE, unit=" pixels") for number in numbers)
+    checked = tuple(whole_number(name, number, 8, _MAX_SIDE, " pixels") for number in numbers)
     if not checked or len(set(checked)) != len(checked):
         raise ConfigError(f"{name} are {sizes!r}; allowed: one or more, each once")
     return checked
@@ -103,7 +103,7 @@ def _parse_hidden(widths: Any) -> tuple[int, ...]:
         numbers = (
             [] if widths == "none" else map(int, widths.split(",")) if isinstance(widths, str) else widths
         )
-        return tuple(whole_number("hidden", n, 1, 65_536, unit=" units") for n in numbers)
+        return tuple(whole_number("hidden", n, 1, 65_536, " units") for n in numbers)
     except ValueError as error:
         raise ConfigError(f"{widths!r}; allowed: none, or numbers of units such as 512,512") from error
 

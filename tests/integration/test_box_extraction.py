@@ -313,7 +313,10 @@ def test_repaired_images_get_boxes_in_fractions_of_their_size(folder, tmp_path):
         tmp_path / "b.csv",
         [(f"img{i}.png", 0.1, 0.1, 0.5 + 0.1 * k, 0.9) for i in (1, 3, 5) for k in range(3)],
     )
-    changes = {"boxes": BoxChoice(boxes=str(boxes), units="normalized"), "input": InputSpec(scales=SCALES)}
+    changes = {
+        "boxes": BoxChoice(boxes=str(boxes), box_units="normalized"),
+        "input": InputSpec(scales=SCALES),
+    }
     extract([folder], tmp_path / "f.h5", **changes)
     with sppfeat.open(tmp_path / "f.h5") as file:
         assert file.status.tolist().count(2) == 1
@@ -330,7 +333,7 @@ def test_an_image_repaired_while_others_are_added_gets_its_own_flags(folder, tmp
     (folder / "cat" / "img1.png").write_text("broken")
     fractions = [(0.1, 0.1, 0.5, 0.9), (0.5, 0.1, 0.5, 0.9), (0.5, 0.5, 1.5, 1.5)]
     boxes = write_boxes(tmp_path / "b.csv", [(f"img{i}.png", *box) for i in (1, 8) for box in fractions])
-    choice = BoxChoice(boxes=str(boxes), units="normalized")
+    choice = BoxChoice(boxes=str(boxes), box_units="normalized")
     extract([folder / "cat", folder / "dog" / "img0.png"], tmp_path / "f.h5", boxes=choice)
     (folder / "cat" / "img1.png").write_bytes(good)
     extract([folder], tmp_path / "f.h5", boxes=choice, retry_failed=True, add_new=True)
@@ -383,7 +386,7 @@ def test_new_images_bring_their_views_behind_the_others(folder, tmp_path):
 @pytest.mark.slow
 def test_another_box_file_or_reading_of_it_is_refused(folder, boxes_of, tmp_path, made):
     with pytest.raises(StoreError, match=r"box_origin: the file has 0, this command 1"):
-        extract([folder], made, boxes=BoxChoice(boxes=str(boxes_of), origin=1))
+        extract([folder], made, boxes=BoxChoice(boxes=str(boxes_of), box_origin=1))
     with pytest.raises(StoreError, match=r"boxes: the file has 'file', this command '\(not set\)'"):
         extract([folder], made)
     moved = tmp_path / "elsewhere.csv"

@@ -140,7 +140,7 @@ def local(pictures, tmp_path_factory) -> Path:
 
 def by_ray(nodes, pictures, output, *, options=None, **changes):
     run = RunOptions(device="cpu", workers=0, batch_size=4)
-    ray_options = RayOptions(address=nodes.address, **(options or {}))
+    ray_options = RayOptions(ray_address=nodes.address, **(options or {}))
     return request([pictures], output, **{"run": run, "ray": ray_options, **changes})
 
 
@@ -539,7 +539,7 @@ def test_parts_of_other_inputs_or_settings_are_not_continued(folder, tmp_path):
 
 
 def test_a_cluster_that_is_not_there(folder, tmp_path):
-    asked = request([folder], tmp_path / "x.h5", ray=RayOptions(address="127.0.0.1:9"))
+    asked = request([folder], tmp_path / "x.h5", ray=RayOptions(ray_address="127.0.0.1:9"))
     with (
         pytest.raises(EngineError, match="no Ray cluster could be reached at '127\\.0\\.0\\.1:9'"),
         open_parts(asked),

@@ -85,7 +85,7 @@ def open_parts_on_ray(
             return
         parts = PartsOnRay(run, lock)
         if not request.dry_run and parts.unfinished():
-            address = request.ray.address if request.ray else None
+            address = request.ray.ray_address if request.ray else None
             parts.use_cluster(stack.enter_context(connect(address, verbose=verbose)))
         yield parts
 

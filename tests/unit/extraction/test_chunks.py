@@ -125,7 +125,7 @@ def box_file(tmp_path, *, relative):
             lines.append(",".join([f"{i}.png", *map(str, numbers)]))
     path = tmp_path / f"boxes-{relative}.csv"
     path.write_text("\n".join(lines) + "\n")
-    return BoxChoice(boxes=str(path), units="normalized" if relative else None)
+    return BoxChoice(boxes=str(path), box_units="normalized" if relative else None)
 
 
 @pytest.mark.slow
