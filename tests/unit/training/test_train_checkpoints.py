@@ -38,15 +38,6 @@ def test_a_write_that_fails_leaves_what_was_there(folder, monkeypatch, call, num
     assert sorted(os.listdir(folder.folder)) == ["checkpoint.pth", "log.jsonl"]
 
 
-def test_a_disk_that_is_full(mount_disk):
-    folder = TrainFolder(mount_disk(1))
-    folder.write_checkpoint({"a": torch.zeros(10)})
-    with pytest.raises(StoreError, match=r"cannot write '.*checkpoint.pth': No space left on device"):
-        folder.write_checkpoint({"a": torch.zeros(1 << 20)})
-    assert len(folder.read_checkpoint()["a"]) == 10
-    assert os.listdir(folder.folder) == ["checkpoint.pth"]
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -59,24 +50,6 @@ def test_a_file_of_something_else(folder, content, message):
     torch.save(content, folder.checkpoint)
     with pytest.raises(StoreError, match=message):
         folder.read_checkpoint()
-
-
-def test_what_can_be_trained_into(folder, tmp_path):
-    (tmp_path / "file").touch()
-    start, resume = {"resume": False, "overwrite": False}, {"resume": True, "overwrite": False}
-    folder.check(**start)
-    TrainFolder(tmp_path / "new").check(**start)
-    with pytest.raises(StoreError, match=r"the output '.*file' is no folder"):
-        TrainFolder(tmp_path / "file").check(**start)
-    with pytest.raises(StoreError, match=r"the folder of the output does not exist: '.*missing'"):
-        TrainFolder(tmp_path / "missing/run").check(**start)
-    with pytest.raises(StoreError, match="there is no training to resume"):
-        folder.check(**resume)
-    folder.write_checkpoint({})
-    folder.check(**resume)
-    folder.check(resume=False, overwrite=True)
-    with pytest.raises(StoreError, match="holds a training already"):
-        folder.check(**start)
 
 
 def test_only_one_training_holds_a_folder_and_an_empty_one_is_removed(folder, tmp_path):

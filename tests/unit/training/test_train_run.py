@@ -175,8 +175,6 @@ def test_a_frozen_backbone_stays_as_it_is(classes, tmp_path):
     untouched = load_backbone("squeezenet1_1", weights="none", seed=1, fold=False).network.state_dict()
     assert same_tensors(saved(tmp_path / "run")["state_dict"], untouched)
     assert training.summary()["parameters"] == 512 * 21 * 2 + 2
-    with pytest.raises(ConfigError, match="freeze: a teacher trains the backbone"):
-        settings(network=NetworkSettings(freeze=True), teachers=(TeacherChoice(name="squeezenet1_1"),))
 
 
 @pytest.mark.slow
@@ -254,15 +252,6 @@ def test_the_seed_decides(classes, tmp_path):
         states.append(saved(tmp_path / name)["state_dict"])
     assert same_tensors(states[0], states[1])
     assert not same_tensors(states[0], states[2])
-
-
-@pytest.mark.slow
-def test_workers_change_nothing(classes, tmp_path):
-    states = []
-    for workers in (0, 2):
-        train([classes], tmp_path / f"{workers}", epochs=1, run={"workers": workers})
-        states.append(saved(tmp_path / f"{workers}")["state_dict"])
-    assert same_tensors(*states)
 
 
 def test_a_training_that_starts_anew_leaves_nothing_of_the_one_before(classes, tmp_path):
