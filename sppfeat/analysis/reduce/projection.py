@@ -56,21 +56,25 @@ def fit_reduction(
             finite or too large, batches have fewer rows than components, or scikit-learn is not installed.
     """
     chosen = file.select(rows=spec.fit_rows or None, layers=spec.layers, levels=spec.levels)
-    width = chosen.dimension
+    width, n_rows, share = chosen.dimension, len(chosen), None
     if spec.components > width:
         raise ConfigError(
             f"{spec.components} components of {width} columns; allowed: 1 to {width}, of what is selected"
         )
     if spec.method == "random":
-        arrays, n_rows, share = _random_projection(spec, width), 0, None
+        projections = import_extra("sklearn.random_projection", extra="sklearn", purpose="reducing")
+        fitted = projections.GaussianRandomProjection(spec.components, random_state=spec.seed)
+        fitted.fit(np.zeros((1, width), dtype=np.float32))  # only the shape matters
+        mean, components, scale, n_rows = np.zeros(width), fitted.components_, np.ones(spec.components), 0
     else:
-        n_rows = len(chosen)
         if spec.components > n_rows:
             raise ConfigError(
                 f"{spec.components} components of {n_rows} rows; allowed: at most as many components as rows to fit on"
             )
         fitted = _principal_components(chosen, spec, batch_size, on_progress)
-        arrays, share = _arrays_of(fitted, spec), _share(fitted)
+        mean, (components, scale) = fitted.mean_, _signed_components(fitted, whiten=spec.whiten)
+        share = float(np.sum(fitted.explained_variance_ratio_))
+        share = min(max(share, 0.0), 1.0) if np.isfinite(share) else 0.0  # NaN if the rows do not vary
     record = FitRecord(
         spec=spec,
         source_columns=file.columns,
@@ -79,20 +83,12 @@ def fit_reduction(
         fitted_rows=n_rows,
         explained_variance=share,
     )
-    mean, components, scale = arrays
-    return Reduction(record=record, mean=mean, components=components, scale=scale)
-
-
-_Arrays = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]
-
-
-def _random_projection(spec: ReductionSpec, width: int) -> _Arrays:
-    """Mean, components and scale of a Gaussian random projection, which roughly keeps distances."""
-    projections = import_extra("sklearn.random_projection", extra="sklearn", purpose="reducing")
-    fitted = projections.GaussianRandomProjection(spec.components, random_state=spec.seed)
-    fitted.fit(np.zeros((1, width), dtype=np.float32))  # only the shape matters
-    components = fitted.components_.astype(np.float32)
-    return np.zeros(width, np.float32), components, np.ones(spec.components, np.float32)
+    return Reduction(
+        record=record,
+        mean=mean.astype(np.float32),
+        components=components.astype(np.float32),
+        scale=scale.astype(np.float32),
+    )
 
 
 def _principal_components(
@@ -145,22 +141,16 @@ def _rows_of(chosen: Selection, positions: npt.NDArray[np.int64]) -> npt.NDArray
     return taken
 
 
-def _share(fitted: Any) -> float:
-    """Share of the variance that the components hold; 0 if the rows do not vary."""
-    share = float(np.sum(fitted.explained_variance_ratio_))
-    return min(max(share, 0.0), 1.0) if np.isfinite(share) else 0.0
-
-
-def _arrays_of(fitted: Any, spec: ReductionSpec) -> _Arrays:
-    """Mean, components and scale in float32, with the signs fixed."""
+def _signed_components(
+    fitted: Any, *, whiten: bool
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Components ``(k, d)`` with fixed signs, and their scales ``(k,)``."""
     components = np.asarray(fitted.components_, dtype=np.float64)
     largest = np.take_along_axis(components, np.abs(components).argmax(axis=1)[:, None], axis=1)
     components *= np.where(largest < 0, -1.0, 1.0)
-    scale = np.ones(len(components))
-    if spec.whiten:
-        spread = np.sqrt(np.maximum(np.asarray(fitted.explained_variance_, dtype=np.float64), 0))
-        # A direction in which the rows do not differ stays 0 instead of becoming noise of variance 1.
-        has_some = (spread > 0) & (spread >= _NO_SPREAD * spread.max())
-        scale = np.where(has_some, 1 / np.where(has_some, spread, 1), 0.0)
-    mean = np.asarray(fitted.mean_, dtype=np.float32)
-    return mean, components.astype(np.float32), scale.astype(np.float32)
+    if not whiten:
+        return components, np.ones(len(components))
+    spread = np.sqrt(np.maximum(np.asarray(fitted.explained_variance_, dtype=np.float64), 0))
+    # A direction in which the rows do not differ stays 0 instead of becoming noise of variance 1.
+    has_some = (spread > 0) & (spread >= _NO_SPREAD * spread.max())
+    return components, np.where(has_some, 1 / np.where(has_some, spread, 1), 0.0)
