@@ -364,7 +364,7 @@ def test_what_is_pending_or_failed_is_left_out_and_counted(tmp_path):
         ({"folds": 1}, "folds are 1"),
         ({"repeats": 0}, "repeats are 0"),
         ({"seed": -1}, "the seed is -1"),
-        ({"C": 0}, "C is 0"),
+        ({"C": 1e-40}, "C is 1e-40"),
         ({"C": float("nan")}, "C is nan"),
         ({"min_per_class": 0}, "min-per-class is 0"),
         ({"class_weight": "x"}, "class-weight"),
@@ -428,9 +428,7 @@ def test_json_has_the_fields_of_the_readme(tmp_path):
     [
         (["--folds", 1], "1 is not in the range", 2),
         (["--C", "-1"], "C is -1.0; allowed: 1e-30 to 1e+30", 2),
-        (["--C", "1e-40"], "C is 1e-40", 2),
         (["--max-memory", "nan"], "nan is no number", 2),
-        (["--C", "nan"], "C is nan", 2),
         (["--levels", "3"], "levels are 3; in this file: 1, 2", 2),
         (["--rows", "label=x"], "fits none of", 2),
         (["--labels-from", "gone"], "where there is no file", 2),

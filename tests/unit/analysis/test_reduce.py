@@ -206,17 +206,9 @@ def test_a_row_that_is_not_what_it_should_be_is_found(extracted, tmp_path):
 def test_extract_does_not_continue_it(extracted, tmp_path):
     output = reduced(extracted / "f.h5", tmp_path / "r.h5")
     before = output.read_bytes()
-    arguments = [
-        "extract",
-        extracted / "images",
-        "-o",
-        output,
-        "--backbone",
-        "squeezenet1_1",
-        "--weights",
-        "none",
-    ]
-    arguments += ["--seed", 3, "--size", 48, "--levels", "1,2", "--normalize", "l2", "--workers", 0, "-q"]
+    arguments = ["extract", extracted / "images", "-o", output, "--backbone", "squeezenet1_1", "-q"]
+    arguments += ["--weights", "none", "--seed", 3, "--size", 48, "--levels", "1,2", "--normalize", "l2"]
+    arguments += ["--workers", 0]
     result = CliRunner().invoke(main, list(map(str, arguments)))
     assert result.exit_code == 1
     assert "cannot be continued" in result.stderr
@@ -226,18 +218,6 @@ def test_extract_does_not_continue_it(extracted, tmp_path):
     assert result.exit_code == 0, result.stderr
     with FeatureFile(output) as file:
         assert not file.is_reduced
-
-
-@pytest.mark.slow
-def test_a_mean_norm_is_taken_over_from_it(tmp_path, extracted):
-    choice = DescriptorChoice(levels=(1, 2), normalize="meannorm:20")
-    extract([extracted / "images"], tmp_path / "m.h5", descriptor=choice)
-    output = reduced(tmp_path / "m.h5", tmp_path / "r.h5")
-    options = {"weights": "none", "seed": 3, "size": 48, "levels": (1, 2), "device": "cpu"}
-    extractor = Extractor("squeezenet1_1", normalize_from=output, **options)
-    with FeatureFile(tmp_path / "m.h5") as file:
-        row = extractor(os.path.join(file.root, file.paths[0]))
-        assert difference(row, file.features[0]) < 1e-5
 
 
 def test_info_says_how(source, tmp_path):
@@ -273,11 +253,7 @@ def test_the_json_has_the_fields_that_the_readme_says(source, tmp_path):
     found = json.loads(run(source, "-o", tmp_path / "r.h5", "--components", 3, "-q", "--json").stdout)
     check_fields("reduce", found)
     called = dataclasses.asdict(reduce(source, tmp_path / "s.h5", components=3))
-    assert {**called, "seconds": 0, "fit_seconds": 0}.items() <= {
-        **found,
-        "seconds": 0,
-        "fit_seconds": 0,
-    }.items()
+    assert {name for name in called if called[name] != found[name]} <= {"seconds", "fit_seconds"}
 
 
 @pytest.mark.slow
@@ -306,21 +282,6 @@ def test_wrong_usage(source, tmp_path, monkeypatch, arguments, said):
     assert said in result.stderr
     assert sorted(os.listdir()) == ["f.h5", "r.h5"]
     assert (tmp_path / "r.h5").read_bytes() == before
-
-
-def test_an_unfinished_file_is_refused(tmp_path):
-    result = run(new_file(tmp_path / "f.h5"), "-o", tmp_path / "r.h5", "-q")
-    assert result.exit_code == 1
-    assert "5 of its 5 images are pending" in result.stderr
-
-
-def test_an_output_is_not_replaced_unasked(source, tmp_path):
-    output = reduced(source, tmp_path / "r.h5")
-    before = output.read_bytes()
-    result = run(source, "-o", output, "-q")
-    assert result.exit_code == 1, result.output
-    assert "r.h5' exists; --overwrite replaces it" in result.stderr
-    assert output.read_bytes() == before
 
 
 @pytest.mark.parametrize("output", ["gone/r.h5", ".", "n" * 245, "n" * 300])
@@ -366,10 +327,12 @@ def test_a_process_that_is_killed_leaves_no_output(source, tmp_path):
     assert os.listdir(tmp_path) == ["r.h5"]
 
 
-def test_files_without_images_or_rows(tmp_path):
+def test_files_without_images_rows_or_descriptors(tmp_path):
     empty = new_file(tmp_path / "f.h5", n=0)
     output = reduced(empty, tmp_path / "r.h5", method="random")
     with FeatureFile(output) as file:
         assert file.features.shape == (0, 4)
     with pytest.raises(ConfigError, match="4 components of 0 rows"):
         reduced(empty, tmp_path / "s.h5")
+    with pytest.raises(StoreError, match="5 of its 5 images are pending"):
+        reduced(new_file(tmp_path / "g.h5"), tmp_path / "s.h5")
