@@ -3,10 +3,11 @@
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from sppfeat.bench.conditions import DescriptorConditions, describe_conditions, 
 from sppfeat.bench.samples import choose_images, write_photos
 from sppfeat.bench.stages import STAGES, Stages, find_bound
 from sppfeat.bench.timing import Pass, Timing, counted_passes, interleave, timed
+from sppfeat.config.options import make_request
 from sppfeat.config.request import Request
 from sppfeat.config.specs import DescriptorSpec
 from sppfeat.errors import ImageError
@@ -170,7 +172,7 @@ def run_plain_loop(
 
 
 def bench_extract(
-    request: Request,
+    inputs: Sequence[str],
     *,
     n_images: int,
     draw_seed: int,
@@ -178,11 +180,12 @@ def bench_extract(
     on_image: Callable[[int, int], None] = lambda done, total: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     on_download: OnDownload = lambda name, done, total: None,
+    **options: Any,
 ) -> ExtractResult:
     """Measures a run of whole images: each stage, all of it, the network alone, and a plain loop.
 
     Args:
-        request: the run. Without inputs its images are synthetic photographs; its output is not written.
+        inputs: folders, image files and lists of them; none for synthetic photographs.
         n_images: the most images, chosen evenly from the inputs.
         draw_seed: seed of the synthetic photographs.
         repetitions: number of measurements of each contender.
@@ -190,20 +193,20 @@ def bench_extract(
         on_progress: called with the number of passes done and the total number of passes.
         on_download: called during a download with the name of a weights file, the bytes done, and the total (None if
             unknown).
+        **options: options of :func:`sppfeat.extract`.
 
     Raises:
-        SppfeatError: settings, weights, inputs or images cannot be used.
+        SppfeatError: options, weights, inputs or images cannot be used.
     """
     with tempfile.TemporaryDirectory(prefix="sppfeat-bench-") as name:
         folder = Path(name)
-        is_synthetic, n_unreadable = not request.inputs, 0
-        if is_synthetic:
-            paths = write_photos(folder, n_images, seed=draw_seed, on_image=on_image)
+        # Refuses options that cannot be used before any image is made or read.
+        request = make_request(inputs, folder / "run" / "features.h5", labels="none", **options)
+        if inputs:
+            paths, n_unreadable = choose_images(inputs, n_images, on_image=on_image)
         else:
-            paths, n_unreadable = choose_images(request.inputs, n_images, on_image=on_image)
-        request = dataclasses.replace(
-            request, inputs=tuple(paths), labels="none", output=folder / "run" / "features.h5"
-        )
+            paths, n_unreadable = write_photos(folder, n_images, seed=draw_seed, on_image=on_image), 0
+        request = dataclasses.replace(request, inputs=tuple(paths))
         in_process = dataclasses.replace(
             request, output=folder / "planned.h5", run=dataclasses.replace(request.run, workers=0)
         )
@@ -241,7 +244,7 @@ def bench_extract(
         images=n_images,
         unreadable=n_unreadable + len(plan.errors),
         failed=whole.n_failed - len(plan.errors),
-        synthetic=is_synthetic,
+        synthetic=not inputs,
         input_shapes=plan.n_shapes,
         batches=len(stages.batches),
         workers=whole.n_workers,

@@ -2,8 +2,8 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from sppfeat.cli.signals import raise_if_dropped
 
@@ -11,9 +11,7 @@ if TYPE_CHECKING:
     from sppfeat.extraction.pipeline import Progress
     from sppfeat.files.downloads import OnDownload
 
-__all__ = ["Bar", "download_bar", "prepared"]
-
-_T = TypeVar("_T")
+__all__ = ["Bar", "download_bar"]
 
 _SECONDS_BETWEEN_UPDATES = 0.1
 _SECONDS_BETWEEN_LINES = 10.0  # for files, in which each update is a line
@@ -119,24 +117,3 @@ def download_bar() -> "Iterator[OnDownload]":
                 bars.pop(name).close()
 
         yield on_download
-
-
-@contextlib.contextmanager
-def prepared(
-    prepare: "Callable[[Callable[[int, int], None], OnDownload], contextlib.AbstractContextManager[_T]]",
-    label: str,
-    *,
-    shown: bool,
-) -> Iterator[_T]:
-    """Enters a context whose preparation reads images, and shows a bar until it is entered.
-
-    Args:
-        prepare: makes the context manager from two callbacks: the first takes the number of images read and the total,
-            the second reports downloads of weights.
-        label: text in front of the bar.
-        shown: False to show no bar.
-    """
-    with contextlib.ExitStack() as stack:
-        with Bar(label, 0, unit="img", shown=shown) as bar, download_bar() as on_download:
-            subject = stack.enter_context(prepare(bar.move_to, on_download))
-        yield subject

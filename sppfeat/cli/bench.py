@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,7 +10,6 @@ from sppfeat.cli.bars import Bar, download_bar
 from sppfeat.cli.bench_texts import extract_text, pooling_text, regions_text
 from sppfeat.cli.options import (
     SIZE_HELP,
-    backbone_choice,
     backbone_options,
     batch_size_option,
     device_option,
@@ -21,15 +19,12 @@ from sppfeat.cli.options import (
     pool_option,
     precision_option,
     quiet_option,
-    settings_from,
     workers_option,
 )
 from sppfeat.cli.output import print_json_or_text
-from sppfeat.cli.values import SIZE, NumberRange, Parsed, auto_to_none, complete_files, native_to_none
-from sppfeat.config.distribution import RunOptions
+from sppfeat.cli.values import SIZE, NumberRange, Parsed, complete_files
 from sppfeat.config.machine import keep_freed_memory
-from sppfeat.config.request import DescriptorChoice, Request
-from sppfeat.config.specs import DEFAULT_BOX_SIZE, DEFAULT_LEVELS, DEFAULT_SIZE, InputSpec
+from sppfeat.config.specs import DEFAULT_BOX_SIZE, DEFAULT_LEVELS, DEFAULT_SIZE
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -214,27 +209,11 @@ def extract(inputs: tuple[str, ...], **options: Any) -> None:
     """
     from sppfeat.bench.runs import bench_extract
 
-    request = Request(
-        inputs=inputs,
-        output=Path(),
-        backbone=backbone_choice(options),
-        input=InputSpec(size=native_to_none(options["size"])),
-        descriptor=settings_from(DescriptorChoice, options),
-        precision=options["precision"],
-        run=settings_from(
-            RunOptions,
-            options,
-            batch_size=auto_to_none(options["batch_size"]),
-            workers=auto_to_none(options["workers"]),
-        ),
-    )
     preparing = Bar("preparing images", 0, unit="img", shown=not options["quiet"])
     with preparing, download_bar() as on_download, _measuring(options) as bar:
         result = bench_extract(
-            request,
-            n_images=options["n_images"],
-            draw_seed=options["draw_seed"],
-            repetitions=options["repetitions"],
+            inputs,
+            **_settings(options),
             on_image=preparing.move_to,
             on_progress=bar.move_to,
             on_download=on_download,

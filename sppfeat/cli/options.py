@@ -27,7 +27,6 @@ from sppfeat.config.specs import (
 
 __all__ = [
     "SIZE_HELP",
-    "backbone_choice",
     "backbone_options",
     "batch_size_option",
     "device_option",
@@ -148,11 +147,6 @@ backbone_options = together(
         help="Layer to pool, see 'sppfeat backbones NAME'; repeatable: side by side. [default: the last feature map]",
     ),
 )
-
-
-def backbone_choice(options: dict[str, Any]) -> BackboneChoice:
-    """Makes the network from :data:`backbone_options`, with mean, deviation and head if there are such options."""
-    return settings_from(BackboneChoice, options, name=options["backbone"])
 
 
 SIZE_HELP = "Short side of the network input; the aspect ratio is kept."

@@ -29,7 +29,6 @@ __all__ = [
     "complete_backbones",
     "complete_files",
     "complete_weights",
-    "native_to_none",
     "whole_numbers",
 ]
 
@@ -87,11 +86,6 @@ def _number_or(word: str) -> Callable[[str], int | str]:
 
 def _channels(text: str) -> tuple[float, ...]:
     return tuple(float(part) for part in text.split(","))
-
-
-def native_to_none(size: int | str) -> int | None:
-    """Converts the value of an option ``PIXELS|native``: pixels, or None for the image's own size."""
-    return None if size == "native" else int(size)
 
 
 def auto_to_none(value: int | str) -> int | None:
