@@ -73,9 +73,7 @@ class PathTable(Sequence[bytes]):
 
     def has_same(self, other: "PathTable") -> bool:
         """Return True if another table has the same paths in the same order."""
-        return len(self) == len(other) and all(
-            mine == theirs for mine, theirs in zip(self.blocks(), other.blocks(), strict=True)
-        )
+        return len(self) == len(other) and all(map(operator.eq, self, other))
 
     def positions_in(self, other: "PathTable") -> npt.NDArray[np.int64]:
         """Return the position of each path in another table, which has no duplicates, ``(n,)`` int64; -1 if missing."""
@@ -95,13 +93,7 @@ class PathTable(Sequence[bytes]):
     @classmethod
     def from_arrays(cls, blob: npt.NDArray[np.generic], ends: npt.NDArray[np.generic]) -> "PathTable":
         """Return the table from the arrays of :meth:`to_arrays`; raise ValueError if they do not describe one."""
-        if (
-            blob.dtype != np.uint8
-            or ends.dtype != np.int64
-            or blob.ndim != 1
-            or ends.ndim != 1
-            or not len(ends)
-        ):
+        if (blob.dtype, blob.ndim, ends.dtype, ends.ndim) != (np.uint8, 1, np.int64, 1) or not len(ends):
             raise ValueError(f"not the arrays of paths: {blob.dtype} {blob.shape}, {ends.dtype} {ends.shape}")
         table = cls(())
         table._blob, table._ends = bytearray(blob.data), ends.astype(np.int64)
