@@ -1,5 +1,6 @@
 """Folder walks, depth first and in natural order, over folders of this machine or over names listed elsewhere."""
 
+import heapq
 import os
 import stat
 from collections import Counter
@@ -12,6 +13,8 @@ from sppfeat.errors import SppfeatError
 from sppfeat.files.paths import PathTable, natural_key
 
 __all__ = ["MOST_WAYS", "FolderWalk", "folder_identity", "walk_order"]
+
+_SORTED_AT_ONCE = 1 << 14  # names of a folder, as objects with their sort keys: 4 MB
 
 MOST_WAYS = 100
 """The most paths, through links, to one folder; ten folders that link to each other have millions."""
@@ -88,6 +91,7 @@ class FolderWalk:
     def _entries(self, folder: bytes) -> Iterator[bytes]:
         """Yield the subfolders of a folder, each with a final slash, and its wanted files, in natural order."""
         kept: list[bytes] = []
+        in_order: list[PathTable] = []
         try:
             with os.scandir(os.path.join(self._top, folder)) as entries:
                 for entry in entries:
@@ -100,9 +104,16 @@ class FolderWalk:
                         self.n_other_files += 1
                         continue
                     kept.append(name)
+                    if len(kept) == _SORTED_AT_ONCE:
+                        in_order.append(PathTable(sorted(kept, key=_order)))
+                        kept = []
         except OSError as error:
             raise self._unlistable(folder, error) from error
-        return iter(sorted(kept, key=lambda entry: natural_key(entry.removesuffix(b"/"))))
+        return heapq.merge(*in_order, sorted(kept, key=_order), key=_order)
+
+
+def _order(entry: bytes) -> bytes:
+    return natural_key(entry.removesuffix(b"/"))
 
 
 def _leads_to_folder(entry: os.DirEntry[bytes]) -> bool:

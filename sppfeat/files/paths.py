@@ -93,7 +93,8 @@ class PathTable(Sequence[bytes]):
     @classmethod
     def from_arrays(cls, blob: npt.NDArray[np.generic], ends: npt.NDArray[np.generic]) -> "PathTable":
         """Return the table from the arrays of :meth:`to_arrays`; raise ValueError if they do not describe one."""
-        if (blob.dtype, blob.ndim, ends.dtype, ends.ndim) != (np.uint8, 1, np.int64, 1) or not len(ends):
+        are_flat = blob.ndim == ends.ndim == 1 and len(ends) > 0
+        if blob.dtype != np.uint8 or ends.dtype != np.int64 or not are_flat:
             raise ValueError(f"not the arrays of paths: {blob.dtype} {blob.shape}, {ends.dtype} {ends.shape}")
         table = cls(())
         table._blob, table._ends = bytearray(blob.data), ends.astype(np.int64)

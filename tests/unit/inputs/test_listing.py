@@ -59,13 +59,14 @@ def test_a_folder_is_listed_with_its_sub_folders_in_natural_order(folder):
     st.lists(st.sampled_from([f"{a}{i}" for a in "aB" for i in range(12)]), min_size=1, unique=True),
     st.data(),
 )
-def test_files_and_folders_are_in_natural_order_among_each_other(names, data):
+def test_a_large_folder_is_put_in_order_in_parts(names, data):
     folders = data.draw(st.sets(st.sampled_from(names)))
     expected = []
     for name in sorted(names, key=lambda name: natural_key(f"{name}.jpg".encode())):
         expected += [f"{name}.jpg/{i}.png" for i in range(3)] if name in folders else [f"{name}.jpg"]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         touch(folder, *expected, "x.txt")
+        patch.setattr("sppfeat.files.folders._SORTED_AT_ONCE", data.draw(st.integers(1, 9)))
         assert list(map(os.fsdecode, list_images([str(folder)]).paths)) == expected
 
 
