@@ -105,7 +105,8 @@ class FolderWalk:
                         continue
                     kept.append(name)
                     if len(kept) == _SORTED_AT_ONCE:
-                        in_order.append(PathTable(sorted(kept, key=_order)))
+                        kept.sort(key=_order)
+                        in_order.append(PathTable(kept))
                         kept = []
         except OSError as error:
             raise self._unlistable(folder, error) from error
