@@ -226,15 +226,10 @@ def draw_embedding(
     title: str = "",
     side: float = _SIDE,
 ) -> "Figure":
-    """Draws points and thumbnails, with a legend beside them if there is a title; inside ``drawing``.
+    """Draws points and thumbnails, ``side`` inches high, with a legend if there is a title; inside ``drawing``.
 
-    Args:
-        embedding: the embedding, with at least one point.
-        marks: marks of the classes of its rows.
-        pictured: centers of the thumbnails by row number, from :func:`choose_pictured`.
-        thumbnails: thumbnails of these rows, by row number.
-        title: title of the picture.
-        side: height of the figure in inches.
+    ``marks`` are those of the classes of its rows; ``pictured``, from :func:`choose_pictured`, holds the centers of the
+    thumbnails by row number, like ``thumbnails``.
     """
     has_legend = bool(title) and embedding.selection.y is not None
     figure = new_figure(side * (1.25 if has_legend else 1), side)

@@ -88,12 +88,7 @@ def show_norms(
 
 
 def measure_norms(selection: Selection, *, most: int = MOST_NORMS, seed: int = 0) -> Norms:
-    """Measures the norms of the rows of a selection, layer by layer, in blocks.
-
-    Args:
-        selection: rows and columns of an open file.
-        most: maximum number of rows; if there are more, this many are drawn at random.
-        seed: seed of the draw.
+    """Measures the norms of at most ``most`` rows of a selection, layer by layer, in blocks.
 
     Raises:
         ConfigError: a row has no descriptor.

@@ -118,13 +118,7 @@ def sizes_text(sizes: Sizes) -> str:
 
 
 def draw_sizes(sizes: Sizes, *, title: str = "", side: float = _SIDE) -> "Figure":
-    """Draws a plot of widths and heights, their histograms, and a key to the colors; inside ``drawing``.
-
-    Args:
-        sizes: sizes of images or boxes.
-        title: title of the picture.
-        side: width and height of the figure in inches.
-    """
+    """Draws widths by heights, their histograms, and a key to the colors, ``side`` inches wide; inside ``drawing``."""
     figure = new_figure(side, side)
     figure.suptitle(title, x=0.01, ha="left", wrap=True)
     shares = {"width_ratios": (5, 1.1), "height_ratios": (1.1, 5)}

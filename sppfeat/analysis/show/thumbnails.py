@@ -71,13 +71,7 @@ class PictureSource(NamedTuple):
 def find_row_pictures(
     file: FeatureTable, rows: Sequence[int], *, root: str | os.PathLike[str] | None = None
 ) -> dict[int, PictureSource]:
-    """Finds the images and boxes of some rows, by row number.
-
-    Args:
-        file: the open file.
-        rows: row numbers.
-        root: folder that now holds the images; the root recorded in the file if None.
-    """
+    """Finds the images and boxes of some rows, by row number; ``root`` is the folder that now holds the images."""
     wanted = np.array(list(dict.fromkeys(rows)), dtype=np.int64)
     images = file.image_index[wanted]
     image_hw, boxes = file.image_hw[images].tolist(), file.boxes[wanted].tolist()
