@@ -40,9 +40,7 @@ def select_rows(file: FeatureTable, rows: RowsLike, labels: Labels) -> npt.NDArr
 
     Args:
         file: the open file.
-        rows: None for every row with a descriptor. A slice, a mask ``(R,)`` or textual conditions select among the
-            rows with a descriptor, in file order; a condition on the status also finds rows without one. Row indices
-            select those rows, in the given order.
+        rows: the choice of rows; see :meth:`sppfeat.store.reader.FeatureFile.select`.
         labels: the class labels that ``label=`` refers to.
 
     Returns:

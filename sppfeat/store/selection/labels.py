@@ -60,10 +60,7 @@ def read_labels(file: FeatureTable, source: LabelSource = None) -> Labels:
 
     Args:
         file: the open file.
-        source: None for the boxes' classes if the file has any, else the images'; ``"box"`` or ``"image"`` to choose
-            one of these; the path of a comma- or tab-separated (``.tsv``) table with a column ``label`` (or ``class``,
-            ``category``), and a column ``path`` (or ``image``, ``file_name``, ...) or ``row``; a mapping from image
-            paths to classes; or an array with one text or number per row (``R``) or image (``N``).
+        source: where the labels come from; see ``labels`` of :meth:`sppfeat.store.reader.FeatureFile.select`.
 
     Raises:
         LabelError: a table is malformed or matches no image, or an array has another length.
@@ -71,23 +68,17 @@ def read_labels(file: FeatureTable, source: LabelSource = None) -> Labels:
     """
     if source is None:
         source = "box" if file.row_classes else "image"
-    if isinstance(source, Mapping):
-        return _labels_of_images(
-            file, [(os.fsencode(path), str(label)) for path, label in source.items()], "the labels"
-        )
     if isinstance(source, str) and source in ("box", "image"):
-        return _labels_of_file(file, source)
+        names = tuple(file.row_classes if source == "box" else file.classes)
+        if not names:
+            return Labels(None, ())
+        return Labels(file.row_label if source == "box" else file.labels[file.image_index], names)
+    if isinstance(source, Mapping):
+        pairs = [(os.fsencode(path), str(label)) for path, label in source.items()]
+        return _labels_of_images(file, pairs, "the labels")
     if isinstance(source, str | os.PathLike):
         return _read_table(file, Path(source))
     return _labels_of_array(file, np.asarray(source))
-
-
-def _labels_of_file(file: FeatureTable, which: str) -> Labels:
-    if which == "box":
-        names = tuple(file.row_classes)
-        return Labels(file.row_label if names else None, names)
-    names = tuple(file.classes)
-    return Labels(file.labels[file.image_index] if names else None, names)
 
 
 def _labels_of_array(file: FeatureTable, values: npt.NDArray[Any]) -> Labels:
@@ -98,21 +89,17 @@ def _labels_of_array(file: FeatureTable, values: npt.NDArray[Any]) -> Labels:
         )
     if len(values) != file.n_rows:
         values = values[file.image_index]
-    return (
-        _labels_of_names(map(_class_name, values.tolist()))
-        if values.dtype.kind in "USO"
-        else Labels(values, ())
-    )
+    if values.dtype.kind not in "USO":
+        return Labels(values, ())
+    return _labels_of_names(map(_class_name, values.tolist()))
 
 
 def _class_name(value: Any) -> str | None:
     """Return an array element as a class name; None for None and for the missing values NaN, NaT and NA."""
     if isinstance(value, str | bytes):
         return os.fsdecode(value)
-    is_missing = (
-        value is None or type(value).__name__ == "NAType" or value != value
-    )  # NA compares with nothing
-    return None if is_missing else str(value)
+    is_na = type(value).__name__ == "NAType"  # of pandas; it compares with nothing
+    return None if value is None or is_na or value != value else str(value)
 
 
 def _labels_of_images(file: FeatureTable, labeled: list[tuple[bytes, str]], where: str) -> Labels:
