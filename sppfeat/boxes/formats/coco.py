@@ -29,7 +29,7 @@ _DROPPED = frozenset(
 )
 
 
-_Number = TypeVar("_Number", int, str)
+_Item = TypeVar("_Item", int, str)
 
 
 def read_coco(source: AnnotationFiles) -> BoxTable:
@@ -155,8 +155,8 @@ class _Entry(NamedTuple):
         encode_json_text(self.source, str(value), f"{self.where}.{key}")
         return str(value)
 
-    def one_of(self, key: str, known: Mapping[str, _Number], kind: str) -> _Number:
-        """Return what belongs to an id."""
+    def one_of(self, key: str, known: Mapping[str, _Item], kind: str) -> _Item:
+        """Return the image or class of an id."""
         found = known.get(self.id(key))
         if found is None:
             raise self.error(key, f"the id of one of {kind}")

@@ -23,7 +23,7 @@ from sppfeat.inputs.tables.arrow_schema import ArrowColumns, ColumnPart, find_ar
 __all__ = ["PURPOSE", "arrow_errors", "read_arrow", "read_arrow_rows"]
 
 PURPOSE = "reading a table of images"
-"""What pyarrow is needed for, for the message when it is not installed."""
+"""The purpose of pyarrow, for the message when it is not installed."""
 
 _NULL = -1
 _AS_BYTES = {"string": "binary", "large_string": "large_binary"}
