@@ -17,6 +17,7 @@ from conftest import write_image
 from extraction_runs import difference
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from json_fields import check_fields
 from PIL import Image
 
 import sppfeat
@@ -92,6 +93,7 @@ def test_every_result_names_the_machine(of_regions, of_pooling, of_extract):
 
 @pytest.mark.slow
 def test_regions_reports_both_ways_and_what_is_scaled(of_regions):
+    check_fields("bench regions", of_regions)
     assert of_regions["backbone"] == "squeezenet1_1"
     assert of_regions["dimension"] == 512 * 5
     assert of_regions["image"] is None
@@ -195,6 +197,7 @@ def test_sides_of_boxes_are_log_uniform():
 
 @pytest.mark.slow
 def test_pooling_reports_all_contenders(of_pooling):
+    check_fields("bench pooling", of_pooling)
     assert [cell["boxes"] for cell in of_pooling["regions"]] == [1, 10, 50]
     assert (of_pooling["map_hw"], of_pooling["channels"]) == ([10, 13], 32)
     assert of_pooling["dimension"] == 32 * (36 + 9 + 4 + 1)
@@ -262,6 +265,7 @@ def test_pooling_options_and_pieces(monkeypatch):
 
 @pytest.mark.slow
 def test_extract_reports_stages_and_runs(of_extract):
+    check_fields("bench extract", of_extract)
     assert of_extract["images"] == 6
     assert of_extract["synthetic"] is True
     assert (of_extract["unreadable"], of_extract["failed"]) == (0, 0)

@@ -57,7 +57,7 @@ def measure(photos: Path, output: Path) -> dict[str, float]:
     return {
         **dict(zip(("list, s", "plan, s", "lay out, s"), np.diff(times).tolist(), strict=True)),
         "memory, B": max(0, memory("VmHWM") - before) / n,
-        "plan, B": plan.nbytes / n,
+        "plan, B": sum(getattr(part, "nbytes", 0) for part in vars(plan).values()) / n,
         "file, B": output.stat().st_size / n - 4 * DIMENSION,
     }
 

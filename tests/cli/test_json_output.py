@@ -111,17 +111,6 @@ def test_train(whole):
     check_fields("train", output_of("train", folder / "pictures", "-o", folder / "run", *settings, "-q"))
 
 
-@pytest.mark.slow
-def test_bench():
-    network = ["--weights", "none", "--size", 64, "--device", "cpu", "-q"]
-    few = ["--repetitions", 1]
-    check_fields("bench pooling", output_of("bench", "pooling", "--boxes-counts", 1, *few, "--device", "cpu"))
-    check_fields(
-        "bench extract", output_of("bench", "extract", *network, "--images", 2, "--workers", 0, *few)
-    )
-    check_fields("bench regions", output_of("bench", "regions", *network, "--boxes-count", 10, *few))
-
-
 def test_numbers_that_json_has_not_are_null(capsys):
     print_json({"a": [math.nan, (1.5, -math.inf)], "b": "\udcff"})
     assert json.loads(capsys.readouterr().out, parse_constant=refuse) == {
