@@ -29,7 +29,7 @@ from sppfeat.config.distribution import RunOptions
 from sppfeat.config.regions import RowFlag
 from sppfeat.config.request import BackboneChoice, BoxChoice, DescriptorChoice
 from sppfeat.config.specs import InputSpec
-from sppfeat.errors import BoxError, ConfigError, StoreError
+from sppfeat.errors import ConfigError, StoreError
 from sppfeat.extraction.recompute import recompute_rows
 from sppfeat.store.verify import verify_file
 
@@ -371,19 +371,6 @@ def test_new_images_bring_their_boxes_behind_the_others(folder, boxes_of, tmp_pa
 
 
 @pytest.mark.slow
-def test_new_images_bring_their_views_behind_the_others(folder, tmp_path):
-    views = BoxChoice(boxes="grid:2x3:0.25")
-    extract([folder / "cat", folder / "dog" / "img0.png"], tmp_path / "f.h5", boxes=views)
-    extract([folder], tmp_path / "f.h5", boxes=views, add_new=True)
-    with sppfeat.open(tmp_path / "f.h5") as file:
-        assert file.n_rows == 12 * 6
-        assert file.row_source.tolist() == file.box_row.tolist() == list(range(72))
-        assert file.row_id[:7] == ["0,0", "0,1", "0,2", "1,0", "1,1", "1,2", "0,0"]
-        assert not verify_file(file).problems
-        assert not recompute_rows(file, 8).problems
-
-
-@pytest.mark.slow
 def test_another_box_file_or_reading_of_it_is_refused(folder, boxes_of, tmp_path, made):
     with pytest.raises(StoreError, match=r"box_origin: the file has 0, this command 1"):
         extract([folder], made, boxes=BoxChoice(boxes=str(boxes_of), box_origin=1))
@@ -396,16 +383,6 @@ def test_another_box_file_or_reading_of_it_is_refused(folder, boxes_of, tmp_path
     moved.write_bytes(boxes_of.read_bytes() + b"img1.png,0,0,1,1\n")
     with pytest.raises(StoreError, match=r"the content of the box file is not what it was"):
         extract([folder], made, boxes=BoxChoice(boxes=str(moved)))
-
-
-@pytest.mark.slow
-def test_a_box_file_of_other_images_is_refused(folder, tmp_path):
-    boxes = write_boxes(tmp_path / "b.csv", [("nowhere.png", 0, 0, 1, 1)])
-    with pytest.raises(
-        BoxError, match=r"b\.csv': none of its images \(1\) is among the inputs.*'nowhere\.png'"
-    ):
-        extract([folder], tmp_path / "f.h5", boxes=BoxChoice(boxes=str(boxes)))
-    assert not (tmp_path / "f.h5").exists()
 
 
 def test_a_file_without_any_box_is_a_file_without_rows(folder, tmp_path):
@@ -611,14 +588,6 @@ def test_a_head_on_the_whole_of_an_image_is_the_networks_own_layer(tmp_path):
         extract(
             [tmp_path / "in"], tmp_path / "g.h5", **{**changes, "descriptor": DescriptorChoice(pool="avg")}
         )
-
-
-@pytest.mark.slow
-def test_a_backbone_whose_maps_have_no_place_for_boxes_says_so_first(folder, boxes_of, tmp_path):
-    swin = BackboneChoice(name="swin_t", weights="none")
-    with pytest.raises(ConfigError, match="swin_t: boxes cannot be projected"):
-        extract([folder], tmp_path / "f.h5", backbone=swin, boxes=BoxChoice(boxes=str(boxes_of)))
-    assert not (tmp_path / "f.h5").exists()
 
 
 @pytest.mark.slow

@@ -13,11 +13,6 @@ from PIL import Image
 from sppfeat.config.distribution import RunOptions, parse_device
 from sppfeat.config.extract_config import ExtractConfig, config_differences
 from sppfeat.config.regions import (
-    BOX_COORDS,
-    BOX_ENDS,
-    BOX_ORDERS,
-    BOX_UNITS,
-    PROJECTIONS,
     BoxConvention,
     GridSpec,
     RegionSpec,
@@ -31,7 +26,6 @@ from sppfeat.config.specs import (
     parse_levels,
     parse_normalize,
 )
-from sppfeat.config.values import check_choice
 from sppfeat.decoding.images import resize_image
 from sppfeat.errors import ConfigError
 
@@ -105,95 +99,6 @@ def config(*, precision="fp32", **parts):
 
 # --- recording ------------------------------------------------------------------------------------
 
-PLAIN_CONVENTIONS = st.builds(
-    BoxConvention,
-    coords=st.sampled_from(BOX_COORDS),
-    units=st.sampled_from(BOX_UNITS),
-    order=st.sampled_from(BOX_ORDERS),
-)
-CORNER_CONVENTIONS = st.builds(
-    BoxConvention, origin=st.integers(0, 1), ends=st.sampled_from(BOX_ENDS), order=st.sampled_from(BOX_ORDERS)
-)
-REGION_SPECS = st.builds(
-    RegionSpec,
-    boxes=st.just("file"),
-    boxes_sha256=st.text("0123456789abcdef", min_size=64, max_size=64),
-    box_format=st.text(),
-    convention=PLAIN_CONVENTIONS | CORNER_CONVENTIONS,
-    projection=st.sampled_from(PROJECTIONS),
-    drop_duplicates=st.booleans(),
-) | st.builds(
-    RegionSpec, boxes=st.sampled_from(["multiview", "grid:3x3", "grid:2x64px:0.5"]), margin=st.floats(-9, 9)
-)
-NORMALIZING = st.fixed_dictionaries({"normalize": st.sampled_from(["none", "l2", "power"])}) | (
-    st.fixed_dictionaries(
-        {
-            "normalize": st.floats(1e-3, 1e3).map(lambda norm: f"meannorm:{norm}"),
-            "norm_factors": st.none() | st.lists(st.floats(1e-9, 1e9), min_size=1).map(tuple),
-        }
-    )
-)
-CONFIGS = st.builds(
-    ExtractConfig,
-    backbone=st.builds(
-        BackboneSpec,
-        name=st.text(),
-        weights=st.text(),
-        weights_sha256=st.text("0123456789abcdef", min_size=64, max_size=64),
-        layers=st.lists(st.text(min_size=1), min_size=1, max_size=3, unique=True).map(tuple),
-        mean=st.tuples(*[st.floats(-10, 10)] * 3),
-        std=st.tuples(*[st.floats(1e-300, 10)] * 3),
-        interpolation=st.sampled_from(INTERPOLATIONS),
-        seed=st.none() | st.integers(-(2**63), 2**63 - 1),
-        head=st.sampled_from([None, "fc6", "fc7"]),
-    ),
-    input=st.builds(
-        InputSpec,
-        size=st.none() | st.integers(1, 65_535),
-        max_pixels=st.integers(1, 2**40),
-        min_side=st.integers(1, 2**20),
-        round_to=st.integers(1, 1024),
-        decode=st.sampled_from(["exact", "fast"]),
-        exif=st.sampled_from(["apply", "ignore"]),
-        flip=st.booleans(),
-    ),
-    descriptor=st.builds(
-        lambda normalizing, **settings: DescriptorSpec(**normalizing, **settings),
-        NORMALIZING,
-        levels=st.lists(st.integers(1, 64), min_size=1, unique=True),
-        pool=st.sampled_from(["max", "avg"]),
-        dtype=st.sampled_from(["float32", "float16"]),
-        nonfinite=st.sampled_from(["fail", "keep"]),
-    ),
-    precision=st.sampled_from(["fp32", "tf32", "bf16", "fp16"]),
-    regions=st.none() | REGION_SPECS,
-)
-BOX_CONFIGS = st.builds(
-    lambda original, scales, regions: dataclasses.replace(
-        original, input=dataclasses.replace(original.input, scales=tuple(scales)), regions=regions
-    ),
-    CONFIGS,
-    st.lists(st.integers(1, 65_535), max_size=5),
-    REGION_SPECS,
-)
-
-
-@pytest.mark.slow
-@given(CONFIGS | BOX_CONFIGS)
-def test_a_configuration_survives_being_recorded(original):
-    through_json = ExtractConfig.from_dict(json.loads(original.to_json()))
-    assert through_json == original
-    assert through_json.fingerprint == original.fingerprint
-    assert ExtractConfig.from_dict(original.to_dict()) == original
-
-
-@pytest.mark.slow
-@given(CONFIGS, st.randoms())
-def test_the_fingerprint_does_not_depend_on_the_order_of_the_settings(original, random):
-    items = list(original.to_dict().items())
-    random.shuffle(items)
-    assert ExtractConfig.from_dict(dict(items)).fingerprint == original.fingerprint
-
 
 def test_every_setting_is_recorded_under_a_name_of_its_own():
     n_fields = sum(len(dataclasses.fields(part)) for part in (*PARTS.values(), RegionSpec, BoxConvention))
@@ -210,7 +115,7 @@ def test_every_setting_is_recorded_under_a_name_of_its_own():
     assert recorded["layers"] == ["layer3", "layer4"]
 
 
-def test_each_change_of_a_setting_changes_the_fingerprint():
+def test_each_change_of_a_setting_is_recorded_and_changes_the_fingerprint():
     assert {part: set(fields) for part, fields in CHANGED.items()} == {
         part: {field.name for field in dataclasses.fields(kind)} for part, kind in PARTS.items()
     }
@@ -227,6 +132,10 @@ def test_each_change_of_a_setting_changes_the_fingerprint():
     variants += [config(), config(precision="tf32"), config(regions={})]
     variants += [config(regions={field: value}) for field, value in CHANGED_REGIONS.items()]
     assert len({variant.fingerprint for variant in variants}) == len(variants)
+    for variant in variants:
+        through_json = ExtractConfig.from_dict(json.loads(variant.to_json()))
+        assert through_json == variant == ExtractConfig.from_dict(dict(reversed(variant.to_dict().items())))
+        assert through_json.fingerprint == variant.fingerprint
 
 
 def test_equal_numbers_of_different_types_are_the_same_settings():
@@ -261,7 +170,6 @@ def test_settings_of_later_versions_are_recorded_only_where_they_change_a_descri
 @pytest.mark.parametrize(
     ("broken", "named"),
     [
-        (lambda d: d.pop("pool"), "pool"),
         (lambda d: d.pop("backbone"), "backbone"),
         (lambda d: d.pop("precision"), "precision"),
         (lambda d: d.update(dilation=2), "dilation"),
@@ -269,7 +177,6 @@ def test_settings_of_later_versions_are_recorded_only_where_they_change_a_descri
         (lambda d: d.update(size="224"), "'224'"),
         (lambda d: d.update(levels=None), "levels"),
         (lambda d: d.update(layers="layer4"), "layer4"),
-        (lambda d: d.update(mean=None), "mean"),
         (lambda d: d.update(flip=0), "flip"),
         (lambda d: d.update(precision=None), "precision"),
     ],
@@ -295,30 +202,21 @@ def test_what_is_no_recorded_configuration_is_refused(recorded):
     [
         (InputSpec, "size", 0, "1 to 65535"),
         (InputSpec, "size", 65_536, "1 to 65535"),
-        (InputSpec, "size", 224.0, "1 to 65535"),
         (InputSpec, "size", True, "1 to 65535"),
         (InputSpec, "size", "native", "1 to 65535"),
-        (InputSpec, "max_pixels", 0, "1 or more"),
         (InputSpec, "max_pixels", None, "1 or more"),
-        (InputSpec, "min_side", 0, "1 or more"),
         (InputSpec, "min_side", -1, "1 or more"),
-        (InputSpec, "round_to", 0, "1 to 1024 pixels"),
         (InputSpec, "round_to", 1025, "1 to 1024 pixels"),
         (InputSpec, "round_to", 32.0, "1 to 1024 pixels"),
-        (InputSpec, "round_to", None, "1 to 1024 pixels"),
         (InputSpec, "exif", "strip", "apply, ignore"),
-        (InputSpec, "decode", "quick", "exact, fast"),
         (InputSpec, "decode", None, "exact, fast"),
         (InputSpec, "flip", "yes", "True, False"),
         (DescriptorSpec, "levels", (), "1 to 64"),
-        (DescriptorSpec, "levels", (0,), "1 to 64"),
         (DescriptorSpec, "pool", "min", "max, avg"),
         (DescriptorSpec, "normalize", "L2", "none, l2, power"),
-        (DescriptorSpec, "dtype", "float64", "float32, float16"),
         (DescriptorSpec, "dtype", np.float32, "float32, float16"),
         (RunOptions, "device", "gpu", "auto, cpu, cuda, cuda:N, mps"),
         (RunOptions, "batch_size", 0, "1 or more, or auto"),
-        (RunOptions, "batch_size", 2.5, "1 or more, or auto"),
         (RunOptions, "workers", -1, "0 or more, or auto"),
         (RunOptions, "workers", Decimal(1), "0 or more, or auto"),
     ],
@@ -336,21 +234,16 @@ def test_an_invalid_value_is_named_with_what_is_allowed(kind, field, value, allo
     ("field", "value", "said"),
     [
         ("name", None, "None"),
-        ("weights", b"x", "b'x'"),
         ("weights_sha256", 0, "0"),
         ("layers", (), "each once"),
         ("layers", ("layer4", "layer4"), "layer4"),
         ("layers", "layer4", "layer4"),
-        ("layers", ("",), "each once"),
         ("layers", (4,), "4"),
         ("mean", (0.5, 0.5), "three numbers"),
         ("mean", (0.5, 0.5, float("nan")), "nan"),
-        ("mean", "abc", "abc"),
         ("std", (0.5, 0.5, 0.0), "above 0"),
-        ("std", (0.5, 0.5, -1.0), "-1.0"),
         ("std", (0.5, 0.5, float("inf")), "inf"),
         ("interpolation", "cubic", "bicubic"),
-        ("interpolation", None, "bicubic"),
         ("seed", 1.5, "1.5"),
         ("seed", 2**64, str(2**64)),
     ],
@@ -360,11 +253,6 @@ def test_an_invalid_backbone_is_refused(field, value, said):
         BackboneSpec(**{**BACKBONE, field: value})
     assert said in str(raised.value)
     assert field in str(raised.value)
-
-
-def test_the_precisions_are_checked():
-    with pytest.raises(ConfigError, match="precision is 'fp64'; allowed: fp32, tf32, bf16, fp16"):
-        config(precision="fp64")
 
 
 def test_the_filters_are_those_that_resizing_knows():
@@ -387,37 +275,17 @@ def test_levels_are_the_same_from_text_and_from_numbers(levels):
 
 
 @pytest.mark.parametrize(
-    "levels",
-    [
-        "",
-        ",",
-        "1,",
-        "1,,2",
-        "a",
-        "1;2",
-        "0",
-        "65",
-        "-1",
-        "1,1",
-        "1.0",
-        "1_0",
-        "\N{ARABIC-INDIC DIGIT TWO}",
-        "1\n,2",
-        (),
-        (1.0,),
-        (2.5,),
-        (float("nan"),),
-        (float("inf"),),
-        (True,),
-        (1, 1),
-        (0,),
-        (65,),
-        4,
-        None,
-        ("1", "x"),
-    ],
+    "levels", ["", "1,", "1,,2", "a", "1;2", "0", "65", "-1", "1,1", "1.0", "1_0", "1\n,2"]
 )
-def test_levels_that_make_no_pyramid_are_refused(levels):
+def test_texts_that_make_no_pyramid_are_refused(levels):
+    with pytest.raises(ConfigError, match="levels are"):
+        parse_levels(levels)
+
+
+@pytest.mark.parametrize(
+    "levels", [(), (1.0,), (float("nan"),), (True,), (1, 1), (0,), (65,), 4, None, ("1", "x")]
+)
+def test_numbers_that_make_no_pyramid_are_refused(levels):
     with pytest.raises(ConfigError, match="levels are"):
         parse_levels(levels)
 
@@ -427,42 +295,19 @@ def test_devices(device):
     assert parse_device(device) == RunOptions(device=device).device == device
 
 
-@pytest.mark.parametrize(
-    "device",
-    [
-        "",
-        "CPU",
-        "cuda:",
-        "cuda:-1",
-        "cuda:a",
-        "cpu ",
-        "xpu",
-        "cpu\n",
-        None,
-        0,
-        "cuda:\N{ARABIC-INDIC DIGIT TWO}",
-    ],
-)
+@pytest.mark.parametrize("device", ["", "CPU", "cuda:", "cuda:-1", "cuda:a", "cpu ", "xpu", "cpu\n", None, 0])
 def test_unknown_devices_are_refused(device):
     with pytest.raises(ConfigError, match="device is"):
         parse_device(device)
 
 
-@pytest.mark.parametrize("value", [None, 1, ["a"], "A", ""])
-def test_what_is_not_among_the_choices_is_refused(value):
-    with pytest.raises(ConfigError, match=r"thing is .*; allowed: a, b"):
-        check_choice("thing", value, ("a", "b"))
-
-
 def test_differences_are_named_with_both_values():
     recorded, wanted = config().to_dict(), config(input={"size": 448}, precision="bf16").to_dict()
     assert config_differences(recorded, recorded) == []
-    differences = config_differences(recorded, wanted)
-    assert len(differences) == 2
-    assert "precision: the file has 'fp32', this command 'bf16'" in differences
-    assert "size: the file has 224, this command 448" in differences
-    del wanted["seed"]
-    assert any("seed" in line and "not set" in line for line in config_differences(recorded, wanted))
+    assert config_differences(recorded, wanted) == [
+        "precision: the file has 'fp32', this command 'bf16'",
+        "size: the file has 224, this command 448",
+    ]
 
 
 # --- boxes ----------------------------------------------------------------------------------------
@@ -519,18 +364,7 @@ def test_grids(text, grid):
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "grid",
-        "grid:",
-        "grid:3",
-        "grid:0x3",
-        "grid:3x3:1",
-        "grid:3x3:1.5",
-        "grid:3x3:.",
-        "grid:3x3x3",
-        "raster",
-    ],
+    "text", ["grid", "grid:", "grid:3", "grid:0x3", "grid:3x3:1", "grid:3x3:.", "grid:3x3x3", "raster"]
 )
 def test_what_is_no_grid(text):
     with pytest.raises(ConfigError, match=r"grid:ROWSxCOLUMNS"):

@@ -177,23 +177,10 @@ def test_the_mean_norm_of_what_was_drawn_is_exactly_the_one_wanted(images, mean_
     assert sorted(drawn) == [1.0 + row for row in np.flatnonzero(usable).tolist()]
 
 
-@pytest.mark.slow
-def test_200_images_with_200_rows_each():
-    boxes = [(0, 0, 20, 20)] * 230
-    factors, drawn = estimate(planned([((40, 40), boxes)] * 210), 20.0)
-    assert len(drawn) == 200 * 200
-    assert factors[0] == pytest.approx(5 * factors[1])
-
-
 def test_whole_images_that_cannot_be_decoded_do_not_count():
     plan = whole_images(4)
     factors, _ = estimate(plan, 20.0, broken=[b"0.jpg", b"3.jpg"])
     assert factors == pytest.approx((20 / 2.5, 20 / 12.5))
-
-
-def test_estimates_are_the_same_every_time():
-    plan = whole_images(500)
-    assert estimate(plan, 20.0) == estimate(plan, 20.0)
 
 
 def test_no_image_that_can_be_read():

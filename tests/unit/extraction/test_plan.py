@@ -197,21 +197,6 @@ def test_largest_first_then_in_the_order_of_the_plan():
     ]
 
 
-@pytest.mark.parametrize(
-    ("pixels", "size"), [(1, 1), (224 * 224, 1), (224 * 224 * 5 - 1, 4), (224 * 224 * 5, 5)]
-)
-def test_a_batch_holds_as_many_pixels_as_allowed(pixels, size):
-    input_hw = np.full((20, 1, 2), 224, dtype=np.int32)
-    batches = list(schedule(input_hw, np.arange(20), batch_size=None, batch_pixels=pixels))
-    assert [len(batch.images) for batch in batches] == [size] * (20 // size)
-
-
-@pytest.mark.parametrize("images", [np.empty(0, dtype=np.int64), np.array([1])])
-def test_no_image_that_can_be_done_gives_no_batch(images):
-    input_hw = np.array([[[2, 2]], [[0, 0]]], dtype=np.int32)
-    assert list(schedule(input_hw, images, batch_size=None, batch_pixels=100)) == []
-
-
 # --- several scales -------------------------------------------------------------------------------
 
 SEVERAL_SCALES = st.integers(1, 4).flatmap(
@@ -309,9 +294,3 @@ def test_an_image_is_used_at_the_scales_of_its_rows(scales):
     assert plan.rows_of(some).tolist() == [
         row for image in some.tolist() for row in range(*plan.rows[image].tolist())
     ]
-
-
-def test_whole_images_are_used_at_their_size():
-    plan = make_plan(listing_of(3), np.full((3, 2), 9, dtype=np.int32), {}, InputSpec())
-    assert plan.scales_in_use(np.array([0, 2])).tolist() == [[True]] * 2
-    assert plan.rows_of(np.array([0, 2])).tolist() == [0, 2]

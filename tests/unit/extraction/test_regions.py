@@ -126,18 +126,6 @@ def test_regions_are_those_of_each_box_alone(cases, hw, input_hw, rule, margin):
         )
 
 
-def test_a_mirrored_box_is_its_mirror_image_in_the_mirror_image():
-    # 64 x 128 image at its own size, stride 16, first cell at pixel 0: x 0..32 becomes 96..128.
-    projector = Projector((FeatureGeometry(16.0, 0.0),), "sppnet", 0.0)
-    boxes = np.array([[0.0, 0, 32, 64]] * 2)
-    found = projector.project(
-        boxes, np.array([False, True]), image_hw=(64, 128), input_hw=(64, 128), map_hws=[(4, 8)]
-    )
-    # corner pixels 0 and 31: cells 0 .. ceil(31/16 - 1/2) = 2; corner pixels 96 and 127: cells 6 .. 8, of which 7 is
-    # the last there is
-    assert found.region[:, 0].tolist() == [[0, 0, 3, 4], [6, 0, 8, 4]]
-
-
 @pytest.mark.parametrize("rule", ["sppnet", "paper", "roi_pool"])
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_the_whole_image_is_the_whole_map_only_where_that_is_said(rule, mirrored):

@@ -1,10 +1,8 @@
 """Rows of boxes: every box of an input once, image by image, and what was said of it with it."""
 
-import dataclasses
 import math
 
 import numpy as np
-import pytest
 from box_rows import rows_of, sizes_of, table_of, views_of
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +10,6 @@ from hypothesis import strategies as st
 from sppfeat.boxes.views import grid_views
 from sppfeat.config.regions import BoxConvention, GridSpec, RowFlag
 from sppfeat.extraction.rows import rows_of_table, rows_of_views
-from sppfeat.files.paths import PathTable
 
 NUMBERS = st.integers(-50, 150).map(float) | st.sampled_from([math.nan, math.inf])
 BOXES = st.lists(st.tuples(st.integers(0, 5).map(str), st.tuples(*[NUMBERS] * 4)), max_size=25)
@@ -88,36 +85,6 @@ def test_boxes_are_converted_with_the_size_of_their_own_image():
     assert rows.box_row.tolist() == [1, 2, 0]
 
 
-@pytest.mark.parametrize("image_hw", [[], [(10, 10)], [(0, 0), (10, 10)]])
-@pytest.mark.parametrize("images", ["", "ab"])
-def test_no_boxes(image_hw, images):
-    image_of = np.full(len(images), -1, dtype=np.int64)
-    ranges, rows = rows_of_table(table_of([], images=images), image_of, sizes_of(image_hw))
-    assert ranges.tolist() == [[0, 0]] * len(image_hw)
-    assert len(rows) == len(rows.box_row) == len(rows.annotations.ids) == 0
-    assert rows.boxes_px.shape == (0, 4)
-
-
-@pytest.mark.slow
-def test_several_hundred_thousand_boxes_of_few_images():
-    n = 300_000
-    table = table_of([("0", (0, 0, 5, 5)), ("1", (0, 0, 5, 5))])
-    repeat = np.arange(n) % 2
-    many = dataclasses.replace(
-        table,
-        image=repeat,
-        boxes=table.boxes[repeat],
-        label=table.label[repeat],
-        score=np.arange(n, dtype=np.float64),
-        ids=PathTable(b"" for _ in range(n)),
-        extra=(PathTable(b"" for _ in range(n)),),
-    )
-    ranges, rows = rows_of_table(many, np.array([1, 0]), sizes_of([(9, 9)] * 2))
-    assert ranges.tolist() == [[0, n // 2], [n // 2, n]]
-    assert rows.source.tolist() == [*range(1, n, 2), *range(0, n, 2)]
-    assert rows.annotations.score.tolist() == rows.source.tolist()
-
-
 # --- rows of views --------------------------------------------------------------------------------
 
 
@@ -148,12 +115,6 @@ def test_multiview_rows_know_their_scale_and_their_side():
     assert found.mirrored.tolist() == ([False] * 10 + [True] * 10) * 6
     assert np.isnan(found.boxes_px[40:80]).all()
     assert found.boxes_px[80].tolist() == [0, 0, 300, 400]
-
-
-def test_views_of_no_images():
-    ranges, found = rows_of_views(lambda hw: grid_views(GridSpec(2, 2, False, 0), hw), sizes_of([]))
-    assert ranges.shape == (0, 2)
-    assert len(found) == 0
 
 
 # --- take and join --------------------------------------------------------------------------------
