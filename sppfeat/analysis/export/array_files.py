@@ -1,4 +1,4 @@
-"""Files of named arrays: NumPy's ``.npy`` and ``.npz``, and MATLAB's version 5, which all its readers support."""
+"""Files of named arrays: NumPy's ``.npy`` and ``.npz``, Parquet, and MATLAB's version 5, which all its readers know."""
 
 import os
 import zipfile
@@ -14,9 +14,10 @@ from sppfeat.config.machine import import_extra
 from sppfeat.errors import ConfigError
 from sppfeat.store.selection.row_table import RowColumn, TextColumn
 
-__all__ = ["write_mat", "write_npy", "write_npz"]
+__all__ = ["write_mat", "write_npy", "write_npz", "write_parquet"]
 
 _MAT_LIMIT = 1 << 31  # bytes of a variable
+_GROUP_NBYTES = 32 << 20  # size of the vectors of a row group of Parquet
 
 
 def write_npy(contents: Contents, files: list[BinaryIO]) -> None:
@@ -65,6 +66,36 @@ def write_mat(contents: Contents, files: list[BinaryIO]) -> None:
         raise _too_large(str(error)) from error
 
 
+def write_parquet(contents: Contents, files: list[BinaryIO]) -> None:
+    """Writes a row group for each block of rows.
+
+    Texts become strings; if any text of a column is not UTF-8, the whole column becomes binary. The schema's metadata
+    holds the origin of the vectors as JSON under ``sppfeat``.
+
+    Raises:
+        ConfigError: the package pyarrow is not installed.
+    """
+    pa = import_extra("pyarrow", extra="parquet", purpose="writing Parquet")
+    pq = import_extra("pyarrow.parquet", extra="parquet", purpose="writing Parquet")
+    types = {name: _parquet_type(pa, column) for name, column in contents.table.items()}
+    number = pa.from_numpy_dtype(contents.dtype)
+    fields = [pa.field(name, kind) for name, kind in types.items()]
+    # Values are not nullable: a missing vector is all NaN.
+    vector = pa.list_(pa.field("element", number, nullable=False), contents.shape[1])
+    schema = pa.schema(
+        [*fields, pa.field("features", vector, nullable=False)], metadata={"sppfeat": contents.about_json()}
+    )
+    repeated = [name for name, column in contents.table.items() if isinstance(column, TextColumn)]
+    with pq.ParquetWriter(files[0], schema, use_dictionary=repeated) as writer:
+        for rows, vectors in contents.blocks(_GROUP_NBYTES):
+            columns = [
+                _parquet_column(pa, column, types[name], rows) for name, column in contents.table.items()
+            ]
+            flat = pa.array(vectors.reshape(-1))
+            columns.append(pa.FixedSizeListArray.from_arrays(flat, type=vector))
+            writer.write_table(pa.table(columns, schema=schema), row_group_size=len(vectors))
+
+
 def _member(archive: zipfile.ZipFile, name: str, compression: int) -> BinaryIO:
     entry = zipfile.ZipInfo(f"{name}.npy")  # no time stamp, so that the same export gives the same bytes
     entry.compress_type = compression
@@ -109,3 +140,16 @@ def _too_large(what: str) -> ConfigError:
         f"a variable of a MATLAB 5 file has less than 2 GiB; found: {what}; allowed: fewer --rows or --levels; or the "
         "feature file itself, which MATLAB opens with h5read(FILE, '/features')"
     )
+
+
+def _parquet_type(pa: Any, column: RowColumn) -> Any:
+    if isinstance(column, TextColumn):
+        return pa.string() if column.is_utf8 else pa.binary()
+    return pa.from_numpy_dtype(column.dtype)
+
+
+def _parquet_column(pa: Any, column: RowColumn, kind: Any, rows: slice) -> Any:
+    values: Any = column[rows]
+    if kind == pa.binary():
+        values = [None if text is None else text.encode("utf-8", "surrogateescape") for text in values]
+    return pa.array(values, type=kind)

@@ -35,7 +35,7 @@ class ExportFormat(NamedTuple):
 EXPORT_FORMATS: dict[str, ExportFormat] = {
     "npz": ExportFormat("array_files:write_npz", (".npz",)),
     "npy": ExportFormat("array_files:write_npy", (".npy",), has_table=True),
-    "parquet": ExportFormat("parquet:write_parquet", (".parquet", ".pq"), of_float16="float32"),
+    "parquet": ExportFormat("array_files:write_parquet", (".parquet", ".pq"), of_float16="float32"),
     "svmlight": ExportFormat(
         "text_files:write_svmlight", (".svm", ".svmlight", ".libsvm"), has_table=True, is_text=True
     ),
