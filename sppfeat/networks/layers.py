@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from sppfeat.errors import ConfigError
 
-__all__ = ["UntraceableError", "cut_graph", "cut_network", "node_names", "probe_maps", "trace_graph"]
+__all__ = ["UntraceableError", "cut_graph", "cut_network", "node_names", "probe_maps"]
 
 _SHOWN_LAYERS = 5
 _LARGEST_MIN_SIDE = 512  # a network that cannot take 512 x 512 pixels takes one size only
@@ -63,16 +63,6 @@ def cut_graph(model: nn.Module, layers: Sequence[str], name: str) -> nn.Module:
                 ) from None
         raise
     return cut.eval()
-
-
-def trace_graph(model: nn.Module) -> nn.Module:
-    """A network with its graph.
-
-    Raises:
-        UntraceableError: the network cannot be traced.
-    """
-    with _tracing():
-        return fx.symbolic_trace(model)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ Along one spatial axis, cell ``i`` of a window operator (convolution, pooling) w
 of the operator's input. Composing these gives a map's stride and offset in pixels.
 """
 
+import contextlib
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -146,7 +147,7 @@ def _walk_twice(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The outputs of layers, by name, at both input sizes; without layers, of the network itself or of all nodes."""
     # torchvision takes a second to import.
-    from sppfeat.networks.layers import UntraceableError, cut_graph, node_names, trace_graph
+    from sppfeat.networks.layers import UntraceableError, cut_graph, node_names
 
     height, width = input_hw
     if height < 1 or width < 1:
@@ -160,7 +161,10 @@ def _walk_twice(
             if layers and not set(layers) <= set(output_keys(module)):
                 module = cut_graph(module, layers, "the network")
             elif not is_graph:
-                module = trace_graph(module)  # its nodes are named in messages
+                with contextlib.suppress(
+                    Exception
+                ):  # of the network's own code; its nodes are named in messages
+                    module = fx.symbolic_trace(module)
         except UntraceableError as error:
             untraceable = str(error)
         first = walk(module, input_hw)
