@@ -39,7 +39,6 @@ from sppfeat.networks.backbones import Backbone, load_backbone, wrap_module
 from sppfeat.networks.devices import BATCH_PIXELS, choose_device
 from sppfeat.store.feature_table import FeatureTable
 from sppfeat.store.reduction import Reduction
-from sppfeat.store.schema import ColumnBlock
 
 __all__ = ["Extractor", "ImageLike", "NetworkInput"]
 
@@ -203,8 +202,7 @@ class Extractor:
         reduction: Reduction | None = None,
     ) -> None:
         self.config = config
-        columns = descriptor_columns(config, backbone) if reduction is None else reduction.columns
-        self.columns: tuple[ColumnBlock, ...] = columns
+        self.columns = descriptor_columns(config, backbone) if reduction is None else reduction.columns
         self._reduction = reduction
         self._batch_size = run.batch_size
         self._decode_settings = DecodeSettings.of(config, run.max_decode_pixels)
@@ -268,9 +266,6 @@ class Extractor:
             image: an image, as in :meth:`__call__`.
             scale: index into ``config.input.short_sides``.
 
-        Returns:
-            The resized pixels and the size of the original image.
-
         Raises:
             ImageError: the image cannot be read, or cannot be resized to a valid network input.
         """
@@ -295,11 +290,10 @@ class Extractor:
         Raises:
             ConfigError: the projection is unknown, or the network's receptive fields do not allow it.
         """
-        spec = self.config.regions or _DEFAULT_REGIONS
+        given: dict[str, Any] = {"projection": projection, "margin": margin}
         spec = dataclasses.replace(  # checks both values
-            spec,
-            projection=spec.projection if projection is None else projection,
-            margin=spec.margin if margin is None else margin,
+            self.config.regions or _DEFAULT_REGIONS,
+            **{name: value for name, value in given.items() if value is not None},
         )
         return Projector(self._geometries, spec.projection, spec.margin)
 

@@ -225,9 +225,6 @@ def parse_shard(text: str) -> Rank:
 def rank_of_environment(environment: Mapping[str, str]) -> Rank:
     """Return the rank of this process among the processes that torchrun or srun started.
 
-    Args:
-        environment: environment variables of this process.
-
     Raises:
         ConfigError: neither of them started this process, or their variables are invalid.
     """

@@ -28,8 +28,7 @@ __all__ = [
     "visible_cores",
 ]
 
-_M_TRIM_THRESHOLD = -1
-_M_MMAP_MAX = -4
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _NEVER = -1
 _UNCHECKED_NBYTES = 1 << 29  # smaller copies are made without reading the limits
 
@@ -37,13 +36,16 @@ _UNCHECKED_NBYTES = 1 << 29  # smaller copies are made without reading the limit
 def available_cores(root: Path = Path("/")) -> int:
     """Number of cores that the system lets this process use, by its affinity and the quotas of its control groups.
 
-    A container that may use two of 64 cores still sees all 64. A program that starts 64 threads there spends most of
-    its time throttled.
-
-    Args:
-        root: root of the file system; tests replace it.
+    A container that may use two of 64 cores still sees all 64, and 64 threads there are throttled most of the time.
+    Tests replace ``root``, the root of the file system.
     """
-    return max(1, math.ceil(min(visible_cores(), _core_quota(root))))
+    cores = float(visible_cores())
+    for words in _group_limits(
+        root, "cpu", unified="cpu.max", legacy=("cpu.cfs_quota_us", "cpu.cfs_period_us")
+    ):
+        if len(words) == 2 and all(word.isdecimal() and int(word) > 0 for word in words):  # not "max", nor -1
+            cores = min(cores, int(words[0]) / int(words[1]))
+    return max(1, math.ceil(cores))
 
 
 def visible_cores() -> int:
@@ -52,11 +54,7 @@ def visible_cores() -> int:
 
 
 def available_nbytes(root: Path = Path("/")) -> int:
-    """Bytes of memory that this process may use: all of the machine, or the limit of its control groups.
-
-    Args:
-        root: root of the file system; tests replace it.
-    """
+    """Bytes of memory that this process may use: all of the machine, or the limit of its control groups."""
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = _group_limits(root, "memory", unified="memory.max", legacy=("memory.limit_in_bytes",))
     return min([physical, *(int(words[0]) for words in limits if words and words[0].isdecimal())])
@@ -64,11 +62,6 @@ def available_nbytes(root: Path = Path("/")) -> int:
 
 def check_copy(path: Path, shape: tuple[int, ...], itemsize: int) -> None:
     """Refuse to copy more rows of a file than fit into memory: the system would kill the process.
-
-    Args:
-        path: path of the file, for the message.
-        shape: shape of the copy.
-        itemsize: bytes per value.
 
     Raises:
         ConfigError: the copy is larger than :func:`available_nbytes`.
@@ -84,11 +77,6 @@ def check_copy(path: Path, shape: tuple[int, ...], itemsize: int) -> None:
 
 def row_ranges(n_rows: int, *, row_nbytes: int, nbytes: int) -> Iterator[slice]:
     """Yield consecutive ranges that cover all rows, each of at most ``nbytes`` but at least one row.
-
-    Args:
-        n_rows: number of rows.
-        row_nbytes: bytes per row; 0 counts as 1.
-        nbytes: bytes per range.
 
     Example:
         >>> list(row_ranges(5, row_nbytes=100, nbytes=250))
@@ -143,9 +131,6 @@ def import_extra(module: str, *, extra: str, purpose: str) -> Any:
         extra: the extra of this package that installs it: ``sppfeat[extra]``.
         purpose: the feature that needs it, in lower case; the error message begins with it.
 
-    Returns:
-        The module.
-
     Raises:
         ConfigError: it is not installed, or cannot be loaded; the message says how to install it.
     """
@@ -160,24 +145,10 @@ def import_extra(module: str, *, extra: str, purpose: str) -> Any:
         ) from error
 
 
-def _core_quota(root: Path) -> float:
-    """The smallest quota of this process's control groups, in cores; infinity if there is none."""
-    limits = _group_limits(root, "cpu", unified="cpu.max", legacy=("cpu.cfs_quota_us", "cpu.cfs_period_us"))
-    return min(map(_ratio, limits), default=math.inf)
-
-
-def _ratio(quota_and_period: list[str]) -> float:
-    try:
-        quota, period = map(int, quota_and_period)
-    except ValueError:  # "max", or no such file
-        return math.inf
-    return quota / period if quota > 0 and period > 0 else math.inf
-
-
 def _group_limits(root: Path, controller: str, *, unified: str, legacy: Sequence[str]) -> Iterator[list[str]]:
     """Yield the words of a limit for each control group of this process, outermost first.
 
-    A missing file has no words.
+    A missing file has no words. A container may see its own group as the outermost one.
 
     Args:
         root: root of the file system.
@@ -193,14 +164,9 @@ def _group_limits(root: Path, controller: str, *, unified: str, legacy: Sequence
             folder, names = root / "sys/fs/cgroup" / controller, list(legacy)
         else:
             continue
-        for group in _groups(folder, path):
-            yield " ".join(_text(group / name) for name in names).split()
-
-
-def _groups(mount: Path, path: str) -> list[Path]:
-    """Folders of a group and of its ancestors; a container may see its own group as the outermost one."""
-    parts = [part for part in path.split("/") if part not in ("", "..")]
-    return [mount.joinpath(*parts[:n]) for n in range(len(parts) + 1)]
+        parts = [part for part in path.split("/") if part not in ("", "..")]
+        for n in range(len(parts) + 1):
+            yield " ".join(_text(folder.joinpath(*parts[:n], name)) for name in names).split()
 
 
 def _text(path: Path) -> str:

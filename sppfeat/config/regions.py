@@ -67,10 +67,13 @@ class BoxConvention:
     order: str = "xy"
 
     def __post_init__(self) -> None:
-        check_choice("box-coords", self.coords, BOX_COORDS)
-        check_choice("box-units", self.units, BOX_UNITS)
-        check_choice("box-ends", self.ends, BOX_ENDS)
-        check_choice("box-order", self.order, BOX_ORDERS)
+        for name, choices in (
+            ("coords", BOX_COORDS),
+            ("units", BOX_UNITS),
+            ("ends", BOX_ENDS),
+            ("order", BOX_ORDERS),
+        ):
+            check_choice(f"box-{name}", getattr(self, name), choices)
         if self.origin not in BOX_ORIGINS:
             raise ConfigError(f"box-origin is {self.origin!r}; allowed: 0, 1")
         if self.ends == "inclusive" and self.coords != "xyxy":
@@ -113,11 +116,8 @@ BOX_FORMATS = tuple(DEFAULT_CONVENTIONS)
 def default_convention(box_format: str) -> BoxConvention:
     """Return the convention of a format of box files.
 
-    Args:
-        box_format: one of ``BOX_FORMATS``.
-
     Raises:
-        ConfigError: ``box_format`` is none of them.
+        ConfigError: ``box_format`` is none of ``BOX_FORMATS``.
 
     Example:
         >>> str(default_convention("voc"))

@@ -47,9 +47,6 @@ def estimate_factors(
         measure: reads the headers of drawn images of unknown size.
         scratch: existing folder for images that must be fetched.
 
-    Returns:
-        One factor per layer.
-
     Raises:
         ImageError: none of the drawn images could be read.
         ConfigError: the descriptors of a layer are all zero.
@@ -90,13 +87,6 @@ def sample_plan(
     plan: Plan, measure: Measure, *, n_images: int = 200, n_rows: int = 200, seed: int = 0
 ) -> tuple[Plan, npt.NDArray[np.int64]]:
     """Draw a random sample of a plan: at most ``n_images`` images, with at most ``n_rows`` rows each.
-
-    Args:
-        plan: all images.
-        measure: reads the headers of drawn images of unknown size.
-        n_images: largest number of images.
-        n_rows: largest number of rows per image.
-        seed: seed of the draw.
 
     Returns:
         A copy of the plan in which only the drawn boxes have a scale, and ``(n,)`` int64, the images to run, ascending.

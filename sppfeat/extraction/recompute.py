@@ -108,77 +108,53 @@ def recompute_rows(
         SppfeatError: the backbone cannot be rebuilt, or its weights are not the recorded ones.
     """
     backbone = load_recorded_backbone(file, weights=weights, weights_dir=weights_dir, on_download=on_download)
-    folder = os.fsencode(file.root if root is None else root)
-    recomputer = _RowRecomputer(file, backbone, device=device, folder=folder)
+    config, folder = file.config, os.fsencode(file.root if root is None else root)
+    describer = Describer(
+        backbone, config, device=choose_device(device, config.precision), norm_factors=file.norm_factors
+    )
+    projector = Projector.of(backbone, config.regions) if config.regions else None
     candidates = file.rows_with_descriptor()
-    chosen = np.random.default_rng(seed).choice(candidates, min(n_rows, len(candidates)), replace=False)
-    rows = sorted(chosen.tolist())
-    image_index, regions = file.image_index, file.row_region if file.has_boxes else None
+    rows = np.sort(
+        np.random.default_rng(seed).choice(candidates, min(n_rows, len(candidates)), replace=False)
+    )
+    # Each access to a column reads all of it.
+    images, paths = file.image_index[rows], file.path_table
+    image_hw = file.image_hw[images]
+    input_hw, _ = input_sizes(image_hw, config.input)
+    scale, boxes_px = np.zeros(len(rows), dtype=np.int16), file.boxes[rows]
+    if projector is not None:
+        scale, mirrored = scale_indices(file.row_scale, config.input)[rows], file.row_mirrored[rows]
+        regions = file.row_region[rows]
     # Rows of a reduced file were rounded twice: before and after the reduction.
-    dtypes = [file.config.descriptor.dtype, file.dtype.name] if file.is_reduced else [file.dtype.name]
-    limit = _TOLERANCE[file.config.precision] + _FLOAT16_ROUNDING * dtypes.count("float16")
+    dtypes = [config.descriptor.dtype, file.dtype.name] if file.is_reduced else [file.dtype.name]
+    limit = _TOLERANCE[config.precision] + _FLOAT16_ROUNDING * dtypes.count("float16")
     largest, problems = 0.0, []
-    for row in rows:
-        path = os.path.join(folder, file.path_table[int(image_index[row])])
-        where = f"row {row} ({os.fsdecode(path)!r})"
+    for i, (row, image) in enumerate(zip(rows.tolist(), images.tolist(), strict=True)):
+        (height, width), (in_h, in_w) = image_hw[i].tolist(), input_hw[i, scale[i]].tolist()
+        where = f"row {row} ({os.fsdecode(os.path.join(folder, paths[image]))!r})"
+        settings = DecodeSettings.of(config, height * width)  # the run accepted it, whatever its limit
         try:
-            descriptor, region = recomputer.recompute(row)
+            place = find_image(folder, paths[image])
+            pixels = read_pixels(place, settings, image_hw=(height, width), input_hw=(in_h, in_w))[None]
         except ImageError as error:
             problems.append(f"{where} cannot be read any more: {error}")
             continue
-        difference = _measure_difference(file, row, descriptor)
+        if projector is None:
+            (descriptors, wait), region = describer.describe_images(pixels), None
+        else:
+            own = slice(i, i + 1)
+            boxes = ImageBoxes(image, rows[own], boxes_px[own], mirrored[own], (height, width))
+            _, _, descriptors, region, wait = next(describer.describe_boxes(pixels, [boxes], projector))
+        wait()
+        difference = _measure_difference(file, row, descriptors[0])
         largest = max(largest, difference)
         if not difference <= limit:
             problems.append(f"{where} differs by {difference:.2e} (relative l2), more than {limit:g}")
-        if regions is not None and not np.array_equal(regions[row], region):
+        if region is not None and not np.array_equal(regions[i], region.region[0]):
             problems.append(
-                f"{where} is of the region {region.tolist()}, the file says {regions[row].tolist()}"
+                f"{where} is of the region {region.region[0].tolist()}, the file says {regions[i].tolist()}"
             )
-    return RowComparison(rows=rows, tolerance=limit, largest_difference=largest, problems=problems)
-
-
-class _RowRecomputer:
-    """Recomputes single rows of a file with the backbone that it records, from the images in a folder."""
-
-    def __init__(self, file: FeatureTable, backbone: Backbone, *, device: str, folder: bytes) -> None:
-        config = file.config
-        self._config = config
-        self._folder = folder
-        self._projector = Projector.of(backbone, config.regions) if config.regions else None
-        self._describer = Describer(
-            backbone,
-            config,
-            device=choose_device(device, config.precision),
-            norm_factors=file.norm_factors,
-        )
-        # These columns are read once: each access to one reads all of it.
-        self._paths, self._image_index, self._image_hw = file.path_table, file.image_index, file.image_hw
-        self._boxes = file.boxes
-        self._scale = scale_indices(file.row_scale, config.input) if file.has_boxes else None
-        self._mirrored = file.row_mirrored if file.has_boxes else None
-
-    def recompute(self, row: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
-        """Return the descriptor ``(D,)`` of a row, and its regions ``(L, 4)``, empty for a whole image.
-
-        Raises:
-            ImageError: the image cannot be read any longer.
-        """
-        image = int(self._image_index[row])
-        height, width = self._image_hw[image].tolist()
-        sizes, _ = input_sizes(np.array([[height, width]], dtype=np.int32), self._config.input)
-        in_h, in_w = sizes[0, 0 if self._scale is None else self._scale[row]].tolist()
-        place = find_image(self._folder, self._paths[image])
-        settings = DecodeSettings.of(self._config, height * width)  # the run accepted it, whatever its limit
-        pixels = read_pixels(place, settings, image_hw=(height, width), input_hw=(in_h, in_w))[None]
-        if self._projector is None or self._mirrored is None:
-            (descriptors, wait), regions = self._describer.describe_images(pixels), None
-        else:
-            one = np.array([row])
-            boxes = ImageBoxes(image, one, self._boxes[one], self._mirrored[one], (height, width))
-            described = self._describer.describe_boxes(pixels, [boxes], self._projector)
-            _, _, descriptors, regions, wait = next(described)
-        wait()
-        return descriptors[0], np.empty((0, 4), dtype=np.int32) if regions is None else regions.region[0]
+    return RowComparison(rows=rows.tolist(), tolerance=limit, largest_difference=largest, problems=problems)
 
 
 def _measure_difference(file: FeatureTable, row: int, descriptor: npt.NDArray[np.float32]) -> float:

@@ -177,19 +177,13 @@ def plan_recorded(
     """Plan the images of a file, with the sizes that it records; images that are gone are among the errors."""
     input_hw, too_odd = input_sizes(recorded.image_hw, spec)
     vanished = dict.fromkeys(matched.vanished.tolist(), "vanished: not among the inputs any more")
+    tables = {field.name: getattr(recorded, field.name) for field in dataclasses.fields(FileTables)}
     return Plan(
-        root=matched.root,
-        paths=recorded.paths,
-        image_hw=recorded.image_hw,
+        **{**tables, "root": matched.root},
         input_hw=input_hw,
-        rows=recorded.rows,
-        labels=recorded.labels,
-        classes=recorded.classes,
         errors={**too_odd, **vanished},
         storage=storage,
         storage_index=matched.listing_index,
-        ids=recorded.ids,
-        boxes=recorded.boxes,
     )
 
 
@@ -210,7 +204,7 @@ def plan_additions(
         matched: the inputs, matched with these images.
         listing: the inputs.
         spec: the network-input settings.
-        found: ``(k, 2)`` int32 heights and widths of the new inputs in pixels, 0 if unknown; and reasons by position.
+        found: the sizes of the new inputs, by position in ``matched.new``.
         planner: plans the rows of boxes; None for whole images.
     """
     sizes, reasons = found
