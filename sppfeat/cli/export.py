@@ -15,9 +15,9 @@ from sppfeat.cli.options import (
     option,
     overwrite_output_option,
     quiet_option,
+    selection_options,
 )
 from sppfeat.cli.output import human_bytes, print_json, say, standard_output
-from sppfeat.cli.selection_options import selection_options
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError
 

@@ -10,7 +10,15 @@ from click.core import ParameterSource
 
 from sppfeat.analysis.choices import DEFAULT_METRIC, METRICS
 from sppfeat.cli.output import joined_numbers
-from sppfeat.cli.values import AUTO_OR_INT, DEVICE, LEVELS, SIZE, complete_backbones, complete_weights
+from sppfeat.cli.values import (
+    AUTO_OR_INT,
+    DEVICE,
+    LEVELS,
+    SIZE,
+    complete_backbones,
+    complete_files,
+    complete_weights,
+)
 from sppfeat.config.distribution import RunOptions
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.request import BackboneChoice
@@ -29,6 +37,7 @@ __all__ = [
     "SIZE_HELP",
     "backbone_options",
     "batch_size_option",
+    "columns_options",
     "device_option",
     "dtype_option",
     "exif_option",
@@ -36,6 +45,7 @@ __all__ = [
     "given_options",
     "is_given",
     "json_option",
+    "labels_from_option",
     "levels_option",
     "metric_option",
     "option",
@@ -46,6 +56,8 @@ __all__ = [
     "quiet_option",
     "recorded_weights_options",
     "root_option",
+    "rows_option",
+    "selection_options",
     "setting_option",
     "settings_from",
     "size_option",
@@ -264,3 +276,44 @@ def given_options(names: Iterable[str]) -> list[str]:
         for name in names
         if is_given(name)
     ]
+
+
+def _given(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> Any:  # noqa: ARG001
+    """The values of a repeatable option; None if it is not given."""
+    return values or None
+
+
+# The rows, columns and labels of a feature file. The parameters are called rows, layers, levels and labels, like the
+# arguments of FeatureFile.select; an option that is not given is None.
+rows_option = option(
+    "--rows",
+    multiple=True,
+    callback=_given,
+    metavar="CONDITION",
+    help="Which rows: label=NAME, image=PATH (* and ? stand for anything), A:B, N,N,..., flag=ok|clipped|..., or "
+    "status=any for those without descriptor, too; repeatable. [default: all that have a descriptor]",
+)
+
+labels_from_option = option(
+    "--labels-from",
+    "labels",
+    shell_complete=complete_files,
+    metavar="FILE|box|image",
+    help="Labels: a .csv or .tsv with columns label, and path or row; or those of boxes or images. "
+    "[default: as in the file]",
+)
+
+columns_options = together(
+    option("--levels", type=LEVELS, metavar="N,N,...", help="Only these levels. [default: all of the file]"),
+    option(
+        "--layer",
+        "layers",
+        multiple=True,
+        callback=_given,
+        metavar="NODE",
+        help="Only this layer; repeatable. [default: all of the file]",
+    ),
+)
+
+
+selection_options = together(rows_option, columns_options, labels_from_option)

@@ -5,9 +5,15 @@ from pathlib import Path
 import click
 
 from sppfeat.cli.bars import Bar
-from sppfeat.cli.options import feature_file_argument, option, overwrite_output_option, quiet_option
+from sppfeat.cli.options import (
+    feature_file_argument,
+    labels_from_option,
+    option,
+    overwrite_output_option,
+    quiet_option,
+    rows_option,
+)
 from sppfeat.cli.output import say, standard_output
-from sppfeat.cli.selection_options import labels_from_option, rows_option
 from sppfeat.config.wording import counted
 
 __all__ = ["predict"]

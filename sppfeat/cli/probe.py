@@ -14,10 +14,10 @@ from sppfeat.cli.options import (
     option,
     overwrite_output_option,
     quiet_option,
+    selection_options,
     setting_option,
 )
 from sppfeat.cli.output import joined_numbers, print_json, print_result, say, table
-from sppfeat.cli.selection_options import selection_options
 from sppfeat.cli.values import NumberRange
 from sppfeat.config.wording import counted, escaped, first_few
 

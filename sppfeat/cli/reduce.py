@@ -9,6 +9,7 @@ import click
 from sppfeat.analysis.wording import dimensions_text, variance_text
 from sppfeat.cli.bars import Bar
 from sppfeat.cli.options import (
+    columns_options,
     dtype_option,
     feature_file_argument,
     given_options,
@@ -20,7 +21,6 @@ from sppfeat.cli.options import (
     setting_option,
 )
 from sppfeat.cli.output import human_bytes, print_json, say
-from sppfeat.cli.selection_options import columns_options
 from sppfeat.cli.values import AUTO_OR_INT, auto_to_none
 from sppfeat.config.specs import REDUCED_NORMALIZATIONS, REDUCTIONS, ReductionSpec
 from sppfeat.config.wording import counted

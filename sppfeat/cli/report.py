@@ -15,9 +15,9 @@ from sppfeat.cli.options import (
     overwrite_output_option,
     quiet_option,
     root_option,
+    selection_options,
 )
 from sppfeat.cli.output import human_bytes, say
-from sppfeat.cli.selection_options import selection_options
 
 __all__ = ["report"]
 

@@ -16,9 +16,9 @@ from sppfeat.cli.options import (
     quiet_option,
     recorded_weights_options,
     root_option,
+    selection_options,
 )
 from sppfeat.cli.output import print_json_or_text, table
-from sppfeat.cli.selection_options import selection_options
 
 if TYPE_CHECKING:
     from sppfeat.analysis.search import Found

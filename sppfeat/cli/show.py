@@ -19,6 +19,7 @@ from sppfeat.cli.bars import Bar, download_bar
 from sppfeat.cli.groups import LazyGroup
 from sppfeat.cli.options import (
     backbone_options,
+    columns_options,
     device_option,
     exif_option,
     feature_file_argument,
@@ -34,11 +35,12 @@ from sppfeat.cli.options import (
     quiet_option,
     recorded_weights_options,
     root_option,
+    rows_option,
+    selection_options,
     size_option,
     together,
 )
 from sppfeat.cli.output import print_json, say
-from sppfeat.cli.selection_options import columns_options, rows_option, selection_options
 from sppfeat.cli.values import Parsed
 from sppfeat.config.regions import PROJECTIONS
 from sppfeat.config.specs import DEFAULT_BOX_SIZE, DEFAULT_LEVELS, DEFAULT_SIZE
