@@ -17,7 +17,12 @@ _SHOWN = 5
 def check_finite(
     rows: npt.NDArray[np.floating[Any]], selection: Selection, positions: npt.NDArray[np.int64]
 ) -> None:
-    """Refuses rows ``(k, d)``, taken from positions ``(k,)`` of a selection, with values that are not finite.
+    """Refuses rows with values that are not finite.
+
+    Args:
+        rows: ``(k, d)`` values taken from the selection.
+        selection: rows and columns of an open file.
+        positions: ``(k,)`` positions of these rows in the selection.
 
     Raises:
         StoreError: a row holds NaN or infinities; names the first ones.
