@@ -24,7 +24,6 @@ __all__ = [
     "GridSpec",
     "RegionSpec",
     "RowFlag",
-    "default_convention",
     "parse_grid",
 ]
 
@@ -99,7 +98,6 @@ class BoxConvention:
         return f"{self.coords}, {self.units}, origin {self.origin}, {self.ends}, order {self.order}"
 
 
-# The convention of each format of box files, unless options override it.
 DEFAULT_CONVENTIONS = {
     "csv": BoxConvention(),  # the column names decide coords, in tsv and jsonl as well
     "tsv": BoxConvention(),
@@ -110,20 +108,9 @@ DEFAULT_CONVENTIONS = {
     "numpy": BoxConvention(),
     "mat": BoxConvention(ends="inclusive"),
 }
+"""The convention of each format of box files, unless options override it."""
+
 BOX_FORMATS = tuple(DEFAULT_CONVENTIONS)
-
-
-def default_convention(box_format: str) -> BoxConvention:
-    """Return the convention of a format of box files.
-
-    Raises:
-        ConfigError: ``box_format`` is none of ``BOX_FORMATS``.
-
-    Example:
-        >>> str(default_convention("voc"))
-        'xyxy, absolute, origin 1, inclusive, order xy'
-    """
-    return DEFAULT_CONVENTIONS[check_choice("box-format", box_format, BOX_FORMATS)]
 
 
 class GridSpec(NamedTuple):

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from sppfeat.boxes.formats.annotation_files import AnnotationFiles
 from sppfeat.boxes.table import BoxTable
-from sppfeat.config.regions import default_convention
+from sppfeat.config.regions import DEFAULT_CONVENTIONS
 from sppfeat.files.cells import shorten
 from sppfeat.files.classes import NO_CLASS
 from sppfeat.files.paths import PathTable
@@ -73,7 +73,7 @@ def build_table(
         images=PathTable(arrays),
         image=np.repeat(np.arange(len(arrays), dtype=np.int64), counts),
         boxes=values[:, :4].copy(),
-        convention=default_convention(box_format),
+        convention=DEFAULT_CONVENTIONS[box_format],
         label=np.full(len(values), NO_CLASS, dtype=np.int64),
         classes=(),
         score=values[:, 4].copy(),

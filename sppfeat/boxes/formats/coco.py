@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from sppfeat.boxes.formats.annotation_files import AnnotationFiles
 from sppfeat.boxes.table import BoxTable, BoxTableBuilder
-from sppfeat.config.regions import default_convention
+from sppfeat.config.regions import DEFAULT_CONVENTIONS
 from sppfeat.errors import BoxError
 from sppfeat.files.cells import parse_whole, shorten
 from sppfeat.files.tables import encode_json_text, parse_json, unique_keys
@@ -56,7 +56,7 @@ def read_coco(source: AnnotationFiles) -> BoxTable:
     for entry in _entries_of(source, content, "annotations"):
         label = entry.one_of("category_id", categories, "categories") if entry.has("category_id") else ""
         _add_box(builder, entry, entry.one_of("image_id", images, "images"), label, entry.iscrowd())
-    return builder.build(default_convention("coco"))
+    return builder.build(DEFAULT_CONVENTIONS["coco"])
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def _read_results(source: AnnotationFiles, results: list[Any]) -> BoxTable:
         image = entry.name("file_name") if is_named else entry.id("image_id")
         label = entry.id("category_id") if entry.has("category_id") else ""
         _add_box(builder, entry, builder.add_image(entry.encode(image)), label, {})
-    return builder.build(default_convention("coco"), names="path" if is_named else "id")
+    return builder.build(DEFAULT_CONVENTIONS["coco"], names="path" if is_named else "id")
 
 
 def _add_box(

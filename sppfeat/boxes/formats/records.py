@@ -9,7 +9,7 @@ from typing import Any
 
 from sppfeat.boxes.formats.annotation_files import AnnotationFiles
 from sppfeat.boxes.table import BoxTable, BoxTableBuilder
-from sppfeat.config.regions import default_convention
+from sppfeat.config.regions import DEFAULT_CONVENTIONS
 from sppfeat.errors import BoxError
 from sppfeat.files.cells import NUMBER_RULE, parse_number, shorten
 from sppfeat.files.columns import COLUMN_SETS, LIST_KEYS, BoxColumns, find_box_columns
@@ -41,7 +41,7 @@ def read_separated(source: AnnotationFiles, box_format: str) -> BoxTable:
                 f"found {len(row)} fields, {shorten(row)}; allowed: {len(header)}, as in the header",
             )
         records.add(columns, line, row)
-    return records.builder.build(default_convention(box_format).replace(coords=columns.coords))
+    return records.builder.build(DEFAULT_CONVENTIONS[box_format].replace(coords=columns.coords))
 
 
 def read_jsonl(source: AnnotationFiles) -> BoxTable:
@@ -50,7 +50,7 @@ def read_jsonl(source: AnnotationFiles) -> BoxTable:
     records = _Records(source, is_json=True)
     most_cells = max(_MOST_CELLS, len(content))
     known: dict[tuple[str, ...], BoxColumns] = {}
-    convention, first_line, first = default_convention("jsonl"), 0, None
+    convention, first_line, first = DEFAULT_CONVENTIONS["jsonl"], 0, None
     for line, entry in json_objects(source, io.BytesIO(content)):
         where, keys = f"line {line}", tuple(entry)
         if keys not in known:

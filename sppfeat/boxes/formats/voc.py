@@ -6,7 +6,7 @@ from xml.parsers import expat
 
 from sppfeat.boxes.formats.annotation_files import AnnotationFiles
 from sppfeat.boxes.table import BoxTable, BoxTableBuilder
-from sppfeat.config.regions import default_convention
+from sppfeat.config.regions import DEFAULT_CONVENTIONS
 from sppfeat.files.cells import parse_whole, shorten
 
 __all__ = ["read_voc"]
@@ -22,7 +22,7 @@ def read_voc(source: AnnotationFiles) -> BoxTable:
     first: dict[int, bytes] = {}
     for name in source.files_of_format(b".xml", ""):
         _Annotation(source, name).add_to(builder, first)
-    return builder.build(default_convention("voc"))
+    return builder.build(DEFAULT_CONVENTIONS["voc"])
 
 
 class _Annotation:

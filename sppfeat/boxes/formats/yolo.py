@@ -6,7 +6,7 @@ import os
 
 from sppfeat.boxes.formats.annotation_files import AnnotationFiles
 from sppfeat.boxes.table import BoxTable, BoxTableBuilder
-from sppfeat.config.regions import default_convention
+from sppfeat.config.regions import DEFAULT_CONVENTIONS
 from sppfeat.files.cells import parse_number, parse_whole, shorten
 from sppfeat.files.classes import ClassNumbers
 
@@ -33,7 +33,7 @@ def read_yolo(source: AnnotationFiles) -> BoxTable:
             if fields := content.split():
                 label, box, score = _parse_line(source, name, f"line {line}", fields, classes)
                 builder.add_box(image, box, label=label, score=score, box_id=name + b":%d" % line)
-    table = builder.build(default_convention("yolo"))
+    table = builder.build(DEFAULT_CONVENTIONS["yolo"])
     if classes is not None:
         return table
     labels, in_order = ClassNumbers(table.classes).in_order(table.label, key=int)

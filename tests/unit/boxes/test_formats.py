@@ -26,7 +26,7 @@ from sppfeat.boxes.formats import (
 )
 from sppfeat.boxes.formats.annotation_files import AnnotationFiles
 from sppfeat.boxes.table import BoxTable
-from sppfeat.config.regions import BOX_FORMATS, BoxConvention, default_convention
+from sppfeat.config.regions import BOX_FORMATS, BoxConvention
 from sppfeat.errors import BoxError, ConfigError
 from sppfeat.files.image_names import match_images
 
@@ -548,9 +548,6 @@ def test_a_format_that_is_named_is_not_recognised(put):
 
 def test_every_format_has_a_convention():
     assert FORMATS == BOX_FORMATS
-    assert [default_convention(box_format).coords for box_format in FORMATS].count("xyxy") == 6
-    with pytest.raises(ConfigError, match="box-format is 'x'"):
-        default_convention("x")
 
 
 # ---- digests
