@@ -1,7 +1,6 @@
 """Boxes from the file that names them to rows: right, in their place, and whatever becomes of the run."""
 
 import csv
-import json
 import math
 
 import numpy as np
@@ -234,42 +233,6 @@ def test_duplicates_are_one_row_and_the_way_back_leads_to_it(folder, boxes_of, t
         assert len(np.unique(keys[pooled], axis=0)) == pooled.sum()
         assert (~pooled).sum() == (every.row_flag & RowFlag.DEGENERATE != 0).sum()
         assert not verify_file(fewer).problems
-
-
-def test_one_object_in_coco_and_yolo_is_one_descriptor(folder, tmp_path):
-    rng = np.random.default_rng(5)
-    images, annotations = [], []
-    (tmp_path / "labels").mkdir()
-    for i, path in enumerate(sorted(folder.rglob("*.png"))):
-        width, height = size_of(path)
-        images.append({"id": i, "file_name": path.name, "height": height, "width": width})
-        lines = []
-        for k in range(i % 4):
-            x0, x1 = np.sort(rng.uniform(0, width, 2)).tolist()
-            y0, y1 = np.sort(rng.uniform(0, height, 2)).tolist()
-            annotations.append(
-                {"id": 7 * i + k, "image_id": i, "category_id": k + 1, "bbox": [x0, y0, x1 - x0, y1 - y0]}
-            )
-            centre = [(x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height]
-            lines.append(" ".join(map(str, [k, *centre])))
-        (tmp_path / "labels" / f"{path.stem}.txt").write_text("\n".join(lines))
-    categories = [{"id": k + 1, "name": f"kind {k}"} for k in range(3)]
-    everything = {"images": images, "annotations": annotations, "categories": categories}
-    (tmp_path / "coco.json").write_text(json.dumps(everything))
-    extract([folder], tmp_path / "coco.h5", boxes=BoxChoice(boxes=str(tmp_path / "coco.json")))
-    extract([folder], tmp_path / "yolo.h5", boxes=BoxChoice(boxes=str(tmp_path / "labels")))
-    with sppfeat.open(tmp_path / "coco.h5") as coco, sppfeat.open(tmp_path / "yolo.h5") as yolo:
-        assert coco.n_rows == len(annotations)
-        assert np.allclose(coco.boxes, yolo.boxes, atol=1e-9, rtol=0)
-        assert np.array_equal(coco.row_region, yolo.row_region)
-        assert np.array_equal(coco.features, yolo.features)
-        assert np.array_equal(coco.row_label, yolo.row_label)
-        assert coco.row_classes == ["kind 0", "kind 1", "kind 2"]
-        assert [int(name) for name in coco.row_id] == [annotations[i]["id"] for i in coco.row_source]
-        x, y = coco.to_sklearn()
-        assert x.shape == (coco.n_rows, coco.dimension)
-        assert np.array_equal(y, coco.row_label)
-        assert coco.target_names == coco.row_classes
 
 
 def test_what_the_box_file_says_is_kept(folder, tmp_path):
@@ -523,18 +486,6 @@ def test_mean_norm_is_estimated_recorded_and_taken_over(folder, boxes_of, tmp_pa
         BACKBONE.name, weights="none", seed=3, size=SIZE, levels=(1, 2), normalize_from=tmp_path / "f.h5"
     )
     assert extractor.config.descriptor.norm_factors == (factor,)
-
-
-@pytest.mark.slow
-def test_mean_norm_of_whole_images_and_of_each_layer(folder, tmp_path):
-    two = BackboneChoice(name="squeezenet1_1", weights="none", seed=3, layers=("features.7", "features"))
-    spec = DescriptorChoice(levels=(1, 2), normalize="meannorm:20")
-    extract([folder], tmp_path / "f.h5", backbone=two, descriptor=spec)
-    with sppfeat.open(tmp_path / "f.h5") as file:
-        assert len(file.norm_factors) == 2
-        split = 5 * file.columns[0].channels
-        for part in (file.features[:, :split], file.features[:, split:]):
-            assert np.linalg.norm(part.astype(np.float64), axis=1).mean() == pytest.approx(20, rel=1e-5)
 
 
 @pytest.mark.slow

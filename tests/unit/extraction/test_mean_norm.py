@@ -90,13 +90,6 @@ def test_a_sample_of_whole_images():
     assert drawn_from(plan, n_images=99, n_rows=3, seed=1) == list(range(50))
 
 
-def test_a_sample_is_drawn_from_the_whole_plan():
-    drawn = {
-        image for seed in range(40) for image in drawn_from(whole_images(10), n_images=3, n_rows=1, seed=seed)
-    }
-    assert len(drawn) == 10
-
-
 # --- the factors ----------------------------------------------------------------------------------
 
 

@@ -64,22 +64,6 @@ def content(boxes):
 # --- rows -----------------------------------------------------------------------------------------
 
 
-def test_rows_have_their_scales():
-    boxes = [
-        ("1.jpg", (0, 0, 60, 60)),
-        ("0.jpg", (0, 0, 15, 15)),
-        ("0.jpg", (9, 9, 9, 9)),
-        ("3.jpg", (0, 0, 1, 1)),
-    ]
-    planner = planner_of(file_boxes(boxes), scales=(64, 128, 224))
-    ranges, rows = planner.rows(ROOT, PATHS, sizes_of(IMAGE_HW))
-    assert ranges.tolist() == [[0, 2], [2, 3], [3, 3], [3, 4], [4, 4], [4, 4]]
-    # 224 * 60 / 15 = 896: the largest; 224 * 60 / 60 = 224
-    assert rows.scale.tolist() == [2, -1, 2, -1]
-    assert rows.flag.tolist() == [0, RowFlag.DEGENERATE, 0, 0]
-    assert rows.source.tolist() == [1, 2, 0, 3]
-
-
 def test_equal_regions_are_one_row_only_where_that_is_asked_for():
     boxes = [
         ("0.jpg", (0, 0, 30, 30)),
@@ -92,20 +76,6 @@ def test_equal_regions_are_one_row_only_where_that_is_asked_for():
     ranges, rows = planner_of(file_boxes(boxes), drop=True).rows(*arguments)
     assert rows.box_row.tolist() == [0, 0, 1, -1]
     assert ranges[0].tolist() == [0, 2]
-
-
-@given(BOXES, st.integers(0, 6), st.booleans())
-def test_the_rows_of_later_images_are_those_that_they_have_among_all(boxes, first, drop):
-    boxes = [*boxes, *((name, (0, 0, 9, 9)) for name in NAMES)]
-    planner = planner_of(file_boxes(boxes), drop=drop, scales=(64, 224))
-    image_hw = sizes_of(IMAGE_HW)
-    ranges, every = planner.rows(ROOT, PATHS, image_hw)
-    later_ranges, later = planner.rows(ROOT, PATHS, image_hw[first:], first=first)
-    start = int(ranges[first, 0]) if first < 6 else len(every)
-    assert (later_ranges + start).tolist() == ranges[first:].tolist()
-    assert content(later) == content(every.take(np.arange(start, len(every))))
-    expected = [row - start if row >= start else -1 for row in every.box_row.tolist()]
-    assert later.box_row.tolist() == expected
 
 
 def test_a_box_file_of_none_of_the_inputs_is_an_error():
@@ -184,14 +154,6 @@ def test_windows_that_would_be_others_cannot_be_refitted():
     assert planner.refit(before, (40, 61)) is None
     assert planner.refit(before, (60, 40)) is None  # as many, at other places: 3 x 2 instead of 2 x 3
     assert planner.refit(before, (39, 59)).boxes_px[-1].tolist() == [39, 19, 59, 39]
-
-
-def test_windows_without_duplicates_cannot_be_refitted_to_another_size():
-    # At 64 x 64 all 5 x 5 windows of a map of 4 x 4 cells: some are the same region.
-    planner = planner_of(views("grid:9x9"), drop=True)
-    before = planner.rows(ROOT, PATHS[:1], sizes_of([(64, 64)])).boxes
-    assert len(before) < 81
-    assert planner.refit(before, (64, 65)) is None
 
 
 def test_boxes_without_duplicates_cannot_be_refitted_where_they_become_different():

@@ -49,13 +49,10 @@ def test_factors_are_taken_from_a_file(scaled_file, normalize):
     ("changes", "message"),
     [
         ({"normalize": "l2"}, "has meannorm:20, and --normalize says l2"),
-        ({"normalize": "meannorm:10"}, "has meannorm:20, and --normalize says meannorm:10"),
         ({"levels": (1,)}, r"other descriptors: levels: the file has \[1, 2\], this command \[1\]"),
         ({"layers": ("layer4", "layer3")}, "other descriptors: layers"),
         ({"input_spec": InputSpec(size=300)}, "other descriptors: size: the file has 224, this command 300"),
         ({"input_spec": InputSpec(flip=True)}, "other descriptors: flip"),
-        ({"input_spec": InputSpec(round_to=32)}, "other descriptors: round_to"),
-        ({"input_spec": InputSpec(decode="fast")}, "other descriptors: decode"),
         ({"weights_sha256": "1" * 64}, "other descriptors: weights_sha256"),
         (
             {"name": "resnet34"},
