@@ -36,25 +36,16 @@ class Members:
     """The byte ranges of images that are parts of a file, such as members of an archive.
 
     Attributes:
-        offset: ``(n,)`` int64, offset of the first byte of each member; with ``has_headers``, of the header before
-            it.
-        nbytes: ``(n,)`` int64, size of each member in the file in bytes, without that header.
-        packing: ``(n,)`` uint8: ``STORED_MEMBER``, ``DEFLATED_MEMBER``, or, from ``FIRST_REFUSAL`` on, a refusal.
-        unpacked_nbytes: ``(n,)`` int64, size of each member in bytes once it is unpacked.
+        ranges: ``(n, 4)`` int64: the offset of the first byte of each member, or, with ``has_headers``, of the header
+            before it; its size in the file in bytes, without that header; ``STORED_MEMBER``, ``DEFLATED_MEMBER``, or,
+            from ``FIRST_REFUSAL`` on, a refusal; and its size in bytes once it is unpacked.
         refusals: reasons why members cannot be read in place; ``FIRST_REFUSAL`` stands for the first.
         has_headers: True if a header of variable length precedes each member, as in zip files.
     """
 
-    offset: npt.NDArray[np.int64]
-    nbytes: npt.NDArray[np.int64]
-    packing: npt.NDArray[np.uint8]
-    unpacked_nbytes: npt.NDArray[np.int64]
+    ranges: npt.NDArray[np.int64]
     refusals: tuple[str, ...]
     has_headers: bool
-
-    def refusal(self, packing: int) -> str | None:
-        """Return the reason why members of this packing cannot be read in place; None if they can."""
-        return self.refusals[packing - FIRST_REFUSAL] if packing >= FIRST_REFUSAL else None
 
 
 @dataclass(frozen=True)
@@ -104,11 +95,8 @@ def find_members(
     path: bytes, fd: int, members: Members, images: npt.NDArray[np.int64]
 ) -> Iterator[Place | str]:
     """Yield the place of each image in a file with the bytes of an archive, or the reason why it has none."""
-    columns = (members.offset, members.nbytes, members.packing, members.unpacked_nbytes)
-    for offset, nbytes, packing, unpacked in zip(
-        *(column[images].tolist() for column in columns), strict=True
-    ):
-        refusal = members.refusal(packing)
+    for offset, nbytes, packing, unpacked in members.ranges[images].tolist():
+        refusal = members.refusals[packing - FIRST_REFUSAL] if packing >= FIRST_REFUSAL else None
         start = offset if refusal or not members.has_headers else _find_data(fd, offset)
         if refusal or start is None:
             yield refusal or "damaged in its archive: there is no header before it"

@@ -7,32 +7,29 @@ of a run, and decodes no images.
 
 import os
 import stat
+from dataclasses import replace
 from typing import BinaryIO
 
 from sppfeat.errors import ConfigError
 from sppfeat.files.versions import FileVersion
-from sppfeat.inputs.archives.index import ArchiveIndex
 from sppfeat.inputs.archives.index_cache import load_index, save_index
 from sppfeat.inputs.archives.tar import index_tar
 from sppfeat.inputs.archives.zip import index_zip
-from sppfeat.inputs.members import MemberStorage
+from sppfeat.inputs.members import Members, MemberStorage
 from sppfeat.inputs.segments import Segment
+from sppfeat.inputs.storage import Storage
 
-__all__ = ["index_archive", "read_archive"]
+__all__ = ["index_archive", "read_archive", "segment_at"]
 
 
-def index_archive(name: bytes, file: BinaryIO) -> ArchiveIndex:
-    """Find the images of a tar or zip file.
-
-    Args:
-        name: name of the archive, which ends in ``.tar`` or ``.zip``.
-        file: the open archive, seekable, at any position.
-
-    Raises:
-        ConfigError: the file is not such an archive, is compressed as a whole, damaged or cut short.
-        OSError: the file cannot be read.
-    """
+def index_archive(name: bytes, file: BinaryIO) -> tuple[Segment, Members]:
+    """Find the images of an open tar or zip file, whose name tells which; ConfigError if it is damaged or neither."""
     return (index_tar if name.lower().endswith(b".tar") else index_zip)(file)
+
+
+def segment_at(top: bytes, segment: Segment, storage: Storage) -> Segment:
+    """Complete the segment of an archive with its absolute path or URL, and the storage of its images."""
+    return replace(segment, top=top, above=os.path.dirname(top), storage=storage)
 
 
 def read_archive(path: bytes) -> Segment:
@@ -60,4 +57,5 @@ def read_archive(path: bytes) -> Segment:
         raise ConfigError(f"cannot read {where}: {error.strerror}") from error
     except ConfigError as error:
         raise ConfigError(f"cannot read {where}: {error}") from error
-    return index.segment(path, MemberStorage(path, version, index.members))
+    segment, members = index
+    return segment_at(path, segment, MemberStorage(path, version, members))

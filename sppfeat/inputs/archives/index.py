@@ -1,9 +1,8 @@
 """Indexes of archives: names and byte ranges of their images, as columns rather than one object per image."""
 
-import os
+import posixpath
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -11,50 +10,9 @@ import numpy.typing as npt
 
 from sppfeat.files.paths import PathTable, PathTableBuilder, possibly_repeated
 from sppfeat.inputs.members import FIRST_REFUSAL, STORED_MEMBER, Members
-from sppfeat.inputs.segments import OwnLabels, Segment
-from sppfeat.inputs.storage import Storage
+from sppfeat.inputs.segments import Segment
 
-__all__ = [
-    "ArchiveIndex",
-    "IndexBuilder",
-    "clean_name",
-    "encode_name",
-    "is_hidden",
-]
-
-
-@dataclass(frozen=True)
-class ArchiveIndex:
-    """The images of an archive, in its order.
-
-    Attributes:
-        names: relative names of the images, unique.
-        members: byte ranges of the images.
-        labels: classes that the archive gives them; None if it gives none.
-        ids: ids that the archive gives them; None if it gives none.
-        n_other_files: number of members without an image suffix.
-        n_repeated: number of images that a later member of the same name replaces.
-    """
-
-    names: PathTable
-    members: Members
-    labels: OwnLabels | None = None
-    ids: PathTable | None = None
-    n_other_files: int = 0
-    n_repeated: int = 0
-
-    def segment(self, top: bytes, storage: Storage) -> Segment:
-        """Make a segment of the images of the archive at ``top``, an absolute path or URL."""
-        return Segment(
-            top=top,
-            names=self.names,
-            above=os.path.dirname(top),
-            storage=storage,
-            own_labels=self.labels,
-            ids=self.ids,
-            n_other_files=self.n_other_files,
-            n_repeated=self.n_repeated,
-        )
+__all__ = ["IndexBuilder", "clean_name", "encode_name", "is_hidden"]
 
 
 class IndexBuilder:
@@ -67,7 +25,7 @@ class IndexBuilder:
     def __init__(self) -> None:
         self.n_other_files = 0
         self._names = PathTableBuilder()
-        self._rows = array("q")  # offset, nbytes, packing and unpacked_nbytes of each member
+        self._rows = array("q")  # those of Members
         self._packing_of: dict[str, int] = {}
 
     def __len__(self) -> int:
@@ -93,8 +51,8 @@ class IndexBuilder:
         """Names of all members; afterwards none can be added."""
         return self._names.build()
 
-    def build(self, images: Sequence[int] | None = None, *, has_headers: bool) -> ArchiveIndex:
-        """Return the index of the last image of each name, the one that unpacking would leave.
+    def build(self, images: Sequence[int] | None = None, *, has_headers: bool) -> tuple[Segment, Members]:
+        """Return the last image of each name, the one that unpacking would leave, without the place of the archive.
 
         Args:
             images: numbers of the members that are images, ascending; None for all.
@@ -103,21 +61,14 @@ class IndexBuilder:
         chosen = np.arange(len(self)) if images is None else np.array(images, dtype=np.int64)
         names = self.names if images is None else PathTable(self.names[i] for i in images)
         last = _find_last_of_each(names)
-        rows = np.array(self._rows, dtype=np.int64).reshape(-1, 4)[chosen[last]]
-        offset, nbytes, packing, unpacked_nbytes = rows.T.copy()
-        return ArchiveIndex(
-            names=names if len(last) == len(names) else PathTable(names[i] for i in last.tolist()),
-            members=Members(
-                offset,
-                nbytes,
-                packing.astype(np.uint8),
-                unpacked_nbytes,
-                tuple(self._packing_of),
-                has_headers,
-            ),
+        ranges = np.array(self._rows, dtype=np.int64).reshape(-1, 4)[chosen[last]]
+        segment = Segment(
+            None,
+            names if len(last) == len(names) else PathTable(names[i] for i in last.tolist()),
             n_other_files=self.n_other_files,
             n_repeated=len(names) - len(last),
         )
+        return segment, Members(ranges, tuple(self._packing_of), has_headers)
 
 
 def _find_last_of_each(names: Sequence[bytes]) -> npt.NDArray[np.int64]:
@@ -133,20 +84,11 @@ def _find_last_of_each(names: Sequence[bytes]) -> npt.NDArray[np.int64]:
 def clean_name(name: str) -> bytes:
     """Make the name of a member relative, without ``.``, ``..`` and repeated slashes: it cannot leave its folder.
 
-    Args:
-        name: name in the archive, decoded from UTF-8 with ``surrogateescape``.
-
     Example:
         >>> clean_name("./a//b.jpg"), clean_name("/../../etc/x.jpg"), clean_name("a/../b.jpg")
         (b'a/b.jpg', b'etc/x.jpg', b'b.jpg')
     """
-    parts: list[bytes] = []
-    for part in encode_name(name).split(b"/"):
-        if part == b"..":
-            del parts[-1:]
-        elif part not in (b"", b"."):
-            parts.append(part)
-    return b"/".join(parts)
+    return posixpath.normpath(b"/" + encode_name(name)).lstrip(b"/")
 
 
 def is_hidden(name: bytes) -> bool:

@@ -15,20 +15,18 @@ from sppfeat.errors import StoreError
 from sppfeat.files.atomic import whole_file
 from sppfeat.files.paths import PathTable
 from sppfeat.files.versions import FileVersion
-from sppfeat.inputs.archives.index import ArchiveIndex
 from sppfeat.inputs.members import Members
-from sppfeat.inputs.segments import OwnLabels
+from sppfeat.inputs.segments import OwnLabels, Segment
 
 __all__ = ["load_index", "save_index"]
 
 # Version of these files and of the reading of archives; indexes of other versions are built again.
-_SCHEMA = 1
+_SCHEMA = 2
 _FEWEST_IMAGES = 1000  # an index of this many images takes 30 ms to build, and 2 ms to load
-_MEMBERS = ("offset", "nbytes", "packing", "unpacked_nbytes")  # columns of Members
 _SETTLED_NS = 2_000_000_000  # a younger file may change again without a new time stamp
 
 
-def load_index(path: bytes, version: FileVersion) -> ArchiveIndex | None:
+def load_index(path: bytes, version: FileVersion) -> tuple[Segment, Members] | None:
     """Load the index of the archive at an absolute path or URL; None if the cache has no valid one of this version."""
     kept_at = _file_of(path)
     if kept_at is None or not kept_at.exists():
@@ -40,10 +38,10 @@ def load_index(path: bytes, version: FileVersion) -> ArchiveIndex | None:
         return None
 
 
-def save_index(path: bytes, version: FileVersion, index: ArchiveIndex) -> None:
+def save_index(path: bytes, version: FileVersion, index: tuple[Segment, Members]) -> None:
     """Save an index for :func:`load_index`, if that saves time and the cache can be written to."""
     kept_at = _file_of(path)
-    if kept_at is None or len(index.names) < _FEWEST_IMAGES:
+    if kept_at is None or len(index[0].names) < _FEWEST_IMAGES:
         return
     if abs(time.time_ns() - max(version.mtime_ns, version.ctime_ns)) < _SETTLED_NS:
         return
@@ -52,7 +50,7 @@ def save_index(path: bytes, version: FileVersion, index: ArchiveIndex) -> None:
     ):  # a full disk, or a read-only home: the next run builds the index again
         kept_at.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with whole_file(kept_at) as file:
-            np.savez(file, key=np.frombuffer(_key(path, version), dtype=np.uint8), **_columns(index))
+            np.savez(file, key=np.frombuffer(_key(path, version), dtype=np.uint8), **_columns(*index))
 
 
 def _file_of(path: bytes) -> Path | None:
@@ -75,36 +73,38 @@ def _key(path: bytes, version: FileVersion) -> bytes:
     return json.dumps([_SCHEMA, path.hex(), version.nbytes, *times]).encode()
 
 
-def _columns(index: ArchiveIndex) -> dict[str, Any]:
+def _columns(segment: Segment, members: Members) -> dict[str, Any]:
     """Convert an index to arrays."""
-    members = index.members
-    columns = {name: getattr(members, name) for name in (*_MEMBERS, "has_headers")}
-    columns["counts"] = np.array([index.n_other_files, index.n_repeated], dtype=np.int64)
-    texts = {"names": index.names, "refusals": PathTable(members.refusals)}
-    if index.ids is not None:
-        texts["ids"] = index.ids
-    if index.labels is not None:
-        columns["labels"] = index.labels.labels
-        texts["classes"] = PathTable(index.labels.classes)
+    columns: dict[str, Any] = {
+        "ranges": members.ranges,
+        "has_headers": members.has_headers,
+        "counts": [segment.n_other_files, segment.n_repeated],
+    }
+    texts = {"names": segment.names, "refusals": PathTable(members.refusals)}
+    if segment.ids is not None:
+        texts["ids"] = segment.ids
+    if segment.own_labels is not None:
+        columns["labels"] = segment.own_labels.labels
+        texts["classes"] = PathTable(segment.own_labels.classes)
     for name, table in texts.items():
         columns[name], columns[f"{name}_ends"] = table.to_arrays()
     return columns
 
 
-def _index(columns: Mapping[str, Any]) -> ArchiveIndex:
+def _index(columns: Mapping[str, Any]) -> tuple[Segment, Members]:
     """Convert arrays to an index; any exception, if they do not describe one."""
 
     def texts(name: str) -> PathTable:
         return PathTable.from_arrays(columns[name], columns[f"{name}_ends"])
 
-    refusals = tuple(map(os.fsdecode, texts("refusals")))
-    of_members = {name: columns[name] for name in _MEMBERS}
     n_other_files, n_repeated = map(int, columns["counts"])
-    return ArchiveIndex(
-        names=texts("names"),
-        members=Members(**of_members, refusals=refusals, has_headers=bool(columns["has_headers"])),
-        labels=OwnLabels(columns["labels"], tuple(texts("classes"))) if "labels" in columns else None,
+    segment = Segment(
+        None,
+        texts("names"),
+        own_labels=OwnLabels(columns["labels"], tuple(texts("classes"))) if "labels" in columns else None,
         ids=texts("ids") if "ids" in columns else None,
         n_other_files=n_other_files,
         n_repeated=n_repeated,
     )
+    refusals = tuple(map(os.fsdecode, texts("refusals")))
+    return segment, Members(columns["ranges"], refusals, bool(columns["has_headers"]))

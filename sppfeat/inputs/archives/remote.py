@@ -17,7 +17,7 @@ from sppfeat.files.remote.failures import FailureKind, judge, source_error
 from sppfeat.files.remote.service import Service
 from sppfeat.files.remote.transfers import Fetcher, open_object
 from sppfeat.files.versions import FileVersion
-from sppfeat.inputs.archives import index_archive
+from sppfeat.inputs.archives import index_archive, segment_at
 from sppfeat.inputs.archives.index_cache import load_index, save_index
 from sppfeat.inputs.members import Members, find_members
 from sppfeat.inputs.segments import Segment
@@ -55,7 +55,8 @@ def read_remote_archive(service: Service, url: str) -> Segment:
         except ConfigError as error:
             raise ConfigError(f"cannot read the archive {shown(url)}: {error}") from error
         save_index(name, version, index)
-    return index.segment(name, RemoteMemberStorage(service, url, version, index.members))
+    segment, members = index
+    return segment_at(name, segment, RemoteMemberStorage(service, url, version, members))
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class RemoteMemberStorage:
 
     def nbytes_of(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Size of each of these images on this machine in bytes, ``(n,)`` int64."""
-        return np.asarray(self.members.nbytes[images], dtype=np.int64)
+        return np.asarray(self.members.ranges[images, 1])
 
     def cancel(self) -> None:
         """End a fetch of another thread, which raises SourceError."""
@@ -101,8 +102,8 @@ class RemoteMemberStorage:
             yield from [reason] * len(images)
             return
         slack = _LONGEST_HEADER if self.members.has_headers else 0
-        starts = self.members.offset[images]
-        stops = np.minimum(starts + self.members.nbytes[images] + slack, self.version.nbytes)
+        starts, nbytes = self.members.ranges[images, :2].T
+        stops = np.minimum(starts + nbytes + slack, self.version.nbytes)
         pieces = [
             (start, min(start + _PIECE, stop))
             for first, stop in _joined_ranges(starts, stops).tolist()

@@ -1,15 +1,18 @@
 """The index of the images in a tar file, including WebDataset's layout."""
 
-import dataclasses
+import posixpath
 import tarfile
 from array import array
 from bisect import bisect_left
+from dataclasses import replace
 from typing import BinaryIO, NamedTuple
 
 from sppfeat.files.image_names import has_image_suffix
-from sppfeat.inputs.archives.index import ArchiveIndex, IndexBuilder, clean_name, encode_name, is_hidden
+from sppfeat.inputs.archives.index import IndexBuilder, clean_name, encode_name, is_hidden
 from sppfeat.inputs.archives.samples import LONGEST_TEXT, SampleTexts, is_sample_text
 from sppfeat.inputs.archives.tar_headers import tar_headers
+from sppfeat.inputs.members import Members
+from sppfeat.inputs.segments import Segment
 
 __all__ = ["index_tar"]
 
@@ -23,11 +26,11 @@ _NO_TARGET = "is a link to something that is not in its archive"
 class _Link(NamedTuple):
     """The target of a link: the last member of this name; for a hard link, the last one before the link."""
 
-    target: bytes | None
+    target: bytes
     is_hard: bool
 
 
-def index_tar(file: BinaryIO) -> ArchiveIndex:
+def index_tar(file: BinaryIO) -> tuple[Segment, Members]:
     """Find the images of an open tar file, with classes and ids from the ``.cls`` and ``.json`` members of samples.
 
     Raises:
@@ -58,28 +61,20 @@ def index_tar(file: BinaryIO) -> ArchiveIndex:
             members.refuse(name, _NOT_REGULAR if header.sparse is None else _SPARSE)
     if links:
         _follow_links(members, links)
-    index = members.build(images, has_headers=False)
-    return dataclasses.replace(index, labels=texts.labels_of(index.names), ids=texts.ids_of(index.names))
+    found, ranges = members.build(images, has_headers=False)
+    return replace(found, own_labels=texts.labels_of(found.names), ids=texts.ids_of(found.names)), ranges
 
 
 def _link(name: bytes, header: tarfile.TarInfo) -> _Link:
     if header.islnk():
         return _Link(clean_name(header.linkname), True)
-    target = encode_name(header.linkname)
-    parts = name.split(b"/")[:-1]
-    for part in target.split(b"/"):
-        if part == b".." and parts:
-            parts.pop()
-        elif part == b"..":
-            return _Link(None, False)
-        elif part not in (b"", b"."):
-            parts.append(part)
-    return _Link(None if target.startswith(b"/") else b"/".join(parts), False)
+    path = posixpath.join(posixpath.dirname(name), encode_name(header.linkname))
+    return _Link(posixpath.normpath(path), False)  # outside the archive, no member has this name
 
 
 def _follow_links(members: IndexBuilder, links: dict[int, _Link]) -> None:
     """Give links the bytes of their targets."""
-    named: dict[bytes, list[int]] = {link.target: [] for link in links.values() if link.target is not None}
+    named: dict[bytes, list[int]] = {link.target: [] for link in links.values()}
     for i, name in enumerate(members.names):
         if name in named:
             named[name].append(i)
@@ -90,7 +85,7 @@ def _follow_links(members: IndexBuilder, links: dict[int, _Link]) -> None:
             if link is None:
                 members.copy(member, i)
                 break
-            found = [] if link.target is None else named[link.target]
+            found = named[link.target]
             n_found = bisect_left(found, member) if link.is_hard else len(found)
             if n_found == 0:
                 break

@@ -7,8 +7,9 @@ from typing import BinaryIO
 
 from sppfeat.errors import ConfigError
 from sppfeat.files.image_names import has_image_suffix
-from sppfeat.inputs.archives.index import ArchiveIndex, IndexBuilder, clean_name, is_hidden
-from sppfeat.inputs.members import DEFLATED_MEMBER, HEADER_NBYTES
+from sppfeat.inputs.archives.index import IndexBuilder, clean_name, is_hidden
+from sppfeat.inputs.members import DEFLATED_MEMBER, HEADER_NBYTES, Members
+from sppfeat.inputs.segments import Segment
 
 __all__ = ["MOST_UNPACKED_NBYTES", "index_zip"]
 
@@ -30,7 +31,7 @@ _METHODS = {
 }
 
 
-def index_zip(file: BinaryIO) -> ArchiveIndex:
+def index_zip(file: BinaryIO) -> tuple[Segment, Members]:
     """Find the images of an open zip file, with the offsets of the headers before the members.
 
     Raises:

@@ -60,9 +60,10 @@ def read_arrow(path: bytes) -> Segment:
         places = [_places(columns.contents, batch, content, table) for batch in batches]
         nothing = np.empty(0, dtype=np.int64)
         offset, sizes = (np.concatenate([nothing, *(place[i] for place in places)]) for i in (0, 1))
-        packing = np.where(sizes > 0, STORED_MEMBER, FIRST_REFUSAL + (sizes == 0)).astype(np.uint8)
+        packing = np.where(sizes > 0, STORED_MEMBER, FIRST_REFUSAL + (sizes == 0))
         reasons = ("null in its table", "empty: no bytes in its table")
-        members = Members(offset, sizes, packing, sizes, reasons, has_headers=False)
+        ranges = np.stack((offset, sizes, packing, sizes), axis=1)
+        members = Members(ranges, reasons, has_headers=False)
         storage = MemberStorage(path, version, members, is_table=True)
         return make_image_segment(rows, table, classes=columns.classes, storage=storage)
 

@@ -32,7 +32,6 @@ from sppfeat.inputs.archives import index_cache
 from sppfeat.inputs.archives.tar import index_tar
 from sppfeat.inputs.archives.zip import index_zip
 from sppfeat.inputs.lookup import find_image
-from sppfeat.inputs.members import find_members
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 PACKINGS = {"stored": zipfile.ZIP_STORED, "deflated": zipfile.ZIP_DEFLATED}
@@ -176,25 +175,23 @@ NAMES = st.text(
 @settings(max_examples=60)
 @given(names=st.lists(NAMES, max_size=5), kind=st.sampled_from([*FORMATS, *PACKINGS]))
 def test_names_are_relative_unique_and_the_last_of_each_wins(tmp_path, names, kind):
-    members = [(f"{name}.jpg", b"%d" % i) for i, name in enumerate(names)]
+    files = [(f"{name}.jpg", b"%d" % i) for i, name in enumerate(names)]
     if kind in FORMATS:
         try:
-            content = tar_bytes(members, FORMATS[kind])
+            content = tar_bytes(files, FORMATS[kind])
         except ValueError:  # too long for this format
             return
-        index = index_tar(io.BytesIO(content))
+        segment, members = index_tar(io.BytesIO(content))
     else:
-        content = zip_bytes(members, PACKINGS[kind])
-        index = index_zip(io.BytesIO(content))
+        content = zip_bytes(files, PACKINGS[kind])
+        segment, members = index_zip(io.BytesIO(content))
     # What they would be called in a folder that is the whole world.
-    inside = [(posixpath.normpath(f"/{name}").lstrip("/"), i) for i, (name, _) in enumerate(members)]
+    inside = [(posixpath.normpath(f"/{name}").lstrip("/"), i) for i, (name, _) in enumerate(files)]
     expected = {name: i for name, i in inside if not any(part.startswith(".") for part in name.split("/"))}
-    assert [os.fsdecode(name) for name in index.names] == sorted(expected, key=expected.__getitem__)
-    assert index.n_repeated == sum(name in expected for name, _ in inside) - len(expected)
+    assert [os.fsdecode(name) for name in segment.names] == sorted(expected, key=expected.__getitem__)
+    assert segment.n_repeated == sum(name in expected for name, _ in inside) - len(expected)
     with open(put(tmp_path / "archive", content), "rb") as file:
-        places = find_members(
-            os.fsencode(file.name), file.fileno(), index.members, np.arange(len(index.names))
-        )
+        places = find_members(os.fsencode(file.name), file.fileno(), members, np.arange(len(segment.names)))
         assert [bytes_at(place) for place in places] == [b"%d" % i for i in sorted(expected.values())]
 
 
