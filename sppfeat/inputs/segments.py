@@ -1,6 +1,5 @@
 """Segments, the images of single inputs before they are joined, and the images that are named repeatedly."""
 
-from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ from sppfeat.files.classes import ClassNumbers
 from sppfeat.files.paths import PathTable, natural_key, possibly_repeated
 from sppfeat.inputs.storage import Storage
 
-__all__ = ["LabelBuilder", "Once", "OwnLabels", "Segment", "find_repeated"]
+__all__ = ["Once", "OwnLabels", "Segment", "find_repeated", "if_any", "own_classes"]
 
 
 @dataclass(frozen=True)
@@ -54,30 +53,25 @@ class Segment:
     n_repeated: int = 0
 
 
-class LabelBuilder:
-    """Collects the class of each image of an input, by its name.
+def own_classes(names: Iterable[bytes], classes: tuple[bytes, ...] | None = None) -> OwnLabels | None:
+    """Number the class of each image, empty for none; None if no image has a class.
 
-    Args:
-        classes: all classes in their order; None for the classes of the images, in natural order.
+    ``classes`` are all classes in their order; None for the classes of the images, in natural order.
     """
+    known = ClassNumbers(classes or ())
+    numbers = np.fromiter(known.numbers(names), dtype=np.int64)
+    if not len(known):
+        return None
+    return (
+        OwnLabels(*known.in_order(numbers, key=natural_key))
+        if classes is None
+        else OwnLabels(numbers, classes)
+    )
 
-    def __init__(self, classes: tuple[bytes, ...] | None = None) -> None:
-        self._classes = classes
-        self._known = ClassNumbers(classes or ())
-        self._numbers = array("q")
 
-    def extend(self, names: Iterable[bytes]) -> None:
-        """Add the classes of the next images; an empty name stands for no class."""
-        self._numbers.extend(self._known.numbers(names))
-
-    def build(self) -> OwnLabels | None:
-        """Return the class of every image; None if no image has a class."""
-        if not len(self._known):
-            return None
-        numbers = np.array(self._numbers, dtype=np.int64)
-        if self._classes is not None:
-            return OwnLabels(numbers, self._classes)
-        return OwnLabels(*self._known.in_order(numbers, key=natural_key))
+def if_any(ids: PathTable) -> PathTable | None:
+    """Return the ids of all images; None if none has one."""
+    return ids if any(ids) else None
 
 
 @dataclass(frozen=True)

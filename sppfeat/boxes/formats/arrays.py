@@ -8,11 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.boxes.formats.annotation_files import AnnotationFiles
-from sppfeat.boxes.table import BoxTable
+from sppfeat.boxes.table import BoxTable, BoxTableBuilder
 from sppfeat.config.regions import DEFAULT_CONVENTIONS
 from sppfeat.files.cells import shorten
-from sppfeat.files.classes import NO_CLASS
-from sppfeat.files.paths import PathTable
 
 __all__ = ["ARRAY_RULE", "build_table", "check_array", "check_expansion"]
 
@@ -62,28 +60,10 @@ def build_table(
         box_format: gives the meaning of the numbers.
         names: see :class:`sppfeat.boxes.table.BoxTable`; with ``single``, the id of a box is its row alone.
     """
-    counts = [len(array) for array in arrays.values()]
-    values = np.full((sum(counts), 5), np.nan)
-    row = 0
-    for array in arrays.values():
-        if len(array):
-            values[row : row + len(array), : array.shape[1]] = array
-        row += len(array)
-    return BoxTable(
-        images=PathTable(arrays),
-        image=np.repeat(np.arange(len(arrays), dtype=np.int64), counts),
-        boxes=values[:, :4].copy(),
-        convention=DEFAULT_CONVENTIONS[box_format],
-        label=np.full(len(values), NO_CLASS, dtype=np.int64),
-        classes=(),
-        score=values[:, 4].copy(),
-        ids=PathTable(
-            b"%d" % i if names == "single" else b"%s:%d" % (name, i)
-            for name, count in zip(arrays, counts, strict=True)
-            for i in range(count)
-        ),
-        extra_names=(),
-        extra=(),
-        image_hw=np.zeros((len(arrays), 2), dtype=np.int32),
-        names=names,
-    )
+    builder = BoxTableBuilder()
+    for name, array in arrays.items():
+        image = builder.add_image(name)
+        for i, row in enumerate(array.tolist()):
+            box_id = b"%d" % i if names == "single" else b"%s:%d" % (name, i)
+            builder.add_box(image, row[:4], score=row[4] if len(row) > 4 else math.nan, box_id=box_id)
+    return builder.build(DEFAULT_CONVENTIONS[box_format], names=names)

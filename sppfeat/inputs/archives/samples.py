@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sppfeat.files.paths import PathTable
-from sppfeat.inputs.segments import LabelBuilder, OwnLabels
+from sppfeat.inputs.segments import OwnLabels, if_any, own_classes
 
 __all__ = ["LONGEST_TEXT", "SampleTexts", "is_sample_text", "sample_key"]
 
@@ -60,15 +60,12 @@ class SampleTexts:
 
     def labels_of(self, names: Iterable[bytes]) -> OwnLabels | None:
         """Return the classes of images; None if none has a class."""
-        labels = LabelBuilder()
         keys = (sample_key(name)[0] for name in names)
-        labels.extend(self._by_cls.get(key) or self._by_json.get(key, b"") for key in keys)
-        return labels.build()
+        return own_classes(self._by_cls.get(key) or self._by_json.get(key, b"") for key in keys)
 
     def ids_of(self, names: Iterable[bytes]) -> PathTable | None:
         """Return the ids of images; None if none has an id."""
-        ids = PathTable(self._ids.get(sample_key(name)[0], b"") for name in names)
-        return ids if any(ids) else None
+        return if_any(PathTable(self._ids.get(sample_key(name)[0], b"") for name in names))
 
 
 def _object(text: bytes) -> dict[str, Any]:

@@ -21,10 +21,10 @@ from sppfeat.files.paths import PathTable, PathTableBuilder, possibly_repeated
 from sppfeat.files.tables import TableFile
 from sppfeat.inputs.names import is_url, make_absolute
 from sppfeat.inputs.remote import find_objects
-from sppfeat.inputs.segments import LabelBuilder, OwnLabels, Segment
+from sppfeat.inputs.segments import OwnLabels, Segment, if_any, own_classes
 from sppfeat.inputs.storage import Storage
 
-__all__ = ["Rows", "make_image_segment", "make_path_segment", "name_image"]
+__all__ = ["Rows", "make_segment", "name_image"]
 
 _FOLDERS_REMEMBERED = 1 << 12
 _DATA_FOLDER = b"data"  # the folder with a data set's files, next to its card
@@ -47,40 +47,56 @@ class Rows(NamedTuple):
     ids: Sequence[bytes]
 
 
-def make_path_segment(
+def make_segment(
     table: TableFile,
     rows: Iterable[Rows],
     *,
     has_boxes: bool,
     classes: tuple[bytes, ...] | None = None,
     unit: str = "line",
+    storage: Storage | None = None,
 ) -> Segment:
-    """Make a segment from the paths in the rows, in their order; paths are relative to the folder of the table.
+    """Make a segment from the rows of a table, in their order.
+
+    Paths are relative to the folder of the table, and none is empty. The name of an image that the table contains is
+    the number of its row with the suffix of its original path, which is its id if the table has no ids.
 
     Args:
         table: the file.
-        rows: all rows, in the order of the table; no path is empty.
+        rows: all rows; those of a table that contains the images are numbered from 0.
         has_boxes: True if some columns look like boxes.
         classes: all classes in their order; None for the classes that the rows name, in natural order.
         unit: ``line`` or ``row``, which the numbers of rows count, for messages.
+        storage: fetches the images by the numbers of their rows; None for a table of paths.
 
     Raises:
-        ConfigError: rows give the same image different classes or ids, or have boxes and repeat an image.
+        ConfigError: rows of paths give the same image different classes or ids, or have boxes and repeat an image.
     """
-    names, labels, ids, numbers = PathTableBuilder(), LabelBuilder(classes), PathTableBuilder(), array("q")
+    paths, labels, ids, numbers = PathTableBuilder(), PathTableBuilder(), PathTableBuilder(), array("q")
     absolute = _absolute_from(table.folder)
     for some in rows:
-        names.extend([absolute(path) for path in some.paths])
+        paths.extend([*map(absolute, some.paths)] if storage is None else some.paths)
         labels.extend(some.labels)
         ids.extend(some.ids)
         numbers.extend(some.numbers)
+    found, own_labels, own_ids = paths.build(), own_classes(labels.build(), classes), if_any(ids.build())
+    if storage is not None:
+        above, folder = os.path.split(table.folder)
+        return Segment(
+            table.path,
+            PathTable(map(name_image, numbers, found)),
+            above=above if folder == _DATA_FOLDER else table.folder,
+            storage=storage,
+            # Kept even if it gives no classes, because the name of the table's folder is not a class.
+            own_labels=own_labels or OwnLabels(np.full(len(found), NO_CLASS, dtype=np.int64), ()),
+            ids=own_ids or if_any(found),
+        )
 
     def error_at(position: int, what: str) -> SppfeatError:
         return table.error(f"{unit} {numbers[position]}", what)
 
-    paths = names.build()
-    paths, storage = find_objects(paths, error_at) or (paths, None)
-    segment = Segment(None, paths, storage=storage, own_labels=labels.build(), ids=_if_any(ids))
+    found, objects = find_objects(found, error_at) or (found, None)
+    segment = Segment(None, found, storage=objects, own_labels=own_labels, ids=own_ids)
     _check_repeated(table, segment, numbers, has_boxes=has_boxes, unit=unit)
     return segment
 
@@ -131,51 +147,6 @@ def _check_repeated(
             if one and other and one != other:
                 found = f"{one_line(repr(os.fsdecode(one)))} and {one_line(repr(os.fsdecode(other)))}"
                 raise table.error(where, f"{shown} is {found}; allowed: one class and one id for an image")
-
-
-def make_image_segment(
-    rows: Iterable[Rows], table: TableFile, *, classes: tuple[bytes, ...] | None, storage: Storage
-) -> Segment:
-    """Make a segment from the images that a table contains.
-
-    The name of an image is the number of its row with the suffix of its original path. That path is its id if the
-    table has no ids.
-
-    Args:
-        rows: all rows, numbered from 0.
-        table: the file.
-        classes: all classes in their order; None for the classes that the rows name, in natural order.
-        storage: fetches the images by the numbers of their rows.
-    """
-    names, labels, ids, paths = (
-        PathTableBuilder(),
-        LabelBuilder(classes),
-        PathTableBuilder(),
-        PathTableBuilder(),
-    )
-    for some in rows:
-        names.extend([name_image(row, path) for row, path in zip(some.numbers, some.paths, strict=True)])
-        labels.extend(some.labels)
-        ids.extend(some.ids)
-        paths.extend(some.paths)
-    above, name = os.path.split(table.folder)
-    images = names.build()
-    # Kept even if it gives no classes, because the name of the table's folder is not a class.
-    unlabelled = OwnLabels(np.full(len(images), NO_CLASS, dtype=np.int64), ())
-    return Segment(
-        table.path,
-        images,
-        above=above if name == _DATA_FOLDER else table.folder,
-        storage=storage,
-        own_labels=labels.build() or unlabelled,
-        ids=_if_any(ids) or _if_any(paths),
-    )
-
-
-def _if_any(ids: PathTableBuilder) -> PathTable | None:
-    """Return the ids of all images; None if none has one."""
-    table = ids.build()
-    return table if any(table) else None
 
 
 def name_image(row: int, path: bytes) -> bytes:

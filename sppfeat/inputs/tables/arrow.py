@@ -4,6 +4,7 @@ import contextlib
 import mmap
 import os
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from sppfeat.files.tables import TableFile
 from sppfeat.files.versions import FileVersion
 from sppfeat.inputs.members import FIRST_REFUSAL, STORED_MEMBER, Members, MemberStorage
 from sppfeat.inputs.segments import Segment
-from sppfeat.inputs.tables import Rows, make_image_segment, make_path_segment
+from sppfeat.inputs.tables import Rows, make_segment
 from sppfeat.inputs.tables.arrow_schema import ArrowColumns, ColumnPart, find_arrow_columns
 
 __all__ = ["PURPOSE", "arrow_errors", "read_arrow", "read_arrow_rows"]
@@ -53,10 +54,11 @@ def read_arrow(path: bytes) -> Segment:
             schema, table, lambda part: all(part.of(batch).null_count == batch.num_rows for batch in batches)
         )
         rows = read_arrow_rows(batches, columns, table)
+        make = partial(
+            make_segment, table, rows, has_boxes=columns.has_boxes, classes=columns.classes, unit="row"
+        )
         if columns.contents is None:
-            return make_path_segment(
-                table, rows, has_boxes=columns.has_boxes, classes=columns.classes, unit="row"
-            )
+            return make()
         places = [_places(columns.contents, batch, content, table) for batch in batches]
         nothing = np.empty(0, dtype=np.int64)
         offset, sizes = (np.concatenate([nothing, *(place[i] for place in places)]) for i in (0, 1))
@@ -64,8 +66,7 @@ def read_arrow(path: bytes) -> Segment:
         reasons = ("null in its table", "empty: no bytes in its table")
         ranges = np.stack((offset, sizes, packing, sizes), axis=1)
         members = Members(ranges, reasons, has_headers=False)
-        storage = MemberStorage(path, version, members, is_table=True)
-        return make_image_segment(rows, table, classes=columns.classes, storage=storage)
+        return make(storage=MemberStorage(path, version, members, is_table=True))
 
 
 def _read_batches(content: Any) -> tuple[Any, list[Any]]:

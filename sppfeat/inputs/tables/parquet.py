@@ -20,7 +20,7 @@ from sppfeat.files.byte_ranges import Place
 from sppfeat.files.tables import TableFile
 from sppfeat.files.versions import FileVersion
 from sppfeat.inputs.segments import Segment
-from sppfeat.inputs.tables import make_image_segment, make_path_segment
+from sppfeat.inputs.tables import make_segment
 from sppfeat.inputs.tables.arrow import PURPOSE, arrow_errors, read_arrow_rows
 from sppfeat.inputs.tables.arrow_schema import ColumnPart, find_arrow_columns
 
@@ -55,12 +55,15 @@ def read_parquet(path: bytes) -> Segment:
         columns = find_arrow_columns(file.schema_arrow, table, partial(_is_empty, file))
         batches = file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=columns.beside, use_threads=False)
         rows = read_arrow_rows(batches, columns, table)
-        if columns.contents is None:
-            return make_path_segment(
-                table, rows, has_boxes=columns.has_boxes, classes=columns.classes, unit="row"
-            )
-        storage = ParquetStorage(path, columns.contents, version)
-        return make_image_segment(rows, table, classes=columns.classes, storage=storage)
+        contents = columns.contents
+        return make_segment(
+            table,
+            rows,
+            has_boxes=columns.has_boxes,
+            classes=columns.classes,
+            unit="row",
+            storage=None if contents is None else ParquetStorage(path, contents, version),
+        )
 
 
 def _is_empty(file: Any, part: ColumnPart) -> bool:

@@ -12,7 +12,7 @@ from sppfeat.files.cells import encode_paths, encode_values
 from sppfeat.files.columns import ImageColumns, find_image_columns, show_names
 from sppfeat.files.tables import TableFile, json_objects
 from sppfeat.inputs.segments import Segment
-from sppfeat.inputs.tables import Rows, make_path_segment
+from sppfeat.inputs.tables import Rows, make_segment
 
 __all__ = ["read_manifest"]
 
@@ -36,7 +36,7 @@ def read_manifest(path: bytes) -> Segment:
         lines = (_separated_lines if is_separated else _json_lines)(table, file)
         first = next(lines)
         rows = _rows(table, lines if is_separated else chain([first], lines))
-        return make_path_segment(table, rows, has_boxes=first[1].has_boxes)
+        return make_segment(table, rows, has_boxes=first[1].has_boxes)
 
 
 _Line = tuple[int, ImageColumns, Sequence[Any]]

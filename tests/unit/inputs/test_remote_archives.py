@@ -211,7 +211,7 @@ def test_pieces_that_fail(store, tmp_path, small_steps):
 def test_a_piece_that_never_comes_fails_the_images_in_it_alone(store, tmp_path, small_steps, monkeypatch):
     store.put({"a.tar": tar_of(IMAGES)})
     listing, expected = list_images(["s3://bucket/a.tar"]), list(IMAGES.values())
-    true_read, bad = transfers._read_range, int(listing.storage.members.offset[12]) + 10
+    true_read, bad = transfers._read_range, int(listing.storage.members.ranges[12, 0]) + 10
 
     def read(service, url, start, stop):
         if start <= bad < stop:
