@@ -2,7 +2,7 @@
 
 import click
 
-from sppfeat.cli.options import option, together
+from sppfeat.cli.options import option, setting_option, together
 from sppfeat.cli.values import NBYTES, SHARD, NumberRange
 from sppfeat.config.distribution import ENGINES, MERGES, RayOptions
 
@@ -61,11 +61,11 @@ ray_options = together(
         metavar="N",
         help="Cores of each actor, for its network and for decoding. [default: up to 8, as there are]",
     ),
-    option(
-        "--merge",
-        type=click.Choice(MERGES),
-        default=RayOptions.merge,
-        help="What the output of --engine ray is: virtual: it leads to the descriptors in the files of the actors, "
+    setting_option(
+        RayOptions,
+        "merge",
+        "What the output of --engine ray is: virtual: it leads to the descriptors in the files of the actors, "
         "which stay; copy: it has them itself.",
+        type=click.Choice(MERGES),
     ),
 )

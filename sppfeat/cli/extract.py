@@ -38,7 +38,6 @@ from sppfeat.config.specs import (
     DECODE_MODES,
     DEFAULT_BOX_SIZE,
     DEFAULT_LEVELS,
-    DEFAULT_MAX_PIXELS,
     DEFAULT_SIZE,
     HEADS,
     MAX_ROUND_TO,
@@ -74,19 +73,19 @@ __all__ = ["extract"]
 @option("--mean", type=CHANNELS, help="Mean of the network input, 0..1. [default: of the weights]")
 @option("--std", type=CHANNELS, help="Standard deviation of the network input. [default: of the weights]")
 @size_option(f"{DEFAULT_SIZE}; {DEFAULT_BOX_SIZE} with --boxes")
-@option(
-    "--max-pixels",
+@setting_option(
+    InputSpec,
+    "max_pixels",
+    "Larger network inputs are scaled down to this many pixels.",
     type=click.IntRange(1),
-    default=DEFAULT_MAX_PIXELS,
-    help="Larger network inputs are scaled down to this many pixels.",
 )
-@option(
-    "--round-to",
-    type=click.IntRange(1, MAX_ROUND_TO),
-    default=InputSpec.round_to,
-    metavar="K",
-    help="Round both sides of the network input to multiples of K pixels, so that images of many sizes share few "
+@setting_option(
+    InputSpec,
+    "round_to",
+    "Round both sides of the network input to multiples of K pixels, so that images of many sizes share few "
     "input shapes; 1: not.",
+    type=click.IntRange(1, MAX_ROUND_TO),
+    metavar="K",
 )
 @exif_option
 @setting_option(
@@ -188,12 +187,8 @@ def extract(**options: Any) -> None:
         except KeyboardInterrupt:
             say("Interrupted: the same command again continues.")
             leave(EXIT_INTERRUPTED)
-    if options["dry_run"]:
-        return
-    if result.pending:
-        leave(EXIT_INTERRUPTED)
-    if result.failed:
-        leave(EXIT_SOME_FAILED)
+    if not options["dry_run"] and (result.pending or result.failed):
+        leave(EXIT_INTERRUPTED if result.pending else EXIT_SOME_FAILED)
 
 
 def _extract(stop: Stop, *, quiet: bool, verbose: bool, as_json: bool, **options: Any) -> "ExtractResult":

@@ -1,6 +1,5 @@
 """Options that several commands share, and settings made from options."""
 
-import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -59,7 +58,6 @@ __all__ = [
     "rows_option",
     "selection_options",
     "setting_option",
-    "settings_from",
     "size_option",
     "together",
     "verbosity_options",
@@ -91,19 +89,6 @@ def setting_option(kind: type[Any], name: str, text: str, **more: Any) -> Callab
     default = getattr(kind, name)
     more.setdefault("type", type(default))
     return option(f"--{name.replace('_', '-')}", default=default, help=text, **more)
-
-
-def settings_from(kind: type[_T], options: dict[str, Any], **others: Any) -> _T:
-    """Makes settings from the options that have the names of its fields.
-
-    Args:
-        kind: the settings dataclass.
-        options: values of the options, by parameter name.
-        **others: values of further fields, and of fields that differ from their options.
-    """
-    fields: Any = kind
-    names = {field.name for field in dataclasses.fields(fields)} & options.keys() - others.keys()
-    return kind(**{name: options[name] for name in names}, **others)
 
 
 def together(*options: Callable[[Any], Any]) -> Callable[[_F], _F]:

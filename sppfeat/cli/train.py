@@ -16,7 +16,6 @@ from sppfeat.cli.options import (
     json_option,
     option,
     output_option,
-    settings_from,
     together,
     verbosity_options,
     weights_dir_option,
@@ -38,6 +37,7 @@ from sppfeat.cli.values import (
     complete_files,
     complete_weights,
 )
+from sppfeat.config.options import settings_from
 from sppfeat.config.request import BackboneChoice
 from sppfeat.config.specs import DEFAULT_BACKBONE
 from sppfeat.config.wording import counted

@@ -13,7 +13,7 @@ from sppfeat.config.specs import DEFAULT_BACKBONE, DEFAULT_BOX_SIZE, DEFAULT_SIZ
 from sppfeat.config.values import StrPath, check_choice
 from sppfeat.errors import ConfigError
 
-__all__ = ["make_request"]
+__all__ = ["make_request", "settings_from"]
 
 _T = TypeVar("_T")
 
@@ -72,26 +72,26 @@ def make_request(inputs: StrPath | Sequence[StrPath], output: StrPath, **options
     shard = options.get("shard")
     rank = parse_shard(shard) if isinstance(shard, str) else shard
     place = {"local_rank": rank.local_index, "n_local": rank.n_local} if isinstance(rank, Rank) else {}
-    return _settings(
+    return settings_from(
         Request,
         options,
         inputs=tuple(map(os.fspath, [inputs] if isinstance(inputs, str | os.PathLike) else inputs)),
         output=Path(output),
-        backbone=_settings(BackboneChoice, options, name=options.get("backbone", DEFAULT_BACKBONE)),
-        input=_settings(InputSpec, options, **_size(options)),
-        descriptor=_settings(
+        backbone=settings_from(BackboneChoice, options, name=options.get("backbone", DEFAULT_BACKBONE)),
+        input=settings_from(InputSpec, options, **_size(options)),
+        descriptor=settings_from(
             DescriptorChoice, options, nonfinite="keep" if options.get("allow_nonfinite") else "fail"
         ),
         boxes=_boxes(options),
-        run=_settings(RunOptions, options, **place),
+        run=settings_from(RunOptions, options, **place),
         shard=rank.shard if isinstance(rank, Rank) else rank,
         shard_bytes=options.get("shard_size"),
         ray=_ray(options),
     )
 
 
-def _settings(kind: type[_T], options: dict[str, Any], **others: Any) -> _T:
-    """Make settings from the options that have the names of its fields, and from ``others``."""
+def settings_from(kind: type[_T], options: dict[str, Any], **others: Any) -> _T:
+    """Make settings from the options that have the names of fields of a dataclass, and from ``others``."""
     names = _names(kind) & options.keys() - others.keys()
     return kind(**{name: options[name] for name in names}, **others)
 
@@ -117,7 +117,7 @@ def _boxes(options: dict[str, Any]) -> BoxChoice | None:
         if given:
             raise ConfigError(f"--{given[0].replace('_', '-')} is about boxes, but there are none: --boxes")
         return None
-    choice = _settings(BoxChoice, options)
+    choice = settings_from(BoxChoice, options)
     of_files = [name for name in given if name.startswith("box_")]
     if of_files and not choice.is_file:
         raise ConfigError(f"--{of_files[0].replace('_', '-')} is about box files, not about {boxes!r}")
@@ -130,7 +130,7 @@ def _ray(options: dict[str, Any]) -> RayOptions | None:
     engine = check_choice("engine", options.get("engine", ENGINES[0]), ENGINES)
     given = [name for name, default in _RAY_DEFAULTS.items() if options.get(name, default) != default]
     if engine == "ray":
-        return _settings(RayOptions, options)
+        return settings_from(RayOptions, options)
     if given:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise ConfigError(f"{flags}: of --engine ray, and the engine is {engine}")
