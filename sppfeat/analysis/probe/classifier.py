@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import os
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.wording import one_line
 from sppfeat.errors import StoreError
 from sppfeat.files.atomic import replace_file
-from sppfeat.store.schema import ColumnBlock
+from sppfeat.store.schema import ColumnBlock, check_dimension
 from sppfeat.store.selection import Selection
 
 __all__ = [
@@ -80,17 +79,10 @@ def fit_classifier(selection: Selection, settings: ProbeSettings) -> Classifier:
 
 
 def row_digests(selection: Selection, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
-    """Digests of the origins of rows, 8 bytes each: the root, the image's path, and the box.
+    """Digests ``(k,)`` of the root, the image's path and the box of rows at positions ``(k,)`` of a selection.
 
     Two files extracted from the same image at the same path give its rows the same digests. Under another path or
     root the digests differ, so ``train/1.jpg`` and ``test/1.jpg`` are not confused.
-
-    Args:
-        selection: rows of an open file.
-        positions: ``(k,)`` positions in the selection.
-
-    Returns:
-        ``(k,)`` uint64.
     """
     file = selection.file
     root, paths = os.fsencode(file.root), file.path_table
@@ -139,23 +131,17 @@ def load_classifier(path: Path) -> Classifier:
     if not path.is_file():
         raise StoreError(f"no such file: {where}")
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
-                raise ValueError("it is compressed")  # and may unpack to any size
-        if "schema.json" in names:
-            raise StoreError(
-                f"{where} was saved by an earlier version, as a .skops file; make a new one with "
-                f"'sppfeat probe FEATURES --save {path.stem}.npz'"
-            )
-        with np.load(path, allow_pickle=False) as arrays:
-            return _checked(arrays)
-    except StoreError:
-        raise
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            if "schema.json" not in arrays:
+                return _checked(arrays)
     except Exception as error:  # the file is not trusted, and numpy passes on any exception of its parsers
         raise StoreError(
             f"{where} is not what 'sppfeat probe --save' writes, or damaged: {one_line(str(error) or repr(error))}"
         ) from error
+    raise StoreError(
+        f"{where} was saved by an earlier version, as a .skops file; make a new one with "
+        f"'sppfeat probe FEATURES --save {path.stem}.npz'"
+    )
 
 
 def _checked(arrays: Any) -> Classifier:
@@ -163,20 +149,15 @@ def _checked(arrays: Any) -> Classifier:
     about = json.loads(str(arrays["about"]))
     if about["format"] != _FORMAT or about["version"] != _VERSION:
         raise ValueError(f"it is {about['format']!r}, version {about['version']!r}")
+    classes, columns = tuple(about["classes"]), tuple(ColumnBlock(*block) for block in about["columns"])
     coef, intercept, learned = arrays["coef"], arrays["intercept"], arrays["learned"]
-    classes = tuple(about["classes"])
-    columns = tuple(ColumnBlock(*block) for block in about["columns"])
-    ends = [block.stop for block in columns]
-    shapes = [(array.shape, array.dtype) for array in (coef, intercept, learned)]
-    expected = [
-        ((len(classes), ends[-1]), np.float32),
-        ((len(classes),), np.float64),
-        ((len(learned),), np.uint64),
-    ]
-    is_right = [block.start for block in columns] == [0, *ends[:-1]] and shapes == expected
-    is_right &= len(classes) > 1 and all(isinstance(name, str) for name in classes)
-    if not is_right or not np.isfinite(coef).all() or not np.isfinite(intercept).all():
-        raise ValueError("its arrays are not those of its classes and columns")
+    check_dimension(columns, coef.shape[1])
+    found = [(array.shape, array.dtype) for array in (coef, intercept, learned)]
+    n = len(classes)
+    expected = [((n, coef.shape[1]), "f4"), ((n,), "f8"), ((len(learned),), "u8")]
+    is_finite = np.isfinite(coef).all() and np.isfinite(intercept).all()
+    if n < 2 or not all(isinstance(name, str) for name in classes) or found != expected or not is_finite:
+        raise ValueError("its arrays are not those of its classes")
     return Classifier(
         coef=coef,
         intercept=intercept,

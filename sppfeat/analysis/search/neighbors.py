@@ -8,9 +8,9 @@ A matrix product gives the squared distances of a block from all queries, up to 
 among the nearest in spite of it are few, and their distances are computed again, one by one and without cancellation.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -51,7 +51,7 @@ def nearest_rows(
     k: int = DEFAULT_NEIGHBORS,
     *,
     metric: str = DEFAULT_METRIC,
-    exclude: npt.ArrayLike | None = None,
+    exclude: Sequence[int] | None = None,
     one_per_image: bool = False,
     block_nbytes: int = _BLOCK_NBYTES,
     on_progress: Callable[[int], None] = lambda rows: None,
@@ -65,34 +65,34 @@ def nearest_rows(
 
     Args:
         selection: rows and columns of an open file; a repeated row counts once.
-        queries: ``(q, d)`` descriptors in the selection's columns, as from :meth:`Selection.of_descriptors`;
-            converted to float32.
+        queries: ``(q, d)`` float16 or float32, finite, in the selection's columns, as from
+            :meth:`Selection.of_descriptors`.
         k: number of neighbors per query, 1 or more.
         metric: ``"cosine"`` (one minus the cosine, 0 to 2; a descriptor of zeros has distance 1 from everything,
             itself included) or ``"l2"`` (the Euclidean distance).
-        exclude: ``(q,)`` row number that must not be found for each query, or -1. With ``one_per_image`` the whole
-            image of that row is excluded.
+        exclude: for each query a row number that must not be found, or -1. With ``one_per_image`` the whole image of
+            that row is excluded.
         one_per_image: keep only the nearest row of each image.
         block_nbytes: size of a block of rows, in bytes of float32.
         on_progress: called with the number of rows searched so far.
 
     Raises:
-        ConfigError: the queries are not as long as the selection's descriptors, or hold NaN or infinities; the metric
-            is unknown; or ``k`` or ``exclude`` is out of range.
+        ConfigError: the metric is unknown, or ``k`` is out of range.
     """
     check_choice("metric", metric, METRICS)
     if k < 1:
         raise ConfigError(f"k is {k}; allowed: 1 or more neighbours")
-    queries = _checked(queries, selection.dimension)
-    excluded = _excluded(selection, len(queries), exclude)
-    if one_per_image:
-        excluded = np.where(excluded >= 0, selection.file.image_index[excluded], -1)
-    k_found = min(k, len(selection))
-    search = _Search(queries, metric, k_found, excluded, one_per_image=one_per_image)
-    for block, n_rows in _blocks(selection, metric, block_nbytes):
-        search.add(block)
-        on_progress(n_rows)
-    missing = ((0, 0), (0, k - k_found))
+    rows, positions = np.unique(selection.rows, return_index=True)
+    has_one = selection.file.has_descriptor()[rows]
+    rows, positions = rows[has_one], positions[has_one]
+    owners = selection.file.image_index if one_per_image else np.arange(selection.file.n_rows)
+    excluded = [-1 if row < 0 else int(owners[row]) for row in exclude or [-1] * len(queries)]
+    search = _Search(queries, min(k, len(selection)), metric=metric, owners=owners, excluded=excluded)
+    for part, block in selection.blocks(positions, nbytes=block_nbytes):
+        finite = np.delete(np.arange(len(block)), find_nonfinite(block))
+        search.add(rows[part][finite], to_points(block[finite], metric))
+        on_progress(part.stop)
+    missing = ((0, 0), (0, k - search.rows.shape[1]))
     return Neighbors(
         np.pad(search.rows, missing, constant_values=-1),
         np.pad(search.distances, missing, constant_values=np.inf),
@@ -128,100 +128,57 @@ def exact_distances(point: _Points, points: _Points, metric: str) -> npt.NDArray
     return np.where(points.any(axis=1) & point.any(), squares / 2, 1.0)
 
 
-class _Block(NamedTuple):
-    """A block of ``b`` rows: row numbers, image indices, points ``(b, d)``, and their squared norms."""
-
-    rows: _Index
-    images: _Index
-    points: _Points
-    squares: npt.NDArray[np.float64]
-
-
-def _checked(queries: npt.NDArray[np.floating[Any]], dimension: int) -> npt.NDArray[np.float32]:
-    if queries.ndim != 2 or queries.shape[1] != dimension:
-        raise ConfigError(f"queries have shape {queries.shape}; allowed: (q, {dimension})")
-    with np.errstate(over="ignore"):
-        queries = np.ascontiguousarray(queries, dtype=np.float32)
-    bad = np.flatnonzero(~np.isfinite(queries).all(axis=1))
-    if len(bad):
-        raise ConfigError(f"query {bad[0]} holds NaN or infinities, which are near to nothing")
-    return queries
-
-
-def _excluded(selection: Selection, n_queries: int, exclude: npt.ArrayLike | None) -> _Index:
-    rows = np.full(n_queries, -1) if exclude is None else np.asarray(exclude)
-    if rows.shape != (n_queries,):
-        raise ConfigError(f"exclude has shape {rows.shape}; allowed: ({n_queries},), a row for each query")
-    outside = rows[(rows < -1) | (rows >= selection.file.n_rows)]
-    if len(outside):
-        raise ConfigError(f"exclude names row {outside[0]}; allowed: -1 to {selection.file.n_rows - 1}")
-    return rows
-
-
-def _blocks(selection: Selection, metric: str, nbytes: int) -> Iterator[tuple[_Block, int]]:
-    """Yields blocks of finite rows with a descriptor, ascending, and the number of rows read up to their end."""
-    rows, positions = np.unique(selection.rows, return_index=True)
-    has_one = selection.file.has_descriptor()[rows]
-    rows, positions = rows[has_one], positions[has_one]
-    images = selection.file.image_index[rows]
-    for part, taken in selection.blocks(positions, nbytes=nbytes):
-        bad = find_nonfinite(taken)
-        good = np.delete(np.arange(len(taken)), bad)
-        points = to_points(taken[good] if len(bad) else taken, metric)
-        yield _Block(rows[part][good], images[part][good], points, _squared_norms(points, metric)), part.stop
-
-
-def _squared_norms(points: _Points, metric: str) -> npt.NDArray[np.float64]:
-    """Squared norms of points; 1 for cosine, even of zeros, so that their distance from everything is 1."""
-    return np.ones(len(points)) if metric == "cosine" else np.einsum("ij,ij->i", points, points)
-
-
 class _Search:
-    """The nearest rows found so far; the arguments are those of :func:`nearest_rows`, checked."""
+    """The nearest rows found so far; of rows with the same owner only the nearest, and of the excluded owner none."""
 
     def __init__(
         self,
-        queries: npt.NDArray[np.float32],
-        metric: str,
+        queries: npt.NDArray[np.floating[Any]],
         k: int,
-        excluded: _Index,
         *,
-        one_per_image: bool,
+        metric: str,
+        owners: _Index,
+        excluded: Sequence[int],
     ) -> None:
-        self._queries, self._metric, self._k = queries, metric, k
-        self._excluded, self._one_per_image = excluded, one_per_image
+        self._queries, self._metric, self._owners, self._excluded = queries, metric, owners, excluded
         self.rows = np.full((len(queries), k), -1)
         self.distances = np.full((len(queries), k), np.inf)
-        self._images = np.full((len(queries), k), -1)
         # Bounds the errors of products and norms of d terms each: see Higham, Accuracy and Stability of Numerical
         # Algorithms, section 3.1.
         self._error = 4 * (queries.shape[1] + 16) * _ROUNDOFF
 
-    def add(self, block: _Block) -> None:
-        """Looks for nearer rows in a block."""
-        if not len(block.rows) or not self._k:
-            return
-        step = max(1, _SCORES // len(block.rows))
+    def add(self, rows: _Index, points: _Points) -> None:
+        """Looks for nearer rows among ``(b,)`` rows with points ``(b, d)``."""
+        squares = self._squared_norms(points)
+        step = max(1, _SCORES // max(1, len(rows)))
         for start in range(0, len(self._queries), step):
-            points = to_points(self._queries[start : start + step], self._metric)
-            totals = _squared_norms(points, self._metric)[:, None] + block.squares
-            lower_bounds = totals * (1 - self._error) - 2 * (points @ block.points.T)
-            for i, point in enumerate(points):
-                self._search_block(start + i, point, block, lower_bounds[i])
+            asked = to_points(self._queries[start : start + step], self._metric)
+            totals = self._squared_norms(asked)[:, None] + squares
+            lower_bounds = totals * (1 - self._error) - 2 * (asked @ points.T)
+            for i, point in enumerate(asked):
+                self._add_to(start + i, point, rows, points, lower_bounds[i])
 
-    def _search_block(
-        self, query: int, point: _Points, block: _Block, lower: npt.NDArray[np.float64]
+    def _add_to(
+        self, query: int, point: _Points, rows: _Index, points: _Points, lower: npt.NDArray[np.float64]
     ) -> None:
-        """Looks for nearer rows in a block, given lower bounds ``(b,)`` of their squared distances."""
-        of_row = block.images if self._one_per_image else block.rows
-        found = np.flatnonzero((lower <= self._limit(query)) & (of_row != self._excluded[query]))
+        """Looks for rows nearer to one query, given lower bounds ``(b,)`` of the squared distances of points."""
+        nearest, distances = self.rows[query], self.distances[query]
+        found = np.flatnonzero(lower <= self._limit(query))
+        found = found[self._owners[rows[found]] != self._excluded[query]]
         found = found[np.argsort(lower[found], kind="stable")]
-        step = _SPARE + 2 * self._k
+        step = _SPARE + 2 * len(nearest)
         for start in range(0, len(found), step):
             some = found[start : start + step]
             if lower[some[0]] > self._limit(query):
                 break
-            self._merge(query, point, block, some)
+            n_before = int((nearest >= 0).sum())
+            both = np.concatenate((nearest[:n_before], rows[some]))
+            from_point = exact_distances(point, points[some], self._metric)
+            from_point = np.concatenate((distances[:n_before], from_point))
+            order = np.lexsort((both, from_point))
+            _, first = np.unique(self._owners[both[order]], return_index=True)
+            order = order[np.sort(first)][: len(nearest)]
+            nearest[: len(order)], distances[: len(order)] = both[order], from_point[order]
 
     def _limit(self, query: int) -> float:
         """Largest squared distance between points at which a row can still be among the nearest to a query."""
@@ -229,18 +186,6 @@ class _Search:
         square = 2 * farthest if self._metric == "cosine" else farthest**2
         return float(square * (1 + self._error))
 
-    def _merge(self, query: int, point: _Points, block: _Block, found: _Index) -> None:
-        """Computes the distances of some rows of a block and keeps the nearest."""
-        distances = exact_distances(point, block.points[found], self._metric)
-        rows = np.concatenate((self.rows[query], block.rows[found]))
-        images = np.concatenate((self._images[query], block.images[found]))
-        distances = np.concatenate((self.distances[query], distances))
-        order = np.lexsort((rows, distances))
-        order = order[rows[order] >= 0]
-        if self._one_per_image:
-            _, first = np.unique(images[order], return_index=True)
-            order = order[np.sort(first)]
-        order = order[: self._k]
-        self.rows[query, : len(order)] = rows[order]
-        self._images[query, : len(order)] = images[order]
-        self.distances[query, : len(order)] = distances[order]
+    def _squared_norms(self, points: _Points) -> npt.NDArray[np.float64]:
+        """Squared norms of points; 1 for cosine, even of zeros, so that their distance from everything is 1."""
+        return np.ones(len(points)) if self._metric == "cosine" else np.einsum("ij,ij->i", points, points)

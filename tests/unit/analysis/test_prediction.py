@@ -323,10 +323,6 @@ def damaged_models(model):
     yield "infinite", saved(coef=content["coef"] + np.float32(np.inf))
     yield "other type", saved(coef=content["coef"].astype("f8"))
     yield "other rows", saved(learned=np.array([1, 2]))
-    bomb = io.BytesIO()
-    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("about.npy", b" " * 10_000_000)
-    yield "bomb", bomb.getvalue()
 
 
 def test_files_that_are_no_classifiers_are_refused_in_a_line(model, features, tmp_path):
