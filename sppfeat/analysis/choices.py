@@ -46,18 +46,7 @@ _C = (1e-30, 1e30)  # range in which alpha = 1 / (2 C) fits float32
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeSettings:
-    """Settings of a probe.
-
-    Attributes:
-        folds: number of folds of the cross-validation.
-        repeats: number of times that the rows are shuffled into folds.
-        seed: seed of the first shuffle.
-        C: inverse of the regularization strength.
-        class_weight: ``balanced`` (all classes count alike, whatever their size) or ``none`` (all rows count alike).
-        min_per_class: minimum number of rows of a class, or of images if rows are boxes; smaller classes are left
-            out. ``folds`` if None.
-        ablation: also score parts of the descriptors: single levels, levels up to each, and single layers.
-        max_nbytes: maximum memory to use, in bytes; a quarter of the available memory if None.
+    """Settings of a probe; :func:`sppfeat.probe` describes them.
 
     Raises:
         ConfigError: a value is not allowed.

@@ -27,13 +27,7 @@ class Score:
 
 @dataclass(frozen=True)
 class ClassRecall:
-    """Recall of a class.
-
-    Attributes:
-        name: name of the class.
-        rows: number of rows of the class.
-        recall: share of these rows that were predicted correctly, 0 to 1.
-    """
+    """Recall of a class: the share of its ``rows`` rows that were predicted correctly, 0 to 1."""
 
     name: str
     rows: int
@@ -44,11 +38,7 @@ class ClassRecall:
 class ConfusedPair:
     """Wrong predictions of one class for rows of another.
 
-    Attributes:
-        true: name of the rows' class.
-        predicted: name of the predicted class.
-        count: number of such predictions, over all repeats.
-        share: share of these among all predictions for rows of the true class, 0 to 1.
+    ``count`` is their number over all repeats, ``share`` that among all predictions for the true class, 0 to 1.
     """
 
     true: str

@@ -21,13 +21,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class ClassSize:
-    """Size of a class.
-
-    Attributes:
-        name: name of the class.
-        n_rows: number of rows of the class.
-        n_members: number of images of the class if rows are boxes, since folds keep images whole; else of rows.
-    """
+    """Numbers of rows and members of a class: members are images if rows are boxes, since folds keep them; else rows."""
 
     name: str
     n_rows: int
@@ -56,11 +50,7 @@ class LabeledRows:
 
 
 def labeled_rows(selection: Selection, *, min_per_class: int) -> LabeledRows:
-    """Finds the rows whose class is large enough.
-
-    Args:
-        selection: rows of an open file.
-        min_per_class: minimum number of rows of a class; if rows are boxes, of images with such rows.
+    """Finds the rows of classes with at least ``min_per_class`` rows or, if rows are boxes, images with such rows.
 
     Raises:
         LabelError: the selection has no labels, no row has a label, or fewer than two classes are large enough.
@@ -139,12 +129,9 @@ def _too_few(selection: Selection, sizes: list[ClassSize], min_per_class: int, m
 def scaled_blocks(
     selection: Selection, positions: npt.NDArray[np.int64], *, nbytes: int
 ) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
-    """Yields ranges of ``positions`` and their rows ``(b, d)`` float64, scaled by :func:`scale_layers`.
+    """Yields ranges of positions in a selection and their rows ``(b, d)``, scaled by :func:`scale_layers`.
 
-    Args:
-        selection: rows and columns of an open file.
-        positions: ``(k,)`` positions in the selection.
-        nbytes: size of a block, in bytes of float64; a block has at least one row.
+    A block takes ``nbytes`` bytes of float64, but holds at least one row.
 
     Raises:
         StoreError: a row holds NaN or infinities.

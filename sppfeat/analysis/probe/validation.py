@@ -2,8 +2,7 @@
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Collection
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -15,26 +14,13 @@ from sppfeat.analysis.probe.rows import LabeledRows, labeled_rows
 from sppfeat.config.machine import import_extra
 from sppfeat.config.wording import counted
 from sppfeat.errors import LabelError
-from sppfeat.store.schema import Status
+from sppfeat.store.descriptor_columns import select_columns
+from sppfeat.store.schema import ColumnBlock, Status
 from sppfeat.store.selection import Selection
 
-__all__ = ["DescriptorPart", "cross_validate", "list_parts", "make_folds", "narrow"]
+__all__ = ["cross_validate", "list_parts", "make_folds"]
 
 _Index = npt.NDArray[np.int64]
-
-
-class DescriptorPart(NamedTuple):
-    """Some layers and levels of a descriptor.
-
-    Attributes:
-        kind: ``all``, ``level``, ``levels up to`` or ``layer``.
-        layers: names of the layers.
-        levels: bins per side of each pyramid level.
-    """
-
-    kind: str
-    layers: tuple[str, ...]
-    levels: tuple[int, ...]
 
 
 def cross_validate(
@@ -43,12 +29,7 @@ def cross_validate(
     *,
     on_progress: Callable[[int, int], None] = lambda n, total: None,
 ) -> ProbeResult:
-    """Cross-validates a linear classifier on the labeled rows of a selection.
-
-    Args:
-        selection: rows, columns and labels of an open file.
-        settings: settings of the probe.
-        on_progress: called with the number of classifiers trained and tested, and their total number.
+    """Cross-validates a linear classifier on labeled rows, in columns of whole levels; see :func:`sppfeat.probe`.
 
     Raises:
         LabelError: there are no labels, or fewer than two classes have enough rows.
@@ -58,12 +39,12 @@ def cross_validate(
     labeled = labeled_rows(selection, min_per_class=settings.least_per_class)
     metrics = import_extra("sklearn.metrics", extra="sklearn", purpose="cross-validation")
     folds = make_folds(labeled, n_folds=settings.folds, repeats=settings.repeats, seed=settings.seed)
-    parts = list_parts(selection)[: None if settings.ablation else 1]
+    parts = list_parts(selection.columns.blocks)[: None if settings.ablation else 1]
     true = [labeled.y[test] for _, test in folds]
     of_all, by_all, method, scores = np.concatenate(true), np.array([]), "", list[Ablated]()
-    for part in parts:
-        narrower = narrow(selection, part.layers, part.levels)
-        ridge = Ridge(narrower, labeled, settings)
+    for kind, layers, levels in parts:
+        columns = select_columns(selection.file.columns, layers=layers, levels=levels)
+        ridge = Ridge(dataclasses.replace(selection, columns=columns), labeled, settings)
         predicted = []
         for train, test in folds:
             predicted.append(ridge.predict(train, test))
@@ -77,7 +58,7 @@ def cross_validate(
             by_all, method = np.concatenate(predicted), ridge.method
         whole = scores[0].accuracy if scores else accuracy
         difference = Score.of(np.subtract(accuracy.folds, whole.folds))
-        scores.append(Ablated(*part, narrower.dimension, accuracy, Score.of(recalls), difference))
+        scores.append(Ablated(kind, layers, levels, columns.width, accuracy, Score.of(recalls), difference))
     n_classes = len(labeled.names)
     recalls = metrics.recall_score(of_all, by_all, labels=np.arange(n_classes), average=None).tolist()
     status = selection.file.status
@@ -115,11 +96,7 @@ def _confused_pairs(true: _Index, predicted: _Index, names: tuple[str, ...]) -> 
 def make_folds(labeled: LabeledRows, *, n_folds: int, repeats: int, seed: int) -> list[tuple[_Index, _Index]]:
     """Makes the folds of all repeats, stratified by class and grouped by image, one repeat after the other.
 
-    Args:
-        labeled: rows to train and test on.
-        n_folds: number of folds of each repeat, which together test every row once.
-        repeats: number of shuffles, seeded with ``seed``, ``seed + 1``, ...
-        seed: seed of the first shuffle.
+    Shuffles are seeded with ``seed``, ``seed + 1``, ...
 
     Returns:
         The rows to train on and the rows to test on, each ``(k,)`` numbers of labeled rows, ascending.
@@ -131,17 +108,15 @@ def make_folds(labeled: LabeledRows, *, n_folds: int, repeats: int, seed: int) -
     kind = splits.StratifiedKFold if labeled.groups is None else splits.StratifiedGroupKFold
     y = labeled.y
     folds: list[tuple[_Index, _Index]] = []
-    for repeat in range(repeats):
-        splitter = kind(n_folds, shuffle=True, random_state=seed + repeat)
-        try:
-            with warnings.catch_warnings():
-                # scikit-learn warns of classes with fewer rows than folds, but --min-per-class allows them.
-                warnings.simplefilter("ignore", UserWarning)
+    try:
+        with warnings.catch_warnings():
+            # scikit-learn warns of classes with fewer rows than folds, but --min-per-class allows them.
+            warnings.simplefilter("ignore", UserWarning)
+            for repeat in range(repeats):
+                splitter = kind(n_folds, shuffle=True, random_state=seed + repeat)
                 folds += splitter.split(np.zeros(len(y)), y, labeled.groups)
-        except ValueError as error:
-            raise LabelError(
-                f"{counted(len(y), 'row')} cannot be split into {n_folds} folds: {error}"
-            ) from error
+    except ValueError as error:
+        raise LabelError(f"{counted(len(y), 'row')} cannot be split into {n_folds} folds: {error}") from error
     for number, (train, test) in enumerate(folds):
         n_classes = len(np.unique(y[train]))
         if not len(test) or n_classes < 2:
@@ -152,36 +127,23 @@ def make_folds(labeled: LabeledRows, *, n_folds: int, repeats: int, seed: int) -
     return folds
 
 
-def list_parts(selection: Selection) -> list[DescriptorPart]:
-    """Lists the parts: all selected columns, each level, the levels up to each, and each layer, in this order.
+def list_parts(blocks: Sequence[ColumnBlock]) -> list[tuple[str, tuple[str, ...], tuple[int, ...]]]:
+    """Kind, layers and levels of each part: all columns, each level, the levels up to each, and each layer.
 
     A part equal to an earlier one is not listed again.
 
     Example:
-        >>> from types import SimpleNamespace
         >>> from sppfeat.store.schema import column_blocks
-        >>> from sppfeat.store.descriptor_columns import select_columns
-        >>> selection = SimpleNamespace(columns=select_columns(column_blocks(["relu"], [8], [4, 2, 1])))
-        >>> [(part.kind, part.levels) for part in list_parts(selection)]
+        >>> [(kind, levels) for kind, _, levels in list_parts(column_blocks(["relu"], [8], [4, 2, 1]))]
         [('all', (4, 2, 1)), ('level', (1,)), ('level', (2,)), ('level', (4,)), ('levels up to', (1, 2))]
     """
-    blocks = [part.block for part in selection.columns.parts]
     layers = tuple(dict.fromkeys(block.layer for block in blocks))
     levels = tuple(dict.fromkeys(block.level for block in blocks))
     ascending = sorted(levels)
-    parts = [DescriptorPart("all", layers, levels)]
+    parts = [("all", layers, levels)]
     if len(levels) > 1:
-        parts += [DescriptorPart("level", layers, (level,)) for level in ascending]
-        parts += [DescriptorPart("levels up to", layers, tuple(ascending[:n])) for n in range(2, len(levels))]
+        parts += [("level", layers, (level,)) for level in ascending]
+        parts += [("levels up to", layers, tuple(ascending[:n])) for n in range(2, len(levels))]
     if len(layers) > 1:
-        parts += [DescriptorPart("layer", (layer,), levels) for layer in layers]
+        parts += [("layer", (layer,), levels) for layer in layers]
     return parts
-
-
-def narrow(selection: Selection, layers: Collection[str], levels: Collection[int]) -> Selection:
-    """Narrows a selection to some of its layers and levels; the rows stay the same."""
-    columns = selection.columns
-    parts = tuple(part for part in columns.parts if part.block.layer in layers and part.block.level in levels)
-    cut = {part.block.layer for part in columns.parts if part.block.layer in layers and part not in parts}
-    narrower = dataclasses.replace(columns, parts=parts, incomplete=(columns.incomplete & set(layers)) | cut)
-    return dataclasses.replace(selection, columns=narrower)

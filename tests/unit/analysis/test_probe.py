@@ -19,7 +19,7 @@ from sppfeat.analysis.choices import ProbeSettings
 from sppfeat.analysis.probe import cross_validate
 from sppfeat.analysis.probe.ridge import Ridge
 from sppfeat.analysis.probe.rows import labeled_rows
-from sppfeat.analysis.probe.validation import make_folds, narrow
+from sppfeat.analysis.probe.validation import make_folds
 from sppfeat.cli import main
 from sppfeat.errors import ConfigError, LabelError, StoreError
 from sppfeat.store.reader import FeatureFile
@@ -214,16 +214,11 @@ def test_parts_give_what_probing_them_alone_gives(tmp_path, shape, normalize):
     assert result.ablation[0].difference.mean == 0
 
 
-def test_some_bins_and_no_ablation(tmp_path):
-    with FeatureFile(write(tmp_path / "f.h5", LABELS, "tall")) as file:
-        selection = file.select(bins={2: [(0, 0), (1, 1)]})
-        result = validate(selection)
-        assert [part.dimension for part in result.ablation] == [9, 3, 6, 6, 3]
-        assert validate(selection, ablation=False).ablation == ()
-        assert validate(file.select(layers="layer3", levels=1)).ablation == ()
-        narrowed = narrow(file.select(), ["layer4"], [2])
-        assert np.array_equal(narrowed.X, file.select(layers="layer4", levels=2).X)
-        assert narrowed.columns == file.select(layers="layer4", levels=2).columns
+def test_no_ablation_and_one_part(file):
+    assert validate(file.select(), ablation=False).ablation == ()
+    assert validate(file.select(layers="layer3", levels=1)).ablation == ()
+    with pytest.raises(ConfigError, match="some bins of level 2 are no grid"):
+        validate(file.select(bins={2: [(0, 0)]}))
 
 
 def test_many_blocks_of_rows_give_the_same(file, monkeypatch):
