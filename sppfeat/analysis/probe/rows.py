@@ -21,7 +21,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class ClassSize:
-    """Numbers of rows and members of a class: members are images if rows are boxes, since folds keep them; else rows."""
+    """Size of a class. Its members are images if rows are boxes, since folds keep images whole; else rows."""
 
     name: str
     n_rows: int
