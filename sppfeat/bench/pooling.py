@@ -1,30 +1,21 @@
 """Speed of our pooling: boxes compared with torchvision's operators, whole maps compared with torch's."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import roi_align, roi_pool
 
-from sppfeat.bench.conditions import Machine, describe_machine, synchronize
+from sppfeat.bench.conditions import describe_machine, synchronize
 from sppfeat.bench.samples import draw_boxes
 from sppfeat.bench.timing import Timing, counted_passes, interleave, timed
 from sppfeat.networks.devices import choose_device, device_memory
 from sppfeat.pyramid import pool_regions, spatial_pyramid_pool
 
-__all__ = [
-    "MapTimings",
-    "PoolingResult",
-    "RegionTimings",
-    "bench_pooling",
-    "map_contenders",
-    "region_contenders",
-    "same_values",
-]
+__all__ = ["bench_pooling", "map_contenders", "region_contenders", "same_values"]
 
 Contender: TypeAlias = Callable[[Tensor], Tensor]
 
@@ -33,64 +24,6 @@ _MOST_VALUES = 64 << 20  # maximum number of values to pool in one call: 256 MB 
 _COMPARED = 100  # number of boxes whose descriptors are compared
 _N_MAPS = (1, 8)
 _SAMPLES = 2  # sampling ratio of roi_align, as in torchvision's detectors
-
-
-@dataclass(frozen=True, kw_only=True)
-class RegionTimings:
-    """The timings for one number of boxes of one map.
-
-    Attributes:
-        boxes: number of boxes.
-        calls: number of calls that each contender needed for these boxes.
-        contenders: timings by name; None for a contender that exceeded the budget.
-    """
-
-    boxes: int
-    calls: int
-    contenders: Mapping[str, Timing | None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class MapTimings:
-    """The timings for one batch size of whole maps.
-
-    Attributes:
-        maps: number of maps in the batch.
-        contenders: timings by name; None for a contender that exceeded the budget.
-    """
-
-    maps: int
-    contenders: Mapping[str, Timing | None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class PoolingResult:
-    """The result of measuring pooling.
-
-    Attributes:
-        machine: the machine.
-        map_hw, channels: height and width of the map in cells, and its number of channels.
-        levels: levels of the pyramid, bins per side.
-        mode: pooling within a bin, ``max`` or ``avg``.
-        dimension: number of values of a descriptor.
-        budget_seconds: seconds after which a contender was stopped.
-        repetitions: maximum number of measurements of a contender; no measurement begins after the budget is used up.
-        regions: timings for increasing numbers of boxes.
-        same_values: for each contender, share of its values that equal those of ``adaptive_loop``, 0 to 1.
-        whole: timings for whole maps.
-    """
-
-    machine: Machine
-    map_hw: tuple[int, int]
-    channels: int
-    levels: tuple[int, ...]
-    mode: str
-    dimension: int
-    budget_seconds: float
-    repetitions: int
-    regions: tuple[RegionTimings, ...]
-    same_values: Mapping[str, float]
-    whole: tuple[MapTimings, ...]
 
 
 def region_contenders(feature_map: Tensor, levels: Sequence[int], mode: str) -> dict[str, Contender]:
@@ -173,7 +106,7 @@ def bench_pooling(
     draw_seed: int,
     repetitions: int,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> PoolingResult:
+) -> dict[str, Any]:
     """Measures all contenders in turn.
 
     Args:
@@ -186,6 +119,10 @@ def bench_pooling(
         draw_seed: seed of map and boxes.
         repetitions: number of measurements of each contender.
         on_progress: called with the number of passes done and the total number of passes.
+
+    Returns:
+        The fields of ``sppfeat bench pooling --json``; None in place of the timing of a contender that exceeded the
+            budget.
 
     Raises:
         ConfigError: this machine does not have the device.
@@ -217,22 +154,22 @@ def bench_pooling(
             timings = interleave(passes, repetitions=repetitions, budget=budget_seconds, on_pass=on_pass)
             return {name: timings.get(name) for name in contenders}
 
-        return PoolingResult(
-            machine=describe_machine(chosen, _PRECISION),
-            map_hw=map_hw,
-            channels=n_channels,
-            levels=levels,
-            mode=pool,
-            dimension=dimension,
-            budget_seconds=budget_seconds,
-            repetitions=repetitions,
-            same_values=same_values(of_regions, regions[:_COMPARED]),
-            regions=tuple(
-                RegionTimings(boxes=n, calls=-(-n // step), contenders=measure(of_regions, regions[:n], step))
+        return {
+            "machine": describe_machine(chosen, _PRECISION),
+            "map_hw": map_hw,
+            "channels": n_channels,
+            "levels": levels,
+            "mode": pool,
+            "dimension": dimension,
+            "budget_seconds": budget_seconds,
+            "repetitions": repetitions,
+            "regions": [
+                {"boxes": n, "calls": -(-n // step), "contenders": measure(of_regions, regions[:n], step)}
                 for n in counts
-            ),
-            whole=tuple(MapTimings(maps=n, contenders=measure(of_maps, maps[:n], n)) for n in _N_MAPS),
-        )
+            ],
+            "same_values": same_values(of_regions, regions[:_COMPARED]),
+            "whole": [{"maps": n, "contenders": measure(of_maps, maps[:n], n)} for n in _N_MAPS],
+        }
 
 
 def _in_pieces(contender: Contender, whole: Tensor, step: int) -> Iterator[Tensor]:

@@ -1,8 +1,7 @@
 """Time for the descriptors of many boxes of one image: one run of the network, compared with one run per box."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,79 +9,20 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from sppfeat.bench.conditions import DescriptorConditions, describe_conditions, synchronize
+from sppfeat.bench.conditions import describe_conditions, synchronize
 from sppfeat.bench.samples import draw_boxes, synthetic_photo
-from sppfeat.bench.timing import Timing, counted_passes, interleave, timed
+from sppfeat.bench.timing import counted_passes, interleave, scale_timing, timed
 from sppfeat.config.specs import InputSpec
 from sppfeat.decoding.images import read_image
 from sppfeat.errors import ImageError
 from sppfeat.extractor import Extractor
 from sppfeat.networks.devices import BATCH_PIXELS, choose_device
 
-__all__ = ["BoxContenders", "Crossover", "RegionsResult", "Rung", "bench_regions", "find_crossover", "ladder"]
+__all__ = ["BoxContenders", "bench_regions", "find_crossover", "ladder"]
 
 _CROP_SIDE = 224  # side of the warped crops of R-CNN, in pixels
 _PHOTO_HW = (375, 500)  # the usual size of a photograph in PASCAL VOC, in pixels
 _SHORTEST_SIDE = 16  # shortest side of a box, in pixels of the image
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rung:
-    """The timings of both ways for one number of boxes.
-
-    Attributes:
-        boxes: number of boxes.
-        spp: time for one run of the image, from whose maps all boxes are pooled.
-        rcnn: time for one run per box, which is cropped and warped.
-        speedup: median of ``rcnn`` divided by median of ``spp``.
-        extrapolated_from: number of boxes that ``rcnn`` was measured with and scaled from; None if it was measured with
-            all boxes.
-    """
-
-    boxes: int
-    spp: Timing
-    rcnn: Timing
-    speedup: float
-    extrapolated_from: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Crossover:
-    """The number of boxes above which one run of the image is faster than one run per box.
-
-    Attributes:
-        boxes: smallest measured number of boxes from which one run is always faster.
-        above: largest measured number of boxes with which one run is not faster; None if it always is.
-        is_extrapolated: True if the time for one run per box was scaled at ``boxes``, not measured.
-    """
-
-    boxes: int
-    above: int | None
-    is_extrapolated: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class RegionsResult(DescriptorConditions):
-    """The result of measuring boxes.
-
-    Attributes:
-        image: path of the image, or None for a synthetic photograph.
-        image_hw, input_hw: height and width of image and network input, in pixels.
-        crop_hw: height and width of a warped box, in pixels.
-        crop_batch: number of crops per run of the network.
-        repetitions: number of measurements of each way.
-        ladder: timings for increasing numbers of boxes.
-        crossover: number of boxes from which one run is faster; None if it is slower with the largest number.
-    """
-
-    image: str | None
-    image_hw: tuple[int, int]
-    input_hw: tuple[int, int]
-    crop_hw: tuple[int, int]
-    crop_batch: int
-    repetitions: int
-    ladder: tuple[Rung, ...]
-    crossover: Crossover | None
 
 
 class BoxContenders:
@@ -141,7 +81,7 @@ def bench_regions(
     repetitions: int,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     **network: Any,
-) -> RegionsResult:
+) -> dict[str, Any]:
     """Measures both ways for increasing numbers of boxes.
 
     Args:
@@ -155,6 +95,9 @@ def bench_regions(
         **network: network, pyramid, precision and device, as options of :class:`sppfeat.extractor.Extractor`; among
             them ``device`` and ``weights``.
 
+    Returns:
+        The fields of ``sppfeat bench regions --json``.
+
     Raises:
         SppfeatError: settings, weights or the image cannot be used.
     """
@@ -165,19 +108,19 @@ def bench_regions(
     extractor = contenders.extractor
     height, width, _ = extractor.network_input(photo).pixels.shape
     rungs = _climb(contenders, n_boxes, n_crops, repetitions, on_progress)
-    return RegionsResult(
+    return {
         **describe_conditions(
             extractor.config, contenders.device, weights=network["weights"], dimension=extractor.dimension
         ),
-        image=image,
-        image_hw=image_hw,
-        input_hw=(height, width),
-        crop_hw=(contenders.crop_side, contenders.crop_side),
-        crop_batch=contenders.crop_batch,
-        repetitions=repetitions,
-        ladder=tuple(rungs),
-        crossover=find_crossover(rungs),
-    )
+        "image": image,
+        "image_hw": image_hw,
+        "input_hw": (height, width),
+        "crop_hw": (contenders.crop_side, contenders.crop_side),
+        "crop_batch": contenders.crop_batch,
+        "repetitions": repetitions,
+        "ladder": rungs,
+        "crossover": find_crossover(rungs),
+    }
 
 
 def ladder(n: int) -> list[int]:
@@ -191,17 +134,23 @@ def ladder(n: int) -> list[int]:
     return [*itertools.takewhile(lambda count: count < n, counts), n]
 
 
-def find_crossover(rungs: Sequence[Rung]) -> Crossover | None:
-    """Finds the number of boxes from which one run is faster; None if it is slower with the largest number."""
-    lost = [i for i, rung in enumerate(rungs) if rung.speedup <= 1]
+def find_crossover(rungs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Finds the number of boxes from which one run is faster; None if it is slower with the largest number.
+
+    Returns:
+        ``boxes``: smallest measured number of boxes from which one run is always faster; ``above``: largest measured
+            number with which it is not, or None; ``is_extrapolated``: True if the time for one run per box was scaled
+            at ``boxes``, not measured.
+    """
+    lost = [i for i, rung in enumerate(rungs) if rung["speedup"] <= 1]
     first = lost[-1] + 1 if lost else 0
     if first == len(rungs):
         return None
-    return Crossover(
-        boxes=rungs[first].boxes,
-        above=rungs[first - 1].boxes if first else None,
-        is_extrapolated=rungs[first].extrapolated_from is not None,
-    )
+    return {
+        "boxes": rungs[first]["boxes"],
+        "above": rungs[first - 1]["boxes"] if first else None,
+        "is_extrapolated": rungs[first]["extrapolated_from"] is not None,
+    }
 
 
 def _climb(
@@ -210,7 +159,7 @@ def _climb(
     n_crops: int,
     repetitions: int,
     on_progress: Callable[[int, int], None],
-) -> list[Rung]:
+) -> list[dict[str, Any]]:
     """Measures both ways up to ``n_crops`` boxes; for more, measures one run and scales the other way."""
     n_crops = min(n_crops, n_boxes)
     if n_crops < n_boxes:  # scale the time of full batches, if possible
@@ -223,17 +172,23 @@ def _climb(
     def once(way: Callable[[int], object], n: int) -> Iterator[object]:
         yield way(n)
 
-    rungs: list[Rung] = []
+    rungs: list[dict[str, Any]] = []
     for n in counts:
         is_measured = n <= n_crops
         ways = [contenders.spp, contenders.rcnn] if is_measured else [contenders.spp]
         passes = [timed(way.__name__, partial(once, way, n), synchronize=wait) for way in ways]
         found = interleave(passes, repetitions=repetitions, on_pass=on_pass)
         spp = found["spp"]
-        rcnn = found["rcnn"] if is_measured else rungs[n_measured - 1].rcnn.times(n / n_crops)
-        speedup = rcnn.seconds / spp.seconds
-        extrapolated_from = None if is_measured else n_crops
-        rungs.append(Rung(boxes=n, spp=spp, rcnn=rcnn, speedup=speedup, extrapolated_from=extrapolated_from))
+        rcnn = found["rcnn"] if is_measured else scale_timing(rungs[n_measured - 1]["rcnn"], n / n_crops)
+        rungs.append(
+            {
+                "boxes": n,
+                "spp": spp,
+                "rcnn": rcnn,
+                "speedup": rcnn["seconds"] / spp["seconds"],
+                "extrapolated_from": None if is_measured else n_crops,
+            }
+        )
     return rungs
 
 

@@ -3,8 +3,7 @@
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from torch.nn import functional as F
 
-from sppfeat.bench.conditions import DescriptorConditions, describe_conditions, synchronize
+from sppfeat.bench.conditions import describe_conditions, synchronize
 from sppfeat.bench.samples import choose_images, write_photos
 from sppfeat.bench.stages import STAGES, Stages, find_bound
 from sppfeat.bench.timing import Pass, Timing, counted_passes, interleave, timed
@@ -29,70 +28,7 @@ from sppfeat.extraction.setup import load_chosen_backbone
 from sppfeat.files.downloads import OnDownload
 from sppfeat.networks.backbones import Backbone
 
-__all__ = ["ExtractResult", "Rate", "WholeRun", "bench_extract", "run_bare_network", "run_plain_loop"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rate:
-    """The time for all images of a sample.
-
-    Attributes:
-        total: timing of all images.
-        ms_per_image, images_per_second: computed from the median.
-    """
-
-    total: Timing
-    ms_per_image: float
-    images_per_second: float
-
-    @classmethod
-    def of(cls, total: Timing, n_images: int) -> "Rate":
-        """Makes the rate of ``n_images`` that took ``total``."""
-        return cls(
-            total=total,
-            ms_per_image=1000 * total.seconds / n_images,
-            images_per_second=n_images / max(total.seconds, 1e-9),
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExtractResult(DescriptorConditions):
-    """The result of measuring a run.
-
-    Attributes:
-        images: number of images in the measurement.
-        unreadable: number of chosen images that were left out because they cannot be decoded.
-        failed: number of images that failed in the run nevertheless, for example because of NaN.
-        synthetic: True if the images are synthetic photographs.
-        input_shapes, batches: number of different input shapes and number of batches of the run.
-        workers: number of decoding processes of the run, 0 for none.
-        repetitions: number of measurements of each contender.
-        stages: time of each stage, measured one after the other: see :class:`sppfeat.bench.stages.Stages`.
-        prepare: time of the run before its first image: lists inputs, loads the network, reads headers, starts workers.
-        extract: time of the run from creating its file to the last row on disk.
-        forward: time of the network alone, on the same batches, already on the device.
-        loop: time of :func:`run_plain_loop`, always in float32, without writing.
-        bound: name of the stage that limits the run.
-        extract_to_forward: time of ``extract`` divided by time of ``forward``.
-        speedup_over_loop: time of ``loop`` divided by time of ``extract``.
-    """
-
-    images: int
-    unreadable: int
-    failed: int
-    synthetic: bool
-    input_shapes: int
-    batches: int
-    workers: int
-    repetitions: int
-    stages: Mapping[str, Rate]
-    prepare: Timing
-    extract: Rate
-    forward: Rate
-    loop: Rate
-    bound: str
-    extract_to_forward: float
-    speedup_over_loop: float
+__all__ = ["WholeRun", "bench_extract", "run_bare_network", "run_plain_loop"]
 
 
 class WholeRun:
@@ -181,7 +117,7 @@ def bench_extract(
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     on_download: OnDownload = lambda name, done, total: None,
     **options: Any,
-) -> ExtractResult:
+) -> dict[str, Any]:
     """Measures a run of whole images: each stage, all of it, the network alone, and a plain loop.
 
     Args:
@@ -194,6 +130,9 @@ def bench_extract(
         on_download: called during a download with the name of a weights file, the bytes done, and the total (None if
             unknown).
         **options: options of :func:`sppfeat.extract`.
+
+    Returns:
+        The fields of ``sppfeat bench extract --json``.
 
     Raises:
         SppfeatError: options, weights, inputs or images cannot be used.
@@ -232,29 +171,36 @@ def bench_extract(
             ]
             on_pass = counted_passes(len(passes) * (1 + repetitions), on_progress)
             timings = interleave(passes, repetitions=repetitions, on_pass=on_pass)
-    rates = {name: Rate.of(timing, n_images) for name, timing in timings.items() if name != "prepare"}
-    seconds = {name: timing.seconds for name, timing in timings.items()}
-    return ExtractResult(
+    rates = {name: _rate(timing, n_images) for name, timing in timings.items() if name != "prepare"}
+    seconds = {name: timing["seconds"] for name, timing in timings.items()}
+    return {
         **describe_conditions(
             run.config,
             run.device,
             weights=request.backbone.weights,
             dimension=run.columns[-1].stop,
         ),
-        images=n_images,
-        unreadable=n_unreadable + len(plan.errors),
-        failed=whole.n_failed - len(plan.errors),
-        synthetic=not inputs,
-        input_shapes=plan.n_shapes,
-        batches=len(stages.batches),
-        workers=whole.n_workers,
-        repetitions=repetitions,
-        stages={stage: rates[stage] for stage in STAGES},
-        prepare=timings["prepare"],
-        extract=rates["extract"],
-        forward=rates["forward"],
-        loop=rates["loop"],
-        bound=find_bound(seconds, whole.n_workers),
-        extract_to_forward=seconds["extract"] / seconds["forward"],
-        speedup_over_loop=seconds["loop"] / seconds["extract"],
-    )
+        "images": n_images,
+        "unreadable": n_unreadable + len(plan.errors),
+        "failed": whole.n_failed - len(plan.errors),
+        "synthetic": not inputs,
+        "input_shapes": plan.n_shapes,
+        "batches": len(stages.batches),
+        "workers": whole.n_workers,
+        "repetitions": repetitions,
+        "stages": {stage: rates[stage] for stage in STAGES},
+        "prepare": timings["prepare"],
+        **{name: rates[name] for name in ("extract", "forward", "loop")},
+        "bound": find_bound(seconds, whole.n_workers),
+        "extract_to_forward": seconds["extract"] / seconds["forward"],
+        "speedup_over_loop": seconds["loop"] / seconds["extract"],
+    }
+
+
+def _rate(total: Timing, n_images: int) -> dict[str, Any]:
+    seconds = total["seconds"]
+    return {
+        "total": total,
+        "ms_per_image": 1000 * seconds / n_images,
+        "images_per_second": n_images / max(seconds, 1e-9),
+    }

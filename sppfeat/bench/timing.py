@@ -4,10 +4,9 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, TypedDict
 
-__all__ = ["Pass", "PassTooLongError", "Timing", "counted_passes", "interleave", "timed"]
+__all__ = ["Pass", "PassTooLongError", "Timing", "counted_passes", "interleave", "scale_timing", "timed"]
 
 Pass: TypeAlias = Callable[[], Mapping[str, float]]
 """A function that does the work once and returns seconds by name, for one or more parts of the work."""
@@ -17,8 +16,7 @@ class PassTooLongError(Exception):
     """A pass exceeded its time budget and was stopped."""
 
 
-@dataclass(frozen=True)
-class Timing:
+class Timing(TypedDict):
     """Several measurements of the same work.
 
     Attributes:
@@ -32,14 +30,24 @@ class Timing:
     slowest: float
     repetitions: int
 
-    @classmethod
-    def of(cls, seconds: Sequence[float]) -> "Timing":
-        """Makes the timing of one or more measurements in seconds."""
-        return cls(statistics.median(seconds), min(seconds), max(seconds), len(seconds))
 
-    def times(self, factor: float) -> "Timing":
-        """Scales the timing to ``factor`` times the work."""
-        return Timing(self.seconds * factor, self.fastest * factor, self.slowest * factor, self.repetitions)
+def scale_timing(timing: Timing, factor: float) -> Timing:
+    """The timing of ``factor`` times the work."""
+    return Timing(
+        seconds=timing["seconds"] * factor,
+        fastest=timing["fastest"] * factor,
+        slowest=timing["slowest"] * factor,
+        repetitions=timing["repetitions"],
+    )
+
+
+def _summarize(seconds: Sequence[float]) -> Timing:
+    return Timing(
+        seconds=statistics.median(seconds),
+        fastest=min(seconds),
+        slowest=max(seconds),
+        repetitions=len(seconds),
+    )
 
 
 def timed(
@@ -112,7 +120,7 @@ def interleave(
                     if sum(sum(found.values()) for found in results[i]) > budget:
                         stopped.add(i)
             on_pass()
-    return {name: Timing.of([s[name] for s in found]) for found in results if found for name in found[0]}
+    return {name: _summarize([s[name] for s in found]) for found in results if found for name in found[0]}
 
 
 def counted_passes(n_passes: int, on_progress: Callable[[int, int], None]) -> Callable[[], None]:

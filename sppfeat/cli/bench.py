@@ -1,8 +1,7 @@
 """``sppfeat bench``: commands that measure speed and memory."""
 
-import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -25,9 +24,6 @@ from sppfeat.cli.output import print_json_or_text
 from sppfeat.cli.values import SIZE, NumberRange, Parsed, complete_files
 from sppfeat.config.machine import keep_freed_memory
 from sppfeat.config.specs import DEFAULT_BOX_SIZE, DEFAULT_LEVELS, DEFAULT_SIZE
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 __all__ = ["bench"]
 
@@ -230,8 +226,5 @@ def _settings(options: dict[str, Any], **others: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in _OUTPUT} | others
 
 
-def _print(
-    result: "DataclassInstance", text: Callable[[dict[str, Any]], str], options: dict[str, Any]
-) -> None:
-    found = dataclasses.asdict(result)
+def _print(found: dict[str, Any], text: Callable[[dict[str, Any]], str], options: dict[str, Any]) -> None:
     print_json_or_text(found, lambda: text(found), as_json=options["as_json"])

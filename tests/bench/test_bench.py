@@ -22,11 +22,10 @@ from PIL import Image
 
 import sppfeat
 import sppfeat.bench.pooling as pooling
-from sppfeat.bench.regions import BoxContenders, Crossover, Rung, find_crossover, ladder
+from sppfeat.bench.regions import BoxContenders, find_crossover, ladder
 from sppfeat.bench.runs import WholeRun, run_plain_loop
 from sppfeat.bench.samples import draw_boxes, synthetic_photo, write_photos
 from sppfeat.bench.stages import DECODE_STAGES, STAGES, Stages, find_bound
-from sppfeat.bench.timing import Timing
 from sppfeat.cli import main
 from sppfeat.config.distribution import RunOptions
 from sppfeat.config.request import BackboneChoice, DescriptorChoice, Request
@@ -112,17 +111,16 @@ def test_regions_reports_both_ways_and_what_is_scaled(of_regions):
 @pytest.mark.parametrize(
     ("speedups", "expected"),
     [
-        ([0.5, 0.9, 2, 3], Crossover(boxes=5, above=2, is_extrapolated=False)),
-        ([0.5, 2, 0.9, 3], Crossover(boxes=10, above=5, is_extrapolated=True)),
-        ([2, 2, 2, 2], Crossover(boxes=1, above=None, is_extrapolated=False)),
+        ([0.5, 0.9, 2, 3], {"boxes": 5, "above": 2, "is_extrapolated": False}),
+        ([0.5, 2, 0.9, 3], {"boxes": 10, "above": 5, "is_extrapolated": True}),
+        ([2, 2, 2, 2], {"boxes": 1, "above": None, "is_extrapolated": False}),
         ([2, 2, 2, 1], None),
         ([0.1, 0.1, 0.1, 0.1], None),
     ],
 )
 def test_crossover_is_from_where_on_one_run_always_wins(speedups, expected):
-    one = Timing(1, 1, 1, 1)
     rungs = [
-        Rung(boxes=n, spp=one, rcnn=one.times(s), speedup=s, extrapolated_from=5 if n == 10 else None)
+        {"boxes": n, "speedup": s, "extrapolated_from": 5 if n == 10 else None}
         for n, s in zip([1, 2, 5, 10], speedups, strict=True)
     ]
     assert find_crossover(rungs) == expected
