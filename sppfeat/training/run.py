@@ -19,10 +19,17 @@ from sppfeat.networks.acceleration import bfloat16_note
 from sppfeat.networks.backbones import Backbone
 from sppfeat.networks.devices import choose_device, device_name
 from sppfeat.training.checkpoints import TrainFolder, describe_training
-from sppfeat.training.classification import ClassLearner, ClassTargets, PyramidClassifier
-from sppfeat.training.distillation import TeacherAdapter, TeacherLearner, TeacherTargets
 from sppfeat.training.examples import ImageSets, read_image_sets
-from sppfeat.training.learner import Body, Learner
+from sppfeat.training.learners import (
+    Body,
+    ClassLearner,
+    ClassTargets,
+    Learner,
+    PyramidClassifier,
+    TeacherAdapter,
+    TeacherLearner,
+    TeacherTargets,
+)
 from sppfeat.training.settings import TrainRequest, TrainSettings
 from sppfeat.training.trainer import Progress, Trainer, TrainingTask
 

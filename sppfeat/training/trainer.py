@@ -26,7 +26,7 @@ from sppfeat.training.batches import (
     whole_image_batches,
 )
 from sppfeat.training.examples import Examples
-from sppfeat.training.learner import Learner, TargetSource, evaluate
+from sppfeat.training.learners import Learner, Targets, evaluate
 from sppfeat.training.settings import TrainSettings
 
 __all__ = ["Progress", "Trainer", "TrainingTask"]
@@ -49,8 +49,8 @@ class TrainingTask(NamedTuple):
     """
 
     learner: Learner
-    targets: TargetSource
-    validation_targets: TargetSource
+    targets: Targets
+    validation_targets: Targets
     train: Examples
     validation: Examples | None
     resample: str

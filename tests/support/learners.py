@@ -4,8 +4,7 @@ import torch
 from training_runs import SEED
 
 from sppfeat.networks.backbones import load_backbone
-from sppfeat.training.classification import ClassLearner, PyramidClassifier
-from sppfeat.training.learner import Body
+from sppfeat.training.learners import Body, ClassLearner, PyramidClassifier
 from sppfeat.training.settings import NetworkSettings
 
 CPU = torch.device("cpu")

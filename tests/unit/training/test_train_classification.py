@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 from training_runs import tiny_network  # noqa: F401
 
-from sppfeat.training.classification import ClassTargets, PyramidClassifier
+from sppfeat.training.learners import ClassTargets, PyramidClassifier
 from sppfeat.training.settings import NetworkSettings
 
 LEVELS = (3, 2, 1)

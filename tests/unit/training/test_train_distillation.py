@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from training_runs import tiny_network  # noqa: F401
 
 from sppfeat.errors import SppfeatError
-from sppfeat.training.distillation import TeacherAdapter, TeacherLearner, TeacherTargets
+from sppfeat.training.learners import TeacherAdapter, TeacherLearner, TeacherTargets
 from sppfeat.training.settings import NetworkSettings
 
 LEVELS = (3, 2, 1)

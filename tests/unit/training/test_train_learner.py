@@ -7,8 +7,7 @@ from training_runs import tiny_network  # noqa: F401
 from sppfeat.errors import SppfeatError
 from sppfeat.networks.backbones import load_backbone
 from sppfeat.training.batches import PixelBatch
-from sppfeat.training.classification import ClassTargets
-from sppfeat.training.learner import Body, evaluate
+from sppfeat.training.learners import Body, ClassTargets, evaluate
 
 pytestmark = pytest.mark.usefixtures("tiny_network")
 

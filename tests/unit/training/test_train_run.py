@@ -8,7 +8,7 @@ from training_runs import SIDE, request, settings, tiny_network, train, write_cl
 from sppfeat.config.request import BackboneChoice
 from sppfeat.errors import ConfigError, SppfeatError, StoreError
 from sppfeat.networks.backbones import load_backbone
-from sppfeat.training.distillation import TeacherLearner
+from sppfeat.training.learners import TeacherLearner
 from sppfeat.training.run import prepare_training
 from sppfeat.training.settings import NetworkSettings, TeacherChoice
 

@@ -1,0 +1,327 @@
+"""Learners: a backbone with the modules after it and their loss, against class labels or other networks' maps."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sppfeat.errors import SppfeatError
+from sppfeat.networks.backbones import Backbone
+from sppfeat.pyramid import SpatialPyramidPool2d, pool_levels
+from sppfeat.training.batches import PixelBatch
+from sppfeat.training.settings import NetworkSettings
+
+__all__ = [
+    "BatchResult",
+    "Body",
+    "ClassLearner",
+    "ClassTargets",
+    "Learner",
+    "PyramidClassifier",
+    "Targets",
+    "TeacherAdapter",
+    "TeacherLearner",
+    "TeacherTargets",
+    "evaluate",
+]
+
+# Smallest standard deviation of a channel of a teacher, as a share of the root mean square over all channels.
+_LEAST_STD = 0.1
+
+
+class Body(nn.Module):
+    """A backbone as a module that maps pixels to the feature maps of its layers.
+
+    Args:
+        backbone: the network; its normalizations must not be folded if it is to be trained.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.network = backbone.network
+        self._layers = backbone.spec.layers
+        for name, values in (("mean", backbone.spec.mean), ("std", backbone.spec.std)):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        """Computes the feature maps ``(N, C, H', W')`` of ``(N, 3, H, W)`` uint8 pixels, one per layer."""
+        batch = pixels.to(self.mean.dtype).div_(255).sub_(self.mean).div_(self.std)
+        maps = self.network(batch.contiguous(memory_format=torch.channels_last))
+        return [maps[layer] for layer in self._layers]
+
+
+class BatchResult(NamedTuple):
+    """The loss and the scores of a batch.
+
+    Attributes:
+        loss: mean over the batch, to be minimized.
+        scores: ``(N, K)``, one score per class, or the explained share of the variance per layer of each teacher.
+    """
+
+    loss: Tensor
+    scores: Tensor
+
+
+class PyramidClassifier(nn.Module):
+    """A classifier for feature maps of any size: the pyramid, then fully connected layers.
+
+    As in He et al., TPAMI 2015, section 2.2, the concatenated levels are the input of fc6. Unlike there, the descriptor
+    and the output of each hidden layer are normalized (Ba et al.: *Layer Normalization*, 2016).
+
+    Args:
+        n_channels: number of channels of the feature map.
+        settings: levels, pooling, widths, dropout.
+        n_classes: number of classes.
+    """
+
+    def __init__(self, n_channels: int, settings: NetworkSettings, n_classes: int) -> None:
+        super().__init__()
+        self.pyramid = SpatialPyramidPool2d(settings.levels, settings.pool)
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        width = n_channels * sum(n * n for n in settings.levels)
+        # Maxima over many channels are large and never negative: without normalization all units die in a few steps.
+        layers["norm5"] = nn.LayerNorm(width, elementwise_affine=False)
+        for i, hidden in enumerate(settings.hidden):
+            layers[f"fc{i + 6}"] = nn.Linear(width, hidden)
+            layers[f"norm{i + 6}"] = nn.LayerNorm(hidden)
+            layers[f"relu{i + 6}"] = nn.ReLU(inplace=True)
+            layers[f"drop{i + 6}"] = nn.Dropout(settings.dropout)
+            width = hidden
+        layers["classifier"] = nn.Linear(width, n_classes)
+        self.layers = nn.Sequential(layers)
+
+    def forward(self, feature_map: Tensor) -> Tensor:
+        """Computes class scores ``(N, n_classes)`` of a map ``(N, C, H, W)``."""
+        scores: Tensor = self.layers(self.pyramid(feature_map))
+        return scores
+
+
+class ClassLearner(nn.Module):
+    """Learns class labels by cross-entropy, with the pyramid between backbone and classifier.
+
+    ``label_smoothing`` applies only in training; ``freeze`` keeps the body, and the statistics of its normalizations.
+    """
+
+    def __init__(
+        self, body: Body, classifier: PyramidClassifier, *, label_smoothing: float, freeze: bool
+    ) -> None:
+        super().__init__()
+        self.body, self.classifier = body, classifier
+        self._label_smoothing, self._freeze = label_smoothing, freeze
+        if freeze:
+            body.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "ClassLearner":
+        """Switches to training or evaluation; a frozen body stays in evaluation."""
+        super().train(mode)
+        if self._freeze:
+            self.body.eval()
+        return self
+
+    def forward(self, pixels: Tensor, targets: Sequence[Tensor]) -> BatchResult:
+        """Computes loss and class scores of ``(N, 3, H, W)`` uint8 pixels; the only target is ``(N,)`` int64 labels."""
+        scores = self.classifier(self.body(pixels)[0]).float()
+        smoothing = self._label_smoothing if self.training else 0.0
+        return BatchResult(F.cross_entropy(scores, targets[0], label_smoothing=smoothing), scores)
+
+
+class ClassTargets:
+    """Class labels, ``(N,)`` int64 for all images of the listing, as targets on a device."""
+
+    def __init__(self, labels: npt.NDArray[np.int64], device: torch.device) -> None:
+        self._labels, self._device = torch.from_numpy(labels), device
+
+    def __call__(self, images: Tensor, pixels: Tensor) -> list[Tensor]:  # noqa: ARG002
+        """Looks up the labels of images, ``(n,)`` int64."""
+        return [self._labels[images].to(self._device)]
+
+    def judge(self, images: Tensor, scores: Tensor) -> dict[str, float]:
+        """Computes ``top1``, the share of correctly classified images, and ``mean_class``, its mean over classes."""
+        wanted = self._labels[images]
+        right = (scores.argmax(1) == wanted).double()
+        per_class = [float(right[wanted == label].mean()) for label in torch.unique(wanted)]
+        return {"top1": float(right.mean()), "mean_class": sum(per_class) / len(per_class)}
+
+
+class TeacherAdapter(nn.Module):
+    """A linear map from the student's channels to the standardized channels of a teacher, applied cell by cell.
+
+    Args:
+        n_channels: number of channels of the student's map.
+        n_teacher_channels: number of channels of the teacher's map.
+        settings: levels and pooling, used only for ``descriptor``.
+        distill: ``map`` (cells of the map; the finer of the two maps is averaged to the grid of the coarser one) or
+            ``descriptor`` (the bins of the pyramid take the place of cells).
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(
+        self, n_channels: int, n_teacher_channels: int, settings: NetworkSettings, distill: str
+    ) -> None:
+        super().__init__()
+        self.linear = nn.Conv2d(n_channels, n_teacher_channels, 1)
+        self.register_buffer("mean", torch.zeros(1, n_teacher_channels, 1, 1))
+        self.register_buffer("scale", torch.ones(1, n_teacher_channels, 1, 1))
+        self._levels, self._pool, self._distill = settings.levels, settings.pool, distill
+
+    def moments(self, teacher_map: Tensor) -> Tensor:
+        """Computes number, sum and sum of squares of each channel of a teacher's map: ``(3, C)`` float64."""
+        values = self._taken(teacher_map).transpose(0, 1).flatten(1).cpu().double()
+        return torch.stack(
+            [torch.full((len(values),), values.shape[1]), values.sum(1), values.square().sum(1)]
+        )
+
+    def standardize_by(self, moments: Sequence[Tensor]) -> None:
+        """Sets the mean and the standard deviation of each channel from the moments of some of the teacher's maps."""
+        n, total, squares = torch.stack(list(moments)).sum(0)
+        mean = total / n
+        self.mean.copy_(mean[None, :, None, None])
+        std = (squares / n - mean.square()).clamp_min(0).sqrt()
+        # Without a lower bound, a channel that is hardly ever active in the sample would dominate the loss.
+        std = std.clamp_min(_LEAST_STD * std.square().mean().sqrt())
+        self.scale.copy_(torch.where(std > 0, 1 / std, 0)[None, :, None, None])
+
+    def target(self, teacher_map: Tensor) -> Tensor:
+        """Converts a teacher's map to the student's target, ``(N, C, H, W)`` standardized."""
+        return (self._taken(teacher_map) - self.mean) * self.scale
+
+    def forward(self, feature_map: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Computes prediction and target, ``(N, C, H, W)`` each, at the coarser grid of the two."""
+        taken = self._taken(feature_map)
+        cells = min(taken.shape[2], target.shape[2]), min(taken.shape[3], target.shape[3])
+        return self.linear(_averaged(taken, cells)), _averaged(target, cells)
+
+    def _taken(self, feature_map: Tensor) -> Tensor:
+        if self._distill == "map":
+            return feature_map
+        pooled = pool_levels(feature_map, self._levels, self._pool)
+        return torch.cat([pooled[n].flatten(2) for n in self._levels], 2)[..., None]
+
+
+class TeacherLearner(nn.Module):
+    """Learns the maps or descriptors of teachers for the same pixels: mean squared error of standardized values."""
+
+    def __init__(self, body: Body, adapters: Sequence[TeacherAdapter]) -> None:
+        super().__init__()
+        self.body, self.adapters = body, nn.ModuleList(adapters)
+
+    def forward(self, pixels: Tensor, targets: Sequence[Tensor]) -> BatchResult:
+        """Computes loss and explained variance; each target comes from :meth:`TeacherAdapter.target`."""
+        feature_map = self.body(pixels)[0]
+        errors = []
+        for adapter, target in zip(self.adapters, targets, strict=True):
+            given, wanted = adapter(feature_map, target)
+            errors.append((given.float() - wanted.float()).square().mean((1, 2, 3)))
+        error = torch.stack(errors, 1)
+        return BatchResult(error.mean(0).sum(), 1 - error.detach())
+
+
+class TeacherTargets:
+    """Maps or descriptors of teachers, in evaluation mode on the device, as targets.
+
+    Each layer of each teacher has an adapter of the learner, which holds its means and deviations, and a name.
+    """
+
+    def __init__(
+        self, teachers: Sequence[Body], adapters: Sequence[TeacherAdapter], names: Sequence[str]
+    ) -> None:
+        self._teachers, self._adapters, self._names = teachers, adapters, names
+
+    def __call__(self, images: Tensor, pixels: Tensor) -> list[Tensor]:  # noqa: ARG002
+        """Computes the targets for ``(n, 3, H, W)`` uint8 pixels, one for each layer of each teacher."""
+        with torch.no_grad():
+            return [
+                adapter.target(feature_map)
+                for adapter, feature_map in zip(self._adapters, self._maps(pixels), strict=True)
+            ]
+
+    def judge(self, images: Tensor, scores: Tensor) -> dict[str, float]:  # noqa: ARG002
+        """Computes, for each layer, the share of the teacher's variance that the student explains."""
+        explained = scores.double().mean(0).tolist()
+        return {f"explained_{name}": share for name, share in zip(self._names, explained, strict=True)}
+
+    def standardize(self, samples: Iterable[Tensor]) -> None:
+        """Sets the means and deviations of the teachers' channels from some batches of pixels.
+
+        Raises:
+            SppfeatError: ``samples`` is empty.
+        """
+        moments = []
+        with torch.no_grad():
+            for pixels in samples:
+                maps = zip(self._adapters, self._maps(pixels), strict=True)
+                moments.append([adapter.moments(feature_map) for adapter, feature_map in maps])
+        if not moments:
+            raise SppfeatError(
+                "no image could be read of those that the teachers' channels are standardised by"
+            )
+        for adapter, of_layer in zip(self._adapters, zip(*moments, strict=True), strict=True):
+            adapter.standardize_by(of_layer)
+
+    def _maps(self, pixels: Tensor) -> list[Tensor]:
+        return [feature_map for teacher in self._teachers for feature_map in teacher(pixels)]
+
+
+Learner: TypeAlias = ClassLearner | TeacherLearner
+"""A module that computes the loss and the scores of ``(N, 3, H, W)`` uint8 pixels against the targets."""
+
+Targets: TypeAlias = ClassTargets | TeacherTargets
+"""Computes the targets of images from their indices and pixels, and measures scores against them."""
+
+
+def evaluate(
+    learner: Learner,
+    targets: Targets,
+    batches: Iterable[PixelBatch],
+    *,
+    to_device: Callable[[Tensor], Tensor],
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, float] | None:
+    """Runs a learner on some images in evaluation mode.
+
+    Args:
+        learner: the learner.
+        targets: source of the learner's targets.
+        batches: pixels of the images.
+        to_device: copies pixels to the learner's device.
+        should_stop: called after each batch.
+
+    Returns:
+        ``images`` (number of images), ``loss`` (mean over the images), and the measures of ``targets.judge``; None if
+        it was stopped.
+
+    Raises:
+        SppfeatError: no image could be read.
+    """
+    learner.eval()
+    images, scores, loss = [], [], 0.0
+    with torch.no_grad():
+        for batch in batches:
+            if len(batch.images):
+                pixels = to_device(batch.pixels)
+                answer = learner(pixels, targets(batch.images, pixels))
+                images.append(batch.images)
+                scores.append(answer.scores.float().cpu())
+                loss += float(answer.loss) * len(batch.images)
+            if should_stop():
+                return None
+    if not images:
+        raise SppfeatError("no image to validate on could be read")
+    every = torch.cat(images)
+    return {"images": len(every), "loss": loss / len(every), **targets.judge(every, torch.cat(scores))}
+
+
+def _averaged(feature_map: Tensor, cells: tuple[int, int]) -> Tensor:
+    """Averages a map ``(N, C, H, W)`` down to a number of cells along each axis."""
+    is_there = feature_map.shape[-2:] == cells
+    return feature_map if is_there else nn.functional.adaptive_avg_pool2d(feature_map, cells)
