@@ -4,6 +4,7 @@ The batches of an epoch depend on seed and epoch number alone, not on earlier ep
 """
 
 import contextlib
+import dataclasses
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,6 @@ from multiprocessing import active_children
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import InterpolationMode, v2
 
 from sppfeat.config.values import DEFAULT_MAX_DECODE_PIXELS
+from sppfeat.decoding import Batch
 from sppfeat.decoding.images import read_image, resize_image
 from sppfeat.decoding.worker_process import describe_exit
 from sppfeat.errors import DecoderError, ImageError
@@ -28,22 +29,10 @@ from sppfeat.extraction.sizes import input_sizes
 from sppfeat.training.examples import Examples, full_input
 from sppfeat.training.settings import DataSettings
 
-__all__ = ["PixelBatch", "TrainBatch", "epoch_batches", "load_batches", "whole_image_batches"]
+__all__ = ["PixelBatch", "epoch_batches", "load_batches", "whole_image_batches"]
 
 _RATIO = (3 / 4, 4 / 3)  # range of aspect ratios of random crops, as is usual for ImageNet
 _BATCHES_AHEAD = 4  # per worker
-
-
-class TrainBatch(NamedTuple):
-    """Images that are run together.
-
-    Attributes:
-        images: ``(n,)`` int64, indices of the images in the listing.
-        input_hw: height and width of the network input, in pixels.
-    """
-
-    images: npt.NDArray[np.int64]
-    input_hw: tuple[int, int]
 
 
 class PixelBatch(NamedTuple):
@@ -62,7 +51,7 @@ class PixelBatch(NamedTuple):
 
 def epoch_batches(
     examples: Examples, data: DataSettings, *, epoch: int, batch_size: int, seed: int, min_side: int
-) -> list[TrainBatch]:
+) -> list[Batch]:
     """Makes the batches of an epoch, in random order.
 
     With ``crop``, all batches are full, and each epoch leaves out the remaining images. With ``full``, the images of a
@@ -82,22 +71,15 @@ def epoch_batches(
     if data.views == "crop":
         n_full = max(1, len(order) // batch_size)
         parts = [order[i * batch_size : (i + 1) * batch_size] for i in range(n_full)]
-        return [TrainBatch(part, (size, size)) for part in parts]
-    batches = whole_image_batches(
-        examples, data, size=size, batch_size=batch_size, min_side=min_side, order=order
-    )
+        return [Batch(part.tolist(), (), (), (size, size)) for part in parts]
+    shuffled = dataclasses.replace(examples, images=order)
+    batches = whole_image_batches(shuffled, data, size=size, batch_size=batch_size, min_side=min_side)
     return [batches[i] for i in generator.permutation(len(batches))]
 
 
 def whole_image_batches(
-    examples: Examples,
-    data: DataSettings,
-    *,
-    size: int,
-    batch_size: int,
-    min_side: int,
-    order: npt.NDArray[np.int64] | None = None,
-) -> list[TrainBatch]:
+    examples: Examples, data: DataSettings, *, size: int, batch_size: int, min_side: int
+) -> list[Batch]:
     """Makes batches of whole images; a batch has one shape, and the largest shape comes first.
 
     Args:
@@ -106,16 +88,15 @@ def whole_image_batches(
         size: short side in pixels.
         batch_size: maximum number of images per batch.
         min_side: smallest side that the network accepts, in pixels.
-        order: ``(n,)`` int64, the images in the order to take them; that of ``examples`` if None.
     """
-    images = examples.images if order is None else order
+    images = examples.images
     input_hw, _ = input_sizes(examples.image_hw[images], full_input(data, size=size, min_side=min_side))
     batches = schedule(input_hw, np.arange(len(images)), batch_size=batch_size, batch_pixels=0)
-    return [TrainBatch(images[batch.images], batch.input_hw) for batch in batches]
+    return [batch._replace(images=images[batch.images].tolist()) for batch in batches]
 
 
 def load_batches(
-    batches: Sequence[TrainBatch],
+    batches: Sequence[Batch],
     examples: Examples,
     data: DataSettings,
     *,
@@ -187,7 +168,7 @@ def _child_handler_kept() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Batches(Dataset[PixelBatch]):
-    batches: Sequence[TrainBatch]
+    batches: Sequence[Batch]
     examples: Examples
     data: DataSettings
     resample: str
@@ -197,13 +178,14 @@ class _Batches(Dataset[PixelBatch]):
         return len(self.batches)
 
     def __getitem__(self, place: int) -> PixelBatch:
-        images, input_hw = self.batches[place]
+        batch = self.batches[place]
+        input_hw = batch.input_hw
         pixels, read, failures = [], [], {}
         with torch.random.fork_rng(devices=[]):
             seed = np.random.SeedSequence([*self.seed, place]).generate_state(1, np.uint64)
             torch.manual_seed(int(seed[0] >> np.uint64(1)))
             change = _augmentation(self.data, input_hw, self.resample)
-            for image in images.tolist():
+            for image in batch.images:
                 try:
                     pixels.append(change(self._picture(image, input_hw)))
                     read.append(image)

@@ -248,7 +248,6 @@ def prepare_training(
             task = _make_task(settings, backbone, teachers, sets, device, min_side)
             provenance = describe_training(settings, backbone, teachers, sets)
             trainer = Trainer(settings, task, device=device, n_workers=n_workers)
-            trainer.check_smallest_batch()
             if run.resume:
                 trainer.restore(folder.read_checkpoint(provenance))
             elif isinstance(task.targets, TeacherTargets) and not run.dry_run:

@@ -1,7 +1,6 @@
 """The training loop: batches, steps and validation; interruptions do not change the result."""
 
 import contextlib
-import copy
 import dataclasses
 import itertools
 import math
@@ -16,11 +15,11 @@ from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from sppfeat.decoding import Batch
 from sppfeat.errors import ConfigError, DecoderError, SppfeatError
 from sppfeat.networks.devices import device_memory, float32_arithmetic
 from sppfeat.training.batches import (
     PixelBatch,
-    TrainBatch,
     epoch_batches,
     load_batches,
     whole_image_batches,
@@ -168,30 +167,6 @@ class Trainer:
         )
         return True
 
-    def check_smallest_batch(self) -> None:
-        """Tries the smallest batch in training mode; batch normalization fails on a map of one cell of one image.
-
-        Raises:
-            ConfigError: the network cannot run on this batch in training mode.
-        """
-        plans = [self._plan_epoch(epoch) for epoch in range(len(self._settings.data.sizes))]
-        batch = min(
-            (batch for plan in plans for batch in plan),
-            key=lambda batch: (min(2, len(batch.images)), math.prod(batch.input_hw)),
-        )
-        n, (height, width) = len(batch.images), batch.input_hw
-        # A copy, because training mode changes the running means of normalizations.
-        learner = copy.deepcopy(self._task.learner).train()
-        pixels = torch.zeros((min(2, n), 3, height, width), dtype=torch.uint8, device=self._device)
-        try:
-            with torch.no_grad(), device_memory(self._device):
-                learner.body(pixels)
-        except (ValueError, RuntimeError) as error:  # raised by torch, or by the network's own code
-            raise ConfigError(
-                f"{self._settings.backbone.name} cannot be trained on a batch of {n} of {height} x {width} pixels, "
-                f"which would come: {error}"
-            ) from error
-
     def _run_batches(self, on_step: Callable[["Progress"], None], should_stop: Callable[[], bool]) -> bool:
         """Runs the remaining batches of an epoch; returns False if it was stopped."""
         progress, recipe = self.progress, self._settings.recipe
@@ -244,8 +219,17 @@ class Trainer:
         pixels = self._to_device(batch.pixels)
         self._optimizer.zero_grad(set_to_none=True)
         with device_memory(self._device), self._arithmetic():
-            with self._autocast():
-                answer = self._task.learner(pixels, self._task.targets(batch.images, pixels))
+            try:
+                with self._autocast():
+                    answer = self._task.learner(pixels, self._task.targets(batch.images, pixels))
+            except (
+                ValueError
+            ) as error:  # batch normalization has nothing to normalize in one cell of one image
+                n, _, height, width = pixels.shape
+                raise ConfigError(
+                    f"{self._settings.backbone.name} cannot be trained on a batch of {n} of {height} x {width} pixels: "
+                    f"{error}"
+                ) from error
             loss = float(answer.loss.detach())
             if not math.isfinite(loss):
                 raise SppfeatError(
@@ -280,7 +264,7 @@ class Trainer:
                 validation[str(size)] = scores
         return entry
 
-    def _plan_epoch(self, epoch: int) -> list[TrainBatch]:
+    def _plan_epoch(self, epoch: int) -> list[Batch]:
         recipe = self._settings.recipe
         return epoch_batches(
             self._task.train,

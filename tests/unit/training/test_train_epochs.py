@@ -29,7 +29,7 @@ def test_full_views_have_every_image_once_in_batches_of_equal_shapes(hw, batch_s
     examples, data = examples_of(hw), DataSettings(sizes=(32, 48), views="full", round_to=round_to)
     settings = {"batch_size": batch_size, "min_side": 8}
     batches = epoch_batches(examples, data, epoch=epoch, seed=3, **settings)
-    assert sorted(i for batch in batches for i in batch.images.tolist()) == examples.images.tolist()
+    assert sorted(i for batch in batches for i in batch.images) == examples.images.tolist()
     size = (32, 48)[epoch % 2]
     for batch in batches:
         assert 1 <= len(batch.images) <= batch_size
@@ -51,7 +51,7 @@ def test_crops_come_in_full_batches_of_squares_of_the_size_of_the_epoch(hw, batc
     side = (32, 48, 40, 32)[epoch]
     assert {batch.input_hw for batch in batches} == {(side, side)}
     assert {len(batch.images) for batch in batches} == {min(batch_size, len(examples))}
-    used = [i for batch in batches for i in batch.images.tolist()]
+    used = [i for batch in batches for i in batch.images]
     assert len(set(used)) == len(used) >= len(examples) - batch_size + 1
     assert set(used) <= set(examples.images.tolist())
 
@@ -63,7 +63,7 @@ def test_the_order_is_of_seed_and_epoch():
 
         def order(*, epoch: int, seed: int, data=data) -> tuple:
             batches = epoch_batches(examples, data, epoch=epoch, batch_size=8, seed=seed, min_side=8)
-            return tuple(i for batch in batches for i in batch.images.tolist())
+            return tuple(i for batch in batches for i in batch.images)
 
         assert order(epoch=2, seed=1) == order(epoch=2, seed=1)
         assert len({order(epoch=e, seed=s) for e in range(3) for s in range(3)}) == 9
@@ -75,4 +75,4 @@ def test_images_are_validated_on_whole_and_unrounded_unless_they_are_trained_on_
         data = DataSettings(views=views)
         (batch,) = whole_image_batches(examples, data, size=32, batch_size=9, min_side=8)
         assert batch.input_hw == expected
-        assert batch.images.tolist() == [0, 1, 2]
+        assert batch.images == [0, 1, 2]

@@ -48,7 +48,7 @@ def same(a, b) -> bool:
 def test_pixels_are_the_same_whoever_decodes_them_and_wherever_it_begins(examples, views):
     before = torch.get_rng_state()
     planned, whole = load(examples, views=views)
-    assert [batch.images.tolist() for batch in whole] == [batch.images.tolist() for batch in planned]
+    assert [batch.images.tolist() for batch in whole] == [batch.images for batch in planned]
     assert [tuple(batch.pixels.shape[2:]) for batch in whole] == [batch.input_hw for batch in planned]
     assert {batch.pixels.dtype for batch in whole} == {torch.uint8}
     assert same(load(examples, views=views, n_workers=2)[1], whole)
@@ -88,11 +88,11 @@ def test_images_that_are_gone_or_broken_are_named_and_the_others_kept(examples):
     for views in ("crop", "full"):
         planned, batches = load(examples, views=views)
         failures = {image: reason for batch in batches for image, reason in batch.failures.items()}
-        tried = {i for batch in planned for i in batch.images.tolist()}
+        tried = {i for batch in planned for i in batch.images}
         assert set(failures) == {0, 5} & tried
         assert all(reason.startswith((repr(gone), repr(broken))) for reason in failures.values())
         for plan, batch in zip(planned, batches, strict=True):
-            assert batch.images.tolist() == [i for i in plan.images.tolist() if i not in failures]
+            assert batch.images.tolist() == [i for i in plan.images if i not in failures]
             assert len(batch.pixels) == len(batch.images)
 
 
