@@ -36,13 +36,7 @@ _BATCHES_AHEAD = 4  # per worker
 
 
 class PixelBatch(NamedTuple):
-    """A batch of pixels.
-
-    Attributes:
-        images: ``(n,)`` int64, indices in the listing of the images that could be read.
-        pixels: ``(n, 3, H, W)`` uint8 RGB.
-        failures: reasons why other images could not be read, by index.
-    """
+    """The pixels ``(n, 3, H, W)`` uint8 RGB of images ``(n,)`` int64, and the reasons why others could not be read."""
 
     images: Tensor
     pixels: Tensor
@@ -52,17 +46,10 @@ class PixelBatch(NamedTuple):
 def epoch_batches(
     examples: Examples, data: DataSettings, *, epoch: int, batch_size: int, seed: int, min_side: int
 ) -> list[Batch]:
-    """Makes the batches of an epoch, in random order.
+    """Makes the batches of an epoch, numbered from 0, in random order.
 
     With ``crop``, all batches are full, and each epoch leaves out the remaining images. With ``full``, the images of a
     batch have equal shapes, and no image is left out.
-
-    Args:
-        examples, data: the images; sizes and views.
-        epoch: number of the epoch, from 0.
-        batch_size: maximum number of images per batch.
-        seed: seed of the order.
-        min_side: smallest side that the network accepts, in pixels.
     """
     generator = np.random.default_rng([seed, 1, epoch])
     order = generator.permutation(examples.images)
@@ -80,14 +67,9 @@ def epoch_batches(
 def whole_image_batches(
     examples: Examples, data: DataSettings, *, size: int, batch_size: int, min_side: int
 ) -> list[Batch]:
-    """Makes batches of whole images; a batch has one shape, and the largest shape comes first.
+    """Makes batches of whole images with a short side of ``size`` pixels, of one shape each, the largest shape first.
 
-    Args:
-        examples: the images; those too elongated for the network are left out.
-        data: views and rounding.
-        size: short side in pixels.
-        batch_size: maximum number of images per batch.
-        min_side: smallest side that the network accepts, in pixels.
+    Images too elongated for the network, whose smallest side is ``min_side`` pixels, are left out.
     """
     images = examples.images
     input_hw, _ = input_sizes(examples.image_hw[images], full_input(data, size=size, min_side=min_side))
@@ -106,20 +88,10 @@ def load_batches(
     first: int = 0,
     pin_memory: bool = False,
 ) -> Iterator[PixelBatch]:
-    """Yields the pixels of batches, in order.
+    """Yields the pixels of batches, from the ``first`` one on, in order; DecoderError if a worker process died.
 
-    The pixels of an image depend on ``seed`` and its position in the batches, not on the worker that reads it.
-
-    Args:
-        batches, examples, data: images and input sizes; paths; views and random changes.
-        resample: name of the Pillow filter for resizing.
-        seed: seed of this epoch.
-        n_workers: number of worker processes; 0 to read in this process.
-        first: number of batches to skip.
-        pin_memory: use page-locked memory, from which copies to a GPU are asynchronous.
-
-    Raises:
-        DecoderError: a worker process died.
+    The pixels of an image depend on ``seed`` and its position in the batches, not on the worker that reads it. From
+    page-locked memory (``pin_memory``), copies to a GPU are asynchronous.
     """
     loader = DataLoader(
         _Batches(batches, examples, data, resample, tuple(seed)),

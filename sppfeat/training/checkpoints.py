@@ -34,14 +34,7 @@ _FREE = ("made_by", "torch", "torchvision", "settings.backbone.weights")
 def describe_training(
     settings: TrainSettings, backbone: Backbone, teachers: Mapping[str, Backbone], sets: ImageSets
 ) -> dict[str, Any]:
-    """Records everything that the result of a training depends on, as plain values.
-
-    Args:
-        settings: settings of the training.
-        backbone: backbone of the student with its initial weights.
-        teachers: backbones of the teachers, by name.
-        sets: the images.
-    """
+    """Records everything that the result of a training depends on, as plain values."""
     train, validation = sets.train, sets.validation
     return {
         "made_by": f"sppfeat {__version__} train",
@@ -75,12 +68,7 @@ class TrainFolder:
         self.images = folder / "images.csv"
 
     def check(self, *, resume: bool, overwrite: bool) -> None:
-        """Checks that a training can begin in the folder, or resume if ``resume`` is True.
-
-        Raises:
-            StoreError: it is not a folder, its parent does not exist, it already holds a training, or it holds none to
-                resume.
-        """
+        """Raises StoreError unless a training can begin in the folder, or resume if ``resume`` is True."""
         shown = repr(str(self.folder))
         # os.path, because methods of Path raise if a name is too long or a folder must not be entered.
         if os.path.lexists(self.folder) and not os.path.isdir(self.folder):
@@ -98,11 +86,7 @@ class TrainFolder:
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
-        """Creates the folder and locks it against other trainings; removes it at the end if it is empty.
-
-        Raises:
-            StoreError: it cannot be created or written to, or another process is training in it.
-        """
+        """Creates the folder and locks it against other trainings; removes it at the end if it is new and empty."""
         is_new = not os.path.lexists(self.folder)
         try:
             self.folder.mkdir(exist_ok=True)
@@ -129,15 +113,7 @@ class TrainFolder:
         _save(self.checkpoint, {"format": _FORMAT, "version": _VERSION, **state})
 
     def read_checkpoint(self, provenance: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Reads the last checkpoint.
-
-        Args:
-            provenance: record of the training that resumes.
-
-        Raises:
-            StoreError: it cannot be read, has another format or version, or is of another training; the message names
-                the differences.
-        """
+        """Reads the last checkpoint; StoreError names what differs if it is not of the training with this record."""
         shown = repr(str(self.checkpoint))
         try:
             content = read_tensors(self.checkpoint)

@@ -34,7 +34,6 @@ class Examples:
     """Some (``n``) of the ``N`` images of a listing.
 
     Attributes:
-        listing: all images of the inputs.
         image_hw: ``(N, 2)`` int32, height and width in pixels of all images of the listing, as displayed.
         images: ``(n,)`` int64, indices of these images in the listing.
         labels: ``(N,)`` int64, class of each image of the listing, an index into ``classes``, or -1.
@@ -64,14 +63,7 @@ class Examples:
 
 
 class ImageSets(NamedTuple):
-    """The images of a training.
-
-    Attributes:
-        train: images to train on.
-        validation: images to validate on, or None.
-        left_out: reasons why other images are in neither set, by path.
-        notes: lines for the user about the inputs.
-    """
+    """The images of a training, reasons why others are left out, by path, and notes for the user."""
 
     train: Examples
     validation: Examples | None
@@ -84,14 +76,8 @@ def read_image_sets(
 ) -> ImageSets:
     """Lists the images of a training and reads their headers.
 
-    Args:
-        request: inputs and settings.
-        min_side: smallest side of an input that the networks accept, in pixels.
-        n_workers: number of processes that read headers; 0 to read them in this process.
-        on_probe: called with the number of headers read and the total number of headers.
-
     Raises:
-        ConfigError: no image can be used, classes are missing or do not match, or a size is too small.
+        ConfigError: no image can be used, classes are missing or do not match, or a size is below ``min_side`` pixels.
     """
     data, has_teachers = request.settings.data, bool(request.settings.teachers)
     for name, sizes in (("sizes", data.sizes), ("val-sizes", data.val_sizes)):
@@ -111,7 +97,7 @@ def read_image_sets(
             validation, others = read_examples(request.validation, decoder, labels=labels, on_probe=on_probe)
             left_out |= others
             if not has_teachers:
-                validation = with_classes(validation, train.classes, what="validation")
+                validation = with_classes(validation, train.classes)
     notes = _notes(train, validation)
     if data.views == "full":
         train = _fitting(train, data, data.sizes, min_side, left_out)
@@ -129,14 +115,7 @@ def read_examples(
     labels: str,
     on_probe: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Examples, dict[str, str]]:
-    """Lists the images of some inputs (see :func:`sppfeat.inputs.list_images`) and reads their headers.
-
-    Returns:
-        The readable images, and the reasons why others cannot be read, by path.
-
-    Raises:
-        ConfigError: ``list_images`` refuses the inputs, or no image can be read.
-    """
+    """Lists images and reads their headers; returns those that can be read, and reasons why others cannot, by path."""
     listing = list_images(inputs, labels=labels)
     paths = [os.path.join(listing.root, path) for path in listing.paths]
     if not isinstance(listing.storage, FileStorage):
@@ -154,11 +133,7 @@ def read_examples(
 
 
 def split_examples(examples: Examples, fraction: float, *, seed: int) -> tuple[Examples, Examples]:
-    """Splits images at random into training and held-out images, with the same share of each class.
-
-    Raises:
-        ConfigError: a class would have no image to train on, or none would be held out.
-    """
+    """Splits images at random into training and held-out images, with the same share of each class."""
     generator = np.random.default_rng([seed, 0])
     held_out = []
     labels = examples.labels[examples.images]
@@ -180,19 +155,15 @@ def split_examples(examples: Examples, fraction: float, *, seed: int) -> tuple[E
     return examples.of(np.setdiff1d(examples.images, validation)), examples.of(validation)
 
 
-def with_classes(examples: Examples, classes: Sequence[str], *, what: str) -> Examples:
-    """Renumbers the labels of images as indices into another list of classes; ``what`` names the images in errors.
-
-    Raises:
-        ConfigError: an image has no class, or its class is not in ``classes``.
-    """
+def with_classes(examples: Examples, classes: Sequence[str]) -> Examples:
+    """Renumbers the labels of validation images as indices into the classes that are trained, which they must have."""
     index = {name: i for i, name in enumerate(classes)}
     labels = examples.labels[examples.images]
     unknown = sorted({examples.classes[label] for label in np.unique(labels[labels >= 0])} - set(index))
     if unknown or (labels < 0).any():
         found = f"classes {', '.join(map(repr, unknown[:5]))}" if unknown else "images without a class"
         raise ConfigError(
-            f"the {what} has {found}; allowed: {counted(len(classes), 'class that is', 'classes that are')} trained"
+            f"the validation has {found}; allowed: {counted(len(classes), 'class that is', 'classes that are')} trained"
         )
     renamed = np.array([*(index.get(name, -1) for name in examples.classes), -1], dtype=np.int64)
     return replace(examples, labels=renamed[examples.labels], classes=tuple(classes))

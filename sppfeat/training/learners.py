@@ -35,11 +35,7 @@ _LEAST_STD = 0.1
 
 
 class Body(nn.Module):
-    """A backbone as a module that maps pixels to the feature maps of its layers.
-
-    Args:
-        backbone: the network; its normalizations must not be folded if it is to be trained.
-    """
+    """A backbone as a module that maps pixels to the feature maps of its layers; folded, it could not be trained."""
 
     mean: Tensor
     std: Tensor
@@ -59,12 +55,7 @@ class Body(nn.Module):
 
 
 class BatchResult(NamedTuple):
-    """The loss and the scores of a batch.
-
-    Attributes:
-        loss: mean over the batch, to be minimized.
-        scores: ``(N, K)``, one score per class, or the explained share of the variance per layer of each teacher.
-    """
+    """The mean loss of a batch, and scores ``(N, K)``: per class, or the explained variance per layer of teachers."""
 
     loss: Tensor
     scores: Tensor
@@ -75,11 +66,6 @@ class PyramidClassifier(nn.Module):
 
     As in He et al., TPAMI 2015, section 2.2, the concatenated levels are the input of fc6. Unlike there, the descriptor
     and the output of each hidden layer are normalized (Ba et al.: *Layer Normalization*, 2016).
-
-    Args:
-        n_channels: number of channels of the feature map.
-        settings: levels, pooling, widths, dropout.
-        n_classes: number of classes.
     """
 
     def __init__(self, n_channels: int, settings: NetworkSettings, n_classes: int) -> None:
@@ -154,12 +140,8 @@ class ClassTargets:
 class TeacherAdapter(nn.Module):
     """A linear map from the student's channels to the standardized channels of a teacher, applied cell by cell.
 
-    Args:
-        n_channels: number of channels of the student's map.
-        n_teacher_channels: number of channels of the teacher's map.
-        settings: levels and pooling, used only for ``descriptor``.
-        distill: ``map`` (cells of the map; the finer of the two maps is averaged to the grid of the coarser one) or
-            ``descriptor`` (the bins of the pyramid take the place of cells).
+    With ``map``, the finer of the two maps is averaged to the grid of the coarser one; with ``descriptor``, the bins of
+    the pyramid take the place of cells.
     """
 
     mean: Tensor
@@ -251,11 +233,7 @@ class TeacherTargets:
         return {f"explained_{name}": share for name, share in zip(self._names, explained, strict=True)}
 
     def standardize(self, samples: Iterable[Tensor]) -> None:
-        """Sets the means and deviations of the teachers' channels from some batches of pixels.
-
-        Raises:
-            SppfeatError: ``samples`` is empty.
-        """
+        """Sets the means and deviations of the teachers' channels from some batches of pixels."""
         moments = []
         with torch.no_grad():
             for pixels in samples:
@@ -287,21 +265,9 @@ def evaluate(
     to_device: Callable[[Tensor], Tensor],
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, float] | None:
-    """Runs a learner on some images in evaluation mode.
+    """Runs a learner on some images in evaluation mode; None if it was stopped.
 
-    Args:
-        learner: the learner.
-        targets: source of the learner's targets.
-        batches: pixels of the images.
-        to_device: copies pixels to the learner's device.
-        should_stop: called after each batch.
-
-    Returns:
-        ``images`` (number of images), ``loss`` (mean over the images), and the measures of ``targets.judge``; None if
-        it was stopped.
-
-    Raises:
-        SppfeatError: no image could be read.
+    Returns the number of ``images``, their mean ``loss``, and the measures of ``targets.judge``.
     """
     learner.eval()
     images, scores, loss = [], [], 0.0
@@ -322,6 +288,6 @@ def evaluate(
 
 
 def _averaged(feature_map: Tensor, cells: tuple[int, int]) -> Tensor:
-    """Averages a map ``(N, C, H, W)`` down to a number of cells along each axis."""
+    """Averages a map ``(N, C, H, W)`` down to ``(N, C, *cells)``."""
     is_there = feature_map.shape[-2:] == cells
     return feature_map if is_there else nn.functional.adaptive_avg_pool2d(feature_map, cells)

@@ -37,7 +37,6 @@ __all__ = ["Training", "prepare_training", "train"]
 
 _SAMPLES = 512  # number of images to estimate the teachers' means and deviations from
 _MAX_AUTO_WORKERS = 8
-_DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
 def train(
@@ -54,7 +53,9 @@ def train(
 
     Args:
         request: images, settings and output folder.
-        on_probe, on_download: see :func:`prepare_training`.
+        on_probe: called with the number of image headers read and the total number of headers.
+        on_download: called during a download with the name of a weights file, the bytes done, and the total (None if
+            unknown).
         on_plan: called with the plan before the first step.
         on_step: called after each step with the number of steps done and the mean loss of the epoch so far.
         on_epoch: called with the log entry of each epoch.
@@ -96,34 +97,21 @@ def train(
 
 @dataclass(frozen=True)
 class Training:
-    """A training that is ready to run; :func:`prepare_training` makes it.
-
-    Attributes:
-        request: the request.
-        folder: the folder of its files.
-        trainer: the training loop.
-        task: learner, targets and images.
-        backbone: backbone of the student with its initial weights.
-        provenance: record of everything that the weights depend on, saved with them.
-        device: the device to train on.
-        sets: the images, and those left out.
-    """
+    """A training that is ready to run; ``backbone`` has the initial weights, ``provenance`` goes into all files."""
 
     request: TrainRequest
     folder: TrainFolder
     trainer: Trainer
-    task: TrainingTask
     backbone: Backbone
     provenance: dict[str, Any]
-    device: torch.device
     sets: ImageSets
 
     def summary(self) -> dict[str, Any]:
         """The plan of the training, as plain values."""
         sets, settings = self.sets, self.request.settings
-        n_parameters = sum(p.numel() for p in self.task.learner.parameters() if p.requires_grad)
+        n_parameters = sum(p.numel() for p in self.trainer.task.learner.parameters() if p.requires_grad)
         notes = []
-        if settings.recipe.precision == "bf16" and (note := bfloat16_note(self.device, "bf16")):
+        if settings.recipe.precision == "bf16" and (note := bfloat16_note(self.trainer.device, "bf16")):
             notes.append(note)
         if settings.network.freeze and settings.backbone.weights == "none":
             notes.append("--freeze with --weights none: the backbone that is kept as it is has random values")
@@ -142,7 +130,7 @@ class Training:
             "epochs_done": self.trainer.progress.epoch,
             "steps": self.trainer.n_steps,
             "steps_done": self.trainer.n_steps_done,
-            "device": device_name(self.device),
+            "device": device_name(self.trainer.device),
             "precision": settings.recipe.precision,
             "notes": notes + sets.notes,
         }
@@ -155,14 +143,9 @@ class Training:
         should_stop: Callable[[], bool] = lambda: False,
         seconds: Callable[[], float] = time.monotonic,
     ) -> bool:
-        """Trains; writes checkpoints every few minutes and after each epoch, weights and log after each epoch.
+        """Trains, and returns True unless it was stopped; ``seconds`` is the clock for the time between checkpoints.
 
-        Args:
-            on_step, on_epoch, should_stop: see :func:`train`; ``on_step`` gets the progress.
-            seconds: a clock that returns seconds, for the time between checkpoints.
-
-        Returns:
-            True if the training is finished, False if it was stopped.
+        It writes checkpoints every few minutes and after each epoch, weights and log after each epoch.
         """
         if not self.request.run.resume:
             # Written before the old files are removed, so that from now on there is always something to resume.
@@ -195,12 +178,12 @@ class Training:
 
     def write_weights(self) -> None:
         """Writes the weights file with the student's backbone and the layers after it."""
-        dtype = _DTYPES[self.request.run.weights_dtype]
+        dtype = getattr(torch, self.request.run.weights_dtype)
         result = self.trainer.result
         content: dict[str, Any] = {"state_dict": _stored(result.body.network, dtype)}
         if isinstance(result, ClassLearner):
             content["head"] = _stored(result.classifier, dtype)
-            content["classes"] = list(self.task.train.classes)
+            content["classes"] = list(self.trainer.task.train.classes)
         history = self.trainer.progress.history
         content["provenance"] = json.dumps({**self.provenance, "history": history}, indent=1)
         self.folder.write_weights(content)
@@ -216,17 +199,7 @@ def prepare_training(
     on_probe: Callable[[int, int], None] = lambda done, total: None,
     on_download: OnDownload = lambda name, done, total: None,
 ) -> Iterator[Training]:
-    """Prepares a training, and keeps its folder locked until the context ends.
-
-    Args:
-        request: the request.
-        on_probe: called with the number of image headers read and the total number of headers.
-        on_download: called during a download with the name of a weights file, the bytes done, and the total (None if
-            unknown).
-
-    Raises:
-        ConfigError, WeightsError, StoreError: see :func:`train`.
-    """
+    """Prepares a training, and keeps its folder locked until the context ends; see :func:`train`."""
     settings, run = request.settings, request.run
     folder = TrainFolder(request.output)
     with contextlib.nullcontext() if run.dry_run else folder.hold():
@@ -254,7 +227,7 @@ def prepare_training(
                 task.targets.standardize(trainer.samples(-(-_SAMPLES // settings.recipe.batch_size)))
                 # A new one, because the running mean of the weights holds a copy of the adapters.
                 trainer = Trainer(settings, task, device=device, n_workers=n_workers)
-            yield Training(request, folder, trainer, task, backbone, provenance, device, sets)
+            yield Training(request, folder, trainer, backbone, provenance, sets)
 
 
 def _make_task(
@@ -294,11 +267,7 @@ def _make_task(
 
 
 def _stored(module: torch.nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Copies a module's state for a file: on the CPU, contiguous, floating-point numbers as ``dtype``.
-
-    Raises:
-        SppfeatError: a value is not finite, or too large for ``dtype``.
-    """
+    """Copies a module's state for a file, floating-point numbers as ``dtype``, which must hold them."""
     state = {
         name: (value.to(dtype) if value.is_floating_point() else value).cpu().contiguous()
         for name, value in module.state_dict().items()

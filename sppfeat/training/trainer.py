@@ -58,16 +58,9 @@ class TrainingTask(NamedTuple):
 
 @dataclass
 class Progress:
-    """The progress of a training.
+    """The current ``epoch`` of a training, from 0, with its finished batches, images, sum of losses and seconds.
 
-    Attributes:
-        epoch: number of the current epoch, from 0; the total number of epochs once all are done.
-        batch: number of finished batches of this epoch.
-        images: number of images of this epoch so far.
-        loss: sum of the losses of these images.
-        seconds: duration of this epoch so far.
-        failures: lines about images that could not be read, with path and reason.
-        history: log entries, one per finished epoch.
+    ``failures`` are lines about images that could not be read, ``history`` the log entries of finished epochs.
     """
 
     epoch: int = 0
@@ -80,23 +73,13 @@ class Progress:
 
 
 class Trainer:
-    """Trains a learner; its state after a step depends only on settings and images.
-
-    Args:
-        settings, task: settings of the training; learner, targets and images.
-        device: the device to train on.
-        n_workers: number of processes that decode; 0 to decode in this process.
-
-    Attributes:
-        progress: the progress so far.
-        n_steps: total number of steps of the training.
-    """
+    """Trains a learner; its state after each of the ``n_steps`` steps depends only on settings and images."""
 
     def __init__(
         self, settings: TrainSettings, task: TrainingTask, *, device: torch.device, n_workers: int
     ) -> None:
         self.progress = Progress()
-        self._settings, self._task, self._device, self._n_workers = settings, task, device, n_workers
+        self._settings, self.task, self.device, self._n_workers = settings, task, device, n_workers
         recipe = settings.recipe
         self._optimizer = _optimizer(task.learner, settings)
         sizes = settings.data.sizes
@@ -114,7 +97,7 @@ class Trainer:
     @property
     def result(self) -> Learner:
         """The learner to validate and save: the moving average of the parameters if there is one."""
-        return self._task.learner if self._average is None else cast(Learner, self._average.module)
+        return self.task.learner if self._average is None else cast(Learner, self._average.module)
 
     @property
     def n_steps_done(self) -> int:
@@ -122,37 +105,31 @@ class Trainer:
         return sum(self._n_batches[: self.progress.epoch]) + self.progress.batch
 
     def state(self) -> dict[str, Any]:
-        """The state of the training as tensors and plain values, for :meth:`restore`."""
+        """The state of the training as tensors and plain values."""
         return {
             "progress": dataclasses.asdict(self.progress),
-            "learner": self._task.learner.state_dict(),
+            "learner": self.task.learner.state_dict(),
             "average": None if self._average is None else self._average.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "schedule": _plain(self._schedule.state_dict()),
             "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state(self._device) if self._device.type == "cuda" else None,
+            "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continues from a state that :meth:`state` returned."""
         self.progress = Progress(**state["progress"])
-        self._task.learner.load_state_dict(state["learner"])
+        self.task.learner.load_state_dict(state["learner"])
         if self._average is not None:
             self._average.load_state_dict(state["average"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
         torch.set_rng_state(state["rng"].cpu())
-        if state["cuda_rng"] is not None and self._device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self._device)
+        if state["cuda_rng"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
 
     def run_epoch(self, *, on_step: Callable[["Progress"], None], should_stop: Callable[[], bool]) -> bool:
-        """Runs the remaining steps of the current epoch, then validates; returns True if the epoch was finished.
-
-        ``on_step`` and ``should_stop`` are called after each step; True ends the epoch early, to be continued later.
-
-        Raises:
-            SppfeatError: no image could be read, a process that reads them died, or the loss is no longer a number.
-        """
+        """Runs the remaining steps of the current epoch, then validates; returns False if it was stopped before."""
         progress = self.progress
         try:
             entry = self._entry(should_stop) if self._run_batches(on_step, should_stop) else None
@@ -170,7 +147,7 @@ class Trainer:
     def _run_batches(self, on_step: Callable[["Progress"], None], should_stop: Callable[[], bool]) -> bool:
         """Runs the remaining batches of an epoch; returns False if it was stopped."""
         progress, recipe = self.progress, self._settings.recipe
-        self._task.learner.train()
+        self.task.learner.train()
         started = time.monotonic()
         for batch in self._noted(self._load_epoch()):
             if len(batch.images):
@@ -197,7 +174,7 @@ class Trainer:
         self, images: Examples, size: int, should_stop: Callable[[], bool]
     ) -> dict[str, float] | None:
         """Evaluates the result on whole images with a short side of ``size`` pixels; None if it was stopped."""
-        task, data = self._task, self._settings.data
+        task, data = self.task, self._settings.data
         batches = whole_image_batches(
             images, data, size=size, batch_size=_EVALUATION_BATCH, min_side=task.min_side
         )
@@ -206,7 +183,7 @@ class Trainer:
             batches, images, plain, resample=task.resample, seed=(0,), n_workers=self._n_workers
         )
         learner, targets, noted = self.result, task.validation_targets, self._noted(loaded)
-        with device_memory(self._device), self._arithmetic(), self._autocast():
+        with device_memory(self.device), self._arithmetic(), self._autocast():
             return evaluate(learner, targets, noted, to_device=self._to_device, should_stop=should_stop)
 
     def _noted(self, batches: Iterable[PixelBatch]) -> Iterator[PixelBatch]:
@@ -218,10 +195,10 @@ class Trainer:
     def _step(self, batch: PixelBatch) -> float:
         pixels = self._to_device(batch.pixels)
         self._optimizer.zero_grad(set_to_none=True)
-        with device_memory(self._device), self._arithmetic():
+        with device_memory(self.device), self._arithmetic():
             try:
                 with self._autocast():
-                    answer = self._task.learner(pixels, self._task.targets(batch.images, pixels))
+                    answer = self.task.learner(pixels, self.task.targets(batch.images, pixels))
             except (
                 ValueError
             ) as error:  # batch normalization has nothing to normalize in one cell of one image
@@ -239,7 +216,7 @@ class Trainer:
             answer.loss.backward()
             self._optimizer.step()
         if self._average is not None:
-            self._average.update_parameters(self._task.learner)
+            self._average.update_parameters(self.task.learner)
         return loss
 
     def _entry(self, should_stop: Callable[[], bool]) -> dict[str, Any] | None:
@@ -255,7 +232,7 @@ class Trainer:
         }
         is_last = progress.epoch + 1 == self._settings.recipe.epochs
         is_due = is_last or (progress.epoch + 1) % data.val_every == 0
-        if (images := self._task.validation) is not None and is_due:
+        if (images := self.task.validation) is not None and is_due:
             entry["validation"] = validation = {}
             for size in data.val_sizes:
                 scores = self._validate(images, size, should_stop)
@@ -267,12 +244,12 @@ class Trainer:
     def _plan_epoch(self, epoch: int) -> list[Batch]:
         recipe = self._settings.recipe
         return epoch_batches(
-            self._task.train,
+            self.task.train,
             self._settings.data,
             epoch=epoch,
             batch_size=recipe.batch_size,
             seed=recipe.seed,
-            min_side=self._task.min_side,
+            min_side=self.task.min_side,
         )
 
     def _load_epoch(self, n_workers: int | None = None) -> Iterator[PixelBatch]:
@@ -280,24 +257,24 @@ class Trainer:
         epoch = self.progress.epoch
         return load_batches(
             self._plan_epoch(epoch),
-            self._task.train,
+            self.task.train,
             self._settings.data,
             first=self.progress.batch,
-            resample=self._task.resample,
+            resample=self.task.resample,
             seed=(self._settings.recipe.seed, 2, epoch),
             n_workers=self._n_workers if n_workers is None else n_workers,
-            pin_memory=self._device.type == "cuda",
+            pin_memory=self.device.type == "cuda",
         )
 
     def _to_device(self, pixels: Tensor) -> Tensor:
-        return pixels.to(self._device, non_blocking=True)
+        return pixels.to(self.device, non_blocking=True)
 
     def _arithmetic(self) -> contextlib.AbstractContextManager[Any]:
         return float32_arithmetic(self._settings.recipe.precision)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         is_half = self._settings.recipe.precision == "bf16"
-        return torch.autocast(self._device.type, torch.bfloat16, enabled=is_half)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=is_half)
 
 
 def _optimizer(learner: Learner, settings: TrainSettings) -> torch.optim.Optimizer:

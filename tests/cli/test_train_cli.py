@@ -144,7 +144,6 @@ def test_options_in_the_environment(classes, tmp_path):
         ),
         (["--layer", "nowhere", "--weights", "none"], "spp_s16 has no layer 'nowhere'"),
         (["--backbone", "squeezenet1_1", "--sizes", "8"], "sizes are 8; allowed: "),
-        (["--batch-size", "1", "--sizes", "16"], "cannot be trained on a batch of 1 of 16 x 16 pixels"),
     ],
 )
 @pytest.mark.usefixtures("tiny_network")

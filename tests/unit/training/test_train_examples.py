@@ -56,7 +56,7 @@ def test_a_split_that_leaves_nothing():
 
 def test_classes_are_matched_by_name():
     examples = examples_of([2, 3])
-    renamed = with_classes(examples, ("z", "c1", "a", "c0"), what="validation")
+    renamed = with_classes(examples, ("z", "c1", "a", "c0"))
     assert [renamed.classes[label] for label in renamed.labels] == [
         examples.classes[label] for label in examples.labels
     ]
@@ -67,9 +67,9 @@ def test_a_class_that_is_not_trained():
     with pytest.raises(
         ConfigError, match=r"^the validation has classes 'c1'; allowed: 1 class that is trained"
     ):
-        with_classes(examples_of([1, 1]), ("c0",), what="validation")
+        with_classes(examples_of([1, 1]), ("c0",))
     left_out = examples_of([1, 1], left_out=[1])
-    assert with_classes(left_out, ("c0",), what="validation").labels[0] == 0
+    assert with_classes(left_out, ("c0",)).labels[0] == 0
 
 
 def test_headers_are_read_and_the_reasons_kept(tmp_path):
