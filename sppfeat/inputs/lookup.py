@@ -4,7 +4,6 @@ import atexit
 import contextlib
 import functools
 import os
-import stat
 import tempfile
 from pathlib import Path
 
@@ -46,25 +45,16 @@ def find_image(root: bytes, path: bytes) -> Place:
     end, top = len(whole), whole.find(b"://") + 2 if is_url(whole) else 0
     while (end := whole.rfind(b"/", 0, end)) > top:
         container = whole[:end]
-        if is_url(whole):
-            if is_archive(container):
-                return _place_in(container, None, whole[end + 1 :])
-        elif kind_of(container) is not None and (status := _regular_file(container)) is not None:
-            return _place_in(os.path.abspath(container), FileVersion.of(status), whole[end + 1 :])
+        if is_url(whole) and is_archive(container):
+            return _place_in(container, None, whole[end + 1 :])
+        if kind_of(container) is not None and os.path.isfile(container):
+            return _place_in(os.path.abspath(container), FileVersion.of(container), whole[end + 1 :])
     if not is_url(whole):
         raise ImageError("no such file")
     storage = _read(whole).storage
     if storage is None:
         raise ImageError("no such object")
     return _fetched(storage, 0)
-
-
-def _regular_file(path: bytes) -> os.stat_result | None:
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):
-        return None
-    return status if stat.S_ISREG(status.st_mode) else None
 
 
 def _place_in(container: bytes, version: FileVersion | None, name: bytes) -> Place:

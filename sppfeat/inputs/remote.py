@@ -8,7 +8,6 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +17,7 @@ from sppfeat.errors import ConfigError, SppfeatError
 from sppfeat.files.byte_ranges import Place
 from sppfeat.files.folders import walk_order
 from sppfeat.files.image_names import has_image_suffix
-from sppfeat.files.paths import PathTable
+from sppfeat.files.paths import PathTable, PathTableBuilder
 from sppfeat.files.remote import check_url, shown
 from sppfeat.files.remote.listing import is_folder, objects_below
 from sppfeat.files.remote.service import Service
@@ -70,19 +69,6 @@ class RemoteStorage:
         return f"{os.fsdecode(self.top)}/{name}" if self.top else name
 
 
-class _Input(NamedTuple):
-    """A URL with its service, and the kind of what is there: an ``object``, a ``folder`` or a ``file`` of images."""
-
-    url: str
-    service: Service
-    kind: str
-
-    @property
-    def group(self) -> tuple[str, str] | None:
-        """Equal for consecutive inputs that form one segment; None for one that forms its own."""
-        return self.service.key if self.kind == "object" else None
-
-
 def read_remote(urls: Iterable[bytes]) -> Iterator[Segment]:
     """Yield the images of URLs, in order; consecutive objects form one segment.
 
@@ -99,30 +85,29 @@ def read_remote(urls: Iterable[bytes]) -> Iterator[Segment]:
     """
     services: dict[tuple[str, str], Service] = {}
     inputs = (_look_up(os.fsdecode(url), services) for url in urls)
-    for group, together in itertools.groupby(inputs, lambda found: found.group):
-        if group is not None:
-            first = next(together)
-            objects = PathTable(found.url for found in itertools.chain([first], together))
-            yield Segment(None, objects, storage=_unlisted(first.service, objects))
-            continue
-        for found in together:
-            if found.kind == "folder":
-                yield from _read_folder(found.service, found.url)
-            else:
-                yield _read_archive(found.service, found.url)
+    for (service, kind), together in itertools.groupby(inputs, lambda found: found[1:]):
+        found = (url for url, *_ in together)
+        if kind == "object":
+            objects = PathTable(found)
+            yield Segment(None, objects, storage=_unlisted(service, objects))
+        elif kind == "folder":
+            for url in found:
+                yield from _read_folder(service, url)
+        else:
+            for url in found:
+                yield _read_archive(service, url)
 
 
-def _look_up(text: str, services: dict[tuple[str, str], Service]) -> _Input:
+def _look_up(text: str, services: dict[tuple[str, str], Service]) -> tuple[str, Service, str]:
+    """Return a URL, its service, and what is there: an ``object``, a ``folder`` or a ``file`` of images."""
     url = check_url(text)
     new = Service(url)
     service = services.setdefault(new.key, new)
     _ = service.fs  # so that a missing package is reported now
-    if text.endswith("/"):
-        return _Input(url, service, "folder")
     is_object = has_image_suffix(os.fsencode(url)) or service.scheme in ("http", "https")
-    if not is_object and is_folder(service, url):
-        return _Input(url, service, "folder")
-    return _Input(url, service, "object" if kind_of(os.fsencode(url)) is None else "file")
+    if text.endswith("/") or (not is_object and is_folder(service, url)):
+        return url, service, "folder"
+    return url, service, "object" if kind_of(os.fsencode(url)) is None else "file"
 
 
 def _unlisted(service: Service, urls: PathTable) -> RemoteStorage:
@@ -143,26 +128,22 @@ def _read_archive(service: Service, url: str) -> Segment:
 
 def _read_folder(service: Service, url: str) -> Iterator[Segment]:
     """Yield the images below a folder; if there are none, those of the archives below it."""
-    listed_sizes, archives = array("q"), list[bytes]()
+    images, listed_sizes, archives = PathTableBuilder(), array("q"), list[bytes]()
     n_objects = n_others = 0
-
-    def image_names() -> Iterator[bytes]:
-        nonlocal n_objects, n_others
-        for name, size in objects_below(service, url):
-            n_objects += 1
-            if not name or name.endswith(b"/") or name.startswith(b".") or b"/." in name:
-                continue  # the mark of a folder in an object store, or hidden
-            if has_image_suffix(name):
-                listed_sizes.append(size)
-                yield name
-            elif is_container(name):
-                archives.append(name)
-            else:
-                n_others += 1
-
-    listed = PathTable(image_names())
+    for name, size in objects_below(service, url):
+        n_objects += 1
+        if not name or name.endswith(b"/") or name.startswith(b".") or b"/." in name:
+            continue  # the mark of a folder in an object store, or hidden
+        if has_image_suffix(name):
+            images.extend([name])
+            listed_sizes.append(size)
+        elif is_container(name):
+            archives.append(name)
+        else:
+            n_others += 1
     if not n_objects:
         raise ConfigError(f"no such object or folder: {shown(url)}")
+    listed = images.build()
     order = walk_order(listed)
     names, sizes = PathTable(listed[i] for i in order.tolist()), np.array(listed_sizes, dtype=np.int64)[order]
     storage = RemoteStorage(service, os.fsencode(url), names, sizes)
