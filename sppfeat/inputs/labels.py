@@ -22,17 +22,9 @@ def label_images(
     mode: str,
     root: bytes,
 ) -> tuple[OwnLabels, int]:
-    """Find the class of each listed image.
+    """Find the class of each image of ``once``, and the number of images without one.
 
-    Args:
-        segments: the inputs, whose images are numbered consecutively.
-        paths: paths of all their images, relative to the root.
-        once: the images to list, without repetitions.
-        mode: see :func:`sppfeat.inputs.list_images`.
-        root: absolute path or URL above all images.
-
-    Returns:
-        The classes, and the number of images without one, if others have one or all should; 0 otherwise.
+    The number is 0 if no image has a class and none should. See :func:`sppfeat.inputs.list_images` for the modes.
 
     Raises:
         ConfigError: two inputs give the same image different classes.

@@ -26,14 +26,9 @@ __all__ = ["is_list", "read_container", "read_inputs", "read_list"]
 
 
 def read_inputs(inputs: Sequence[str], *, stdin: Iterable[bytes] | None = None) -> Iterator[Segment]:
-    """Yield the images of each input, in order; consecutive image files form one segment.
+    """Yield the images of each input, in order; see :func:`sppfeat.inputs.list_images`.
 
-    Args:
-        inputs, stdin: see :func:`sppfeat.inputs.list_images`.
-
-    Raises:
-        ConfigError: an input does not exist or cannot be read.
-        SourceError: a remote input cannot be reached.
+    Consecutive image files form one segment.
     """
     for is_remote, paths in groupby(_entries(inputs, stdin), is_url):
         yield from (read_remote if is_remote else _read_local)(paths)

@@ -74,10 +74,7 @@ def read_remote(urls: Iterable[bytes]) -> Iterator[Segment]:
 
     A URL with an image suffix is an image, without a request to its service. A URL that ends in a slash is a folder;
     for any other, the service decides. A folder is read like a local one: files with an image suffix, without hidden
-    names, in natural order.
-
-    Args:
-        urls: URLs of object stores and servers, with any scheme that fsspec supports.
+    names, in natural order. Any scheme that fsspec supports will do.
 
     Raises:
         ConfigError: a URL is not allowed, does not exist, or is a kind of file that can only be read locally.
@@ -159,12 +156,8 @@ def find_objects(
 ) -> tuple[PathTable, RemoteStorage] | None:
     """Normalize the URLs of a table and make a storage of their objects, without a request to their service.
 
-    Args:
-        names: names in the rows of the table; None is returned if none of them is a URL.
-        error_at: makes an error from a position among them and a message.
-
-    Raises:
-        ConfigError: only some names are URLs, a URL is not allowed, or the URLs belong to several services.
+    None is returned if no name is a URL. If only some are, a URL is not allowed, or they belong to several services,
+    that is the error at a position.
     """
     if not any(b"://" in name and is_url(name) for name in names):
         return None

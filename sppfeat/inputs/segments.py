@@ -99,12 +99,7 @@ class Once:
     ) -> dict[int, bytes]:
         """Return the fact that any mention gives of each image that is mentioned repeatedly, by its first mention.
 
-        Args:
-            fact_of: the fact that a mention gives, or nothing.
-            error: makes the error about a mention with another fact than an earlier one.
-
-        Raises:
-            ConfigError: two mentions give different facts.
+        ``fact_of`` returns the fact that a mention gives, or nothing; two different ones are the ``error``.
         """
         again = self.same_as[self.same_as != np.arange(len(self.same_as))]
         found: dict[int, bytes] = {}
@@ -116,12 +111,7 @@ class Once:
 
 
 def find_repeated(segments: Sequence[Segment], paths: PathTable) -> Once:
-    """Find the distinct images, and the mentions that repeat them.
-
-    Args:
-        segments: the inputs, whose images are numbered consecutively.
-        paths: paths of all their images, relative to the root.
-    """
+    """Find the distinct images of all inputs, whose ``paths`` are relative to the root, and their repetitions."""
     every = np.arange(len(paths), dtype=np.int64)
     if len(segments) == 1 and segments[0].top is not None:
         return Once(every, every, every)

@@ -56,13 +56,7 @@ class AnnotationFiles:
         return os.path.splitext(self.name)[0]
 
     def error(self, where: str, what: str, name: bytes | None = None) -> BoxError:
-        """Make an error that names the file, the place in it, and the fault.
-
-        Args:
-            where: line, column, key or JSON path; may be empty.
-            what: the fault, with the value found and the allowed ones.
-            name: name of a file in the folder; None for the file or folder itself.
-        """
+        """Make an error that names the file, or the file ``name`` of the folder, the place in it, and the fault."""
         path = self.path if name is None or not self.is_folder else os.fsdecode(self._full(name))
         return BoxError(f"{path!r}, {where}: {what}" if where else f"{path!r}: {what}")
 

@@ -53,12 +53,9 @@ def check_array(
 def build_table(
     arrays: Mapping[bytes, npt.NDArray[Any]], box_format: str, *, names: str = "path"
 ) -> BoxTable:
-    """Build the table of all images; the id of a box is the name of its image and its row, from 0.
+    """Build the table from the array of each image; the id of a box is the name of its image and its row, from 0.
 
-    Args:
-        arrays: boxes of each image, which :func:`check_array` accepts.
-        box_format: gives the meaning of the numbers.
-        names: see :class:`sppfeat.boxes.table.BoxTable`; with ``single``, the id of a box is its row alone.
+    With the names ``single``, the id of a box is its row alone.
     """
     builder = BoxTableBuilder()
     for name, array in arrays.items():

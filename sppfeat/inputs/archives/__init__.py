@@ -33,14 +33,7 @@ def segment_at(top: bytes, segment: Segment, storage: Storage) -> Segment:
 
 
 def read_archive(path: bytes) -> Segment:
-    """Find the images of a local archive, in its order.
-
-    Args:
-        path: absolute path of the archive, which ends in ``.tar`` or ``.zip``.
-
-    Raises:
-        ConfigError: the file cannot be read, is not such an archive, is compressed as a whole, damaged or cut short.
-    """
+    """Find the images of a local archive, in its order; ConfigError if it cannot be read as one."""
     where = f"the archive {os.fsdecode(path)!r}"
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a FIFO would wait forever

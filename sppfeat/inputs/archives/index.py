@@ -54,9 +54,7 @@ class IndexBuilder:
     def build(self, images: Sequence[int] | None = None, *, has_headers: bool) -> tuple[Segment, Members]:
         """Return the last image of each name, the one that unpacking would leave, without the place of the archive.
 
-        Args:
-            images: numbers of the members that are images, ascending; None for all.
-            has_headers: see :class:`Members`.
+        ``images`` are the numbers of the members that are images, ascending; None for all.
         """
         chosen = np.arange(len(self)) if images is None else np.array(images, dtype=np.int64)
         names = self.names if images is None else PathTable(self.names[i] for i in images)

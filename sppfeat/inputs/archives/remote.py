@@ -33,9 +33,8 @@ def read_remote_archive(service: Service, url: str) -> Segment:
     """Find the images of a remote tar or zip file, in its order.
 
     Raises:
-        ConfigError: the archive does not exist, is not a tar or zip file, is compressed as a whole, damaged or cut
-            short.
-        SourceError: the archive cannot be read.
+        ConfigError: the archive does not exist, or cannot be read as one.
+        SourceError: its service cannot be reached, or refuses.
     """
     name = os.fsencode(url)
     try:
@@ -79,10 +78,7 @@ class RemoteMemberStorage:
 
     @contextlib.contextmanager
     def fetch(self, images: npt.NDArray[np.int64], scratch: Path) -> Iterator[Sequence[Place | str]]:
-        """Fetch images to this machine, into a single file, with one request for neighboring images.
-
-        See :class:`Fetcher` for its errors.
-        """
+        """Fetch images into a single file, neighbors by one request; see :class:`Fetcher` for its errors."""
         with tempfile.TemporaryDirectory(
             dir=scratch, prefix="fetched-", ignore_cleanup_errors=True
         ) as folder:

@@ -35,13 +35,7 @@ _FILE_MAGIC = b"ARROW1"  # begins a file with a footer; anything else is a strea
 def read_arrow(path: bytes) -> Segment:
     """Find the images that the rows of an Arrow file contain or name, with classes and ids if it has them.
 
-    The images themselves are not read, since they are parts of the file.
-
-    Args:
-        path: absolute path of the file.
-
-    Raises:
-        ConfigError: the file cannot be read, is compressed, or has neither images nor paths.
+    The images themselves are not read, since they are parts of the file; ConfigError if they cannot be.
     """
     table = TableFile(path)
     pa = import_extra("pyarrow", extra="parquet", purpose=PURPOSE)

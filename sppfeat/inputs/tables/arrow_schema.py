@@ -65,12 +65,10 @@ class ArrowColumns:
 
     Attributes:
         contents: column of the encoded images; None if the table only has paths.
-        paths: column of the images' paths; with ``contents``, their original paths before they were put into the
-            table.
-        label: column of classes; None if the table has none.
-        classes: names of the classes if ``label`` holds their numbers; None if it holds names, or numbers without
-            names.
-        image_id: column of the images' ids; None if the table has none.
+        paths: column of the images' paths; with ``contents``, the original ones.
+        label: column of classes.
+        classes: names of the classes if ``label`` holds their numbers; None if it holds names, or nameless numbers.
+        image_id: column of the images' ids.
         has_boxes: True if further columns look like boxes.
     """
 
@@ -91,12 +89,7 @@ def find_arrow_columns(schema: Any, table: TableFile, is_empty: Callable[[Column
     """Find the columns of images or their paths, of classes and of ids.
 
     Images are in a column of structs of ``bytes`` and ``path``, or in a column of bytes that has one of the usual
-    names or that the metadata declare as images. If they are null in all rows, only the paths count.
-
-    Args:
-        schema: a ``pyarrow.Schema``.
-        table: the file of the schema.
-        is_empty: returns True if a column, or field, is null in all rows.
+    names or that the metadata declare as images. If they are null in all rows, ``is_empty``, only the paths count.
 
     Raises:
         ConfigError: the table has neither images nor paths, or several columns that could hold them.

@@ -39,13 +39,7 @@ _ROWS_AT_ONCE = 1 << 16
 def read_parquet(path: bytes) -> Segment:
     """Find the images that the rows of a Parquet file contain or name, with classes and ids if it has them.
 
-    The columns are read in batches; the images themselves are not read.
-
-    Args:
-        path: absolute path of the file.
-
-    Raises:
-        ConfigError: the file cannot be read, or has neither images nor paths.
+    The columns are read in batches; the images themselves are not read. ConfigError if the file cannot be.
     """
     table = TableFile(path)
     with arrow_errors(path, "Parquet", ConfigError), contextlib.ExitStack() as stack:

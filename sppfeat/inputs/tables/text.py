@@ -22,10 +22,7 @@ _LINES_AT_ONCE = 512  # larger batches keep the garbage collector busy
 def read_manifest(path: bytes) -> Segment:
     """Find the images that a table names, in the order of its rows, with their classes and ids if it has them.
 
-    Args:
-        path: absolute path of the table, which ends in ``.csv``, ``.tsv``, ``.jsonl`` or ``.ndjson``. Column names
-            are compared without case, see :mod:`sppfeat.files.columns`. Paths in the table are relative to its
-            folder.
+    Columns are found by :mod:`sppfeat.files.columns`, and paths are relative to the folder of the table.
 
     Raises:
         ConfigError: the file cannot be read, or is malformed; the message gives the line.
