@@ -63,11 +63,10 @@ def make_request(inputs: StrPath | Sequence[StrPath], output: StrPath, **options
     unknown = [name for name in options if name not in _OPTIONS]
     if unknown:
         raise ConfigError(f"no such option: {', '.join(unknown)}; allowed: {', '.join(sorted(_OPTIONS))}")
-    auto = {"batch_size": "auto", "workers": "auto"}
     options = {
         name: _CONVERSIONS[name](value) if name in _CONVERSIONS else value
         for name, value in options.items()
-        if value is not None and value != auto.get(name)
+        if value is not None and not (name in ("batch_size", "workers") and value == "auto")
     }
     shard = options.get("shard")
     rank = parse_shard(shard) if isinstance(shard, str) else shard
