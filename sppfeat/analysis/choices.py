@@ -75,11 +75,6 @@ class ProbeSettings:
         check_choice("class-weight", self.class_weight, CLASS_WEIGHTS)
 
     @property
-    def balanced(self) -> bool:
-        """True if all classes count alike, instead of all rows."""
-        return self.class_weight == "balanced"
-
-    @property
     def memory_nbytes(self) -> int:
         """Maximum memory to use, in bytes."""
         return available_nbytes() // 4 if self.max_nbytes is None else self.max_nbytes

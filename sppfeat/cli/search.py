@@ -19,6 +19,7 @@ from sppfeat.cli.options import (
     selection_options,
 )
 from sppfeat.cli.output import print_json_or_text, table
+from sppfeat.config.wording import escaped
 
 if TYPE_CHECKING:
     from sppfeat.analysis.search import Found
@@ -70,24 +71,21 @@ def search(file: Path, queries: tuple[str, ...], as_json: bool, quiet: bool, **o
             on_download=on_download,
             **options,
         )
-    print_json_or_text([_as_json(own) for own in found], lambda: _text(found), as_json=as_json)
-
-
-def _as_json(found: "Found") -> dict[str, Any]:
-    query = found.query
-    return {
-        "query": query.text,
-        "path": query.path,
-        "box": query.box,
-        "row": query.row,
-        "hits": [dataclasses.asdict(hit) for hit in found.hits],
-    }
+    as_objects = [
+        {
+            "query": own.query.text,
+            "path": own.query.path,
+            "box": own.query.box,
+            "row": own.query.row,
+            "hits": list(map(dataclasses.asdict, own.hits)),
+        }
+        for own in found
+    ]
+    print_json_or_text(as_objects, lambda: _text(found), as_json=as_json)
 
 
 def _text(found: "list[Found]") -> str:
     """Formats hits as a table with a line for each; leaves out empty columns."""
-    from sppfeat.config.wording import escaped
-
     header = ["query", "rank", "distance", "row", "image", "label", "box", "score", "id"]
     lines = [
         [

@@ -16,7 +16,7 @@ from sppfeat.analysis.probe.results import ProbeResult
 from sppfeat.analysis.probe.validation import cross_validate
 from sppfeat.config.values import StrPath
 from sppfeat.errors import ConfigError
-from sppfeat.files.outputs import check_new_file, refuse_input
+from sppfeat.files.outputs import check_new_file
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.selection import LabelSource, RowsLike
 
@@ -81,16 +81,14 @@ def probe(
         max_nbytes=max_nbytes,
     )
     model = None if save is None else Path(save)
-    if model is not None:
-        if model.suffix == ".skops":
-            raise ConfigError(
-                f"--save {str(model)!r}: classifiers are no longer .skops files; use {model.stem}.npz"
-            )
-        tables = [labels] if isinstance(labels, str | os.PathLike) else []
-        check_new_file(model, inputs=[features, *tables], overwrite=overwrite)
+    if model is not None and model.suffix == ".skops":
+        raise ConfigError(
+            f"--save {str(model)!r}: classifiers are no longer .skops files; use {model.stem}.npz"
+        )
     with FeatureFile(Path(features)) as file:
         if model is not None:
-            refuse_input(model, file.read_paths)
+            tables = [labels] if isinstance(labels, str | os.PathLike) else []
+            check_new_file(model, inputs=[*file.read_paths, *tables], overwrite=overwrite)
         selection = file.select(rows=rows, layers=layers, levels=levels, labels=labels)
         fitted = None if model is None else fit_classifier(selection, settings)
         result = cross_validate(selection, settings, on_progress=on_progress)

@@ -18,7 +18,7 @@ from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.values import StrPath
 from sppfeat.errors import StoreError
 from sppfeat.files.atomic import whole_file, write_errors
-from sppfeat.files.outputs import check_new_file, refuse_input
+from sppfeat.files.outputs import check_new_file
 from sppfeat.files.tables import join_fields
 from sppfeat.store.comparability import descriptor_differences
 from sppfeat.store.reader import FeatureFile
@@ -95,22 +95,21 @@ def predict(
             names, the file lacks layers or levels, or a row holds NaN or infinities.
         ConfigError: rows do not exist or have no descriptor, or the output is an input.
     """
-    path = Path(output) if isinstance(output, str | os.PathLike) else None
-    if path is not None:
-        tables = [labels] if isinstance(labels, str | os.PathLike) else []
-        check_new_file(path, inputs=[model, features, *tables], overwrite=overwrite)
-    classifier = load_classifier(Path(model))
-    classes = classifier.classes
     with FeatureFile(Path(features)) as file, contextlib.ExitStack() as stack:
-        if path is not None:
-            refuse_input(path, file.read_paths)
+        if isinstance(output, str | os.PathLike):
+            tables = [labels] if isinstance(labels, str | os.PathLike) else []
+            check_new_file(Path(output), inputs=[model, *file.read_paths, *tables], overwrite=overwrite)
+        classifier = load_classifier(Path(model))
+        classes = classifier.classes
         selection = select_for(classifier, file, rows=rows, labels=labels)
         numbers, names = np.full(len(selection), -1), list[str]()
         if selection.labels.values is not None:
             numbers, names = class_numbers(selection)
         target = None if output is None else stack.enter_context(_opened(output, overwrite=overwrite))
         every = [f"score:{name}" for name in classes] if with_scores else []
-        table = _row_columns(selection, TextColumn(names, numbers))
+        known = {**tabulate_rows(file, selection.rows, selection.labels), "label": TextColumn(names, numbers)}
+        box = ("x0", "y0", "x1", "y1") if file.has_boxes else ()
+        table = {name: known[name] for name in ("row", "path", "image_id", *box, "label") if name in known}
         if target is not None:
             _write_lines(target, [[*table, "predicted", "score", *every]])
         predicted, best = np.empty(len(selection), dtype=np.int64), np.empty(len(selection))
@@ -182,16 +181,12 @@ def select_for(
 def decision_blocks(
     classifier: Classifier, selection: Selection
 ) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
-    """Yields ranges of a selection, in order, and the decision values ``(b, K)`` of their rows.
+    """Yields ranges of a selection from :func:`select_for`, in order, and the decision values ``(b, K)`` of their rows.
 
     The values do not depend on the block size, the number of threads or the processor. The coefficients are float32,
     so digits below ``2**-23`` of the largest possible value of a row of norm 1 mean nothing, and values are rounded to
     the last decimal above that. Sums in another order differ by less than ``d * 2**-53`` of the same bound, which for
     ``d = 1000`` is one millionth of the rounding.
-
-    Args:
-        classifier: a fitted classifier.
-        selection: rows from :func:`select_for`.
 
     Raises:
         StoreError: a row holds NaN or infinities.
@@ -222,14 +217,6 @@ def _opened(output: StrPath | BinaryIO, *, overwrite: bool) -> Iterator[BinaryIO
         with write_errors(str(getattr(output, "name", "the stream"))):
             yield output
             output.flush()
-
-
-def _row_columns(selection: Selection, labels: TextColumn) -> dict[str, RowColumn]:
-    """Columns of the table that are known before the prediction."""
-    file = selection.file
-    found = {**tabulate_rows(file, selection.rows, selection.labels), "label": labels}
-    box = ("x0", "y0", "x1", "y1") if file.has_boxes else ()
-    return {name: found[name] for name in ("row", "path", "image_id", *box, "label") if name in found}
 
 
 def _cells(column: RowColumn, part: slice) -> list[str]:

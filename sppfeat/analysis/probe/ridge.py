@@ -31,15 +31,7 @@ _Index = npt.NDArray[np.int64]
 
 
 class Ridge:
-    """Classifiers of labeled rows, each trained on some of them.
-
-    Args:
-        selection: rows and columns of an open file.
-        labeled: the rows of the selection to train and test on.
-        settings: settings of the classifier, and its maximum memory.
-
-    Attributes:
-        method: ``products`` or ``sums``.
+    """Classifiers of labeled rows of a selection, each trained on some of them; ``method`` is ``products`` or ``sums``.
 
     Raises:
         ConfigError: the equations do not fit the memory, or scikit-learn is not installed.
@@ -48,7 +40,7 @@ class Ridge:
 
     def __init__(self, selection: Selection, labeled: LabeledRows, settings: ProbeSettings) -> None:
         self._selection, self._labeled = selection, labeled
-        self._balanced = settings.balanced
+        self._class_weight = None if settings.class_weight == "none" else settings.class_weight
         self._alpha = 1 / (2 * settings.C)  # C as in scikit-learn's other linear classifiers
         self._block_nbytes = _block_nbytes(
             len(labeled.y), selection.dimension, len(labeled.names), settings.memory_nbytes
@@ -70,12 +62,7 @@ class Ridge:
         return predicted
 
     def fit(self) -> tuple[_Array, _Array]:
-        """Fits a classifier on all labeled rows.
-
-        Returns:
-            Coefficients ``(K, d)`` and intercepts ``(K,)``: ``x @ coef.T + intercept`` are the decision values of a
-            scaled row ``x``.
-        """
+        """Fits coefficients ``(K, d)`` and intercepts ``(K,)`` on all labeled rows, for rows that are scaled."""
         every = np.arange(len(self._labeled.y))
         if self.method == "sums":
             return self._solution(every)
@@ -135,11 +122,9 @@ class Ridge:
         return coef, _without_untrained(mean_target - coef @ mean, y)
 
     def _weights(self, y: _Index) -> _Array:
-        """Weights ``(n,)`` of rows, of mean 1; if balanced, all classes have the same share, as in scikit-learn."""
-        if not self._balanced:
-            return np.ones(len(y))
-        counts = np.bincount(y)
-        return np.asarray(len(y) / ((counts > 0).sum() * counts[y]))
+        """Weights ``(n,)`` of rows, of mean 1; if balanced, all classes have the same share."""
+        weighting = import_extra("sklearn.utils.class_weight", extra="sklearn", purpose="a classifier")
+        return np.asarray(weighting.compute_sample_weight(self._class_weight, y))
 
 
 def _block_nbytes(n_rows: int, dimension: int, n_classes: int, max_nbytes: int) -> int:

@@ -46,12 +46,8 @@ class Query:
     row: int | None = None
 
 
-def read_queries(texts: Iterable[str], *, stdin: Iterable[bytes] | None = None) -> list[Query]:
-    """Parses queries, including lists of queries: ``@FILE``, or ``-`` for standard input.
-
-    Args:
-        texts: queries in the syntax of :func:`parse_query`, and lists of them in the format of lists of images.
-        stdin: chunks of bytes to read for ``-``; standard input if None.
+def read_queries(texts: Iterable[str]) -> list[Query]:
+    """Parses queries as :func:`parse_query` does, and lists of them: ``@FILE``, or ``-`` for standard input.
 
     Raises:
         ConfigError: a list cannot be read, a text is not a query, or there is no query at all.
@@ -59,7 +55,7 @@ def read_queries(texts: Iterable[str], *, stdin: Iterable[bytes] | None = None) 
     queries = []
     for text in texts:
         if is_list(text):
-            queries += [parse_query(os.fsdecode(entry)) for entry in read_list(text, stdin=stdin)]
+            queries += [parse_query(os.fsdecode(entry)) for entry in read_list(text)]
         else:
             queries.append(parse_query(text))
     if not queries:

@@ -16,7 +16,7 @@ from json_fields import check_fields
 
 import sppfeat
 from sppfeat.analysis.search.neighbors import nearest_rows
-from sppfeat.analysis.search.queries import Query, describe_queries, parse_query, read_queries
+from sppfeat.analysis.search.queries import Query, describe_queries, parse_query
 from sppfeat.cli import main
 from sppfeat.store.reader import FeatureFile
 
@@ -173,7 +173,6 @@ def test_names_with_odd_characters(whole, pictures, tmp_path, monkeypatch):
         assert parse_query(name) == Query(name, path=name)
     assert parse_query("b#c.png#1,2,3,4.5") == Query("b#c.png#1,2,3,4.5", "b#c.png", (1, 2, 3, 4.5))
     names = [b"./row:1", b"\xff.png", b"\xff.png#1,1,30,30"]
-    assert [query.row for query in read_queries(["-"], stdin=[b"\n".join(names)])] == [None] * 3
     found = hits(whole, "-", "-k", 1, stdin=b"\n".join(names))
     assert [own["hits"][0]["image"] for own in found[:2]] == ["dog/img4.png"] * 2
     assert "\\udcff.png" in search(whole, os.fsdecode(b"\xff.png")).stdout
