@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -12,8 +13,8 @@ from torch import Tensor
 from sppfeat.boxes.coordinates import clip_boxes
 from sppfeat.config.regions import RowFlag
 from sppfeat.errors import BoxError, ConfigError, StoreError
-from sppfeat.extraction.regions import Projector, best_scales
-from sppfeat.extractor import Extractor, ImageLike, NetworkInput
+from sppfeat.extraction.regions import best_scales
+from sppfeat.extractor import Extractor, ImageLike
 from sppfeat.geometry import FeatureGeometry, cell_boxes, scale_boxes
 from sppfeat.pooling.bins import distinct_bins
 from sppfeat.pyramid import pool_regions
@@ -61,10 +62,6 @@ class PooledLevel:
     bins: npt.NDArray[np.int64]
     values: npt.NDArray[np.float32]
     cells: npt.NDArray[np.int64] | None
-
-    def strength(self, channel: int | None = None) -> npt.NDArray[np.float64]:
-        """l2 norms ``(n, n)`` of the bins over all channels, or their values in one channel."""
-        return strength(self.values, channel)
 
     def count_maxima(self, map_hw: tuple[int, int], channel: int | None = None) -> npt.NDArray[np.int64]:
         """Counts the maxima in each cell, ``(H, W)`` int64, over all bins and all channels or one channel."""
@@ -116,10 +113,7 @@ class PooledLayer:
         return self.map.shape[1], self.map.shape[2]
 
     def cells_in(self, cells: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Converts cells ``(..., 4)`` of the map, ``x0, y0, x1, y1``, half-open, to edges in pixels of the input.
-
-        The edges may lie beyond the input. Without geometry, the cells are spread evenly over the input.
-        """
+        """Edges in pixels of the input, or beyond it, of cells ``(..., 4)``: ``x0, y0, x1, y1``, half-open."""
         geometry = self.geometry
         if geometry is None:
             stride = (self.input_hw[0] / self.map_hw[0], self.input_hw[1] / self.map_hw[1])
@@ -158,31 +152,41 @@ def pooled_boxes(
         if projection is not None or margin is not None or any(view.box_px is not None for view in views):
             raise
         projector = None
-    first = extractor.network_input(image)
-    runs: dict[tuple[int, bool], tuple[NetworkInput, list[Tensor]]] = {}
+    read = cache(lambda scale: extractor.network_input(image, scale=scale))
+
+    @cache
+    def run(scale: int, is_mirrored: bool) -> tuple[npt.NDArray[np.uint8], list[Tensor]]:
+        pixels = np.ascontiguousarray(read(scale).pixels[:, :: -1 if is_mirrored else 1])
+        return pixels, extractor.feature_maps(pixels)
+
+    image_hw, config = read(0).image_hw, extractor.config
     pooled = []
     for view in views:
-        clipped = _clip(view, first.image_hw)
-        scale = view.scale
-        if scale is None:
-            scale = int(best_scales(clipped, first.image_hw, extractor.config.input.short_sides)[0])
-        key = (scale, view.mirrored)
-        if key not in runs:
-            resized = extractor.network_input(image, scale=scale) if scale else first
-            if view.mirrored:
-                resized = resized._replace(pixels=np.ascontiguousarray(resized.pixels[:, ::-1]))
-            runs[key] = (resized, extractor.feature_maps(resized.pixels))
-        pooled.append(_pool(extractor, view, clipped, *runs[key], projector))
+        box_px, clipped = _clip(view, image_hw)
+        scale = int(best_scales(clipped, image_hw, config.input.short_sides)[0])
+        pixels, maps = run(scale if view.scale is None else view.scale, view.mirrored)
+        input_hw = (pixels.shape[0], pixels.shape[1])
+        map_hws = [(fmap.shape[2], fmap.shape[3]) for fmap in maps]
+        flag, regions = int(RowFlag.OK), [(0, 0, width, height) for height, width in map_hws]
+        if view.box_px is not None and projector is not None:
+            hws = {"image_hw": image_hw, "input_hw": input_hw}
+            found = projector.project(box_px, np.array([view.mirrored]), **hws, map_hws=map_hws)
+            flag = int(found.flag[0])
+            regions = [(x0, y0, x1, y1) for x0, y0, x1, y1 in found.region[0].tolist()]
+        x0, y0, x1, y1 = scale_boxes(torch.from_numpy(clipped), image_hw, input_hw)[0].tolist()
+        box_in = (input_hw[1] - x1, y0, input_hw[1] - x0, y1) if view.mirrored else (x0, y0, x1, y1)
+        layers = []
+        for i, (fmap, region) in enumerate(zip(maps, regions, strict=True)):
+            levels = pool_region(fmap, region, config.descriptor.levels, config.descriptor.pool)
+            geometry = None if projector is None else projector.geometries[i]
+            of_map = config.backbone.layers[i], fmap[0].numpy(), geometry, region, levels
+            layers.append(PooledLayer(view, image_hw, pixels, box_in, flag, *of_map))
+        pooled.append(tuple(layers))
     return pooled
 
 
 def view_of_row(file: FeatureFile, row: int) -> tuple[int, View]:
-    """Image index of a row, and the view of that image that the row describes.
-
-    Raises:
-        ConfigError: there is no such row.
-        StoreError: the row has no descriptor.
-    """
+    """Image index of a row, and the view of it that the row describes; refuses rows without descriptor."""
     if not 0 <= row < file.n_rows:
         raise ConfigError(f"row is {row}; allowed: 0 to {file.n_rows - 1}, the rows of {str(file.path)!r}")
     image = int(file.image_index[row])
@@ -194,16 +198,16 @@ def view_of_row(file: FeatureFile, row: int) -> tuple[int, View]:
     if not file.has_boxes:
         return image, View()
     scale = int(scale_indices(file.row_scale[row : row + 1], file.config.input)[0])
-    box = file.boxes[row]
-    is_whole = np.array_equal(box, whole_image_boxes(file.image_hw[image : image + 1])[0])
-    if is_whole and file.config.regions is not None and file.config.regions.boxes == "multiview":
-        return image, View(None, scale, bool(file.row_mirrored[row]))
-    x0, y0, x1, y1 = box.tolist()
-    return image, View((x0, y0, x1, y1), scale, bool(file.row_mirrored[row]))
+    x0, y0, x1, y1 = box = file.boxes[row].tolist()
+    is_whole = box == whole_image_boxes(file.image_hw[image : image + 1])[0].tolist()
+    is_view = file.config.regions is not None and file.config.regions.boxes == "multiview"
+    return image, View(
+        None if is_whole and is_view else (x0, y0, x1, y1), scale, bool(file.row_mirrored[row])
+    )
 
 
-def _clip(view: View, image_hw: tuple[int, int]) -> npt.NDArray[np.float64]:
-    """Part of a view's box inside the image, ``(1, 4)`` in pixels of the image."""
+def _clip(view: View, image_hw: tuple[int, int]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """The view's box, and the part of it inside the image, ``(1, 4)`` each in pixels of the image."""
     hw = np.array([image_hw], dtype=np.int32)
     boxes_px = whole_image_boxes(hw) if view.box_px is None else np.array([view.box_px], dtype=np.float64)
     clipped, flag = clip_boxes(boxes_px, hw)
@@ -213,68 +217,21 @@ def _clip(view: View, image_hw: tuple[int, int]) -> npt.NDArray[np.float64]:
             f"the box {shown} (x0,y0,x1,y1) has no area in its image of {image_hw[1]} x {image_hw[0]} pixels "
             "(width x height)"
         )
-    return clipped
-
-
-def _pool(
-    extractor: Extractor,
-    view: View,
-    clipped: npt.NDArray[np.float64],
-    resized: NetworkInput,
-    maps: list[Tensor],
-    projector: Projector | None,
-) -> tuple[PooledLayer, ...]:
-    image_hw, pixels = resized
-    input_hw = (pixels.shape[0], pixels.shape[1])
-    map_hws = [(fmap.shape[2], fmap.shape[3]) for fmap in maps]
-    flag, regions = int(RowFlag.OK), [(0, 0, width, height) for height, width in map_hws]
-    x0, y0, x1, y1 = scale_boxes(torch.from_numpy(clipped), image_hw, input_hw)[0].tolist()
-    if view.box_px is not None and projector is not None:
-        boxes_px, mirrored = np.array([view.box_px], dtype=np.float64), np.array([view.mirrored])
-        found = projector.project(boxes_px, mirrored, image_hw=image_hw, input_hw=input_hw, map_hws=map_hws)
-        flag = int(found.flag[0])
-        regions = [(x0, y0, x1, y1) for x0, y0, x1, y1 in found.region[0].tolist()]
-    box_in = (input_hw[1] - x1, y0, input_hw[1] - x0, y1) if view.mirrored else (x0, y0, x1, y1)
-    config = extractor.config
-    return tuple(
-        PooledLayer(
-            view=view,
-            image_hw=image_hw,
-            pixels=pixels,
-            box_in=box_in,
-            flag=flag,
-            name=config.backbone.layers[i],
-            map=maps[i][0].numpy(),
-            geometry=None if projector is None else projector.geometries[i],
-            region=region,
-            levels=pool_region(maps[i], region, config.descriptor.levels, config.descriptor.pool),
-        )
-        for i, region in enumerate(regions)
-    )
+    return boxes_px, clipped
 
 
 def pool_region(
     fmap: Tensor, region: tuple[int, int, int, int], levels: Sequence[int], mode: str
 ) -> tuple[PooledLevel, ...]:
-    """Pools a region of a map, level by level.
-
-    Args:
-        fmap: ``(1, C, H, W)`` float32 feature map, on the CPU.
-        region: ``x0, y0, x1, y1`` in cells, half-open.
-        levels: levels of the pyramid.
-        mode: ``"max"`` or ``"avg"``.
-    """
+    """Pools a region of a map ``(1, C, H, W)`` float32 on the CPU, level by level, by ``"max"`` or ``"avg"``."""
     regions = torch.tensor([[0, *region]])
-    n_channels = fmap.shape[1]
-    descriptor = pool_regions(fmap, regions, levels, mode=mode)[0]
-    parts = torch.split(descriptor, [n_channels * n * n for n in levels])
-    found = distinct_bins(regions[:, 1:], levels, (fmap.shape[2], fmap.shape[3]))
-    cells = torch.stack((found.x0, found.y0, found.x1, found.y1), 1)
     pooled = []
-    for n, values, which in zip(levels, parts, found.of_level, strict=True):
-        bins = cells[which[0]].reshape(n, n, 4).numpy()
-        origin = _origin(fmap[0].numpy(), bins) if mode == "max" else None
-        pooled.append(PooledLevel(n, bins, values.reshape(n_channels, n, n).numpy(), origin))
+    for n in levels:
+        values = pool_regions(fmap, regions, (n,), mode=mode).reshape(-1, n, n).numpy()
+        found = distinct_bins(regions[:, 1:], (n,), (fmap.shape[2], fmap.shape[3]))
+        cells = torch.stack((found.x0, found.y0, found.x1, found.y1), 1)
+        bins = cells[found.of_level[0][0]].reshape(n, n, 4).numpy()
+        pooled.append(PooledLevel(n, bins, values, _origin(fmap[0].numpy(), bins) if mode == "max" else None))
     return tuple(pooled)
 
 

@@ -1,5 +1,8 @@
-"""Classes of rows: their sizes, and the color and shape that mark each class in a picture."""
+"""Classes of rows: their sizes, the color and shape that mark each in a picture, and random samples of them."""
 
+import dataclasses
+import itertools
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -7,7 +10,15 @@ import numpy.typing as npt
 
 from sppfeat.store.selection import Selection
 
-__all__ = ["MOST_NAMED", "ClassMark", "count_labels", "mark_classes"]
+__all__ = [
+    "MOST_NAMED",
+    "ClassMark",
+    "count_labels",
+    "draw_classes",
+    "draw_rows",
+    "draw_stratified",
+    "mark_classes",
+]
 
 # By Okabe and Ito, for all kinds of color vision; without black, which is invisible on a dark page.
 _COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
@@ -39,34 +50,67 @@ def count_labels(selection: Selection) -> list[tuple[str, int]]:
 
     Classes that are numbers without names get their numbers as names. Classes without rows are listed, too.
     """
-    y = selection.y
-    if y is None:
-        return [("", len(selection))] if len(selection) else []
-    names = selection.target_names
-    counted = dict.fromkeys(names, 0)
-    for number, n in zip(*map(np.ndarray.tolist, np.unique(y, return_counts=True)), strict=True):
-        name = (names[number] if 0 <= number < len(names) else "") if names else str(number)
-        counted[name] = counted.get(name, 0) + n
-    return sorted(counted.items(), key=lambda pair: -pair[1])
+    counted = Counter(dict.fromkeys(selection.target_names, 0))
+    counted.update(_classes_of(selection))
+    return counted.most_common()
 
 
-def mark_classes(selection: Selection, *, most: int = MOST_NAMED) -> list[ClassMark]:
-    """Marks for the ``most`` most frequent classes; one for all others; one for rows without a class."""
-    y = selection.y
-    if y is None:
+def mark_classes(selection: Selection) -> list[ClassMark]:
+    """Marks for the most frequent classes; one for all others; one for rows without a class."""
+    if selection.y is None:
         return [ClassMark("", _COLORS[0], "o", np.arange(len(selection)))] if len(selection) else []
-    names = selection.target_names
-    known = (y >= 0) & (y < len(names)) if names else np.ones(len(y), dtype=bool)
-    numbers, counts = np.unique(y[known], return_counts=True)
-    numbers = numbers[np.argsort(-counts, kind="stable")]
-    marks = []
-    for i, number in enumerate(numbers[:most].tolist()):
-        shape = _SHAPES[i // len(_COLORS) % len(_SHAPES)]
-        name = names[number] if names else str(number)
-        marks.append(ClassMark(name, _COLORS[i % len(_COLORS)], shape, np.flatnonzero(y == number)))
-    rest = np.flatnonzero(known & np.isin(y, numbers[most:]))
-    if len(rest):
-        marks.append(ClassMark(None, _OTHER, ".", rest, n_classes=len(numbers) - most))
-    if not known.all():
-        marks.append(ClassMark("", _OTHER, "o", np.flatnonzero(~known)))
+    classes = np.array(_classes_of(selection), dtype=object)
+    names = [name for name, n in count_labels(selection) if name and n]
+    looks = itertools.product(_SHAPES, _COLORS)
+    marks = [
+        ClassMark(name, color, shape, np.flatnonzero(classes == name))
+        for name, (shape, color) in zip(names[:MOST_NAMED], looks, strict=False)
+    ]
+    others = names[MOST_NAMED:]
+    if others:
+        positions = np.flatnonzero(np.isin(classes, others))
+        marks.append(ClassMark(None, _OTHER, ".", positions, n_classes=len(others)))
+    if "" in classes:
+        marks.append(ClassMark("", _OTHER, "o", np.flatnonzero(classes == "")))
     return marks
+
+
+def _classes_of(selection: Selection) -> list[str]:
+    return [selection.labels.name_of(row) or "" for row in selection.rows.tolist()]
+
+
+def draw_rows(selection: Selection, most: int, *, seed: int = 0) -> Selection:
+    """Draws at most ``most`` rows, each with the same probability; keeps their order."""
+    if len(selection) <= most:
+        return selection
+    drawn = np.random.default_rng(seed).choice(len(selection), size=most, replace=False)
+    return dataclasses.replace(selection, rows=selection.rows[np.sort(drawn)])
+
+
+def draw_stratified(selection: Selection, most: int, *, seed: int = 0) -> Selection:
+    """Draws at most ``most`` rows, from each class in proportion to its size; keeps their order."""
+    y = selection.y
+    if y is None or len(selection) <= most:
+        return draw_rows(selection, most, seed=seed)
+    order = np.random.default_rng(seed).permutation(len(y))
+    _, classes, counts = np.unique(y[order], return_inverse=True, return_counts=True)
+    by_class = np.argsort(classes, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    # Ordered by relative rank within the class, any prefix holds the classes in proportion.
+    place = np.empty(len(y))
+    place[by_class] = (np.arange(len(y)) - np.repeat(starts, counts) + 0.5) / np.repeat(counts, counts)
+    drawn = order[np.argsort(place, kind="stable")[:most]]
+    return dataclasses.replace(selection, rows=selection.rows[np.sort(drawn)])
+
+
+def draw_classes(selection: Selection, most: int, *, least: int = 1, seed: int = 0) -> Selection:
+    """Draws at most ``most`` classes of ``least`` rows or more, and takes all of their rows; keeps their order."""
+    y = selection.y
+    if y is None:
+        return selection
+    classes, counts = np.unique(y[y >= 0] if selection.target_names else y, return_counts=True)
+    classes = classes[counts >= least]
+    if len(classes) <= most:
+        return selection
+    drawn = np.random.default_rng(seed).choice(classes, size=most, replace=False)
+    return dataclasses.replace(selection, rows=selection.rows[np.isin(y, drawn)])

@@ -149,9 +149,9 @@ def show_neighbors(
         ImageError: the image of a query cannot be read.
         StoreError: the file cannot be read, or the output exists or cannot be written.
     """
-    asked, path, labels = read_queries(queries) if queries else [], Path(output), selection.get("labels")
-    inputs = [file, labels, *(query.path for query in asked)]
-    check_picture_path(path, inputs=[i for i in inputs if isinstance(i, str | Path)], overwrite=overwrite)
+    asked, path = read_queries(queries) if queries else [], Path(output)
+    inputs = [file, selection.get("labels"), *(query.path for query in asked)]
+    check_picture_path(path, inputs=inputs, overwrite=overwrite)
     if len(asked) > _MOST_LINES:
         raise ConfigError(f"{len(asked)} queries; allowed: {_MOST_LINES} lines of one picture")
     with FeatureFile(file) as features:
@@ -177,11 +177,7 @@ def show_neighbors(
 
 
 def draw_queries(selection: Selection, n: int, *, seed: int = 0) -> list[Query]:
-    """Draws ``n`` random rows as queries: one of each class, the most frequent class first, then any rows.
-
-    Raises:
-        ConfigError: a row of the selection has no descriptor.
-    """
+    """Draws ``n`` random rows as queries: one of each class, the most frequent class first, then any rows."""
     check_described(selection)
     order = np.random.default_rng(seed).permutation(len(selection))
     y = selection.y
@@ -203,13 +199,9 @@ def make_contact_sheet(
     one_per_image: bool = False,
     on_progress: Callable[[int], None] = lambda rows: None,
 ) -> ContactSheet:
-    """Finds the nearest rows of some queries; a row is never its own neighbor.
+    """Finds the rows of a selection nearest to queries ``(q, d)``; a row is never its own neighbor.
 
-    Args:
-        selection: the rows to search.
-        queries: images, boxes or rows.
-        descriptors: ``(q, d)``, the :func:`~sppfeat.analysis.search.queries.describe_queries` of these queries.
-        k, metric, one_per_image, on_progress: see :func:`~sppfeat.analysis.search.neighbors.nearest_rows`.
+    For the other arguments see :func:`~sppfeat.analysis.search.neighbors.nearest_rows`.
     """
     found = nearest_rows(
         selection,

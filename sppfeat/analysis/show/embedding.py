@@ -13,9 +13,8 @@ import numpy.typing as npt
 
 from sppfeat.analysis.choices import DEFAULT_EMBEDDING, EMBEDDINGS, MOST_EMBEDDED, MOST_PICTURED
 from sppfeat.analysis.row_checks import check_described
-from sppfeat.analysis.show.classes import ClassMark, mark_classes
+from sppfeat.analysis.show.classes import ClassMark, draw_rows, mark_classes
 from sppfeat.analysis.show.figure import Picture, check_picture_path, new_figure, write_picture
-from sppfeat.analysis.show.sampling import draw_rows
 from sppfeat.analysis.show.thumbnails import Thumbnail, find_row_pictures, read_thumbnails, unread_note
 from sppfeat.analysis.wording import nonfinite_text, sample_text
 from sppfeat.config.machine import import_extra
@@ -47,7 +46,7 @@ _FEWEST_NEIGHBORED = 5  # minimum number of rows for t-SNE and UMAP, which fail 
 _NAMES = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
 _SIDE = 6.0  # inches
 _PICTURE_SHARE = 0.085  # side of a thumbnail with its frame, as a share of the plot's side
-_PICTURE_FILL = 0.88  # side of the thumbnail itself, as a share of that
+_PICTURE_SIDE = 0.88 * _PICTURE_SHARE  # side of the thumbnail itself
 _MARGIN = 0.09
 _LONGEST_NAME = 28
 _GAP = 0.012  # between a point and its thumbnail, as a share of the plot's side
@@ -73,25 +72,25 @@ def show_embedding(
     Args:
         file: the feature file.
         output: the picture to write: .png, .svg or .pdf.
-        method, most, seed: see :func:`embed_rows`.
+        method: ``"pca"`` shows the two directions of largest variance; ``"tsne"`` and ``"umap"`` keep neighborhoods of
+            the first 50 principal components, but distances between groups mean nothing.
+        most: maximum number of rows; if there are more, this many are drawn at random. They are in memory twice.
+        seed: seed of all draws and of the method.
         pictures: maximum number of rows with a picture.
         root: folder that now holds the images; the recorded one if None.
         overwrite: replace the output if it exists.
         **selection: rows, layers, levels and labels; see :meth:`sppfeat.store.reader.FeatureFile.select`.
 
     Returns:
-        The picture's path, its caption, the :class:`Embedding`, and a note if images
-        cannot be read.
+        The picture's path, its caption, the :class:`Embedding`, and a note if images cannot be read.
 
     Raises:
         ConfigError: the output is no picture or an input, the method is unknown, there are too few rows, a row has no
             descriptor, or a package is not installed.
         StoreError: the file cannot be read, or the output exists or cannot be written.
     """
-    path, labels = Path(output), selection.get("labels")
-    check_picture_path(
-        path, inputs=[file, *([labels] if isinstance(labels, str) else [])], overwrite=overwrite
-    )
+    path = Path(output)
+    check_picture_path(path, inputs=[file, selection.get("labels")], overwrite=overwrite)
     with FeatureFile(file) as features:
         embedding = embed_rows(features.select(**selection), method=method, most=most, seed=seed)
         if not len(embedding.selection):
@@ -132,21 +131,7 @@ class Embedding:
 def embed_rows(
     selection: Selection, *, method: str = DEFAULT_EMBEDDING, most: int = MOST_EMBEDDED, seed: int = 0
 ) -> Embedding:
-    """Places the rows of a selection in the plane, similar ones close to each other.
-
-    Memory holds the drawn rows twice: ``8 * most * d`` bytes.
-
-    Args:
-        selection: rows and columns of an open file.
-        method: ``"pca"`` shows the two directions of largest variance; ``"tsne"`` and ``"umap"`` keep neighborhoods of
-            the first 50 principal components, but distances between groups mean nothing.
-        most: maximum number of rows; if there are more, this many are drawn at random.
-        seed: seed of the draw and of the method.
-
-    Raises:
-        ConfigError: there is no such method, its package is missing, there are too few rows, or a row has no
-            descriptor.
-    """
+    """Places the rows of a selection in the plane, similar ones close to each other; see :func:`show_embedding`."""
     check_choice("method", method, EMBEDDINGS)
     check_described(selection)
     drawn = draw_rows(selection, most, seed=seed)
@@ -206,11 +191,7 @@ def _neighborhoods(method: str, points: npt.NDArray[np.float64], seed: int) -> n
 
 
 def choose_pictured(embedding: Embedding, *, most: int, seed: int = 0) -> dict[int, tuple[float, float]]:
-    """Chooses at most this many rows to picture, and places their thumbnails.
-
-    Returns:
-        Center ``x, y`` of each thumbnail, 0 to 1 from the left and lower edges of the plot, by row number.
-    """
+    """Chooses rows to picture; returns the centers of :func:`place_pictures` by row number."""
     low, high = _limits(embedding.points)
     places = (embedding.points - low) / (high - low)
     rows = embedding.selection.rows
@@ -228,8 +209,7 @@ def draw_embedding(
 ) -> "Figure":
     """Draws points and thumbnails, ``side`` inches high, with a legend if there is a title; inside ``drawing``.
 
-    ``marks`` are those of the classes of its rows; ``pictured``, from :func:`choose_pictured`, holds the centers of the
-    thumbnails by row number, like ``thumbnails``.
+    ``pictured`` is from :func:`choose_pictured`; ``thumbnails`` holds those of its rows.
     """
     has_legend = bool(title) and embedding.selection.y is not None
     figure = new_figure(side * (1.25 if has_legend else 1), side)
@@ -237,12 +217,18 @@ def draw_embedding(
     _draw_points(axes, embedding, marks)
     low, high = _limits(embedding.points)
     axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
-    positions = {row: i for i, row in enumerate(embedding.selection.rows.tolist())}
     colors = {i: mark.color for mark in marks for i in mark.positions.tolist()}
-    for row, center in pictured.items():
-        pixels, i = thumbnails[row].pixels, positions[row]
+    for i, row in enumerate(embedding.selection.rows.tolist()):
+        pixels = thumbnails[row].pixels if row in pictured else None
         if pixels is not None:
-            _draw_picture(axes, embedding.points[i], center, pixels, colors[i])
+            line = {"arrowstyle": "-", "color": colors[i], "linewidth": 0.9, "shrinkA": 0, "shrinkB": 0}
+            where: Any = {"xytext": pictured[row], "textcoords": "axes fraction"}
+            axes.annotate("", embedding.points[i].tolist(), **where, arrowprops=line, zorder=4)
+            x, y = (center - _PICTURE_SIDE / 2 for center in pictured[row])
+            inset = axes.inset_axes((x, y, _PICTURE_SIDE, _PICTURE_SIDE), zorder=5)
+            inset.imshow(pixels, interpolation="antialiased")
+            inset.set(xticks=[], yticks=[])
+            inset.spines[:].set(visible=True, color=colors[i], linewidth=1.2)
     if embedding.explained is None:
         name = _NAMES[embedding.method]
         axes.set(xticks=[], yticks=[], xlabel=f"{name} 1 (no scale)", ylabel=f"{name} 2 (no scale)")
@@ -257,7 +243,7 @@ def draw_embedding(
 
 
 def caption(embedding: Embedding) -> str:
-    """Caption of an embedding: its method, the number of rows, and the number they were drawn from."""
+    """Names the method and counts the rows."""
     n_nonfinite = embedding.n_nonfinite
     rows = sample_text(len(embedding.selection), n_nonfinite=n_nonfinite, n_rows=embedding.n_rows)
     return f"{_NAMES[embedding.method]} of {rows}{nonfinite_text(n_nonfinite)}"
@@ -272,7 +258,7 @@ def mark_text(mark: ClassMark) -> str:
 
 
 def place_pictures(
-    points: npt.NDArray[np.float64], *, side: float = _PICTURE_SHARE, most: int, seed: int = 0
+    points: npt.NDArray[np.float64], *, most: int, seed: int = 0
 ) -> dict[int, tuple[float, float]]:
     """Draws points at random and places a picture on or near each, where it hides the fewest other points.
 
@@ -280,14 +266,13 @@ def place_pictures(
 
     Args:
         points: ``(n, 2)``, 0 to 1 from the left and lower edges of a plot.
-        side: side of a picture, in the same unit.
         most: maximum number of pictures.
         seed: seed of the draw.
 
     Returns:
-        Center ``x, y`` of each picture, by the index of its point.
+        Center ``x, y`` of each picture, like ``points``, by the index of its point.
     """
-    reach = side / 2 + _GAP
+    side, reach = _PICTURE_SHARE, _PICTURE_SHARE / 2 + _GAP
     offsets = np.array([(0, 0), *((dx * r, dy * r) for r in _RINGS for dx, dy in _DIRECTIONS)]) * reach
     placed: dict[int, tuple[float, float]] = {}
     for i in np.random.default_rng(seed).permutation(len(points)).tolist():
@@ -306,7 +291,6 @@ def place_pictures(
 
 
 def _limits(points: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Lower and upper limits of the axes, ``(2,)`` each."""
     if not len(points):
         return np.zeros(2), np.ones(2)
     low, high = points.min(axis=0), points.max(axis=0)
@@ -332,34 +316,3 @@ def _draw_points(axes: "Axes", embedding: Embedding, marks: Sequence[ClassMark])
             zorder=3 - order / 100,
             rasterized=n > 5000,
         )
-
-
-def _draw_picture(
-    axes: "Axes",
-    point: npt.NDArray[np.float64],
-    center: tuple[float, float],
-    pixels: npt.NDArray[np.uint8],
-    color: str,
-) -> None:
-    """Draws a thumbnail in a frame, and a line to its point."""
-    from matplotlib.patches import Rectangle
-
-    height, width = (
-        np.array(pixels.shape[:2]) / max(pixels.shape[:2]) * _PICTURE_SHARE * _PICTURE_FILL
-    ).tolist()
-    (x, y), inside = center, axes.transAxes
-    line = {"arrowstyle": "-", "color": color, "linewidth": 0.9, "shrinkA": 0, "shrinkB": 0}
-    axes.annotate("", point.tolist(), center, textcoords="axes fraction", arrowprops=line, zorder=4)
-    extent = (x - width / 2, x + width / 2, y - height / 2, y + height / 2)
-    axes.imshow(pixels, extent=extent, transform=inside, aspect="auto", interpolation="antialiased", zorder=5)
-    frame = Rectangle(
-        (extent[0], extent[2]),
-        width,
-        height,
-        transform=inside,
-        fill=False,
-        edgecolor=color,
-        linewidth=1.2,
-        zorder=6,
-    )
-    axes.add_patch(frame)

@@ -6,13 +6,13 @@ matplotlib arranges what is on them (constrained layout) and fits the page. The 
 
 import contextlib
 import io
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sppfeat.config.machine import import_extra
-from sppfeat.config.values import StrPath
 from sppfeat.errors import ConfigError
 from sppfeat.files.atomic import replace_file
 from sppfeat.files.outputs import check_new_file
@@ -107,28 +107,21 @@ class Picture(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def check_picture_path(path: Path, *, inputs: Sequence[StrPath] = (), overwrite: bool) -> None:
-    """Refuses an output that cannot be written, so that nothing is computed in vain.
+def check_picture_path(path: Path, *, inputs: Sequence[Any] = (), overwrite: bool) -> None:
+    """Refuses an output that cannot be written or is an input, so that nothing is computed in vain.
 
-    Raises:
-        ConfigError: the suffix is not one of :data:`PICTURE_SUFFIXES`, the output is an input, or matplotlib is not
-            installed.
-        StoreError: the output exists and ``overwrite`` is False, it is not a file, or its folder does not exist.
+    Only those inputs that are paths count.
     """
     if path.suffix.lower() not in PICTURE_SUFFIXES:
-        suffixes = f"{', '.join(PICTURE_SUFFIXES[:-1])} or {PICTURE_SUFFIXES[-1]}"
-        raise ConfigError(f"the output is {str(path)!r}; allowed: a name that ends in {suffixes}")
+        raise ConfigError(f"the output is {str(path)!r}; allowed: a name that ends in .png, .svg or .pdf")
     import_extra("matplotlib", extra="plot", purpose="a picture")
-    check_new_file(path, inputs=inputs, overwrite=overwrite)
+    paths = [given for given in inputs if isinstance(given, str | os.PathLike)]
+    check_new_file(path, inputs=paths, overwrite=overwrite)
 
 
 @contextlib.contextmanager
 def drawing(ink: str = "black") -> Iterator[None]:
-    """Sets our style, with lines and letters in ``ink``, in place of the user's matplotlib settings.
-
-    Raises:
-        ConfigError: matplotlib is not installed.
-    """
+    """Sets our style, with lines and letters in ``ink``, in place of the user's matplotlib settings."""
     style = import_extra("matplotlib.style", extra="plot", purpose="a picture")
     from matplotlib.font_manager import fontManager
 
@@ -150,14 +143,7 @@ def new_figure(width: float, height: float) -> "Figure":
 
 
 def write_picture(draw: Callable[[], "Figure"], path: Path, *, overwrite: bool) -> tuple[int, int]:
-    """Writes what ``draw`` draws in the format that the path's suffix names, whole or not at all.
-
-    Returns:
-        Width and height of the picture in pixels.
-
-    Raises:
-        StoreError: the file cannot be written.
-    """
+    """Writes what ``draw`` draws, whole or not at all; returns its width and height in pixels."""
     suffix = path.suffix.lower()
     content = io.BytesIO()
     with drawing():

@@ -57,7 +57,7 @@ def map_limits(layer: PooledLayer, channel: int | None) -> tuple[float, float]:
 
 def pooled_limits(layer: PooledLayer, channel: int | None) -> tuple[float, float]:
     """Smallest and largest strength of the bins of all levels."""
-    return _limits(np.concatenate([level.strength(channel).ravel() for level in layer.levels]))
+    return _limits(np.concatenate([strength(level.values, channel).ravel() for level in layer.levels]))
 
 
 def panel_size(window: Any) -> tuple[float, float]:
@@ -87,7 +87,7 @@ def draw_map(axes: "Axes", layer: PooledLayer, channel: int | None) -> None:
 def draw_pooled(axes: "Axes", layer: PooledLayer, level: PooledLevel, channel: int | None) -> None:
     """Draws the strength of each bin's pooled vector; bins get equal parts of the region, so that none is hidden."""
     _show_gray(axes, layer)
-    values, limits = level.strength(channel), pooled_limits(layer, channel)
+    values, limits = strength(level.values, channel), pooled_limits(layer, channel)
     extent = _inside(layer, layer.cells_in(layer.region))
     _show(axes, values, extent, window_of(layer), HEAT, limits)
     n, (x0, y0, x1, y1) = level.level, extent

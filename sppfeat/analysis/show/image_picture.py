@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sppfeat.analysis.show.activations import PooledLayer, PooledLevel, View, pooled_boxes, view_of_row
+from sppfeat.analysis.show.activations import (
+    PooledLayer,
+    PooledLevel,
+    View,
+    pooled_boxes,
+    strength,
+    view_of_row,
+)
 from sppfeat.analysis.show.figure import HEAT, Picture, check_picture_path, new_figure, write_picture
 from sppfeat.analysis.show.image_panels import (
     MAXIMA,
@@ -96,7 +103,7 @@ def show_image(
         StoreError: the file cannot be read, its row has no descriptor, or the output exists or cannot be written.
     """
     path = Path(output)
-    check_picture_path(path, inputs=[p for p in (image, file) if p is not None], overwrite=overwrite)
+    check_picture_path(path, inputs=[image, file], overwrite=overwrite)
     if file is None and (row is not None or root is not None):
         name = "row" if row is not None else "root"
         raise ConfigError(f"--{name} is about a feature file, but there is none: --from")
@@ -191,7 +198,7 @@ def _level_numbers(layer: PooledLayer, level: PooledLevel, channel: int | None) 
     return {
         "level": level.level,
         "bins": level.bins.reshape(-1, 4).tolist(),
-        "strength": level.strength(channel).ravel().tolist(),
+        "strength": strength(level.values, channel).ravel().tolist(),
         "maxima": [[y, x, int(counts[y, x])] for y, x in np.argwhere(counts).tolist()],
     }
 

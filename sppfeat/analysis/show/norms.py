@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from sppfeat.analysis.choices import MOST_NORMS
 from sppfeat.analysis.row_checks import check_described
+from sppfeat.analysis.show.classes import draw_rows
 from sppfeat.analysis.show.figure import COLORS, Picture, check_picture_path, new_figure, write_picture
-from sppfeat.analysis.show.sampling import draw_rows
 from sppfeat.analysis.wording import nonfinite_text, rounded, sample_text
 from sppfeat.config.values import StrPath
 from sppfeat.config.wording import counted, one_line
@@ -88,11 +88,7 @@ def show_norms(
 
 
 def measure_norms(selection: Selection, *, most: int = MOST_NORMS, seed: int = 0) -> Norms:
-    """Measures the norms of at most ``most`` rows of a selection, layer by layer, in blocks.
-
-    Raises:
-        ConfigError: a row has no descriptor.
-    """
+    """Measures the norms of at most ``most`` rows of a selection, layer by layer, in blocks."""
     check_described(selection)
     drawn = draw_rows(selection, most, seed=seed)
     ranges = selection.columns.layer_ranges()

@@ -79,11 +79,7 @@ def show_sizes(file: StrPath, output: StrPath, *, of: str = "images", overwrite:
 
 
 def measure_sizes(file: FeatureTable, *, of: str = "images") -> Sizes:
-    """Measures all images that have a known size and did not fail, or all boxes that have a descriptor.
-
-    Raises:
-        ConfigError: ``of`` is neither ``"images"`` nor ``"boxes"``, or it is ``"boxes"`` and the file has none.
-    """
+    """Measures all images that have a known size and did not fail, or all boxes that have a descriptor."""
     check_choice("of", of, SIZES_OF)
     if of == "images":
         heights_widths = file.image_hw.astype(np.float64)

@@ -41,26 +41,14 @@ _INNER, _OUTER = (255, 213, 0), (0, 0, 0)  # yellow on black stands out on every
 
 
 class Thumbnail(NamedTuple):
-    """A small picture of a row, or the reason why there is none.
-
-    Attributes:
-        pixels: ``(h, w, 3)`` uint8 RGB; None if the image cannot be read.
-        reason: reason why there is no picture; empty if there is one.
-    """
+    """A small picture, ``(h, w, 3)`` uint8 RGB, or the reason why there is none."""
 
     pixels: npt.NDArray[np.uint8] | None
     reason: str = ""
 
 
 class PictureSource(NamedTuple):
-    """Image and box to make a thumbnail of.
-
-    Attributes:
-        path: path of the image, which may lie in an archive.
-        image_hw: height and width of the image as displayed, in pixels.
-        box: ``x0, y0, x1, y1`` in pixels of the image as displayed, edges, half-open.
-        is_mirrored: True for the mirror image.
-    """
+    """Image, which may lie in an archive, and box to make a thumbnail of, in pixels of the image as displayed."""
 
     path: bytes
     image_hw: tuple[int, int]
@@ -72,27 +60,18 @@ def find_row_pictures(
     file: FeatureTable, rows: Sequence[int], *, root: str | os.PathLike[str] | None = None
 ) -> dict[int, PictureSource]:
     """Finds the images and boxes of some rows, by row number; ``root`` is the folder that now holds the images."""
-    wanted = np.array(list(dict.fromkeys(rows)), dtype=np.int64)
-    images = file.image_index[wanted]
-    image_hw, boxes = file.image_hw[images].tolist(), file.boxes[wanted].tolist()
-    mirrored = file.row_mirrored[wanted].tolist() if file.has_boxes else [False] * len(wanted)
-    folder = os.fsencode(file.root if root is None else root)
-    return {
-        row: PictureSource(
-            os.path.join(folder, file.path_table[image]), (hw[0], hw[1]), tuple(box), is_mirrored
-        )
-        for row, image, hw, box, is_mirrored in zip(
-            wanted.tolist(), images.tolist(), image_hw, boxes, mirrored, strict=True
-        )
-    }
+    folder, pictured = os.fsencode(file.root if root is None else root), {}
+    for row in rows:
+        image = int(file.image_index[row])
+        height, width = file.image_hw[image].tolist()
+        path, box = os.path.join(folder, file.path_table[image]), tuple(file.boxes[row].tolist())
+        is_mirrored = file.has_boxes and bool(file.row_mirrored[row])
+        pictured[row] = PictureSource(path, (height, width), box, is_mirrored)
+    return pictured
 
 
 def find_query_pictures(queries: Sequence[Query], *, exif: str) -> dict[str, PictureSource]:
-    """Finds the images and boxes of all queries that are not rows, by the texts of the queries.
-
-    Raises:
-        ImageError: an image can no longer be read.
-    """
+    """Finds the images and boxes of all queries that are not rows, by the texts of the queries."""
     pictured = {}
     for query in queries:
         if query.path is not None:
@@ -105,32 +84,26 @@ def find_query_pictures(queries: Sequence[Query], *, exif: str) -> dict[str, Pic
 def read_thumbnails(
     pictured: Mapping[_Key, PictureSource], *, exif: str, side: int = _SIDE
 ) -> dict[_Key, Thumbnail]:
-    """Decodes thumbnails in worker processes.
+    """Decodes thumbnails by any key in worker processes; an image may be missing, changed, or unreadable.
 
-    Args:
-        pictured: images and boxes by any key; all of them are read.
-        exif: ``"apply"`` or ``"ignore"`` the EXIF orientation, as in the file's settings.
-        side: longest side in pixels, of the image or of the box with its surroundings. Nothing is enlarged.
-
-    Returns:
-        A thumbnail for each key, or the reason why there is none: the image is missing, changed, or unreadable.
+    ``side`` is the longest one in pixels, of the image or of the box with its surroundings. Nothing is enlarged.
     """
-    sources = list(pictured.values())
-    shown = [_shown(source) for source in sources]
-    thumbnails, batches = [Thumbnail(None, "its size is not known")] * len(sources), []
-    for i, (source, part) in enumerate(zip(sources, shown, strict=True)):
-        if part is not None:
-            try:
-                place: bytes | Place | str = find_image(b"", source.path)
-            except ImageError as error:
-                place = str(error)
-            height, width = source.image_hw
-            longest = max(1.0, *(part[1, 2:] - part[1, :2]).tolist())
-            scale = min(1.0, side / longest, (_MAX_PIXELS / (height * width)) ** 0.5)
-            input_hw = (max(1, round(height * scale)), max(1, round(width * scale)))
-            batches.append(Batch([i], [place], [source.image_hw], input_hw))
+    keys, sources = list(pictured), list(pictured.values())
+    thumbnails, batches = dict.fromkeys(keys, Thumbnail(None, "its size is not known")), []
+    for i, source in enumerate(sources):
+        height, width = source.image_hw
+        if min(height, width) < 1 or not np.isfinite(source.box).all():
+            continue
+        try:
+            place: bytes | Place | str = find_image(b"", source.path)
+        except ImageError as error:
+            place = str(error)
+        longest = max(1.0, *np.diff(_shown(source)[1], axis=0)[0].tolist())
+        scale = min(1.0, side / longest, (_MAX_PIXELS / (height * width)) ** 0.5)
+        input_hw = (max(1, round(height * scale)), max(1, round(width * scale)))
+        batches.append(Batch([i], [place], [source.image_hw], input_hw))
     if not batches:
-        return dict(zip(pictured, thumbnails, strict=True))
+        return thumbnails
     pool = DecoderPool(
         DecodeSettings(exif, "bicubic", decode="fast"),
         n_workers=min(available_cores(), len(batches)),
@@ -140,12 +113,9 @@ def read_thumbnails(
     with contextlib.closing(pool):
         for decoded in pool.decode(batches):
             (i,) = decoded.batch.images
-            if not decoded.images:
-                thumbnails[i] = Thumbnail(None, decoded.failures[i])
-            elif (part := shown[i]) is not None:
-                cut = _cut(decoded.pixels[0], sources[i], part)
-                thumbnails[i] = Thumbnail(cut[:, ::-1].copy() if sources[i].is_mirrored else cut)
-    return dict(zip(pictured, thumbnails, strict=True))
+            cut = _cut(decoded.pixels[0], sources[i]) if decoded.images else None
+            thumbnails[keys[i]] = Thumbnail(cut, decoded.failures.get(i, ""))
+    return thumbnails
 
 
 def unread_note(thumbnails: Mapping[_Key, Thumbnail]) -> tuple[str, ...]:
@@ -157,39 +127,34 @@ def unread_note(thumbnails: Mapping[_Key, Thumbnail]) -> tuple[str, ...]:
     return (f"{len(unread)} of {n_images} cannot be read; the first of them: {unread[0]}",)
 
 
-def encode_jpeg(pixels: npt.NDArray[np.uint8], *, quality: int = 80) -> bytes:
+def encode_jpeg(pixels: npt.NDArray[np.uint8]) -> bytes:
     """Encodes a picture ``(h, w, 3)`` uint8 as the bytes of a JPEG file."""
     encoded = io.BytesIO()
-    Image.fromarray(pixels).save(encoded, "JPEG", quality=quality, optimize=True)
+    Image.fromarray(pixels).save(encoded, "JPEG", quality=80, optimize=True)
     return encoded.getvalue()
 
 
-def _shown(source: PictureSource) -> npt.NDArray[np.float64] | None:
-    """The box and the box with its surroundings, ``(2, 4)`` in pixels of the image; None if the image has no size."""
-    height, width = source.image_hw
-    if min(height, width) < 1 or not np.isfinite(source.box).all():
-        return None
-    low, high = np.sort(np.clip(np.reshape(source.box, (2, 2)), 0, (width, height)), axis=0)
-    around = (high - low) * _CONTEXT
-    part = np.clip((low - around, high + around), 0, (width, height))
-    return np.stack((np.concatenate((low, high)), part.ravel()))
+def _shown(source: PictureSource) -> npt.NDArray[np.float64]:
+    """The box, and the box with its surroundings: ``(2, 2, 2)``, their upper left and lower right corners ``x, y``."""
+    width_height = source.image_hw[::-1]
+    box = np.sort(np.clip(np.reshape(source.box, (2, 2)), 0, width_height), axis=0)
+    around = (box[1] - box[0]) * _CONTEXT
+    return np.stack((box, np.clip((box[0] - around, box[1] + around), 0, width_height)))
 
 
-def _cut(
-    pixels: npt.NDArray[np.uint8], source: PictureSource, shown: npt.NDArray[np.float64]
-) -> npt.NDArray[np.uint8]:
+def _cut(pixels: npt.NDArray[np.uint8], source: PictureSource) -> npt.NDArray[np.uint8]:
     """Crops a resized image to its visible part, and outlines the box if it is not the whole image."""
-    (height, width), (in_h, in_w) = source.image_hw, pixels.shape[:2]
-    fx, fy = in_w / width, in_h / height
-    (x0, y0, x1, y1), part = shown.tolist()
-    left, top = min(int(part[0] * fx), in_w - 1), min(int(part[1] * fy), in_h - 1)
-    right, bottom = max(left + 1, round(part[2] * fx)), max(top + 1, round(part[3] * fy))
+    whole, resized = np.array(source.image_hw[::-1]), np.array(pixels.shape[1::-1])
+    box, part = _shown(source) * (resized / whole)
+    left, top = np.minimum(part[0], resized - 1).astype(int)
+    right, bottom = np.maximum(np.rint(part[1]).astype(int), (left + 1, top + 1))
     image = Image.fromarray(np.ascontiguousarray(pixels[top:bottom, left:right]))
-    if (x0, y0, x1, y1) != (0, 0, width, height) and min(image.size) >= _SMALLEST_OUTLINED:
-        last_x, last_y = image.width - 1, image.height - 1
-        x0, y0, x1, y1 = x0 * fx - left, y0 * fy - top, x1 * fx - left, y1 * fy - top
-        inner = (max(0, x0), max(0, y0), min(last_x, max(x0, x1 - 1)), min(last_y, max(y0, y1 - 1)))
+    is_whole = np.array_equal(_shown(source)[0], np.stack((0 * whole, whole)))
+    if not is_whole and min(image.size) >= _SMALLEST_OUTLINED:
+        box -= (left, top)
+        inner = np.clip((box[0], np.maximum(box[0], box[1] - 1)), 0, np.array(image.size) - 1)
         draw = ImageDraw.Draw(image)
-        draw.rectangle((inner[0] - 1, inner[1] - 1, inner[2] + 1, inner[3] + 1), outline=_OUTER)
-        draw.rectangle(inner, outline=_INNER)
-    return np.asarray(image)
+        draw.rectangle([*(inner[0] - 1), *(inner[1] + 1)], outline=_OUTER)
+        draw.rectangle([*inner[0], *inner[1]], outline=_INNER)
+    cut: npt.NDArray[np.uint8] = np.array(image)
+    return np.ascontiguousarray(cut[:, ::-1]) if source.is_mirrored else cut

@@ -23,8 +23,8 @@ def hidden(points, placed):
 @given(n=st.integers(0, 200), seed=st.integers(0, 99), spread=st.sampled_from([0.0, 0.01, 0.2]))
 def test_pictures_do_not_overlap_and_lie_within_the_plot_near_their_points(n, seed, spread):
     points = np.clip(0.5 + spread * np.random.default_rng(seed).standard_normal((n, 2)), 0, 1)
-    placed = place_pictures(points, side=SIDE, most=30, seed=seed)
-    assert placed == place_pictures(points, side=SIDE, most=30, seed=seed)
+    placed = place_pictures(points, most=30, seed=seed)
+    assert placed == place_pictures(points, most=30, seed=seed)
     assert bool(placed) == bool(n)
     assert len(placed) <= 30
     centres = np.array(list(placed.values())).reshape(-1, 2)
@@ -39,6 +39,6 @@ def test_pictures_do_not_overlap_and_lie_within_the_plot_near_their_points(n, se
 def test_a_picture_stands_beside_a_group_and_on_a_point_that_is_alone():
     group = 0.3 + 0.002 * np.random.default_rng(0).standard_normal((50, 2))
     points = np.concatenate([group, [(0.8, 0.8)]])
-    placed = place_pictures(points, side=SIDE, most=60)
+    placed = place_pictures(points, most=60)
     assert hidden(points, placed) == 0
     assert placed[50] == pytest.approx((0.8, 0.8))

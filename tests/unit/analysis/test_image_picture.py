@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import sppfeat
-from sppfeat.analysis.show.activations import View, pooled_boxes
+from sppfeat.analysis.show.activations import View, pooled_boxes, strength
 from sppfeat.errors import ConfigError
 
 pytest.importorskip("matplotlib")
@@ -118,7 +118,7 @@ def test_heat_and_maxima_are_where_their_cells_are(networks):
     level, counts = layer.levels[1], layer.levels[1].count_maxima(layer.map_hw)
     height, width = layer.map_hw
     for draw, values, cells in (
-        (draw_pooled, level.strength(), layer.region),
+        (draw_pooled, strength(level.values), layer.region),
         (draw_maxima, counts / counts.max(), (0, 0, width, height)),
     ):
         axes = axes_of(layer)
