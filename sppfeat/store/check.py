@@ -23,7 +23,7 @@ from sppfeat.store.schema import (
     columns_of,
 )
 
-__all__ = ["StoredFeatures", "check_features", "check_layout", "is_reduced", "read_column_blocks"]
+__all__ = ["StoredFeatures", "check_layout", "is_reduced", "read_column_blocks"]
 
 _DAMAGED = "cannot be read as a feature file, it is damaged"
 _ATTRIBUTES = ("sppfeat_version", "config", "fingerprint", "weights_sha256", "input_root")
@@ -45,31 +45,6 @@ class StoredFeatures(NamedTuple):
     offset: int | None
     is_virtual: bool
 
-    def text(self) -> str:
-        """Return a description for messages."""
-        place = "virtual" if self.is_virtual else f"at byte {self.offset}"
-        return f"{self.shape[0]} x {self.shape[1]} {self.dtype} {place}"
-
-
-def check_features(file: h5py.File, path: Path) -> StoredFeatures:
-    """Check the attributes and ``/features`` of an open file, but none of its other datasets; describe ``/features``.
-
-    Raises:
-        StoreError: the file is not a feature file, or is damaged.
-    """
-    with hdf5_errors(path, _DAMAGED):
-        _check_attributes(file, path)
-        features = _dataset(file, "features", path)
-        if features.ndim != 2 or features.dtype not in (np.dtype("<f4"), np.dtype("<f2")):
-            found = one_line(str(features.dtype))
-            raise StoreError(
-                f"{str(path)!r}: /features is {found} of {features.shape}; allowed: (R, D) f4 or f2"
-            )
-        # Only 'sppfeat merge' makes /features virtual, and it records the sources.
-        is_virtual = features.is_virtual and "sources" in file
-        offset = None if is_virtual else _check_extent(file, "features", features, path)
-        return StoredFeatures(features.shape, features.dtype, offset, is_virtual)
-
 
 def check_layout(file: h5py.File, path: Path) -> StoredFeatures:
     """Check that every dataset has the place, type and shape of the schema, and agrees with the others.
@@ -80,7 +55,8 @@ def check_layout(file: h5py.File, path: Path) -> StoredFeatures:
         StoreError: the file is not a feature file, or is damaged or inconsistent.
     """
     with hdf5_errors(path, _DAMAGED):
-        stored = check_features(file, path)
+        _check_attributes(file, path)
+        stored = _check_features(file, path)
         columns = columns_of(
             ids="images/id" in file,
             boxes=any(name in file for name in ROW_COLUMNS),
@@ -126,6 +102,17 @@ def _check_attributes(file: h5py.File, path: Path) -> None:
     for name in (*_ATTRIBUTES, "reduction") if is_reduced(file) else _ATTRIBUTES:
         if text_attribute(file, name, path) is None:
             raise StoreError(f"{where} has no text attribute {name!r}")
+
+
+def _check_features(file: h5py.File, path: Path) -> StoredFeatures:
+    features = _dataset(file, "features", path)
+    if features.ndim != 2 or features.dtype not in (np.dtype("<f4"), np.dtype("<f2")):
+        found = one_line(str(features.dtype))
+        raise StoreError(f"{str(path)!r}: /features is {found} of {features.shape}; allowed: (R, D) f4 or f2")
+    # Only 'sppfeat merge' makes /features virtual, and it records the sources.
+    is_virtual = features.is_virtual and "sources" in file
+    offset = None if is_virtual else _check_extent(file, "features", features, path)
+    return StoredFeatures(features.shape, features.dtype, offset, is_virtual)
 
 
 def _dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:

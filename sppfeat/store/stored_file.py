@@ -24,7 +24,7 @@ from sppfeat.store.check import check_layout, is_reduced, read_column_blocks
 from sppfeat.store.hdf5 import hdf5_errors, read_dataset, read_in_parts, text_attribute
 from sppfeat.store.reduction import FitRecord, Reduction
 from sppfeat.store.schema import ColumnBlock
-from sppfeat.store.virtual_features import VirtualFeatures, read_virtual_features
+from sppfeat.store.virtual_features import SourceFile, VirtualFeatures
 
 __all__ = ["StoredFile"]
 
@@ -212,8 +212,11 @@ class StoredFile:
 
     def virtual_features(self) -> VirtualFeatures | None:
         """Return the descriptors that other files hold, which are not opened; None if this file holds them itself."""
-        features = self.stored_features
-        return read_virtual_features(self._file, self.path, features) if features.is_virtual else None
+        if not self.stored_features.is_virtual:
+            return None
+        columns = [self.read(f"sources/{name}").tolist() for name in SourceFile._fields]
+        files = tuple(SourceFile(*of_file) for of_file in zip(*columns, strict=True))
+        return VirtualFeatures(self.path, files, self.stored_features.shape, self.stored_features.dtype)
 
     def _check_length(self, name: str) -> None:
         """Refuse a file that has become shorter since it was opened: HDF5 would read zeros."""

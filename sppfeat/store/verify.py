@@ -1,5 +1,6 @@
 """Verifies a feature file: its structure, its settings, and every value."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ import numpy.typing as npt
 
 from sppfeat.config.machine import row_ranges
 from sppfeat.config.regions import RowFlag
-from sppfeat.config.wording import counted, first_few
+from sppfeat.config.wording import counted, first_few, one_line
 from sppfeat.errors import SppfeatError, StoreError
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import NATIVE_SCALE, NO_SCALE, Status
@@ -182,12 +183,13 @@ def _source_problems(file: FeatureFile, sources: VirtualFeatures) -> Iterator[st
         path = sources.path_of(i)
         try:
             with FeatureFile(path) as part:
-                now = part.status
-            if source.n_rows:
-                sources.map(i)
+                now, created = part.status, part.attribute("created")
         except StoreError as error:
             yield str(error)
             continue
+        if os.fsencode(created) != source.created:
+            was = one_line(os.fsdecode(source.created))
+            yield f"the source {path!r} is not what was merged: it was created {one_line(created)}, and was of {was}"
         merged = status[source.first_image : source.stop_image]
         if len(now) != len(merged):
             yield f"the source {path!r} has {counted(len(now), 'image')}, of which {len(merged)} were merged"

@@ -7,18 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
 from sppfeat.config.machine import check_copy
-from sppfeat.config.wording import one_line
 from sppfeat.errors import StoreError
-from sppfeat.files.versions import FileVersion
-from sppfeat.store.check import StoredFeatures, check_features
-from sppfeat.store.hdf5 import hdf5_errors, read_dataset, text_attribute
 
-__all__ = ["SourceFile", "VirtualFeatures", "read_virtual_features", "recorded_path"]
+__all__ = ["SourceFile", "VirtualFeatures", "recorded_path"]
 
 
 class SourceFile(NamedTuple):
@@ -58,14 +53,9 @@ class VirtualFeatures:
 
     Args:
         merged: path of the merged file; the paths of its sources start at its folder.
-        files: the sources, in the order of their rows; each is checked when its rows are requested.
-        dimension: length of a descriptor.
-        dtype: type of the descriptors, float32 or float16.
-
-    Attributes:
-        files: the sources.
+        files: the sources, in the order of their rows; size and time of each are checked when its rows are requested.
         shape: ``(R, D)``.
-        dtype: float32 or float16.
+        dtype: type of the descriptors, float32 or float16.
 
     Raises:
         StoreError: when rows are requested: a source has changed since the merge.
@@ -78,17 +68,15 @@ class VirtualFeatures:
         self,
         merged: Path,
         files: tuple[SourceFile, ...],
-        *,
-        dimension: int,
+        shape: tuple[int, int],
         dtype: np.dtype[np.floating[Any]],
     ) -> None:
         self._merged = merged
         self._folder = os.path.dirname(os.path.realpath(merged))
         self.files = files
         self._stops: npt.NDArray[np.int64] = np.array([source.stop_row for source in files], dtype=np.int64)
-        self.shape = (files[-1].stop_row, dimension)
+        self.shape = shape
         self.dtype = dtype
-        self._known: dict[int, FileVersion] = {}  # sources whose content was checked
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -131,55 +119,29 @@ class VirtualFeatures:
         """
         for i in range(len(self.files)):
             with self._naming_source(i):
-                self._check_stat(i, os.stat(self.path_of(i)))
+                self._check_stat(i)
 
     def map(self, i: int) -> npt.NDArray[np.floating[Any]]:
-        """Return the rows of source ``i``, ``(n, D)``, memory-mapped and read-only.
-
-        Raises:
-            StoreError: the source is missing or has changed since the merge.
-        """
-        source, path = self.files[i], self.path_of(i)
+        """Return the rows of source ``i``, ``(n, D)``, memory-mapped and read-only; raise as :meth:`check` does."""
+        source = self.files[i]
         with self._naming_source(i):
-            found = os.stat(path)
-            self._check_stat(i, found)
-            known = self._known.get(i)
-            if known is None or not known.is_file_of(FileVersion.of(found)):
-                self._check_content(i)
-                self._known[i] = FileVersion.of(found)
+            self._check_stat(i)
             shape = (source.n_rows, self.shape[1])
-            return np.memmap(path, dtype=self.dtype, mode="r", offset=source.offset, shape=shape)
+            return np.memmap(self.path_of(i), dtype=self.dtype, mode="r", offset=source.offset, shape=shape)
 
-    def _check_stat(self, i: int, found: os.stat_result) -> None:
-        source, now = self.files[i], FileVersion.of(found)
-        if not stat.S_ISREG(found.st_mode):
-            raise self._changed(i, "it is not a regular file any more")
-        if now.nbytes != source.nbytes:
-            raise self._changed(i, f"it has {now.nbytes} bytes, and had {source.nbytes}")
-        if now.mtime_ns != source.mtime_ns:
-            then = [f"{np.datetime64(ns, 'ns')} UTC" for ns in (now.mtime_ns, source.mtime_ns)]
-            raise self._changed(i, f"it was written at {then[0]}, and was of {then[1]}")
-
-    def _check_content(self, i: int) -> None:
-        """Refuse a file that has the right size and time, but its descriptors elsewhere or another ``created``."""
-        source, path = self.files[i], Path(self.path_of(i))
-        try:
-            with hdf5_errors(path, "cannot be opened as HDF5"), h5py.File(path, "r") as file:
-                found = check_features(file, path)
-                created = text_attribute(file, "created", path) or ""
-        except StoreError as error:
-            raise self._changed(i, str(error)) from error
-        expected = StoredFeatures((source.n_rows, self.shape[1]), self.dtype, source.offset, False)
-        if found != expected:
-            raise self._changed(i, f"its /features are {found.text()}, and were {expected.text()}")
-        if os.fsencode(created) != source.created:
-            raise self._changed(
-                i, f"it was created {one_line(created)}, and was of {one_line(os.fsdecode(source.created))}"
-            )
-
-    def _changed(self, i: int, reason: str) -> StoreError:
-        return StoreError(
-            f"{str(self._merged)!r}: its source {self.path_of(i)!r} is not what was merged: {reason}; "
+    def _check_stat(self, i: int) -> None:
+        source, now = self.files[i], os.stat(self.path_of(i))
+        if not stat.S_ISREG(now.st_mode):
+            change = "it is not a regular file any more"
+        elif now.st_size != source.nbytes:
+            change = f"it has {now.st_size} bytes, and had {source.nbytes}"
+        elif now.st_mtime_ns != source.mtime_ns:
+            then = [f"{np.datetime64(ns, 'ns')} UTC" for ns in (now.st_mtime_ns, source.mtime_ns)]
+            change = f"it was written at {then[0]}, and was of {then[1]}"
+        else:
+            return
+        raise StoreError(
+            f"{str(self._merged)!r}: its source {self.path_of(i)!r} is not what was merged: {change}; "
             "'sppfeat merge --overwrite' takes the sources as they are now"
         )
 
@@ -187,7 +149,7 @@ class VirtualFeatures:
     def _naming_source(self, i: int) -> Iterator[None]:
         try:
             yield
-        except (OSError, ValueError) as error:  # a path with a NUL
+        except (OSError, ValueError, OverflowError) as error:  # a path with a NUL, an offset below 0
             reason = error.strerror if isinstance(error, OSError) else error
             raise StoreError(
                 f"{str(self._merged)!r}: its source {self.path_of(i)!r} cannot be read: {reason}; 'sppfeat merge "
@@ -225,13 +187,6 @@ def recorded_path(source: str, output: str) -> bytes:
     near = folder if beside == os.path.dirname(beside) else beside  # the parent / does not count as near
     is_near = source.startswith(os.path.join(near, ""))
     return os.fsencode(os.path.relpath(source, folder) if is_near else source)
-
-
-def read_virtual_features(file: h5py.File, path: Path, stored: StoredFeatures) -> VirtualFeatures:
-    """Return the descriptors of a checked merged file, without opening the files that hold them."""
-    columns = [read_dataset(file, f"sources/{name}", path).tolist() for name in SourceFile._fields]
-    files = tuple(SourceFile(*of_file) for of_file in zip(*columns, strict=True))
-    return VirtualFeatures(path, files, dimension=stored.shape[1], dtype=stored.dtype)
 
 
 def _as_slice(numbers: npt.NDArray[np.int64]) -> slice | npt.NDArray[np.int64]:
