@@ -103,7 +103,7 @@ class Plan(FileTables):
                 their numbers.
         """
         first_row, stop_row = self.row_range(first, stop)
-        boxes = None if self.boxes is None else self.boxes.part(first_row, stop_row)
+        boxes = None if self.boxes is None else self.boxes.take(slice(first_row, stop_row))
         part = dataclasses.replace(
             self,
             paths=self.paths.part(first, stop),

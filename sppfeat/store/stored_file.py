@@ -16,18 +16,26 @@ import numpy.typing as npt
 
 from sppfeat.config.distribution import Shard
 from sppfeat.config.extract_config import ExtractConfig
+from sppfeat.config.machine import row_ranges
 from sppfeat.config.values import StrPath
 from sppfeat.config.wording import one_line
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.files.paths import PathTable
-from sppfeat.store.check import check_layout, is_reduced, read_column_blocks
-from sppfeat.store.hdf5 import hdf5_errors, read_dataset, read_in_parts, text_attribute
+from sppfeat.store.hdf5 import (
+    check_layout,
+    hdf5_errors,
+    is_reduced,
+    read_column_blocks,
+    read_dataset,
+    text_attribute,
+)
 from sppfeat.store.reduction import FitRecord, Reduction
 from sppfeat.store.schema import ColumnBlock
 from sppfeat.store.virtual_features import SourceFile, VirtualFeatures
 
 __all__ = ["StoredFile"]
 
+_PART_NBYTES = 4 << 20  # of one part of a dataset; of texts, the references count
 _File = TypeVar("_File", bound="StoredFile")
 
 
@@ -121,26 +129,32 @@ class StoredFile:
     def read_parts(self, name: str) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
         """Yield a dataset in parts of a few megabytes: a range of entries, and their values."""
         self._check_length(name)
-        return read_in_parts(self._file, name, self.path)
+        dataset = self._file[name]
+        row_nbytes = math.prod(dataset.shape[1:]) * dataset.id.get_type().get_size()
+        for part in row_ranges(len(dataset), row_nbytes=row_nbytes, nbytes=_PART_NBYTES):
+            with hdf5_errors(self.path, f"cannot read /{name}"):
+                content = np.asarray(dataset[part])
+            yield part, content
 
     def read_texts(self, name: str) -> PathTable:
         """Return a dataset of texts as a compact table, which spares 100 bytes per text."""
         return PathTable(chain.from_iterable(texts for _, texts in self.read_parts(name)))
 
     def map(self, name: str) -> npt.NDArray[Any]:
-        """Return a dataset as a read-only memory map, or as a copy if it is not contiguous.
+        """Return a dataset as a read-only memory map, or as an empty array.
 
         A map shows at once what another process writes; HDF5 may have cached older values.
         """
         self._check_length(name)
         with hdf5_errors(self.path, f"cannot read /{name}"):
             dataset = self._file[name]
-            offset = dataset.id.get_offset()
-            if offset is None or dataset.chunks is not None or 0 in dataset.shape:
+            if 0 in dataset.shape:
                 return read_dataset(self._file, name, self.path)
             # By file descriptor: another file may have been renamed to this path since.
             with os.fdopen(os.dup(self._file.id.get_vfd_handle()), "rb") as raw:
-                return np.memmap(raw, dtype=dataset.dtype, mode="r", offset=offset, shape=dataset.shape)
+                return np.memmap(
+                    raw, dtype=dataset.dtype, mode="r", offset=dataset.id.get_offset(), shape=dataset.shape
+                )
 
     @property
     def schema_version(self) -> int:

@@ -99,10 +99,6 @@ class RowBoxes:
             annotations=self.annotations.take(rows),
         )
 
-    def part(self, start: int, stop: int) -> "RowBoxes":
-        """Return rows ``start`` to ``stop``, with ``box_row`` unchanged."""
-        return self.take(slice(start, stop))
-
     def numbered_from(self, first_row: int, *, has_views: bool) -> "RowBoxes":
         """Turn these rows of a larger table into a table of their own, with rows numbered from 0.
 

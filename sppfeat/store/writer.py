@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.errors import StoreError
-from sppfeat.store.check import check_layout
-from sppfeat.store.hdf5 import hdf5_errors
+from sppfeat.store.hdf5 import check_layout, hdf5_errors
 from sppfeat.store.schema import ERROR_NBYTES, RowRegions, Status, cut_error
 
 __all__ = ["FeatureWriter"]
