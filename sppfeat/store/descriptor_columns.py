@@ -178,15 +178,9 @@ def take_rescaled(
 def rescale(
     block: npt.NDArray[np.floating[Any]], columns: ColumnSelection, normalize: str
 ) -> npt.NDArray[np.floating[Any]]:
-    """Rescale the remaining columns of each incomplete layer to l2 norm 1; zeros stay zeros.
+    """Rescale the remaining columns ``(n, d)`` of each incomplete layer to l2 norm 1; zeros stay zeros.
 
-    Args:
-        block: ``(n, d)``, the selected columns.
-        columns: the selection.
-        normalize: normalization of the whole descriptors; only ``l2`` and ``power`` call for rescaling.
-
-    Returns:
-        ``(n, d)``: float32 if anything was rescaled, else ``block`` itself.
+    Only the normalizations ``l2`` and ``power`` call for it. Returns float32 then, else ``block`` itself.
     """
     if not needs_rescaling(columns, normalize):
         return block

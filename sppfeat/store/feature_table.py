@@ -22,14 +22,7 @@ __all__ = ["FeatureTable"]
 
 
 def _dataset(name: str, meaning: str, *, shared: bool = False) -> Any:
-    """Make a property that reads a dataset.
-
-    Args:
-        name: name of the dataset.
-        meaning: docstring of the property.
-        shared: read it through a memory map, which shows what another process has written since the file was opened;
-            HDF5 may have cached older values.
-    """
+    """Make a property that reads a dataset; ``shared`` ones show what another process has written since."""
 
     def read(self: "FeatureTable") -> npt.NDArray[Any]:
         return np.array(self.map(name)) if shared else self.read(name)

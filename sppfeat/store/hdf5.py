@@ -41,19 +41,12 @@ _LAYOUTS = {h5py.h5d.COMPACT: "compact", h5py.h5d.CHUNKED: "chunked", h5py.h5d.V
 
 
 class StoredFeatures(NamedTuple):
-    """The dataset ``/features``: shape, type and position in the file.
-
-    Attributes:
-        shape: ``(R, D)``, rows and columns.
-        dtype: float32 or float16.
-        offset: position of the first byte in the file; None if the dataset is virtual or empty.
-        is_virtual: True if the descriptors are stored in other files, listed in ``/sources``.
-    """
+    """The dataset ``/features``."""
 
     shape: tuple[int, int]
     dtype: np.dtype[np.floating[Any]]
-    offset: int | None
-    is_virtual: bool
+    offset: int | None  # of the first byte in the file; None if the dataset is virtual or empty
+    is_virtual: bool  # True if the descriptors are stored in other files, listed in /sources
 
 
 @contextlib.contextmanager
@@ -85,12 +78,9 @@ def read_dataset(file: h5py.File, name: str, path: Path) -> npt.NDArray[Any]:
 
 
 def check_layout(file: h5py.File, path: Path) -> StoredFeatures:
-    """Check that every dataset has the place, type and shape of the schema, and agrees with the others.
+    """Check that every dataset of an open file has the place, type and shape of the schema, and agrees with the others.
 
     No other file is opened: for virtual descriptors ``/sources`` is checked, but not the files it names.
-
-    Raises:
-        StoreError: the file is not a feature file, or is damaged or inconsistent.
     """
     with hdf5_errors(path, _DAMAGED):
         _check_attributes(file, path)

@@ -95,12 +95,9 @@ class FileLayout:
 
     @classmethod
     def like(cls, file: StoredFile, *, attributes: Iterable[str], **added: bool) -> "FileLayout":
-        """Return the layout of an open file that has its images, rows and columns.
+        """Return the layout of an open file, with those of the named attributes that it has.
 
-        Args:
-            file: the open file.
-            attributes: names of the attributes to copy, if the file has them.
-            **added: arguments of :func:`columns_of` for datasets to add.
+        ``added`` are arguments of :func:`columns_of` for further datasets.
         """
         own = columns_of(ids=file.has("images/id"), boxes=file.has("row_source"))
         sizes = dict(zip("RD", file.stored_features.shape, strict=True))
@@ -171,18 +168,10 @@ def create_file(
 
 @contextlib.contextmanager
 def create_layout(path: Path, layout: FileLayout, entries: Iterable[Entries]) -> Iterator[Path]:
-    """Create a file under a temporary name; it replaces the output when the context ends without an error.
-
-    Args:
-        path: the output. An existing file is replaced; of a link, the target is replaced.
-        layout: the structure; all of it is allocated.
-        entries: values to fill in; everything else reads as zeros.
+    """Create a file as :func:`create_file` does, with ``entries`` filled in and everything else reading as zeros.
 
     Yields:
         The temporary path. Code that writes to the file must sync it.
-
-    Raises:
-        StoreError: the disk has no space, or the folder is missing or not writable.
     """
     real = Path(os.path.realpath(path))
     with contextlib.ExitStack() as stack:

@@ -61,18 +61,10 @@ class ShardFile(NamedTuple):
 def read_shard_files(
     paths: Sequence[StrPath], *, on_progress: Callable[[int], None] = lambda n: None
 ) -> list[ShardFile]:
-    """Read and check the files of all shards of one plan.
-
-    Args:
-        paths: the files, in any order.
-        on_progress: called with the number of files read so far.
+    """Read the files of all shards of one plan, in any order, and check that they hold each of its images exactly once.
 
     Returns:
         The files in the order of their rows, without files that have no images; a single one if none has images.
-
-    Raises:
-        StoreError: a file is not a shard, is incomplete, or is being written; or the files do not hold each image of
-            one extraction exactly once.
     """
     found: list[ShardFile] = []
     with FeatureFile(paths[0]) as first:

@@ -173,14 +173,10 @@ class VirtualFeatures:
 
 
 def recorded_path(source: str, output: str) -> bytes:
-    """Return a source's path in the form that a merged file records.
+    """Return an absolute path in the form that a merged file records; both paths are without links.
 
-    Args:
-        source, output: absolute paths without links.
-
-    Returns:
-        A path relative to the output's folder if the source is anywhere below that folder or its parent, so that both
-        can be moved together; else the absolute path.
+    It is relative to the output's folder if the source is below that folder or its parent, so that both can be moved
+    together.
     """
     folder = os.path.dirname(output)
     beside = os.path.dirname(folder)

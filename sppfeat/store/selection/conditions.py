@@ -36,19 +36,7 @@ _ANY = "; status=any takes such rows, too"
 
 
 def select_rows(file: FeatureTable, rows: RowsLike, labels: Labels) -> npt.NDArray[np.int64]:
-    """Return the indices of the selected rows.
-
-    Args:
-        file: the open file.
-        rows: the choice of rows; see :meth:`sppfeat.store.reader.FeatureFile.select`.
-        labels: the class labels that ``label=`` refers to.
-
-    Returns:
-        ``(n,)`` int64.
-
-    Raises:
-        ConfigError: a row, class or image does not exist, or a row given by index has no descriptor.
-    """
+    """Return the indices of the selected rows, ``(n,)`` int64; see :meth:`sppfeat.store.reader.FeatureFile.select`."""
     if rows is None:
         return file.rows_with_descriptor()
     if isinstance(rows, str):

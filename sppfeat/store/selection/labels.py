@@ -56,16 +56,7 @@ class Labels:
 
 
 def read_labels(file: FeatureTable, source: LabelSource = None) -> Labels:
-    """Read the class label of each row of a file.
-
-    Args:
-        file: the open file.
-        source: where the labels come from; see ``labels`` of :meth:`sppfeat.store.reader.FeatureFile.select`.
-
-    Raises:
-        LabelError: a table is malformed or matches no image, or an array has another length.
-        ConfigError: a text is neither an existing file, nor ``"box"``, nor ``"image"``.
-    """
+    """Read the class label of each row of a file; see ``labels`` of :meth:`sppfeat.store.reader.FeatureFile.select`."""
     if source is None:
         source = "box" if file.row_classes else "image"
     if isinstance(source, str) and source in ("box", "image"):

@@ -68,12 +68,7 @@ def tabulate_rows(file: FeatureTable, rows: npt.NDArray[np.int64], labels: Label
     The columns are ``row``, ``path``, ``label`` (a class name), ``label_number``, and the box ``x0``, ``y0``, ``x1``,
     ``y1`` (edges in pixels of the image as displayed); ``image_id`` if an input table names the images; for boxes also
     ``flag``, ``scale``, ``mirrored``, ``score``, ``id``, ``source`` and, prefixed with ``extra:``, other columns of the
-    box file.
-
-    Args:
-        file: the open file.
-        rows: ``(n,)`` int64, indices of the selected rows.
-        labels: class labels of all rows of the file.
+    box file. ``rows`` are indices ``(n,)`` int64; ``labels`` are those of all rows of the file.
 
     Raises:
         LabelError: labels are not numbers, or there are several per row.
@@ -109,11 +104,6 @@ def to_pandas(file: FeatureTable, rows: npt.NDArray[np.int64], labels: Labels) -
 
     The table adds ``width``, ``height``, ``status`` and ``error`` of each row's image. If classes have names, ``label``
     is categorical, with ``y`` as its codes; else it holds ``y`` itself, or nothing if no classes are known.
-
-    Args:
-        file: the open file.
-        rows: ``(n,)`` int64, indices of the selected rows.
-        labels: class labels of all rows of the file.
 
     Raises:
         ConfigError: pandas is not installed.
