@@ -1,6 +1,5 @@
 """``sppfeat backbones``: the list of networks, the layers of one, and downloads of weights."""
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 import click
@@ -93,13 +92,10 @@ def _download(name: str, weights: str, weights_dir: str | None, as_json: bool) -
 
     with download_bar() as on_download:
         fetched, failed = fetch_weights(
-            name,
-            weights,
-            folder=weights_dir,
-            on_download=on_download,
-            on_file=on_file,
-            on_failure=lambda network, error: say(f"{network}: {error}"),
+            name, weights, folder=weights_dir, on_download=on_download, on_file=on_file
         )
+    for network, error in failed.items():
+        say(f"{network}: {error}")
     if as_json:
         print_json(
             [
@@ -126,21 +122,17 @@ def _list_networks(pattern: str, levels: tuple[int, ...], as_json: bool) -> None
         entries = describe_backbones(pattern, levels, on_progress=bar.move_to)
     rows = [
         [
-            entry.name,
-            str(entry.channels),
-            _pixels(entry.stride),
-            str(entry.dimension),
-            f"{entry.download_mb:.1f}",
-            entry.layer,
-            ", ".join(entry.weights),
+            entry["name"],
+            str(entry["channels"]),
+            _pixels(entry["stride"]),
+            str(entry["dimension"]),
+            f"{entry['download_mb']:.1f}",
+            entry["layer"],
+            ", ".join(entry["weights"]),
         ]
         for entry in entries
     ]
-    print_json_or_text(
-        [dataclasses.asdict(entry) for entry in entries],
-        lambda: table(_HEADER, rows, right={1, 2, 3, 4}),
-        as_json=as_json,
-    )
+    print_json_or_text(entries, lambda: table(_HEADER, rows, right={1, 2, 3, 4}), as_json=as_json)
 
 
 def _list_layers(name: str, as_json: bool) -> None:

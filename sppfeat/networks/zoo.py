@@ -143,18 +143,13 @@ def build_without_memory(name: str) -> "nn.Module":
     import torch
     from torch.overrides import TorchFunctionMode
 
-    initializers = {"normal_", "uniform_", "trunc_normal_", "fill_", "zero_"}
-
     class _MetaParameters(TorchFunctionMode):
         # torch.device("meta") as a context would also affect regnet's arithmetic on small tensors, which needs
         # values; modules allocate their parameters with torch.empty.
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            kwargs = kwargs or {}
+            kwargs = dict(kwargs or {})
             if func is torch.empty:
-                return func(*args, **{**kwargs, "device": "meta"})
-            target = args[0] if args else kwargs.get("tensor")
-            if isinstance(target, torch.Tensor) and target.is_meta and func.__name__ in initializers:
-                return target
+                kwargs["device"] = "meta"
             return func(*args, **kwargs)
 
     with _MetaParameters():

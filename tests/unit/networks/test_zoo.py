@@ -11,8 +11,8 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from sppfeat.config.specs import COMPACT_NAME
 from sppfeat.errors import ConfigError
 from sppfeat.networks import zoo
-from sppfeat.networks.catalogue import zoo_summary
-from sppfeat.networks.receptive_field import FeatureGeometry
+from sppfeat.networks.catalogue import describe_layers
+from sppfeat.networks.receptive_field import FeatureGeometry, layer_geometries
 
 # The smallest member of each family: default layer, channels, stride, offset.
 FAMILIES = [
@@ -55,10 +55,10 @@ def networks_built_once():
 @pytest.mark.parametrize(("name", "layer", "channels", "stride", "offset"), FAMILIES)
 def test_default_layer(name, layer, channels, stride, offset):
     assert zoo.default_layer(name) == layer
-    found = zoo_summary(name, input_hw=HW)
+    network = zoo.build_without_memory(name)
+    found = layer_geometries(network, layers=[layer], input_hw=HW)[layer]
     assert found.channels == channels
     assert found.geometry == (None if stride is None else FeatureGeometry(stride, offset))
-    network = zoo.build_without_memory(name)
     assert zoo.default_layer(name, network) == layer
     assert tuple(map_of(network, layer).shape) == (1, channels, *found.map_hw)
 
@@ -98,7 +98,7 @@ def test_every_installed_model_has_a_family_or_a_refusal():
 
 @pytest.mark.parametrize("name", ["vit_b_16", "maxvit_t"])
 def test_models_without_a_map_are_refused_with_the_reason(name):
-    for call in (zoo.check_name, zoo.default_layer, zoo.build_model, zoo_summary):
+    for call in (zoo.check_name, zoo.default_layer, zoo.build_model, describe_layers):
         with pytest.raises(ConfigError, match=f"'{name}' cannot be a backbone: it .* one fixed size"):
             call(name)
 
