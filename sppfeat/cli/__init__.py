@@ -17,28 +17,13 @@ from sppfeat.config.machine import available_cores, visible_cores
 
 __all__ = ["main"]
 
-_COMMANDS = (
-    "extract",
-    "info",
-    "verify",
-    "merge",
-    "probe",
-    "predict",
-    "search",
-    "show",
-    "report",
-    "export",
-    "reduce",
-    "backbones",
-    "train",
-    "bench",
-)  # in the order of --help
-_MODULES = {name: name for name in _COMMANDS}
+# In the order of --help.
+_COMMANDS = "extract info verify merge probe predict search show report export reduce backbones train bench"
 
 
 @click.group(
     cls=CommandLine,
-    modules=_MODULES,
+    modules={name: name for name in _COMMANDS.split()},
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="sppfeat")

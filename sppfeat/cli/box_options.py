@@ -4,7 +4,7 @@ import click
 
 from sppfeat.cli.options import option, together
 from sppfeat.cli.output import joined_numbers
-from sppfeat.cli.values import Parsed, complete_files, whole_numbers
+from sppfeat.cli.values import Parsed, complete_files
 from sppfeat.config.regions import (
     BOX_COORDS,
     BOX_ENDS,
@@ -20,7 +20,9 @@ from sppfeat.config.regions import (
 __all__ = ["box_options"]
 
 _SCALES = Parsed(
-    "pixels,...", whole_numbers, refusal="{!r} is not a list of pixels such as 480,576,688,864,1200"
+    "pixels,...",
+    lambda text: tuple(map(int, text.split(","))),
+    refusal="{!r} is not a list of pixels such as 480,576,688,864,1200",
 )
 # Boxes of images, in place of whole ones.
 box_options = together(
@@ -30,11 +32,7 @@ box_options = together(
         metavar="FILE|grid:RxC[:OVERLAP]|multiview",
         help="One row per box: of an annotation file or folder, of a grid over each image, or the paper's views.",
     ),
-    option(
-        "--box-format",
-        type=click.Choice(BOX_FORMATS),
-        help="Of the box file. [default: recognised]",
-    ),
+    option("--box-format", type=click.Choice(BOX_FORMATS), help="Of the box file. [default: recognised]"),
     option(
         "--box-coords",
         type=click.Choice(BOX_COORDS),

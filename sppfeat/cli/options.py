@@ -151,12 +151,7 @@ SIZE_HELP = "Short side of the network input; the aspect ratio is kept."
 
 def size_option(default: str) -> Callable[[_F], _F]:
     """Declares ``--size``; ``default`` is the text that describes its default."""
-    return option(
-        "--size",
-        type=SIZE,
-        metavar="PIXELS|native",
-        help=f"{SIZE_HELP} [default: {default}]",
-    )
+    return option("--size", type=SIZE, metavar="PIXELS|native", help=f"{SIZE_HELP} [default: {default}]")
 
 
 def levels_option(default: Sequence[int], note: str = "") -> Callable[[_F], _F]:

@@ -21,7 +21,7 @@ from sppfeat.cli.options import (
     setting_option,
 )
 from sppfeat.cli.output import human_bytes, print_json, say
-from sppfeat.cli.values import AUTO_OR_INT, auto_to_none
+from sppfeat.cli.values import AUTO_OR_INT
 from sppfeat.config.specs import REDUCED_NORMALIZATIONS, REDUCTIONS, ReductionSpec
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError
@@ -96,7 +96,6 @@ def reduce(
     """
     import sppfeat
 
-    fit["batch_size"] = auto_to_none(fit["batch_size"])
     if origin is not None:
         for flag in given_options(fit):
             raise ConfigError(f"{flag} would have no effect: --from reduces as that file was reduced")

@@ -32,7 +32,6 @@ from sppfeat.cli.output import (
 from sppfeat.cli.signals import stop_on_signals
 from sppfeat.cli.values import (
     Parsed,
-    auto_to_none,
     complete_backbones,
     complete_files,
     complete_weights,
@@ -239,7 +238,7 @@ def _request(options: dict[str, Any]) -> TrainRequest:
         recipe=settings_from(Recipe, options),
         teachers=options["teachers"],
     )
-    run = settings_from(TrainRun, options, workers=auto_to_none(options["workers"]))
+    run = settings_from(TrainRun, options)
     return settings_from(TrainRequest, options, settings=settings, run=run)
 
 

@@ -25,11 +25,9 @@ __all__ = [
     "SIZE",
     "NumberRange",
     "Parsed",
-    "auto_to_none",
     "complete_backbones",
     "complete_files",
     "complete_weights",
-    "whole_numbers",
 ]
 
 _MODEL = re.compile(r"^@register_model\((?:name=\"(\w+)\")?\)\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
@@ -71,28 +69,6 @@ class NumberRange(click.FloatRange):
         return number
 
 
-def whole_numbers(text: str) -> tuple[int, ...]:
-    """Parses whole numbers from a text such as ``1,2,4``.
-
-    Raises:
-        ValueError: a part is not a whole number.
-    """
-    return tuple(int(part) for part in text.split(","))
-
-
-def _number_or(word: str) -> Callable[[str], int | str]:
-    return lambda text: word if text == word else int(text)
-
-
-def _channels(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
-
-
-def auto_to_none(value: int | str) -> int | None:
-    """Converts the value of an option ``auto|N``: the number, or None for ``auto``."""
-    return None if value == "auto" else int(value)
-
-
 def _nbytes(text: str) -> int:
     """Parses a number of bytes from a text such as ``2GB``."""
     match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([KMGT]?)(I?)B?", text.strip().upper())
@@ -104,41 +80,37 @@ def _nbytes(text: str) -> int:
 
 LEVELS = Parsed("levels", parse_levels)
 SIZE = Parsed(
-    "pixels|native", _number_or("native"), refusal="{!r} is neither a number of pixels nor 'native'"
+    "pixels|native",
+    lambda text: text if text == "native" else int(text),
+    refusal="{!r} is neither a number of pixels nor 'native'",
 )
-AUTO_OR_INT = Parsed("auto|N", _number_or("auto"), refusal="{!r} is neither a whole number nor 'auto'")
-CHANNELS = Parsed("r,g,b", _channels, refusal="{!r} is not three numbers such as 0.485,0.456,0.406")
+AUTO_OR_INT = Parsed(  # None for auto
+    "auto|N",
+    lambda text: None if text == "auto" else int(text),
+    refusal="{!r} is neither a whole number nor 'auto'",
+)
+CHANNELS = Parsed(
+    "r,g,b",
+    lambda text: tuple(map(float, text.split(","))),
+    refusal="{!r} is not three numbers such as 0.485,0.456,0.406",
+)
 DEVICE = Parsed("device", parse_device)
 SHARD = Parsed("I/N|auto", parse_shard)
 NBYTES = Parsed("bytes", _nbytes)
 
 
-def complete_files(
-    ctx: click.Context,  # noqa: ARG001
-    param: click.Parameter,  # noqa: ARG001
-    incomplete: str,
-) -> list[CompletionItem]:
+def complete_files(_context: Any, _parameter: Any, incomplete: str) -> list[CompletionItem]:
     """Lets the shell complete paths."""
     return [CompletionItem(incomplete, type="file")]
 
 
-def complete_weights(
-    ctx: click.Context,
-    param: click.Parameter,
-    incomplete: str,
-) -> list[CompletionItem]:
+def complete_weights(context: Any, parameter: Any, incomplete: str) -> list[CompletionItem]:
     """Completes ``DEFAULT`` and ``none``, or paths."""
-    words = [
-        CompletionItem(word) for word in ("DEFAULT", "none") if incomplete and word.startswith(incomplete)
-    ]
-    return words or complete_files(ctx, param, incomplete)
+    words = [word for word in ("DEFAULT", "none") if incomplete and word.startswith(incomplete)]
+    return [*map(CompletionItem, words)] or complete_files(context, parameter, incomplete)
 
 
-def complete_backbones(
-    ctx: click.Context,  # noqa: ARG001
-    param: click.Parameter,  # noqa: ARG001
-    incomplete: str,
-) -> list[CompletionItem]:
+def complete_backbones(_context: Any, _parameter: Any, incomplete: str) -> list[CompletionItem]:
     """Completes the names of networks, which it reads from torchvision's sources, because importing takes seconds."""
     return [CompletionItem(name) for name in choose_names(_declared_models()) if name.startswith(incomplete)]
 
