@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol
 
-from sppfeat.config.wording import reason_of
+from sppfeat.config.wording import counted, reason_of
 from sppfeat.errors import ConfigError, SppfeatError
 from sppfeat.files.cells import TEXT_RULE, encode_text, shorten
+from sppfeat.files.columns import show_names
 
 __all__ = [
     "TableFile",
@@ -85,21 +86,17 @@ def has_utf16_mark(content: bytes) -> bool:
 
 
 def split_rows(source: TableSource, file: BinaryIO, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the nonblank rows of separated text, each with the number of its first line.
+    """Yield the header and the nonblank rows of separated text, each with the number of its first line.
 
-    Bytes that are not UTF-8, as paths may have, survive.
-
-    Args:
-        source: source of the text, which makes the errors.
-        file: the open text, without a byte order mark; it is closed with the rows.
-        delimiter: separates the fields.
+    Bytes that are not UTF-8, as paths may have, survive. The file has no byte order mark, and is closed with the rows.
 
     Raises:
-        SppfeatError: a row cannot be split.
+        SppfeatError: a row cannot be split, or has not as many fields as the header.
     """
     # No newline is translated, since it may be within quotes.
     with io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="") as lines:
         rows = csv.reader(lines, delimiter=delimiter, strict=True)
+        n_fields = None
         while True:
             line = rows.line_num + 1
             try:
@@ -111,8 +108,15 @@ def split_rows(source: TableSource, file: BinaryIO, delimiter: str) -> Iterator[
                 ) from error
             if row is None:
                 return
-            if len(row) > 1 or (row and row[0].strip()):
-                yield line, row
+            if len(row) < 2 and not "".join(row).strip():
+                continue
+            if n_fields is None and len(row) == 1 and ";" in row[0]:
+                found = f"found {shorten(row[0])}, separated by ';'"
+                raise source.error(f"line {line}", f"{found}; allowed: commas, or tabs (.tsv)")
+            if len(row) != (n_fields := n_fields or len(row)):
+                found = f"found {counted(len(row), 'field')}, {show_names(row)}"
+                raise source.error(f"line {line}", f"{found}; allowed: {n_fields}, as in the header")
+            yield line, row
 
 
 def join_fields(fields: Iterable[str | None], delimiter: str = ",") -> str:

@@ -103,10 +103,9 @@ def _own_classes(segments: Sequence[Segment], paths: PathTable, once: Once) -> t
     """The classes that the inputs themselves give, in the inputs' order if they agree on one, else in natural order."""
     told = [segment.own_labels for segment in segments]
     orders = {own.classes for own in told if own is not None and own.classes}
-    if len(orders) == 1:
-        classes = next(iter(orders))
-    else:
-        classes = tuple(sorted({name for order in orders for name in order}, key=natural_key))
+    classes = (
+        orders.pop() if len(orders) == 1 else tuple(sorted(set[bytes]().union(*orders), key=natural_key))
+    )
     number = {name: i for i, name in enumerate(classes)}
     parts = []
     for segment, own in zip(segments, told, strict=True):

@@ -6,10 +6,9 @@ from functools import partial
 from itertools import chain, islice
 from typing import Any, BinaryIO
 
-from sppfeat.config.wording import one_line
 from sppfeat.errors import SppfeatError
 from sppfeat.files.cells import encode_paths, encode_values
-from sppfeat.files.columns import ImageColumns, find_image_columns, show_names
+from sppfeat.files.columns import ImageColumns, find_image_columns
 from sppfeat.files.tables import TableFile, json_objects
 from sppfeat.inputs.segments import Segment
 from sppfeat.inputs.tables import Rows, make_segment
@@ -43,9 +42,6 @@ _Line = tuple[int, ImageColumns, Sequence[Any]]
 def _separated_lines(table: TableFile, file: BinaryIO) -> Iterator[_Line]:
     lines = table.rows(file)
     number, header = next(lines, (1, []))
-    if len(header) == 1 and ";" in header[0]:
-        found = f"found {one_line(repr(header[0]))}, separated by ';'"
-        raise table.error(f"line {number}", f"{found}; allowed: commas, or tabs (.tsv)")
 
     def header_error(what: str) -> SppfeatError:
         return table.error(
@@ -54,11 +50,7 @@ def _separated_lines(table: TableFile, file: BinaryIO) -> Iterator[_Line]:
 
     columns = find_image_columns(header, error=header_error)
     yield number, columns, []
-    for line, fields in lines:
-        if len(fields) != len(header):
-            found = f"found {len(fields)} fields, {show_names(fields)}"
-            raise table.error(f"line {line}", f"{found}; allowed: {len(header)}, as in the header")
-        yield line, columns, fields
+    yield from ((line, columns, fields) for line, fields in lines)
 
 
 def _json_lines(table: TableFile, file: BinaryIO) -> Iterator[_Line]:

@@ -255,7 +255,7 @@ def test_a_file_of_boxes_is_no_table_of_images(tmp_path, names):
         ("csv", b"path,url,label\n", "several columns could have the paths: found 'path', 'url', 'label'"),
         ("csv", b"path,PATH\n", "found the column 'path' twice"),
         ("csv", b"path;label\na.jpg;cat\n", "separated by ';'; allowed: commas, or tabs (.tsv)"),
-        ("csv", b"\npath,label\na.jpg,cat\nb.jpg\n", "line 4: found 1 fields, 'b.jpg'; allowed: 2"),
+        ("csv", b"\npath,label\na.jpg,cat\nb.jpg\n", "line 4: found 1 field, 'b.jpg'; allowed: 2"),
         ("csv", b"path,label\na.jpg,cat\n,dog\n", "line 3: found ''; allowed: the path of an image"),
         ("csv", b'path,label\n"a"b.jpg,cat\n', "line 2: cannot be split into fields"),
         ("csv", "path\na.jpg\n".encode("utf-16"), "is in UTF-16; allowed: UTF-8"),
