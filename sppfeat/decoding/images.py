@@ -3,8 +3,6 @@
 Sizes are ``(height, width)``. :func:`read_image` describes the result for each kind of file.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile, TiffImagePlugin
@@ -60,7 +58,7 @@ def read_image(
         ImageError: The file cannot be read, is not an image, is damaged or cut short, is too large, or has pixels
             without a defined range.
     """
-    return _read(place, exif, max_pixels).image
+    return _read(place, exif, max_pixels)[0]
 
 
 def decode_image(
@@ -152,13 +150,6 @@ def image_from_array(image: npt.NDArray[np.uint8] | Image.Image, *, exif: str = 
         return turn_upright(to_rgb(image), image, orientation, exif)
 
 
-class _Decoded(NamedTuple):
-    """Decoded pixels of an image file, upright, 8-bit RGB, and the box that the picture takes up in them."""
-
-    image: Image.Image
-    box: tuple[float, float, float, float] | None  # of the picture, in pixels of the image; None: all of it
-
-
 def _read(
     place: bytes | str | Place,
     exif: str,
@@ -166,8 +157,11 @@ def _read(
     *,
     image_hw: tuple[int, int] | None = None,
     reduce_to: tuple[int, int] | None = None,
-) -> _Decoded:
-    """Decodes a file, checks its size against ``image_hw``, and reduces a JPEG as far as ``reduce_to`` allows."""
+) -> tuple[Image.Image, tuple[float, float, float, float] | None]:
+    """Decodes a file, checks its size against ``image_hw``, and reduces a JPEG as far as ``reduce_to`` allows.
+
+    Returns upright 8-bit RGB, and the box of the picture in it if that is not all of it.
+    """
     with open_image(place, exif=exif, max_pixels=max_pixels) as (image, orientation, displayed_hw):
         if image_hw is not None and displayed_hw != tuple(image_hw):
             was, now = (f"{height} x {width}" for height, width in (image_hw, displayed_hw))
@@ -184,7 +178,7 @@ def _read(
             raise ImageError(
                 f"its header says {declared}, its pixels are {rgb.height} x {rgb.width}{reduced}"
             )
-        return _Decoded(rgb, picture_box(displayed_hw, factor, turned) if factor > 1 else None)
+        return rgb, picture_box(displayed_hw, factor, turned) if factor > 1 else None
 
 
 def _check_array(image: object) -> None:

@@ -12,10 +12,8 @@ from sppfeat.files.byte_ranges import read_at
 
 __all__ = ["picture_box", "reduce_jpeg"]
 
-_FLIPPED_X = frozenset(
-    (2, 3, 6, 7)
-)  # EXIF orientations that put the first stored column last; below, the first row
-_FLIPPED_Y = frozenset((3, 4, 7, 8))
+# EXIF orientations that put the first stored column last, and the first stored row.
+_FLIPPED_X, _FLIPPED_Y = frozenset((2, 3, 6, 7)), frozenset((3, 4, 7, 8))
 
 _FRAMES = frozenset((*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0)))
 _FRAMES_OF_BLOCKS = frozenset((0xC0, 0xC1, 0xC2, 0xC9, 0xCA))
@@ -25,16 +23,9 @@ _MOST_SEGMENTS = 10_000
 
 
 def reduce_jpeg(image: ImageFile.ImageFile, least_hw: tuple[int, int]) -> int:
-    """Makes Pillow decode a JPEG at the smallest reduced size that is at least ``least_hw`` on both sides.
+    """Makes Pillow decode a JPEG at ``ceil(side / factor)``, at least ``least_hw`` as stored; returns 2, 4 or 8.
 
-    Args:
-        image: The image as Pillow opened it, from a file with a descriptor, and not decoded yet. Its size becomes the
-            reduced one, ``ceil(side / factor)``; its mode stays.
-        least_hw: Lower bound on ``side / factor``, as height and width of the image as stored, in pixels.
-
-    Returns:
-        The factor 2, 4 or 8; or 1 if nothing was changed, because the image is not a JPEG, is too small, or is of a
-            kind that has no reduced sizes.
+    Returns 1 and changes nothing if the image is not a JPEG, is too small, or is of a kind without reduced sizes.
     """
     height, width = least_hw
     before = image.width
@@ -48,17 +39,10 @@ def reduce_jpeg(image: ImageFile.ImageFile, least_hw: tuple[int, int]) -> int:
 def picture_box(
     image_hw: tuple[int, int], factor: int, orientation: int
 ) -> tuple[float, float, float, float]:
-    """The box that the picture takes up in the pixels of its reduced size, turned upright.
+    """The box ``x0, y0, x1, y1`` that the picture takes up in the pixels of its reduced size, turned upright.
 
-    Before it is turned, its right and lower edges may fall inside the last pixel.
-
-    Args:
-        image_hw: Height and width of the image at its full size, upright, in pixels.
-        factor: The factor of the reduction.
-        orientation: The EXIF orientation, 1 to 8, by which it was turned.
-
-    Returns:
-        ``x0, y0, x1, y1`` in pixels of the reduced size, half-open, fractions possible.
+    Before it is turned by its EXIF orientation, its right and lower edges may fall inside the last pixel. ``image_hw``
+    is upright, at full size.
 
     Example:
         >>> picture_box((40, 61), 2, 1), picture_box((40, 61), 2, 3)

@@ -46,8 +46,6 @@ class DecoderPool:
         look_ahead_bytes: int = 256 << 20,
         hang_seconds: float = 120.0,
     ) -> None:
-        if n_workers < 1:
-            raise ValueError(f"n_workers is {n_workers}; allowed: 1 or more")
         self._settings = settings
         self._hang_seconds = hang_seconds
         self._arena = Arena(look_ahead_bytes)
@@ -146,7 +144,7 @@ class DecoderPool:
             worker = min(self._workers, key=lambda worker: (not worker.has_room_for(job), worker.cost))
             if not worker.has_room_for(job):
                 return
-            if not worker.jobs and worker.is_dead():  # no image is to blame: it had none
+            if not worker.jobs and worker.process.poll() is not None:  # no image is to blame: it had none
                 self._receive(worker)
             else:
                 worker.send(self._waiting.popleft())
@@ -178,7 +176,7 @@ class DecoderPool:
                 raise RuntimeError(f"a defect in the decoding worker:\n{answer.traceback}")
             if answer == READY:
                 self._n_failed_starts = 0
-                worker.start()
+                worker.is_ready, worker.silent_seconds = True, 0.0
             else:
                 worker.finish(answer)
 

@@ -8,7 +8,7 @@ On request both sides then become multiples of a number, so that images of many 
 import math
 import operator
 
-from sppfeat.errors import ConfigError, ImageError
+from sppfeat.errors import ImageError
 
 __all__ = ["network_input_hw"]
 
@@ -29,16 +29,15 @@ def network_input_hw(
 
     Args:
         image_hw: Height and width of the image as displayed, in pixels, each at least 1.
-        short_side: The short side ``S`` in pixels, or None for the image's own size.
-        max_pixels: The most pixels the result may have.
-        min_side: The backbone's smallest input side in pixels.
+        short_side: The short side ``S`` in pixels, at least 1, or None for the image's own size.
+        max_pixels: The most pixels the result may have, at least 1.
+        min_side: The backbone's smallest input side in pixels, at least 1.
         round_to: Both sides become multiples of this number of pixels; 1 leaves them as they are.
 
     Returns:
         ``(height, width)`` in pixels, in the image's orientation as displayed.
 
     Raises:
-        ConfigError: ``short_side``, ``max_pixels``, ``min_side`` or ``round_to`` is less than 1.
         ImageError: The image is empty, or so elongated that it cannot have sides of ``min_side`` and
             at most ``max_pixels`` at its aspect ratio, or not in multiples of ``round_to``.
 
@@ -50,7 +49,6 @@ def network_input_hw(
         >>> network_input_hw((480, 640), short_side=224, max_pixels=4_000_000, min_side=32, round_to=32)
         (224, 288)
     """
-    _check_settings(short_side=short_side, max_pixels=max_pixels, min_side=min_side, round_to=round_to)
     # Python's own integers: numpy's overflow in the products below.
     height, width = (operator.index(side) for side in image_hw)
     short, long = min(height, width), max(height, width)
@@ -95,9 +93,3 @@ def _does_not_fit(height: int, width: int, *, max_pixels: int, min_side: int) ->
         f"too elongated: {height} x {width} (height x width) scaled to the backbone's smallest side of "
         f"{min_side} is {min_side} x {needed} = {min_side * needed} pixels, more than max-pixels {max_pixels}"
     )
-
-
-def _check_settings(**settings: int | None) -> None:
-    for name, value in settings.items():
-        if value is not None and value < 1:
-            raise ConfigError(f"{name} must be at least 1, not {value}")

@@ -26,15 +26,9 @@ _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THR
 
 
 class Job:
-    """A job for a worker, until it is answered.
+    """A job for a worker, until it is answered; its cost is 1 for a header, the number of pixels for an image.
 
-    Args:
-        message: the message to send to the worker.
-        cost: load that the job puts on a worker: 1 for a header, the number of pixels for an image.
-        done: called with the answer.
-
-    Attributes:
-        was_suspect: True once a worker has died while working on it.
+    ``was_suspect`` becomes True once a worker has died while working on it.
     """
 
     def __init__(self, message: ProbeJob | DecodeJob, *, cost: int, done: Callable[[Answer], None]) -> None:
@@ -47,15 +41,7 @@ class Job:
 class WorkerProcess:
     """A worker process and its unanswered jobs, oldest first; it is working on the oldest.
 
-    Attributes:
-        jobs, cost: jobs sent and not yet answered, and their total cost.
-        is_ready: True once the process has started.
-        silent_seconds: time that the parent has waited since the last answer.
-        connection: the parent's end of the pipe.
-        process: the process.
-
-    Raises:
-        DecoderError: the system cannot start a process.
+    ``silent_seconds`` is the time that the parent has waited since the last answer.
     """
 
     def __init__(self, arena_fd: int) -> None:
@@ -76,26 +62,18 @@ class WorkerProcess:
                     env={**os.environ, **_ONE_THREAD},
                     pass_fds=(theirs.fileno(), arena_fd),
                 )
-        except OSError as error:
+        except BaseException as error:
             self.connection.close()
-            raise DecoderError(f"no decoding worker could be started: {error.strerror}") from error
-        except BaseException:
-            self.connection.close()
+            if isinstance(error, OSError):
+                raise DecoderError(f"no decoding worker could be started: {error.strerror}") from error
             raise
         finally:
             theirs.close()
 
     def has_room_for(self, job: Job) -> bool:
         """True if sending a job cannot block."""
-        if not self.jobs:  # it is waiting for one
-            return True
-        return (
-            len(self.jobs) < _MAX_JOBS and self._path_bytes + len(job.message.place.path) <= _MAX_PATH_BYTES
-        )
-
-    def is_dead(self) -> bool:
-        """True if the process has ended."""
-        return self.process.poll() is not None
+        path_bytes = self._path_bytes + len(job.message.place.path)
+        return not self.jobs or (len(self.jobs) < _MAX_JOBS and path_bytes <= _MAX_PATH_BYTES)
 
     def send(self, job: Job) -> None:
         """Sends a job, to be done after the ones sent before."""
@@ -106,11 +84,6 @@ class WorkerProcess:
         self._path_bytes += len(job.message.place.path)
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it is dead: noticed on reading
             self.connection.send(job.message)
-
-    def start(self) -> None:
-        """Records that the process has started."""
-        self.is_ready = True
-        self.silent_seconds = 0.0
 
     def finish(self, answer: Answer) -> None:
         """Passes an answer on to the oldest job."""

@@ -199,6 +199,11 @@ CASES = {
     "float.tif": Case(saved(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"), "no defined range"),
     "photo.heic": Case(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "no decoder for HEIC"),
     "photo.jxl": Case(b"\xff\x0a" + bytes(20), "no decoder for JPEG XL"),
+    "boxed.jxl": Case(b"\0\0\0\x0cJXL \r\n\x87\n", "no decoder for JPEG XL"),
+    "document.jpg": Case(b"%PDF-1.4\n", "^a PDF document"),
+    "layers.png": Case(b"8BPS\0\1" + bytes(30), "^a Photoshop document"),
+    "drawing.png": Case(b"<svg xmlns='http://www.w3.org/2000/svg'/>", "^an SVG drawing"),
+    "pointer.png": Case(b"version https://git-lfs.github.com/spec/v1\n", "^a Git LFS pointer"),
     "photo.avif": (
         Case(saved(PICTURE, "AVIF"), None) if HAS_AVIF
         else Case(b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf", "no decoder for AVIF")

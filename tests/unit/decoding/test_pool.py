@@ -163,13 +163,6 @@ def test_an_image_that_is_not_available_fails_with_the_reason_given(images, shar
     assert list(decoder.probe(places)) == ["permission denied", images[-2][1]]
 
 
-@pytest.mark.parametrize("kind", ["inline", "pool"])
-def test_nothing_to_do(shared_pool, kind):
-    decoder = InlineDecoder(SETTINGS) if kind == "inline" else shared_pool
-    assert list(decoder.decode([])) == []
-    assert list(decoder.probe([])) == []
-
-
 def test_pixels_can_be_written_to(images, shared_pool):
     for batch in shared_pool.decode(tasks_of(images[:4], [4])):
         batch.pixels[:] = 0
@@ -206,11 +199,6 @@ def test_an_error_in_the_tasks_reaches_the_caller(images, shared_pool):
     assert_same(
         decoded(shared_pool, tasks_of(images, [9])), decoded(InlineDecoder(SETTINGS), tasks_of(images, [9]))
     )
-
-
-def test_a_pool_without_workers_is_refused():
-    with pytest.raises(ValueError, match="n_workers is 0"):
-        DecoderPool(SETTINGS, n_workers=0)
 
 
 # --- workers that are killed ----------------------------------------------------------------------
