@@ -16,7 +16,7 @@ from sppfeat.errors import StoreError
 from sppfeat.extraction.plan import Plan
 from sppfeat.extraction.row_planner import RowPlanner
 from sppfeat.extraction.sizes import FoundSizes, input_sizes
-from sppfeat.files.paths import PathTable
+from sppfeat.files.paths import PathIndex, PathTable
 from sppfeat.inputs import Listing, Storage
 from sppfeat.inputs.names import below, is_below
 from sppfeat.store.reader import FeatureFile
@@ -160,7 +160,7 @@ def match_inputs(recorded: RecordedImages, listing: Listing) -> MatchedInputs:
     if now.has_same(recorded.paths):  # much faster than to look up every path
         listing_index = np.arange(len(now), dtype=np.int64)
     else:
-        listing_index = recorded.paths.positions_in(now)
+        listing_index = PathIndex(now).positions(recorded.paths)
     if (listing_index < 0).all():
         raise StoreError(
             f"{str(recorded.path)!r} exists and holds none of these inputs: its images lie under "

@@ -40,11 +40,7 @@ def written_aside(target: Path, aside: Path) -> Iterator[Path]:
     """Provide a path to write to, and rename it to ``target`` at the end of the context; remove it after an error.
 
     An existing file at ``aside``, in the same folder, is removed first. The caller writes the file and syncs it. If the
-    target is a symbolic link, the link is replaced and its target stays.
-
-    Raises:
-        OSError: an existing file at ``aside`` cannot be removed.
-        StoreError: the file cannot be renamed.
+    target is a symbolic link, the link is replaced. StoreError is raised if the file cannot be renamed.
     """
     aside.unlink(missing_ok=True)  # left by a process that was killed; it takes space
     try:

@@ -30,13 +30,8 @@ def download(
     """Download a file, which takes its name once it is complete and its checksum is right; return its SHA-256.
 
     Until then it is ``<path>.<random>.partial``, so that several processes may fetch it at once; after a failure or
-    an interruption it is removed. An existing file at ``path`` stays until it is replaced.
-
-    Args:
-        url: URL of the file.
-        path: path to save it to; its folder is made.
-        sha256_prefix: expected beginning of its SHA-256, in hexadecimal.
-        on_progress: called when the server has answered, after each piece, and at the end with a known total.
+    an interruption it is removed. An existing file at ``path`` stays until it is replaced. The folder is made.
+    ``on_progress`` is called when the server has answered, after each piece, and at the end with a known total.
 
     Raises:
         WeightsError: the file cannot be fetched or written, is cut off, or has another checksum.

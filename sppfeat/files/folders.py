@@ -2,7 +2,6 @@
 
 import heapq
 import os
-import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -12,21 +11,12 @@ import numpy.typing as npt
 from sppfeat.errors import SppfeatError
 from sppfeat.files.paths import PathTable, natural_key
 
-__all__ = ["MOST_WAYS", "FolderWalk", "folder_identity", "walk_order"]
+__all__ = ["MOST_WAYS", "FolderWalk", "walk_order"]
 
 _SORTED_AT_ONCE = 1 << 14  # names of a folder, as objects with their sort keys: 4 MB
 
 MOST_WAYS = 100
 """The most paths, through links, to one folder; ten folders that link to each other have millions."""
-
-
-def folder_identity(path: bytes) -> tuple[int, int] | None:
-    """Device and inode of a folder; None for everything else, including a dangling link."""
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):
-        return None
-    return (status.st_dev, status.st_ino) if stat.S_ISDIR(status.st_mode) else None
 
 
 class FolderWalk:

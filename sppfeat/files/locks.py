@@ -23,16 +23,10 @@ def open_locked(
     *,
     on_no_locks: Callable[[OSError], None] = lambda _: None,
 ) -> int:
-    """Open a file, creating it if it is missing, and lock it until it is closed; return its descriptor.
+    """Open a file, creating it if it is missing, and lock it (``how``, of ``flock``) until its descriptor is closed.
 
-    Args:
-        path: path of the file.
-        how: operation of ``flock``.
-        on_no_locks: called if the file system cannot lock; the file is opened all the same.
-
-    Raises:
-        BlockingIOError: another process holds the lock.
-        OSError: the file cannot be opened.
+    ``on_no_locks`` is called if the file system cannot lock; the file is opened all the same. BlockingIOError is raised
+    if another process holds the lock.
     """
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -71,16 +65,10 @@ def is_being_written(output: StrPath) -> bool:
 
 
 class OutputLock(contextlib.ExitStack):
-    """Locks an output against a second writer; the system releases the lock when the process dies.
+    """Locks an output against a second writer; StoreError is raised if another process holds the lock.
 
     The lock is on a separate file next to the output, so that readers are not locked out. If the output is a symbolic
     link, the lock file is next to its target, so that two names of one file share one lock.
-
-    Args:
-        output: the output file.
-
-    Raises:
-        StoreError: another process holds the lock, or the folder cannot be written to.
     """
 
     def __init__(self, output: Path) -> None:
@@ -92,14 +80,9 @@ class OutputLock(contextlib.ExitStack):
 
 
 class ShardLock(contextlib.ExitStack):
-    """Locks one shard of an output that several processes fill; see :class:`OutputLock`.
+    """Locks the named shard of an output that several processes fill, and the whole output; see :class:`OutputLock`.
 
-    A process that wants the whole output is locked out as well. One process lays out the output while the others
-    wait.
-
-    Args:
-        output: the output file.
-        shard: name of the shard.
+    One process lays out the output while the others wait.
     """
 
     def __init__(self, output: Path, shard: str) -> None:
@@ -120,10 +103,7 @@ class ShardLock(contextlib.ExitStack):
 def _lock_beside(
     output: Path, suffix: str, *, how: int = fcntl.LOCK_EX | fcntl.LOCK_NB, what: str = ""
 ) -> Callable[[], None]:
-    """Lock a separate file next to an output, and return the function that releases the lock.
-
-    ``how`` is the operation of ``flock``; ``what`` is the part of the output, for messages.
-    """
+    """Lock a file next to an output (``what`` names a part of it), and return the function that releases the lock."""
     path = _beside(output, suffix)
 
     def warn(error: OSError) -> None:

@@ -44,30 +44,21 @@ def check_output(path: Path) -> None:
 
 
 def check_new_file(path: Path, *, inputs: Sequence[StrPath] = (), overwrite: bool) -> None:
-    """Check that a new file may be written to a path.
-
-    Args:
-        path: path of the output.
-        inputs: files that are read and must not be replaced.
-        overwrite: True if an existing file may be replaced.
+    """Check that a new file may be written to a path; an existing one is replaced only with ``overwrite``.
 
     Raises:
         ConfigError: the output is one of the inputs.
         StoreError: as :func:`check_output` does, and if the output exists and may not be replaced.
     """
     check_output(path)
-    if not os.path.exists(path):
-        return
     refuse_input(path, inputs)
-    if not overwrite:
+    if os.path.exists(path) and not overwrite:
         raise StoreError(f"{str(path)!r} exists; --overwrite replaces it")
 
 
 def refuse_input(path: Path, inputs: Sequence[StrPath]) -> None:
     """Raise ConfigError if an output is the same file as one of the inputs, even under another name."""
-    if not os.path.exists(path):
-        return
-    if any(os.path.exists(source) and os.path.samefile(path, source) for source in inputs):
+    if os.path.exists(path) and any(os.path.exists(s) and os.path.samefile(path, s) for s in inputs):
         raise ConfigError(f"the output {str(path)!r} is what is read; allowed: another file")
 
 

@@ -75,10 +75,6 @@ class PathTable(Sequence[bytes]):
         """Return True if another table has the same paths in the same order."""
         return len(self) == len(other) and all(map(operator.eq, self, other))
 
-    def positions_in(self, other: "PathTable") -> npt.NDArray[np.int64]:
-        """Return the position of each path in another table, which has no duplicates, ``(n,)`` int64; -1 if missing."""
-        return PathIndex(other).positions(self)
-
     def part(self, start: int, stop: int) -> "PathTable":
         """Return the paths from ``start`` to ``stop``; they share the memory of this table."""
         table = PathTable(())
@@ -139,10 +135,6 @@ class PathIndex:
         hashes = _hashes(table)
         self._order = np.argsort(hashes)
         self._hashes = hashes[self._order]
-
-    def position(self, path: bytes) -> int:
-        """Return the position of a path in the table; -1 if missing."""
-        return int(self.positions([path])[0])
 
     def positions(self, paths: Sequence[bytes]) -> npt.NDArray[np.int64]:
         """Return the position of each path in the table, ``(n,)`` int64; -1 if missing."""

@@ -60,7 +60,7 @@ def find_image(root: bytes, path: bytes) -> Place:
 def _place_in(container: bytes, version: FileVersion | None, name: bytes) -> Place:
     """Find an image in an archive or table."""
     segment, index = _held(container, version)
-    number = index.position(name)
+    number = int(index.positions([name])[0])
     if number < 0 or segment.storage is None:
         raise ImageError(f"no such image in {os.fsdecode(container)!r}")
     return _fetched(segment.storage, number)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 
 from sppfeat.errors import ConfigError
-from sppfeat.files.folders import MOST_WAYS, FolderWalk, folder_identity
+from sppfeat.files.folders import MOST_WAYS, FolderWalk
 from sppfeat.files.image_names import has_image_suffix
 from sppfeat.files.paths import PathTable
 from sppfeat.files.tables import has_utf16_mark
@@ -50,7 +50,7 @@ def _read_local(paths: Iterable[bytes]) -> Iterator[Segment]:
     """Yield the images of files and folders of this machine."""
     files: list[bytes] = []
     for path in paths:
-        is_folder = folder_identity(path) is not None
+        is_folder = os.path.isdir(path)
         if not is_folder and kind_of(path) is None:
             files.append(path)
             continue

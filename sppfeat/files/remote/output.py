@@ -28,13 +28,7 @@ _PARTS_AT_ONCE = 4
 
 
 class LocalOutput:
-    """The local file of an output while it is being made.
-
-    Attributes:
-        path: path of the file.
-        url: URL that it will be uploaded to; None for an output that stays on this machine.
-        notes: remarks for the user.
-    """
+    """The local file of an output while it is being made, its URL if it will be uploaded, and notes for the user."""
 
     def __init__(self, path: Path, url: str | None = None) -> None:
         self.path = path
@@ -42,9 +36,7 @@ class LocalOutput:
         self.notes: list[str] = []
 
     def publish(self) -> None:
-        """Upload the complete file and remove the local one; an unchanged file is not uploaded again.
-
-        An output without a URL is left as it is.
+        """Upload the complete file to its URL and remove the local one; an unchanged file is not uploaded again.
 
         Raises:
             SourceError: the file cannot be uploaded; it stays here, and running the same command again uploads it.

@@ -35,11 +35,7 @@ _REMOTE_PACKAGES = ("fsspec", "s3fs", "aiobotocore", "botocore", "aiohttp")
 
 
 class Service:
-    """The service behind a URL, and behind all URLs that differ from it only in their path.
-
-    Args:
-        url: URL, as :func:`sppfeat.files.remote.check_url` returns it.
-    """
+    """The service behind a checked URL, and behind all URLs that differ from it only in their path."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -126,11 +122,7 @@ class Service:
     def run(self, jobs: Sequence[Callable[[Pause], _Value]]) -> list[_Value]:
         """Run jobs in threads, many at once, and return their results in order; the first error ends all others.
 
-        Each job is a function of a :data:`Pause`, which it calls between attempts and as often as it can.
-
-        Raises:
-            Exception: the error of a job.
-            SourceError: :meth:`cancel` was called.
+        Each job calls its :data:`Pause` between attempts and as often as it can; SourceError follows a :meth:`cancel`.
         """
         stop = threading.Event()
 
@@ -158,7 +150,7 @@ class Service:
 
 
 def _own_options(scheme: str) -> dict[str, Any]:
-    """Return the package's settings for a scheme; the user's settings for fsspec take precedence."""
+    """Return our settings for a scheme; the user's settings for fsspec take precedence."""
     own: dict[str, Any] = {}
     if scheme in ("s3", "s3a"):
         own = {

@@ -8,15 +8,6 @@ from sppfeat.errors import StoreError
 from sppfeat.files.atomic import replace_file, whole_file, whole_files
 
 
-def test_a_whole_file_has_its_name_and_nothing_is_left_beside_it(tmp_path):
-    path = tmp_path / "out"
-    with whole_file(path) as file:
-        file.write(b"new")
-        assert not path.exists()
-    assert path.read_bytes() == b"new"
-    assert os.listdir(tmp_path) == ["out"]
-
-
 def test_what_fails_leaves_the_old_file_alone(tmp_path):
     path = tmp_path / "out"
     path.write_bytes(b"old")
@@ -65,12 +56,6 @@ def test_what_a_killed_process_left_is_written_over(tmp_path):
     replace_file(tmp_path / "out", b"short")
     assert (tmp_path / "out").read_bytes() == b"short"
     assert os.listdir(tmp_path) == ["out"]
-
-
-def test_names_as_long_as_the_file_system_takes(tmp_path):
-    path = tmp_path / ("x" * 255)
-    replace_file(path, b"new")
-    assert path.read_bytes() == b"new"
 
 
 def test_files_that_belong_together_appear_together(tmp_path):

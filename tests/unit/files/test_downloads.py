@@ -7,7 +7,6 @@ import threading
 
 import pytest
 
-from sppfeat.cli.bars import download_bar
 from sppfeat.errors import WeightsError
 from sppfeat.files import downloads
 from sppfeat.files.downloads import download
@@ -38,20 +37,6 @@ def test_a_file_is_put_in_its_place_in_a_folder_that_is_made(weight_server, tmp_
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_it_arrives_where_nobody_reads_the_bar(weight_server, tmp_path, monkeypatch):
-    class Gone:
-        def write(self, text):
-            raise BrokenPipeError(32, "Broken pipe")
-
-        flush = isatty = lambda self: False
-
-    weight_server.files["w"] = CONTENT
-    monkeypatch.setattr("sys.stderr", Gone())
-    with download_bar() as on_progress:
-        download(weight_server.url("w"), tmp_path / "w.pth", sha256_prefix=SHA256, on_progress=on_progress)
-    assert (tmp_path / "w.pth").read_bytes() == CONTENT
-
-
 @pytest.mark.parametrize("chunked", [False, True])
 def test_progress_begins_at_nothing_and_ends_with_all_of_the_file(weight_server, tmp_path, chunked):
     weight_server.files["w"] = CONTENT
@@ -73,7 +58,7 @@ def test_what_is_there_is_replaced_by_what_is_right_and_by_nothing_else(weight_s
     path = tmp_path / "w.pth"
     path.write_bytes(b"before")
     refuse(weight_server.url("w"), path, "0" * 8)
-    refuse(weight_server.url("other"), path)
+    assert "the server says 404 Not Found" in refuse(weight_server.url("other"), path)
     download(weight_server.url("w"), path, sha256_prefix=SHA256)
     assert path.read_bytes() == CONTENT
 
@@ -93,10 +78,6 @@ def test_a_transfer_that_is_cut_off(weight_server, tmp_path, chunked, reason):
     weight_server.cut["w"] = 1000
     weight_server.chunked |= {"w"} if chunked else set()
     assert reason in refuse(weight_server.url("w"), tmp_path / "w.pth")
-
-
-def test_a_file_that_the_server_does_not_have(weight_server, tmp_path):
-    assert "the server says 404 Not Found" in refuse(weight_server.url("w"), tmp_path / "w.pth")
 
 
 def test_a_server_that_is_not_there(monkeypatch, tmp_path):

@@ -96,14 +96,6 @@ def test_a_prefix_is_listed_as_the_same_folder_is(store, folder, slash):
     ]
 
 
-@pytest.mark.slow
-def test_all_of_a_bucket(store):
-    store.put(contents(["cat/1.jpg", "dog/1.jpg"]))
-    listing = list_images(["s3://bucket"])
-    assert (listing.root, list(listing.paths)) == (b"s3://bucket", [b"cat/1.jpg", b"dog/1.jpg"])
-    assert (listing.classes, listing.labels.tolist()) == ((b"cat", b"dog"), [0, 1])
-
-
 @pytest.mark.parametrize("scheme", ["memory", "file"])
 def test_other_file_systems_list_alike(folder, scheme, tmp_path):
     top = f"file://{folder}"

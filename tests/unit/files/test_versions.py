@@ -44,14 +44,6 @@ def test_a_copy_with_the_same_time_has_the_same_content_and_is_another_file(path
     assert not FileVersion.of(copy).is_file_of(FileVersion.of(path))
 
 
-def test_a_time_that_was_set_back_shows_in_the_time_of_the_metadata(path):
-    before = FileVersion.of(path)
-    path.write_bytes(b"FOUR")
-    os.utime(path, ns=(10, 20))
-    assert FileVersion.of(path).is_file_of(before)
-    assert FileVersion.of(path).ctime_ns >= before.ctime_ns
-
-
 def test_an_object_is_another_one_when_a_property_that_changes_with_it_does():
     found = {"name": "b/k", "size": 4, "ETag": '"a"', "StorageClass": "STANDARD"}
     version = FileVersion.of_object(found)

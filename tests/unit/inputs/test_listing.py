@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sppfeat.errors import ConfigError
-from sppfeat.files.paths import PathTable, natural_key
+from sppfeat.files.paths import PathIndex, PathTable, natural_key
 from sppfeat.inputs import list_images
 
 NAMES = st.binary(min_size=1, max_size=30).map(lambda name: name.replace(b"\0", b"x").replace(b"/", b"y"))
@@ -234,7 +234,7 @@ def test_paths_are_found_in_a_table(paths, others, n_hashes):
     expected = [others.index(path) if path in others else -1 for path in paths]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sppfeat.files.paths._hash", lambda path: hash(path) % n_hashes)  # many are equal
-        assert PathTable(paths).positions_in(PathTable(others)).tolist() == expected
+        assert PathIndex(PathTable(others)).positions(PathTable(paths)).tolist() == expected
 
 
 # --- lists ----------------------------------------------------------------------------------------
