@@ -3,7 +3,6 @@
 import contextlib
 import math
 
-import h5py
 import numpy as np
 import pytest
 from feature_files import DIMENSION, descriptors, new_file, write
@@ -156,13 +155,6 @@ def test_rows_of_any_magnitude(metric, scale):
         check(found, i, rows, query, metric)
 
 
-def test_ties_come_in_the_order_of_the_rows():
-    rows = np.tile(np.float32([[1, 0], [0, 1], [-1, 0], [0, -1]]), (50, 1))
-    found = nearest_rows(OfRows(rows), np.zeros((1, 2)), 150, metric="l2", block_nbytes=8 * 7)
-    assert found.rows[0].tolist() == list(range(150))
-    assert (found.distances == 1).all()
-
-
 @pytest.mark.parametrize("metric", METRICS)
 def test_what_is_not_finite_is_nobodys_neighbour(metric):
     rows = descriptors(N)
@@ -200,18 +192,6 @@ def test_float16_files_take_queries_as_they_would_have_them(tmp_path):
         found = nearest_rows(selection, selection.of_descriptors(rows), 1, metric="l2")
     assert found.rows[:, 0].tolist() == list(range(N))
     assert (found.distances == 0).all()
-
-
-def test_what_is_left_of_a_layer_is_scaled_in_queries_as_in_the_file(path, tmp_path):
-    copy = tmp_path / "scaled.h5"
-    copy.write_bytes(path.read_bytes())
-    with h5py.File(copy, "r+") as opened:
-        opened.attrs["config"] = opened.attrs["config"].replace('"normalize":"none"', '"normalize":"l2"')
-    with FeatureFile(copy) as file:
-        selection = file.select(levels=2)
-        assert np.array_equal(selection.of_descriptors(file.features[:7]), selection.X[:7])
-        with pytest.raises(ConfigError, match=r"descriptors of shape \(2, 3\); allowed: \(m, 15\)"):
-            selection.of_descriptors(np.zeros((2, 3)))
 
 
 @pytest.mark.parametrize(

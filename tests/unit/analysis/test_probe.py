@@ -130,19 +130,16 @@ def test_boxes_are_split_by_image(boxes):
     assert (result.n_rows, result.n_images) == (42, 14)
 
 
-@pytest.mark.parametrize("repeats", [1, 3])
-def test_folds_test_each_row_once_and_never_share_an_image(boxes, repeats):
+def test_folds_test_each_row_once_and_never_share_an_image(boxes):
     labeled = labeled_rows(boxes.select(), min_per_class=1)
-    folds = make_folds(labeled, n_folds=4, repeats=repeats, seed=0)
-    assert len(folds) == 4 * repeats
+    folds = make_folds(labeled, n_folds=4, repeats=3, seed=0)
+    assert len(folds) == 12
     for train, test in folds:
         assert not set(boxes.groups[train]) & set(boxes.groups[test])
         assert sorted([*train, *test]) == list(range(42))
-    for repeat in range(repeats):
+    for repeat in range(3):
         tested = np.concatenate([test for _, test in folds[4 * repeat : 4 * repeat + 4]])
         assert sorted(tested.tolist()) == list(range(42))
-    if repeats > 1:
-        assert folds[0][1].tolist() != folds[4][1].tolist()
 
 
 def test_repeats_are_further_shuffles(boxes):
@@ -421,12 +418,8 @@ def test_json_has_the_fields_of_the_readme(tmp_path):
 @pytest.mark.parametrize(
     ("args", "message", "code"),
     [
-        (["--folds", 1], "1 is not in the range", 2),
         (["--C", "-1"], "C is -1.0; allowed: 1e-30 to 1e+30", 2),
         (["--max-memory", "nan"], "nan is no number", 2),
-        (["--levels", "3"], "levels are 3; in this file: 1, 2", 2),
-        (["--rows", "label=x"], "fits none of", 2),
-        (["--labels-from", "gone"], "where there is no file", 2),
         (["--max-memory", "0.0000001"], "--max-memory", 2),
         (["--save", "gone/m.npz"], "the folder of the output does not exist", 1),
         (["--save", "m.skops"], "classifiers are no longer .skops files; use m.npz", 2),
