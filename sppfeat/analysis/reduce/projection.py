@@ -48,8 +48,8 @@ def fit_reduction(
         on_progress: called with the number of rows fitted on so far and the total number of rows to fit on.
 
     Returns:
-        The projection, the same for the same rows and seed. Signs are fixed: the value of largest magnitude in each
-        principal component is positive.
+        The projection, the same for the same rows and seed. Signs are fixed, by scikit-learn: the value of largest
+        magnitude in each principal component is positive.
 
     Raises:
         ConfigError: there are more components than rows or columns, rows or columns do not exist, values are not
@@ -72,7 +72,9 @@ def fit_reduction(
                 f"{spec.components} components of {n_rows} rows; allowed: at most as many components as rows to fit on"
             )
         fitted = _principal_components(chosen, spec, batch_size, on_progress)
-        mean, (components, scale) = fitted.mean_, _signed_components(fitted, whiten=spec.whiten)
+        mean, components, scale = fitted.mean_, fitted.components_, np.ones(spec.components)
+        if spec.whiten:
+            scale = _whitening(np.sqrt(np.maximum(fitted.explained_variance_.astype(np.float64), 0)))
         share = float(np.sum(fitted.explained_variance_ratio_))
         share = min(max(share, 0.0), 1.0) if np.isfinite(share) else 0.0  # NaN if the rows do not vary
     record = FitRecord(
@@ -141,16 +143,8 @@ def _rows_of(chosen: Selection, positions: npt.NDArray[np.int64]) -> npt.NDArray
     return taken
 
 
-def _signed_components(
-    fitted: Any, *, whiten: bool
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Components ``(k, d)`` with fixed signs, and their scales ``(k,)``."""
-    components = np.asarray(fitted.components_, dtype=np.float64)
-    largest = np.take_along_axis(components, np.abs(components).argmax(axis=1)[:, None], axis=1)
-    components *= np.where(largest < 0, -1.0, 1.0)
-    if not whiten:
-        return components, np.ones(len(components))
-    spread = np.sqrt(np.maximum(np.asarray(fitted.explained_variance_, dtype=np.float64), 0))
+def _whitening(spread: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Factors that bring components of these standard deviations ``(k,)`` to variance 1."""
     # A direction in which the rows do not differ stays 0 instead of becoming noise of variance 1.
     has_some = (spread > 0) & (spread >= _NO_SPREAD * spread.max())
-    return components, np.where(has_some, 1 / np.where(has_some, spread, 1), 0.0)
+    return np.where(has_some, 1 / np.where(has_some, spread, 1), 0.0)
