@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.config.values import StrPath
+from sppfeat.store.feature_table import FeatureTable
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import NO_SCALE, Status
 from sppfeat.store.verify import VerifyReport, verify_file
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from sppfeat.extraction.recompute import RowComparison
     from sppfeat.files.downloads import OnDownload
 
-__all__ = ["Verification", "info", "verify"]
+__all__ = ["Verification", "describe", "info", "verify"]
 
 
 def info(path: StrPath) -> dict[str, Any]:
@@ -34,34 +35,39 @@ def info(path: StrPath) -> dict[str, Any]:
         StoreError: the file is missing, not a feature file, or damaged.
     """
     with FeatureFile(path) as file:
-        status = file.status
-        counts = {state.name.lower(): int((status == state).sum()) for state in Status}
-        return {
-            "path": str(file.path),
-            "schema_version": file.schema_version,
-            "sppfeat_version": file.attribute("sppfeat_version"),
-            "created": file.attribute("created"),
-            "bytes": file.nbytes,
-            "rows": file.n_rows,
-            "dimension": file.dimension,
-            "dtype": str(file.dtype),
-            "images": {
-                "total": len(status),
-                **{name: counts[name] for name in ("done", "failed", "pending")},
-            },
-            "complete": counts["done"] + counts["failed"] == len(status),
-            "shard": None if (shard := file.shard) is None else dataclasses.asdict(shard),
-            "sources": _sources(file),
-            "boxes": _boxes(file) if file.has_boxes else None,
-            "root": file.root,
-            "classes": _count_classes(file.classes, file.labels),
-            "columns": [block._asdict() for block in file.columns],
-            "fingerprint": file.attribute("fingerprint"),
-            "weights_path": file.attribute("weights_path"),
-            "config": file.config.to_dict(),
-            "reduction": _reduction(file),
-            "failures": [{"path": file.path_of(i), "error": text} for i, text in file.errors.items()],
-        }
+        return describe(file)
+
+
+def describe(file: FeatureTable) -> dict[str, Any]:
+    """Return what :func:`info` returns, for an open file."""
+    status = file.status
+    counts = {state.name.lower(): int((status == state).sum()) for state in Status}
+    return {
+        "path": str(file.path),
+        "schema_version": file.schema_version,
+        "sppfeat_version": file.attribute("sppfeat_version"),
+        "created": file.attribute("created"),
+        "bytes": file.nbytes,
+        "rows": file.n_rows,
+        "dimension": file.dimension,
+        "dtype": str(file.dtype),
+        "images": {
+            "total": len(status),
+            **{name: counts[name] for name in ("done", "failed", "pending")},
+        },
+        "complete": counts["done"] + counts["failed"] == len(status),
+        "shard": None if (shard := file.shard) is None else dataclasses.asdict(shard),
+        "sources": _sources(file),
+        "boxes": _boxes(file) if file.has_boxes else None,
+        "root": file.root,
+        "classes": _count_classes(file.classes, file.labels),
+        "columns": [block._asdict() for block in file.columns],
+        "fingerprint": file.attribute("fingerprint"),
+        "weights_path": file.attribute("weights_path"),
+        "config": file.config.to_dict(),
+        "reduction": _reduction(file),
+        "failures": [{"path": file.path_of(i), "error": text} for i, text in file.errors.items()],
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +132,7 @@ def verify(
     return Verification(**vars(report), recomputed=compared, ok=ok)
 
 
-def _sources(file: FeatureFile) -> list[dict[str, Any]] | None:
+def _sources(file: FeatureTable) -> list[dict[str, Any]] | None:
     if file.sources is None:
         return None
     return [
@@ -135,7 +141,7 @@ def _sources(file: FeatureFile) -> list[dict[str, Any]] | None:
     ]
 
 
-def _reduction(file: FeatureFile) -> dict[str, Any] | None:
+def _reduction(file: FeatureTable) -> dict[str, Any] | None:
     reduction = file.reduction
     if reduction is None:
         return None
@@ -159,7 +165,7 @@ def _reduction(file: FeatureFile) -> dict[str, Any] | None:
     }
 
 
-def _boxes(file: FeatureFile) -> dict[str, Any]:
+def _boxes(file: FeatureTable) -> dict[str, Any]:
     sides, counts = np.unique(file.row_scale, return_counts=True)
     return {
         "source": file.attribute("boxes_path") or file.config.to_dict()["boxes"],

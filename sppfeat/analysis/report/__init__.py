@@ -18,8 +18,9 @@ from sppfeat.analysis.choices import (
     SHEET_QUERIES,
     ProbeSettings,
 )
+from sppfeat.analysis.inspection import describe
 from sppfeat.analysis.probe import cross_validate
-from sppfeat.analysis.report.facts import Probed, ReportFacts, Summary, group_failures
+from sppfeat.analysis.report.facts import Probed, ReportFacts, group_failures
 from sppfeat.analysis.report.page import check_page_path, render_page
 from sppfeat.analysis.report.provenance import describe_provenance, reduction_text
 from sppfeat.analysis.row_checks import check_described
@@ -34,7 +35,6 @@ from sppfeat.config.values import StrPath
 from sppfeat.errors import LabelError, StoreError
 from sppfeat.files.atomic import replace_file
 from sppfeat.store.reader import FeatureFile
-from sppfeat.store.schema import Status
 from sppfeat.store.selection import LabelSource, RowsLike, Selection
 
 __all__ = ["gather_facts", "report"]
@@ -145,7 +145,12 @@ def gather_facts(
     begin("page")
     return ReportFacts(
         title=title or file.path.name,
-        summary=_summarize(selection),
+        name=file.path.name,
+        content=describe(file),
+        n_described=len(file.rows_with_descriptor()),
+        n_selected=len(selection),
+        n_columns=selection.dimension,
+        classes=tuple(count_labels(selection)) if selection.y is not None else (),
         config=file.config,
         n_extracted=file.extracted_columns[-1].stop,
         reduction="" if file.reduction is None else reduction_text(file.reduction),
@@ -161,29 +166,6 @@ def gather_facts(
         why_no_probe=why_not,
         failures=tuple(group_failures(file)),
         seed=seed,
-    )
-
-
-def _summarize(selection: Selection) -> Summary:
-    """Counts the content of the file and of a selection of its rows."""
-    file = selection.file
-    status = file.status
-    return Summary(
-        name=file.path.name,
-        n_bytes=file.nbytes,
-        n_images=file.n_images,
-        n_done=int((status == Status.DONE).sum()),
-        n_failed=int((status == Status.FAILED).sum()),
-        n_pending=int((status == Status.PENDING).sum()),
-        n_rows=file.n_rows,
-        n_described=len(file.rows_with_descriptor()),
-        n_selected=len(selection),
-        dimension=file.dimension,
-        n_columns=selection.dimension,
-        dtype=str(file.dtype),
-        has_boxes=file.has_boxes,
-        boxes=file.count_boxes() if file.has_boxes else {},
-        classes=tuple(count_labels(selection)) if selection.y is not None else (),
     )
 
 

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sppfeat.analysis.probe.results import ProbeResult
 from sppfeat.analysis.show.contact_sheet import ContactSheet
@@ -15,43 +16,11 @@ from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.store.feature_table import FeatureTable
 from sppfeat.store.schema import ColumnBlock
 
-__all__ = ["FailureGroup", "Probed", "ReportFacts", "Summary", "group_failures"]
+__all__ = ["FailureGroup", "Probed", "ReportFacts", "group_failures"]
 
 
 _NUMBER = re.compile(r"[0-9]+")
 _MOST_PATHS = 5  # to name for each reason
-
-
-@dataclass(frozen=True, kw_only=True)
-class Summary:
-    """Content of a file, in numbers.
-
-    Attributes:
-        name, n_bytes: name of the file, without folder, and its size.
-        n_images, n_done, n_failed, n_pending: number of images: total, and by status.
-        n_rows, n_described, n_selected: number of rows: total, with a descriptor, and covered by the report.
-        dimension, n_columns: length of a descriptor, and number of its values that the report covers.
-        dtype: type of a descriptor.
-        has_boxes: True if rows are boxes.
-        boxes: counts of boxes, see :meth:`sppfeat.store.reader.FeatureFile.count_boxes`; empty for whole images.
-        classes: name and number of rows of each class, most frequent first; ``""`` stands for rows without a class.
-    """
-
-    name: str
-    n_bytes: int
-    n_images: int
-    n_done: int
-    n_failed: int
-    n_pending: int
-    n_rows: int
-    n_described: int
-    n_selected: int
-    dimension: int
-    n_columns: int
-    dtype: str
-    has_boxes: bool
-    boxes: Mapping[str, int]
-    classes: tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True)
@@ -94,7 +63,11 @@ class ReportFacts:
 
     Attributes:
         title: title of the page.
-        summary: content of the file, in numbers.
+        name: name of the file, without folder.
+        content: content of the file, as ``sppfeat info --json`` prints it.
+        n_described, n_selected: number of rows with a descriptor, and of those that the report covers.
+        n_columns: number of values of a descriptor that the report covers.
+        classes: name and number of rows of each class, most frequent first; ``""`` stands for rows without a class.
         config: settings of the extraction.
         n_extracted: length of a descriptor as extracted.
         reduction: description of the reduction of the descriptors; empty without one.
@@ -113,7 +86,12 @@ class ReportFacts:
     """
 
     title: str
-    summary: Summary
+    name: str
+    content: Mapping[str, Any]
+    n_described: int
+    n_selected: int
+    n_columns: int
+    classes: tuple[tuple[str, int], ...]
     config: ExtractConfig
     n_extracted: int
     reduction: str

@@ -109,10 +109,9 @@ def made(path):
 @pytest.mark.slow
 def test_the_facts_are_those_of_the_file(made):
     facts, page, _ = made
-    summary = facts.summary
-    assert (summary.n_images, summary.n_done, summary.n_failed, summary.n_pending) == (24, 23, 1, 0)
-    assert (summary.n_rows, summary.n_described, summary.dimension) == (24, 23, 15)
-    assert dict(summary.classes) == {"cat": 8, "dog": 7, CLASSES[2]: 8}
+    assert facts.content["images"] == {"total": 24, "done": 23, "failed": 1, "pending": 0}
+    assert (facts.content["rows"], facts.n_described, facts.content["dimension"]) == (24, 23, 15)
+    assert dict(facts.classes) == {"cat": 8, "dog": 7, CLASSES[2]: 8}
     assert facts.probe.result.accuracy.mean > 0.8
     assert f"{100 * facts.probe.result.accuracy.mean:.1f} %" in page.text
     assert [part.kind for part in facts.probe.result.ablation] == ["all", "level", "level", "layer", "layer"]

@@ -137,7 +137,7 @@ def test_whatever_way_the_shards_were_cut(tmp_path, data):
 @pytest.mark.slow
 def test_boxes_without_a_single_row(tmp_path):
     work = with_box_file(3)
-    empty = work.plan.boxes.part(0, 0)
+    empty = work.plan.boxes.take(slice(0, 0))
     plan = Work(
         work.plan.__class__(**{**vars(work.plan), "rows": work.plan.rows * 0, "boxes": empty}), work.config
     )
