@@ -101,11 +101,8 @@ class Contents:
 
         Rows without a descriptor hold NaN, whatever the file holds there.
 
-        Args:
-            nbytes: approximate size of a block.
-
         Yields:
-            A range of positions in the selection, and the vectors ``(k, d)`` in C order.
+            A range of positions in the selection, and the vectors ``(k, d)`` in C order, about ``nbytes`` in all.
 
         Raises:
             ConfigError: a number exceeds the range of the type.

@@ -81,12 +81,7 @@ def paths_of(path: str, name: str) -> tuple[str, ...]:
 
 
 def dtype_of(name: str, wanted: str | None, stored: str) -> str:
-    """Number type of an export: the requested one, or the feature file's if the format can hold it.
-
-    Args:
-        name: name of the format.
-        wanted: the requested type; None for the default.
-        stored: type in the feature file.
+    """Number type of an export: the wanted one, or by default the feature file's if the format can hold it.
 
     Raises:
         ConfigError: there is no such type, or the format cannot hold it.

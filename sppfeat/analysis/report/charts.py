@@ -19,12 +19,7 @@ _SIZES_SIDE = 4.0
 
 
 class Chart(NamedTuple):
-    """A chart as the data URI of a PNG file with a transparent background.
-
-    Attributes:
-        uri: the data URI.
-        width, height: size in pixels.
-    """
+    """A chart as the data URI of a PNG file with a transparent background, and its size in pixels."""
 
     uri: str
     width: int
@@ -32,17 +27,9 @@ class Chart(NamedTuple):
 
 
 def draw_charts(facts: ReportFacts, marks: list[ClassMark]) -> dict[str, list[Chart]]:
-    """Draws the charts of a report: its embedding, its norms (one per layer) and its sizes (images, boxes).
+    """Draws the charts of a report under ``"embedding"``, ``"norms"`` (one per layer) and ``"sizes"`` (images, boxes).
 
-    Args:
-        facts: facts of a report; missing facts give no chart.
-        marks: marks of the classes in its embedding.
-
-    Returns:
-        Lists of charts under ``"embedding"``, ``"norms"`` and ``"sizes"``.
-
-    Raises:
-        ConfigError: matplotlib is not installed.
+    ``marks`` are the classes in its embedding; missing facts give no chart.
     """
     charts: dict[str, list[bytes]] = {"embedding": [], "norms": [], "sizes": []}
     embedding, norms = facts.embedding, facts.norms

@@ -34,12 +34,7 @@ _BETWEEN_PARTS = re.compile(r"(?<=[_./-])(?=[^_./-])")
 
 
 def check_page_path(path: Path, *, inputs: Sequence[StrPath] = (), overwrite: bool) -> None:
-    """Refuses an output that cannot be written, so that nothing is computed in vain.
-
-    Raises:
-        ConfigError: the suffix is not .html or .htm, the output is an input, or a package is not installed.
-        StoreError: the output exists and ``overwrite`` is False, it is not a file, or its folder does not exist.
-    """
+    """Refuses an output that cannot be written, and a missing package, so that nothing is computed in vain."""
     if path.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"the output is {str(path)!r}; allowed: a name that ends in .html")
     for package in ("jinja2", "matplotlib", "sklearn"):
@@ -48,11 +43,7 @@ def check_page_path(path: Path, *, inputs: Sequence[StrPath] = (), overwrite: bo
 
 
 def render_page(facts: ReportFacts) -> str:
-    """Renders the page as text, to be encoded in UTF-8; all texts from the file are escaped.
-
-    Raises:
-        ConfigError: matplotlib or jinja2 is not installed.
-    """
+    """Renders the page as text, to be encoded in UTF-8; all texts from the file are escaped."""
     jinja2 = import_extra("jinja2", extra="report", purpose="a report")
     folder = resources.files("sppfeat.analysis.report")
     environment = jinja2.Environment(
