@@ -22,7 +22,6 @@ __all__ = [
     "ShardChoice",
     "parse_device",
     "parse_shard",
-    "rank_of_environment",
 ]
 
 ENGINES = ("local", "ray")
@@ -68,10 +67,7 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         parse_device(self.device)
-        if self.batch_size is not None:
-            set_numbers(self, batch_size=(1, None, ", or auto"))
-        if self.workers is not None:
-            set_numbers(self, workers=(0, None, ", or auto"))
+        set_numbers(self, batch_size=(1, None, ", or auto"), workers=(0, None, ", or auto"))
         set_numbers(self, max_decode_pixels=(1,))
 
 
@@ -104,9 +100,7 @@ class RayOptions:
                 f"ray-address is {address!r}; allowed: HOST:PORT, auto or local; for ray:// run the command on a "
                 "machine of the cluster, which has to see the files anyway"
             )
-        for name in ("actors", "cpus_per_actor"):
-            if getattr(self, name) is not None:
-                set_numbers(self, **{name: (1,)})
+        set_numbers(self, actors=(1,), cpus_per_actor=(1,))
         gpus = self.gpus_per_actor
         if gpus is not None and not (math.isfinite(gpus) and 0 <= gpus <= 1):
             raise ConfigError(
@@ -208,26 +202,17 @@ class Rank(NamedTuple):
     n_local: int = 1
 
 
-def parse_shard(text: str) -> Rank:
-    """Parse a shard such as ``3/16``; ``auto`` takes the rank of this process from the environment.
+def parse_shard(text: str, environment: Mapping[str, str] = os.environ) -> Rank:
+    """Parse a shard such as ``3/16``; ``auto`` takes the rank that torchrun or srun gave this process.
 
     Raises:
-        ConfigError: the text names no shard, or the environment sets no rank.
+        ConfigError: the text names no shard, or neither of them started this process, or their variables are invalid.
     """
-    if text == "auto":
-        return rank_of_environment(os.environ)
-    index, slash, count = text.partition("/")
-    if not (slash and _NUMBER.fullmatch(index) and _NUMBER.fullmatch(count)):
-        raise ConfigError(f"{text!r} is no part of a whole; allowed: I/N, such as 3/16, or auto")
-    return Rank(ShardChoice(int(index), int(count)))
-
-
-def rank_of_environment(environment: Mapping[str, str]) -> Rank:
-    """Return the rank of this process among the processes that torchrun or srun started.
-
-    Raises:
-        ConfigError: neither of them started this process, or their variables are invalid.
-    """
+    if text != "auto":
+        index, slash, count = text.partition("/")
+        if not (slash and _NUMBER.fullmatch(index) and _NUMBER.fullmatch(count)):
+            raise ConfigError(f"{text!r} is no part of a whole; allowed: I/N, such as 3/16, or auto")
+        return Rank(ShardChoice(int(index), int(count)))
 
     def is_set(*names: str) -> bool:
         return all(environment.get(name) for name in names)

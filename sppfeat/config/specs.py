@@ -150,8 +150,7 @@ class BackboneSpec:
             if not isinstance(getattr(self, name), str):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; allowed: a text")
         check_fields(self, interpolation=INTERPOLATIONS)
-        if self.seed is not None:
-            set_numbers(self, seed=(-(2**63), 2**64 - 1))
+        set_numbers(self, seed=(-(2**63), 2**64 - 1))
         if self.head is not None:
             check_fields(self, head=HEADS)
 

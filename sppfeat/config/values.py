@@ -45,9 +45,14 @@ def set_fields(spec: object, **values: Any) -> None:
 
 
 def set_numbers(spec: object, **ranges: tuple[Any, ...]) -> None:
-    """Set whole-number fields of a frozen dataclass; each range is what :func:`whole_number` takes after the value."""
+    """Set whole-number fields of a frozen dataclass; None stays where it is the default.
+
+    Each range is what :func:`whole_number` takes after the value.
+    """
     for name, allowed in ranges.items():
-        set_fields(spec, **{name: whole_number(name.replace("_", "-"), getattr(spec, name), *allowed)})
+        value = getattr(spec, name)
+        if value is not None or getattr(type(spec), name, 0) is not None:
+            set_fields(spec, **{name: whole_number(name.replace("_", "-"), value, *allowed)})
 
 
 def check_fields(spec: object, **choices: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sppfeat.config.distribution import Rank, ShardChoice, parse_shard, rank_of_environment
+from sppfeat.config.distribution import Rank, ShardChoice, parse_shard
 from sppfeat.errors import ConfigError
 
 SRUN = {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1"}
@@ -24,7 +24,7 @@ ARRAY = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_T
     ],
 )
 def test_the_rank_is_what_whoever_started_the_process_says(environment, rank):
-    assert rank_of_environment(environment) == rank
+    assert parse_shard("auto", environment) == rank
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_the_rank_is_what_whoever_started_the_process_says(environment, rank):
 )
 def test_an_environment_that_says_nothing_or_nonsense_is_refused(environment, said):
     with pytest.raises(ConfigError, match=said):
-        rank_of_environment(environment)
+        parse_shard("auto", environment)
 
 
 def test_numbers_say_it_themselves(monkeypatch):
