@@ -11,7 +11,7 @@ from sppfeat.config.options import make_request
 from sppfeat.config.request import Request
 from sppfeat.config.values import StrPath
 from sppfeat.errors import ConfigError
-from sppfeat.extraction.output import Outcome, open_output
+from sppfeat.extraction.output import Failure, Outcome, open_output
 from sppfeat.extraction.part import Part, Parts
 from sppfeat.extraction.parts import find_part
 from sppfeat.extraction.pipeline import Progress
@@ -22,20 +22,7 @@ from sppfeat.extraction.sized_parts import open_parts_in_turn
 from sppfeat.files.downloads import OnDownload
 from sppfeat.inputs import list_images
 
-__all__ = ["ExtractResult", "Failure", "extract", "open_part", "open_parts"]
-
-
-@dataclass(frozen=True)
-class Failure:
-    """An image that failed.
-
-    Attributes:
-        path: its path, relative to the root of the inputs.
-        error: the reason.
-    """
-
-    path: str
-    error: str
+__all__ = ["ExtractResult", "extract", "open_part", "open_parts"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,11 +116,7 @@ def extract(
     return ExtractResult(
         plan=plan,
         output=parts.name,
-        files=outcome.outputs,
-        images=outcome.images,
-        done=outcome.done,
-        failed=outcome.failed,
-        pending=outcome.pending,
+        **outcome._asdict(),
         done_now=progress.n_done,
         failed_now=progress.n_failed,
         seconds=round(time.monotonic() - started, 3),
@@ -141,8 +124,6 @@ def extract(
         decode_seconds=round(progress.decode_seconds, 3),
         network_seconds=round(progress.network_seconds, 3),
         write_seconds=round(progress.write_seconds, 3),
-        boxes=outcome.boxes,
-        failures=[Failure(*failure) for failure in outcome.failures],
     )
 
 

@@ -3,11 +3,13 @@
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from sppfeat.config.request import Request
 from sppfeat.errors import ConfigError, StoreError
@@ -18,9 +20,22 @@ from sppfeat.files.remote.output import LocalOutput, local_output
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import Status
 
-__all__ = ["Outcome", "Output", "join_outcomes", "open_output", "read_outcome"]
+__all__ = ["Failure", "Outcome", "Output", "count_outcome", "join_outcomes", "open_output", "read_outcome"]
 
 _RETRY_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An image that failed.
+
+    Attributes:
+        path: its path, relative to the root of the inputs.
+        error: the reason.
+    """
+
+    path: str
+    error: str
 
 
 @dataclass(frozen=True)
@@ -90,56 +105,46 @@ class Outcome(NamedTuple):
     """Counts of the images in the files of a run.
 
     Attributes:
-        outputs: paths or URLs of the files.
+        files: paths or URLs of the files.
         images, done, failed, pending: numbers of images in this run's share of the files.
         failures: path and reason of each failed image.
-        boxes: numbers of boxes by kind, as counted by :meth:`sppfeat.store.reader.FeatureFile.count_boxes`; None for
-            whole images.
+        boxes: numbers of boxes by kind, see :func:`sppfeat.store.schema.count_boxes`; None for whole images.
     """
 
-    outputs: list[str]
+    files: list[str]
     images: int
     done: int
     failed: int
     pending: int
-    failures: list[tuple[str, str]]
+    failures: list[Failure]
     boxes: dict[str, int] | None
 
-    def followed_by(self, other: "Outcome") -> "Outcome":
-        """Add the outcome of further files to this one."""
-        boxes = self.boxes
-        if boxes is not None and other.boxes is not None:
-            boxes = {name: n + other.boxes[name] for name, n in boxes.items()}
-        return Outcome(
-            outputs=[*self.outputs, *other.outputs],
-            images=self.images + other.images,
-            done=self.done + other.done,
-            failed=self.failed + other.failed,
-            pending=self.pending + other.pending,
-            failures=[*self.failures, *other.failures],
-            boxes=boxes,
-        )
+
+def count_outcome(
+    file: str, status: npt.NDArray[np.uint8], failures: list[Failure], boxes: dict[str, int] | None
+) -> Outcome:
+    """Count the images of a file, given the status of each, ``(N,)`` uint8."""
+    pending, done, failed = np.bincount(status, minlength=len(Status))[: len(Status)].tolist()
+    return Outcome([file], len(status), done, failed, pending, failures, boxes)
 
 
 def read_outcome(path: Path) -> Outcome:
-    """Count the images of a file by status."""
+    """Read a file, and count its images."""
     with FeatureFile(path) as file:
-        status = file.status
-        failures = [(file.path_of(image), reason) for image, reason in file.errors.items()]
-        return Outcome(
-            outputs=[str(path)],
-            images=len(status),
-            done=int((status == Status.DONE).sum()),
-            failed=len(failures),
-            pending=int((status == Status.PENDING).sum()),
-            failures=failures,
-            boxes=file.count_boxes() if file.has_boxes else None,
-        )
+        failures = [Failure(file.path_of(image), reason) for image, reason in file.errors.items()]
+        return count_outcome(str(path), file.status, failures, file.count_boxes() if file.has_boxes else None)
 
 
-def join_outcomes(outcomes: Iterable[Outcome], n_images: int) -> Outcome:
+def join_outcomes(outcomes: Sequence[Outcome], n_images: int) -> Outcome:
     """Add up the outcomes of files that hold ``n_images`` images in all; missing images count as pending."""
-    nothing = Outcome([], 0, 0, 0, 0, [], None)
-    found = list(outcomes)
-    total = reduce(Outcome.followed_by, found) if found else nothing
-    return total._replace(images=n_images, pending=total.pending + n_images - total.images)
+    done, failed = sum(own.done for own in outcomes), sum(own.failed for own in outcomes)
+    boxes = [own.boxes for own in outcomes if own.boxes is not None]
+    return Outcome(
+        files=[file for own in outcomes for file in own.files],
+        images=n_images,
+        done=done,
+        failed=failed,
+        pending=n_images - done - failed,
+        failures=[failure for own in outcomes for failure in own.failures],
+        boxes={name: sum(own[name] for own in boxes) for name in boxes[0]} if boxes else None,
+    )

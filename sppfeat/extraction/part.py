@@ -13,12 +13,11 @@ import numpy.typing as npt
 
 from sppfeat.config.distribution import Shard
 from sppfeat.config.machine import return_freed_memory
-from sppfeat.config.regions import RowFlag
 from sppfeat.config.wording import counted
 from sppfeat.errors import ImageError
 from sppfeat.extraction.chunks import Chunk, iterate_chunks
 from sppfeat.extraction.describe import make_batch_describer
-from sppfeat.extraction.output import Outcome, Output
+from sppfeat.extraction.output import Failure, Outcome, Output, count_outcome
 from sppfeat.extraction.pipeline import Progress, run_pipeline
 from sppfeat.extraction.plan import Plan, schedule
 from sppfeat.extraction.report import PlanSummary, summarize_plan
@@ -28,7 +27,7 @@ from sppfeat.extraction.run import Run
 from sppfeat.files.atomic import put_in_place
 from sppfeat.files.byte_ranges import Place
 from sppfeat.store.layout import Provenance, create_file
-from sppfeat.store.schema import Status, cut_error, scale_sides, whole_image_boxes
+from sppfeat.store.schema import Status, count_boxes, cut_error, scale_sides, whole_image_boxes
 from sppfeat.store.writer import FeatureWriter
 
 __all__ = ["Part", "Parts"]
@@ -169,34 +168,13 @@ class Part:
     def outcome(self) -> Outcome:
         """Count the images of this part by status, as of now."""
         own = slice(*self.images)
-        status = self.status[own]
+        status, boxes = self.status[own], None
+        if self.flag is not None:
+            is_done = np.repeat(status == Status.DONE, np.diff(self.plan.rows[own], axis=1).reshape(-1))
+            boxes = count_boxes(self.flag[slice(*self.plan.row_range(*self.images))], is_done)
         failed = own.start + np.flatnonzero(status == Status.FAILED)
-        return Outcome(
-            outputs=[self.name],
-            images=len(status),
-            done=int((status == Status.DONE).sum()),
-            failed=len(failed),
-            pending=int((status == Status.PENDING).sum()),
-            failures=[(os.fsdecode(self.plan.paths[i]), self.failures[i]) for i in failed.tolist()],
-            boxes=self._count_boxes(),
-        )
-
-    def _count_boxes(self) -> dict[str, int] | None:
-        if self.flag is None:
-            return None
-        own = np.arange(*self.images)
-        rows = self.plan.rows_of(own)
-        flag = self.flag[rows]
-        is_done = np.repeat(self.status[own] == Status.DONE, np.diff(self.plan.rows[own], axis=1).reshape(-1))
-        has = {kind: (flag & kind) != 0 for kind in (RowFlag.CLIPPED, RowFlag.DEGENERATE, RowFlag.SUB_CELL)}
-        return {
-            "rows": len(rows),
-            "with_descriptor": int((is_done & ~has[RowFlag.DEGENERATE]).sum()),
-            "of_failed_or_pending": int((~is_done).sum()),
-            "clipped": int(has[RowFlag.CLIPPED].sum()),
-            "degenerate": int(has[RowFlag.DEGENERATE].sum()),
-            "sub_cell": int(has[RowFlag.SUB_CELL].sum()),
-        }
+        failures = [Failure(os.fsdecode(self.plan.paths[i]), self.failures[i]) for i in failed.tolist()]
+        return count_outcome(self.name, status, failures, boxes)
 
     def _describe_shard(self) -> str | None:
         """Describe the shard that this part is; None for all images."""

@@ -14,7 +14,7 @@ from sppfeat.config.values import StrPath
 from sppfeat.config.wording import counted
 from sppfeat.errors import StoreError
 from sppfeat.files.paths import PathTable
-from sppfeat.store.schema import ColumnBlock, Status
+from sppfeat.store.schema import ColumnBlock, Status, count_boxes
 from sppfeat.store.stored_file import StoredFile
 from sppfeat.store.virtual_features import VirtualFeatures
 
@@ -237,14 +237,7 @@ class FeatureTable(StoredFile):
 
     def count_boxes(self) -> dict[str, int]:
         """Count the rows, the rows with a descriptor, and the rows with each box flag."""
-        flags = {"clipped": RowFlag.CLIPPED, "degenerate": RowFlag.DEGENERATE, "sub_cell": RowFlag.SUB_CELL}
-        flag = self.row_flag
-        return {
-            "rows": self.n_rows,
-            "with_descriptor": len(self.rows_with_descriptor()),
-            "of_failed_or_pending": int((self.status[self.image_index] != Status.DONE).sum()),
-            **{name: int(((flag & bit) != 0).sum()) for name, bit in flags.items()},
-        }
+        return count_boxes(self.row_flag, np.asarray(self.status[self.image_index] == Status.DONE))
 
 
 def _reopen(kind: type[FeatureTable], path: str, identity: tuple[Any, ...]) -> FeatureTable:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.config.regions import RowFlag
 from sppfeat.config.specs import InputSpec
 from sppfeat.errors import StoreError
 
@@ -28,6 +29,7 @@ __all__ = [
     "check_dimension",
     "column_blocks",
     "columns_of",
+    "count_boxes",
     "cut_error",
     "scale_indices",
     "scale_sides",
@@ -201,6 +203,23 @@ def check_dimension(blocks: Sequence[ColumnBlock], dimension: int) -> None:
     )
     if not blocks or not ok:
         raise StoreError(f"/columns does not describe the {dimension} columns of /features")
+
+
+def count_boxes(flag: npt.NDArray[np.uint8], is_done: npt.NDArray[np.bool_]) -> dict[str, int]:
+    """Count rows: all, those with a descriptor, and those with each box flag.
+
+    Args:
+        flag: ``(R,)`` uint8, flags of the rows' boxes.
+        is_done: ``(R,)`` bool, True if the row's image is done.
+    """
+    flags = {"clipped": RowFlag.CLIPPED, "degenerate": RowFlag.DEGENERATE, "sub_cell": RowFlag.SUB_CELL}
+    has = {name: (flag & bit) != 0 for name, bit in flags.items()}
+    return {
+        "rows": len(flag),
+        "with_descriptor": int((is_done & ~has["degenerate"]).sum()),
+        "of_failed_or_pending": int((~is_done).sum()),
+        **{name: int(own.sum()) for name, own in has.items()},
+    }
 
 
 def whole_image_boxes(image_hw: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:

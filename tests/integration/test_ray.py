@@ -272,7 +272,7 @@ def test_the_same_command_continues(nodes, pictures, tmp_path, monkeypatch):
 
     # A descriptor that is there is not made again.
     monkeypatch.setattr(cluster, "connect", lambda *arguments, **options: contextlib.nullcontext(OneActor()))
-    first = outcome.outputs[0]
+    first = outcome.files[0]
     with FeatureFile(first) as file:
         done = int(np.flatnonzero(file.status == Status.DONE)[0])
     with h5py.File(first, "r+") as file:
