@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
@@ -39,12 +38,16 @@ class Chunk(NamedTuple):
     Attributes:
         to_do: ``(n,)`` int64, the images to run.
         resized: ``(m,)`` int64, the images whose size in the output file is unknown or wrong.
-        find_places: finds the places of images ``(k,)`` of the chunk; valid until the next chunk is requested.
+        find_places: finds the places of images of the chunk; valid until the next chunk is requested.
     """
 
     to_do: npt.NDArray[np.int64]
     resized: npt.NDArray[np.int64]
     find_places: FindPlaces
+
+
+_Loaded = tuple[Chunk, contextlib.ExitStack]
+"""A chunk, and the open context that holds its images."""
 
 
 def iterate_chunks(
@@ -66,20 +69,34 @@ def iterate_chunks(
         measure: reads the headers of a chunk, in another thread.
         scratch: existing folder for images that must be fetched.
     """
-    if plan.storage.is_local and not len(unmeasured):
-        yield Chunk(to_do, resized, lambda images: local_places(plan.storage, plan.storage_index[images]))
+    storage = plan.storage
+    if storage.is_local and not len(unmeasured):
+        yield Chunk(to_do, resized, lambda images: local_places(storage, plan.storage_index[images]))
         return
-    load = _ChunkLoader(plan, unmeasured, resized, measure, scratch)
+
+    def load(images: npt.NDArray[np.int64]) -> _Loaded:
+        wanted = images[plan.storage_index[images] >= 0]
+        with contextlib.ExitStack() as stack:
+            found = stack.enter_context(storage.fetch(plan.storage_index[wanted], scratch))
+            place_of: Mapping[int, Place | str] = dict(zip(wanted.tolist(), found, strict=True))
+            unknown = np.intersect1d(wanted, unmeasured, assume_unique=True)
+            changed = measure(unknown, [place_of[i] for i in unknown.tolist()])
+            wrong = np.union1d(np.intersect1d(images, resized, assume_unique=True), changed)
+            chunk = Chunk(images, wrong, lambda own: [place_of[image] for image in own.tolist()])
+            return chunk, stack.pop_all()
+
+    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sppfeat-chunk")
     left = deque(_cut_chunks(plan, to_do))
-    with _LoaderThread(plan.storage) as thread:
-        while left or thread.is_loading:
-            if not thread.is_loading:
-                thread.begin(load, left.popleft())
-            chunk, held = thread.take()
+    loading = thread.submit(load, left.popleft()) if left else None
+    try:
+        while loading is not None:
+            (chunk, held), loading = loading.result(), None
             with held:
-                if left:
-                    thread.begin(load, left.popleft())
+                loading = thread.submit(load, left.popleft()) if left else None
                 yield chunk
+    finally:
+        _abandon(loading, storage)
+        thread.shutdown(wait=True)
 
 
 def _cut_chunks(plan: Plan, to_do: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
@@ -96,73 +113,14 @@ def _cut_chunks(plan: Plan, to_do: npt.NDArray[np.int64]) -> Iterator[npt.NDArra
         start, size = start + len(images), min(2 * size, most)
 
 
-class _ChunkLoader:
-    """Fetches the images of a chunk and reads their headers."""
-
-    def __init__(
-        self,
-        plan: Plan,
-        unmeasured: npt.NDArray[np.int64],
-        resized: npt.NDArray[np.int64],
-        measure: Measure,
-        scratch: Path,
-    ) -> None:
-        self._plan = plan
-        self._unmeasured = unmeasured
-        self._resized = resized
-        self._measure = measure
-        self._scratch = scratch
-
-    def __call__(self, images: npt.NDArray[np.int64]) -> tuple[Chunk, contextlib.ExitStack]:
-        """Load a chunk; return it with the open context that holds its images, which the caller closes."""
-        plan = self._plan
-        wanted = images[plan.storage_index[images] >= 0]
-        with contextlib.ExitStack() as stack:
-            found = stack.enter_context(plan.storage.fetch(plan.storage_index[wanted], self._scratch))
-            place_of: Mapping[int, Place | str] = dict(zip(wanted.tolist(), found, strict=True))
-            unmeasured = np.intersect1d(wanted, self._unmeasured, assume_unique=True)
-            changed = self._measure(unmeasured, [place_of[i] for i in unmeasured.tolist()])
-            resized = np.union1d(np.intersect1d(images, self._resized, assume_unique=True), changed)
-            chunk = Chunk(images, resized, lambda own: [place_of[image] for image in own.tolist()])
-            return chunk, stack.pop_all()
-
-
-class _LoaderThread:
-    """A thread that loads one chunk ahead; leaving the context releases fetched images."""
-
-    def __init__(self, storage: Storage) -> None:
-        self._storage = storage
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sppfeat-chunk")
-        self._loading: Future[tuple[Chunk, contextlib.ExitStack]] | None = None
-
-    def __enter__(self) -> "_LoaderThread":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        left = self._loading
-        if left is not None and isinstance(self._storage, Distant):
-            while not left.done():  # cancel ends one download; the thread may start another
-                self._storage.cancel()
-                wait([left], timeout=_CANCEL_SECONDS)
-        self._thread.shutdown(wait=True, cancel_futures=True)
-        if left is not None and not left.cancelled() and left.exception() is None:
-            left.result()[1].close()
-
-    @property
-    def is_loading(self) -> bool:
-        """True while a chunk is being loaded, or waits to be taken."""
-        return self._loading is not None
-
-    def begin(self, load: _ChunkLoader, images: npt.NDArray[np.int64]) -> None:
-        """Start to load the chunk of these images."""
-        self._loading = self._thread.submit(load, images)
-
-    def take(self) -> tuple[Chunk, contextlib.ExitStack]:
-        """Wait for the chunk that is being loaded, and return it."""
-        if self._loading is None:
-            raise ValueError("no chunk is being loaded")
-        loaded = self._loading.result()
-        self._loading = None
-        return loaded
+def _abandon(loading: Future[_Loaded] | None, storage: Storage) -> None:
+    """Cancel the chunk that is being loaded, if any, and release its images."""
+    if loading is None:
+        return
+    while not loading.done() and isinstance(
+        storage, Distant
+    ):  # ends one download; the thread may start another
+        storage.cancel()
+        wait([loading], timeout=_CANCEL_SECONDS)
+    if loading.exception() is None:
+        loading.result()[1].close()

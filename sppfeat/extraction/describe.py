@@ -38,11 +38,11 @@ _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16,
 
 
 class ImageBoxes(NamedTuple):
-    """Boxes to describe in one image, a row for each.
+    """Boxes to describe in one image.
 
     Attributes:
         image: number of the image.
-        rows: ``(K,)`` int64, the numbers of the rows.
+        rows: ``(K,)`` int64, number of each box's row.
         boxes_px: ``(K, 4)`` float64, ``xyxy`` edges in pixels of the image as displayed, each with an area inside it.
         mirrored: ``(K,)`` bool, True to pool from the mirrored image.
         image_hw: height and width of the image as displayed, in pixels.
@@ -154,10 +154,7 @@ class Describer:
             return raw.to(torch.float32).div_(255.0).sub_(self._mean).div_(self._std)
 
     def compute_maps(self, batch: Tensor) -> list[Tensor]:
-        """Compute each layer's feature map, ``(N, C, H', W')``, from the result of :meth:`make_batch`.
-
-        The maps are float32, whatever the network's precision: pooling and scaling never use less.
-        """
+        """Compute each layer's map, ``(N, C, H', W')``, as float32, in which pooling and scaling are done."""
         with self._computing():
             return [
                 fmap.to(torch.float32) for fmap in self._backbone.maps(self._network, batch.to(self._dtype))
@@ -254,13 +251,7 @@ def _mirror(batch: Tensor) -> Tensor:
 
 
 def make_batch_describer(plan: Plan, describer: Describer, projector: Projector | None) -> BatchDescriber:
-    """Make the function that turns decoded images of a plan into described rows.
-
-    Args:
-        plan: the plan, with or without boxes.
-        describer: computes the descriptors.
-        projector: projects boxes to cells; required if the plan has boxes.
-    """
+    """Make the function that turns decoded images of a plan into rows; with boxes, it needs a projector."""
 
     def describe(images: Sequence[int], pixels: npt.NDArray[np.uint8], scale: int) -> Iterator[Rows]:
         rows = [np.arange(*plan.rows[image].tolist()) for image in images]

@@ -4,7 +4,6 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.options import make_request
@@ -20,7 +19,6 @@ from sppfeat.extraction.run import OnProbe, open_run
 from sppfeat.extraction.shard_plan import PLACEHOLDER, shard_path
 from sppfeat.extraction.sized_parts import open_parts_in_turn
 from sppfeat.files.downloads import OnDownload
-from sppfeat.inputs import list_images
 
 __all__ = ["ExtractResult", "extract", "open_part", "open_parts"]
 
@@ -127,33 +125,25 @@ def extract(
     )
 
 
-@contextlib.contextmanager
 def open_parts(
     request: Request,
     *,
     on_probe: OnProbe = lambda done, total: None,
     on_download: OnDownload = lambda name, done, total: None,
     verbose: bool = False,
-) -> Iterator[Parts]:
+) -> contextlib.AbstractContextManager[Parts]:
     """Plan a run: a single part, parts in turn, or parts for the actors of a Ray cluster; nothing is written yet.
 
     Raises:
         SppfeatError: see :func:`extract`.
     """
-    with contextlib.ExitStack() as stack:
-        if request.ray is not None:
-            from sppfeat.extraction.ray import open_parts_on_ray
+    if request.ray is not None:
+        from sppfeat.extraction.ray.parts import open_parts_on_ray
 
-            parts: Parts = stack.enter_context(
-                open_parts_on_ray(request, on_probe=on_probe, on_download=on_download, verbose=verbose)
-            )
-        elif request.shard_bytes is not None:
-            parts = stack.enter_context(
-                open_parts_in_turn(request, on_probe=on_probe, on_download=on_download)
-            )
-        else:
-            parts = stack.enter_context(open_part(request, on_probe=on_probe, on_download=on_download))
-        yield parts
+        return open_parts_on_ray(request, on_probe=on_probe, on_download=on_download, verbose=verbose)
+    if request.shard_bytes is not None:
+        return open_parts_in_turn(request, on_probe=on_probe, on_download=on_download)
+    return open_part(request, on_probe=on_probe, on_download=on_download)
 
 
 @contextlib.contextmanager
@@ -168,17 +158,13 @@ def open_part(
     Raises:
         SppfeatError: see :func:`extract`.
     """
-    with open_output(request, _output_path(request)) as output:
-        listing = list_images(request.inputs, labels=request.labels)
-        with open_run(request, listing, on_probe=on_probe, on_download=on_download) as run:
-            run.notes.extend(output.local.notes)
-            yield find_part(run, output)
-
-
-def _output_path(request: Request) -> Path:
-    """Return the path of a single output, with ``{shard}`` replaced by the number of the requested shard."""
     if request.shared and PLACEHOLDER in str(request.output):
         raise ConfigError(
             f"with --shared all shards have one output, and {str(request.output)!r} has {PLACEHOLDER}"
         )
-    return shard_path(request.output, request.shard)
+    with (
+        open_output(request, shard_path(request.output, request.shard)) as output,
+        open_run(request, on_probe=on_probe, on_download=on_download) as run,
+    ):
+        run.notes.extend(output.local.notes)
+        yield find_part(run, output)

@@ -52,20 +52,12 @@ class Output:
     local: LocalOutput
     lock: OutputLock | ShardLock | None
 
-    @property
-    def url(self) -> str | None:
-        """URL to which the complete file is uploaded; None: it stays on this machine."""
-        return self.local.url
-
 
 @contextlib.contextmanager
 def open_output(request: Request, path: Path, *, lock_seconds: float = 0.0) -> Iterator[Output]:
     """Check and lock the output of a part; a URL gets a local file, which :meth:`LocalOutput.publish` uploads.
 
-    Args:
-        request: the user's request.
-        path: path or URL of the output.
-        lock_seconds: seconds to wait for a lock that another process holds.
+    A lock that another process holds is awaited for ``lock_seconds``.
 
     Raises:
         ConfigError: the output is one of the inputs, or a URL that several processes share.

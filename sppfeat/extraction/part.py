@@ -24,6 +24,7 @@ from sppfeat.extraction.report import PlanSummary, summarize_plan
 from sppfeat.extraction.resume import copy_rows
 from sppfeat.extraction.row_sink import Rows
 from sppfeat.extraction.run import Run
+from sppfeat.extraction.sizes import read_sizes_at
 from sppfeat.files.atomic import put_in_place
 from sppfeat.files.byte_ranges import Place
 from sppfeat.store.layout import Provenance, create_file
@@ -41,16 +42,13 @@ class Parts(Protocol):
     @property
     def run(self) -> Run:
         """The settings, network and inputs."""
-        ...
 
     @property
     def name(self) -> str:
         """Path or URL of the output; of an output that is being replaced, the present path of the new file."""
-        ...
 
     def summary(self) -> PlanSummary:
         """Summarize the run before it starts."""
-        ...
 
     def fill(
         self,
@@ -58,11 +56,9 @@ class Parts(Protocol):
         should_stop: Callable[[], bool] = lambda: False,
     ) -> Progress:
         """Take all parts; see :meth:`Part.fill`."""
-        ...
 
     def outcome(self) -> Outcome:
         """Count the images of the files by status."""
-        ...
 
 
 @dataclass
@@ -110,7 +106,7 @@ class Part:
     @property
     def name(self) -> str:
         """URL of the output, or the present path of the file."""
-        return self.output.url or str(self.path)
+        return self.output.local.url or str(self.path)
 
     @property
     def is_pending(self) -> bool:
@@ -122,7 +118,7 @@ class Part:
         return summarize_plan(
             self.run,
             self.plan,
-            output=self.output.url or str(self.output.path),
+            output=self.output.local.url or str(self.output.path),
             status=self.status,
             to_do=self.to_do,
             n_unmeasured=len(self.unmeasured),
@@ -152,7 +148,10 @@ class Part:
         if self.norm_factors is None:
             self.norm_factors = self.run.estimate_norm_factors(self.whole_plan or self.plan)
         if self.is_new:
-            _create_file(self)
+            provenance = Provenance(
+                self.run.backbone.weights_path, self.run.request.boxes_path, self.norm_factors, self.shard
+            )
+            create_file(self.path, self.plan, self.run.config, self.run.columns, provenance=provenance)
         if self.output.lock is not None:
             self.output.lock.announce_layout()
         if self.extends is not None:
@@ -185,13 +184,6 @@ class Part:
             return None
         first, stop = self.images
         return f"shard {choice}, images {first} to {stop} of {self.plan.n_images}, into their rows"
-
-
-def _create_file(part: Part) -> None:
-    """Lay out the file and reserve its space."""
-    run = part.run
-    provenance = Provenance(run.backbone.weights_path, run.request.boxes_path, part.norm_factors, part.shard)
-    create_file(part.path, part.plan, run.config, run.columns, provenance=provenance)
 
 
 def _take_place(part: Part) -> None:
@@ -252,7 +244,7 @@ def _open_chunks(part: Part, stack: contextlib.ExitStack) -> Generator[Chunk, No
     prober = stack.enter_context(run.open_prober()) if len(part.unmeasured) else run.decoder
 
     def measure(images: npt.NDArray[np.int64], places: Sequence[Place | str]) -> npt.NDArray[np.int64]:
-        return run.measure_at(plan, images, places, prober)
+        return run.measure(plan, images, read_sizes_at(places, prober))
 
     return iterate_chunks(
         plan,

@@ -6,7 +6,7 @@ Worker processes decode and another thread writes, so that the network rarely wa
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,16 +25,11 @@ FindPlaces = Callable[[npt.NDArray[np.int64]], Sequence[Place | str]]
 """Images of a plan to their places, or to the reason why they have none."""
 
 
-class BatchDescriber(Protocol):
-    """A function that turns decoded images into described rows."""
+BatchDescriber = Callable[[Sequence[int], npt.NDArray[np.uint8], int], Iterator[Rows]]
+"""Images, their pixels ``(N, H, W, 3)`` uint8 RGB and a scale to their rows, in pieces of bounded size.
 
-    def __call__(self, images: Sequence[int], pixels: npt.NDArray[np.uint8], scale: int) -> Iterator[Rows]:
-        """Yield the rows of ``(N, H, W, 3)`` uint8 RGB images at one scale, in pieces of bounded size.
-
-        Raises:
-            DeviceMemoryError: the device lacks memory; a smaller batch may fit.
-        """
-        ...
+Raises DeviceMemoryError if the device lacks memory; a smaller batch may fit.
+"""
 
 
 class Progress(NamedTuple):
@@ -73,12 +68,12 @@ def run_pipeline(
     on_progress: Callable[[Progress], None] = lambda progress: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Progress:
-    """Decode and describe the batches of a plan, and hand the rows to a sink.
+    """Decode and describe the batches of a plan, hand the rows to a sink, and return the progress at the end.
 
     Args:
         plan: image sizes and rows.
         batches: the batches, in the order to run them.
-        find_places: finds the places of images ``(k,)`` of the plan, or the reasons why they have none.
+        find_places: finds the places of images.
         decoder: decodes the images, ahead of the network.
         describe: turns decoded images into rows.
         sink: takes the rows, and after an image's last rows its outcome.
@@ -88,9 +83,6 @@ def run_pipeline(
         start: counts to continue from.
         on_progress: called after each batch and at the end; counts the images that the sink has marked.
         should_stop: called after each batch; True ends the run early.
-
-    Returns:
-        The progress at the end.
     """
     begun = start or Progress()
     clock = _StageClock()

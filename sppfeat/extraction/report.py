@@ -76,21 +76,14 @@ def summarize_plan(
     n_unmeasured: int,
     shard: str | None,
 ) -> PlanSummary:
-    """Summarize a run before it starts.
-
-    Args:
-        run: the run.
-        plan: the images and rows.
-        output: path or URL of the output.
-        status: ``(N,)`` uint8, status of each image now.
-        to_do: ``(n,)`` int64, the images to run.
-        n_unmeasured: number of images whose headers have not been read.
-        shard: the shard that the run fills, in words; None for all images.
-    """
+    """Summarize a run before it starts, given each image's status ``(N,)``, and the images to run ``(n,)``."""
     config = run.config
     spec, descriptor = config.backbone, config.descriptor
     kept = status.copy()
     kept[to_do] = Status.PENDING
+    boxes = None
+    if config.regions is not None and plan.boxes is not None:
+        boxes = summarize_boxes(plan, plan.boxes, config.regions, config.input, run.request.boxes_path)
     return PlanSummary(
         output=output,
         images=plan.n_images,
@@ -115,23 +108,16 @@ def summarize_plan(
         workers=run.n_workers,
         head=spec.head,
         normalize=descriptor.normalize,
-        boxes=_summarize_boxes(plan, run),
+        boxes=boxes,
         notes=run.notes,
     )
-
-
-def _summarize_boxes(plan: Plan, run: Run) -> BoxSummary | None:
-    config = run.config
-    if config.regions is None or plan.boxes is None:
-        return None
-    return summarize_boxes(plan, plan.boxes, config.regions, config.input, run.request.boxes_path)
 
 
 def plan_notes(plan: Plan, run: Run, *, is_new: bool) -> list[str]:
     """Describe what the user should know about a plan: fast decoding, and suspicious boxes."""
     notes = _decode_notes(plan, run.config.input.decode)
     if plan.boxes is not None:
-        table = run.box_file.table if run.box_file else None
+        table = run.planner.table if run.planner else None
         notes += box_notes(plan, plan.boxes, table, is_new=is_new)
     return notes
 

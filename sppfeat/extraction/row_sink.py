@@ -45,31 +45,23 @@ class RowSink(Protocol):
 
     def write_rows(self, rows: Rows) -> None:
         """Store the descriptors of rows, with their flags and regions."""
-        ...
 
     def mark_done(self, image: int) -> None:
         """Mark an image as done, after all its rows."""
-        ...
 
     def mark_failed(self, image: int, reason: str) -> None:
         """Mark an image as failed, and record the reason."""
-        ...
 
 
 class SinkThread:
     """A thread that passes rows and image outcomes to a sink, in order; a context manager.
 
     If the context ends with an exception, the rows of an unfinished batch are dropped, so that no image with incomplete
-    rows is ever marked; finished batches still reach the sink. Meanwhile no other thread may use the sink.
-
-    Args:
-        sink: stores the rows, and after an image's last rows its outcome.
-        dtype: type that the sink stores, ``float32`` or ``float16``.
-        nonfinite: see :func:`sppfeat.extraction.pipeline.run_pipeline`.
+    rows is ever marked; finished batches still reach the sink. Meanwhile no other thread may use the sink. An error of
+    the sink is raised by the next call.
 
     Attributes:
-        n_done: number of images marked as done so far.
-        n_failed: number of images marked as failed so far.
+        n_done, n_failed: numbers of images marked as done, and as failed, so far.
     """
 
     def __init__(self, sink: RowSink, *, dtype: str, nonfinite: str) -> None:
@@ -94,23 +86,15 @@ class SinkThread:
         self._thread.shutdown(wait=True)
 
     def add(self, rows: Rows) -> None:
-        """Hand over rows; block while too many are waiting for the sink.
-
-        Raises:
-            Exception: any error of the sink.
-        """
+        """Hand over rows; block while too many are waiting for the sink."""
         self._unsent.append(rows)
         self._unsent_nbytes += rows.descriptors.nbytes
         if self._unsent_nbytes >= _TASK_NBYTES:
-            self._send()
+            unsent, nbytes = self._take_unsent()
+            self._submit(lambda: self._write(unsent), nbytes)
 
     def end_batch(self, batch: Batch, failures: Mapping[int, str]) -> None:
-        """Finish a batch: mark its images that no later batch contains.
-
-        Args:
-            batch: the batch.
-            failures: the reason of each image that has failed; the first reason of an image counts.
-        """
+        """Finish a batch: mark its images that no later batch contains; the first failure of an image counts."""
         rows, nbytes = self._take_unsent()
 
         # A single task: an interruption between two tasks would leave rows without their marks.
@@ -123,15 +107,9 @@ class SinkThread:
         self._submit(end, nbytes)
 
     def finish(self) -> None:
-        """Wait until the sink has stored everything."""
-        self._send()
+        """Wait until the sink has stored all batches that were ended."""
         while self._submitted:
-            self._wait_for_first()
-
-    def _send(self) -> None:
-        rows, nbytes = self._take_unsent()
-        if rows:
-            self._submit(lambda: self._write(rows), nbytes)
+            self._submitted.popleft()[0].result()
 
     def _take_unsent(self) -> tuple[list[Rows], int]:
         rows, nbytes = self._unsent, self._unsent_nbytes
@@ -139,16 +117,11 @@ class SinkThread:
         return rows, nbytes
 
     def _submit(self, task: Callable[[], None], nbytes: int) -> None:
-        while self._submitted and (self._submitted[0][0].done() or self._n_ahead() + nbytes > _NBYTES_AHEAD):
-            self._wait_for_first()
+        while self._submitted and (
+            self._submitted[0][0].done() or nbytes + sum(n for _, n in self._submitted) > _NBYTES_AHEAD
+        ):
+            self._submitted.popleft()[0].result()
         self._submitted.append((self._thread.submit(self._unless_broken, task), nbytes))
-
-    def _n_ahead(self) -> int:
-        return sum(nbytes for _, nbytes in self._submitted)
-
-    def _wait_for_first(self) -> None:
-        future, _ = self._submitted.popleft()
-        future.result()
 
     def _unless_broken(self, task: Callable[[], None]) -> None:
         """Run a task unless an earlier one failed: no mark may follow rows that were not written."""

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sppfeat.boxes.formats import BoxFile
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.machine import available_cores
 from sppfeat.config.request import Request
@@ -31,10 +30,9 @@ from sppfeat.extraction.setup import (
     make_row_planner,
     read_chosen_boxes,
 )
-from sppfeat.extraction.sizes import FoundSizes, read_sizes, read_sizes_at
-from sppfeat.files.byte_ranges import Place
+from sppfeat.extraction.sizes import FoundSizes, read_sizes
 from sppfeat.files.downloads import OnDownload
-from sppfeat.inputs import FileStorage, Listing
+from sppfeat.inputs import FileStorage, Listing, list_images
 from sppfeat.networks.acceleration import bfloat16_note
 from sppfeat.networks.backbones import Backbone
 from sppfeat.networks.devices import BATCH_PIXELS, choose_device
@@ -62,7 +60,6 @@ class Run:
         columns: the blocks of columns of a descriptor.
         backbone: the network.
         device: device that runs the network.
-        box_file: the box file; None without one.
         planner: plans the rows of boxes; None for whole images.
         listing: the inputs.
         decoder: decodes the images.
@@ -77,7 +74,6 @@ class Run:
     columns: tuple[ColumnBlock, ...]
     backbone: Backbone
     device: torch.device
-    box_file: BoxFile | None
     planner: RowPlanner | None
     listing: Listing
     decoder: Decoder
@@ -133,28 +129,37 @@ class Run:
             self.listing.storage, inputs, decoder=self.decoder, scratch=self.scratch, on_probe=self.on_probe
         )
 
-    def measure(self, plan: Plan, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Read the headers of images ``(n,)`` of a plan and fill in their sizes; return the images that changed."""
-        found = self.read_sizes(plan.storage_index[images])
-        return fill_in_sizes(plan, images, found, self.config.input, self.planner)
-
-    def measure_at(
-        self, plan: Plan, images: npt.NDArray[np.int64], places: Sequence[Place | str], prober: Decoder
+    def measure(
+        self, plan: Plan, images: npt.NDArray[np.int64], found: FoundSizes | None = None
     ) -> npt.NDArray[np.int64]:
-        """Do as :meth:`measure` for images that have been fetched, with another decoder, beside a running batch."""
-        found = read_sizes_at(places, prober)
+        """Fill the sizes of images ``(n,)`` into a plan, and return the images that changed.
+
+        Args:
+            plan: the plan.
+            images: the images.
+            found: their sizes, if their headers have been read already.
+        """
+        found = found or self.read_sizes(plan.storage_index[images])
         return fill_in_sizes(plan, images, found, self.config.input, self.planner)
 
-    def make_describer(self, norm_factors: tuple[float, ...] | None) -> Describer:
-        """Make the describer of this network, with the factors of ``meannorm`` if there are any."""
-        return self._describer(self.config.descriptor, norm_factors)
+    def make_describer(
+        self, norm_factors: tuple[float, ...] | None, spec: DescriptorSpec | None = None
+    ) -> Describer:
+        """Make a describer of this network, given the factors of ``meannorm``; by default for the run's descriptor."""
+        return Describer(
+            self.backbone,
+            dataclasses.replace(self.config, descriptor=spec or self.config.descriptor),
+            device=self.device,
+            norm_factors=norm_factors,
+            compile_network=self.request.run.compile,
+        )
 
     def estimate_norm_factors(self, plan: Plan) -> tuple[float, ...] | None:
         """Estimate the factors of ``meannorm`` on a sample of a plan; None for other normalizations."""
         spec = self.config.descriptor
         if spec.mean_norm is None or spec.norm_factors is not None:
             return spec.norm_factors
-        plain = self._describer(dataclasses.replace(spec, normalize="none"), None)
+        plain = self.make_describer(None, dataclasses.replace(spec, normalize="none"))
         return estimate_factors(
             plan,
             self.columns,
@@ -173,35 +178,26 @@ class Run:
         with contextlib.closing(_open_decoder(self.request, self.config, n_workers, _PROBE_BYTES)) as decoder:
             yield decoder
 
-    def _describer(self, spec: DescriptorSpec, norm_factors: tuple[float, ...] | None) -> Describer:
-        return Describer(
-            self.backbone,
-            dataclasses.replace(self.config, descriptor=spec),
-            device=self.device,
-            norm_factors=norm_factors,
-            compile_network=self.request.run.compile,
-        )
-
 
 @contextlib.contextmanager
 def open_run(
     request: Request,
-    listing: Listing,
+    listing: Listing | None = None,
     *,
     on_probe: OnProbe = lambda done, total: None,
     on_download: OnDownload = lambda name, done, total: None,
 ) -> Iterator[Run]:
-    """Load the network and the boxes, start the decoder and make a scratch folder, and release them on exit.
+    """List the inputs, load network and boxes, start the decoder and make a scratch folder; release them on exit.
 
     Args:
         request: the user's request.
-        listing: the inputs.
-        on_probe: called with the number of image headers read so far, and the total.
-        on_download: called during a download with file name, bytes done, and bytes in total (None if unknown).
+        listing: the inputs, if they have been listed already.
+        on_probe, on_download: see :func:`sppfeat.extraction.extract.extract`.
 
     Raises:
-        SppfeatError: settings, boxes or weights are invalid.
+        SppfeatError: inputs, settings, boxes or weights are invalid.
     """
+    listing = listing or list_images(request.inputs, labels=request.labels)
     device = choose_device(request.run.device, request.precision, local_rank=request.run.local_rank)
     backbone = load_chosen_backbone(request.backbone, on_download=on_download)
     box_file = read_chosen_boxes(request.boxes)
@@ -229,7 +225,6 @@ def open_run(
             columns=descriptor_columns(config, backbone),
             backbone=backbone,
             device=device,
-            box_file=box_file,
             planner=make_row_planner(request.boxes, config, backbone, box_file),
             listing=listing,
             decoder=decoder,
@@ -261,30 +256,21 @@ def _open_decoder(
 def _listing_notes(listing: Listing, labels: str) -> list[str]:
     """Describe what the user should know about the inputs: skipped files, repeated images, missing labels."""
     notes = []
-    if listing.n_other_files:
-        notes.append(
-            counted(
-                listing.n_other_files,
-                "file in folders and archives has",
-                "files in folders and archives have",
-            )
-            + " no suffix of an image: left out"
-        )
-    if listing.n_repeated:
-        notes.append(
-            counted(listing.n_repeated, "image is", "images are")
-            + " named more than once: each is taken once"
-        )
+    if n := listing.n_other_files:
+        files = counted(n, "file in folders and archives has", "files in folders and archives have")
+        notes.append(f"{files} no suffix of an image: left out")
+    if n := listing.n_repeated:
+        notes.append(f"{counted(n, 'image is', 'images are')} named more than once: each is taken once")
+    n = listing.n_unlabelled
     if labels == "folder" and not listing.classes:
         notes.append("no labels: no image lies in a folder below the inputs")
-    elif listing.n_unlabelled and listing.classes:
+    elif n and listing.classes:
         notes.append(
-            counted(listing.n_unlabelled, "image is of no class: its", "images are of no class: their")
-            + " label is -1"
+            f"{counted(n, 'image is of no class: its', 'images are of no class: their')} label is -1"
         )
-    elif listing.n_unlabelled and labels == "auto":
+    elif n and labels == "auto":
         notes.append(
-            f"no labels: {counted(listing.n_unlabelled, 'image lies', 'images lie')} outside class folders; --labels "
-            "folder labels the others"
+            f"no labels: {counted(n, 'image lies', 'images lie')} outside class folders; --labels folder labels the "
+            "others"
         )
     return notes

@@ -29,12 +29,7 @@ __all__ = [
 
 
 def read_chosen_boxes(choice: BoxChoice | None) -> BoxFile | None:
-    """Read the box file that the user chose, if any, and apply the user's convention.
-
-    Raises:
-        BoxError: the file cannot be read.
-        ConfigError: the convention contradicts itself.
-    """
+    """Read the box file that the user chose, if any, and apply the user's convention."""
     if choice is None or not choice.is_file:
         return None
     if not os.path.lexists(choice.boxes):
@@ -72,15 +67,7 @@ def configure(
     boxes: BoxChoice | None = None,
     box_file: BoxFile | None = None,
 ) -> ExtractConfig:
-    """Combine the settings that determine a descriptor.
-
-    Args:
-        backbone: the network.
-        inputs: the user's network-input settings.
-        descriptor: pyramid, pooling and normalization; ``normalize_from`` is left to :func:`adopt_mean_norm`.
-        precision: arithmetic of the network: ``fp32``, ``tf32``, ``bf16`` or ``fp16``.
-        boxes: the user's choice of boxes; None for whole images.
-        box_file: the box file; None without one.
+    """Combine the settings that determine a descriptor, but for ``normalize_from``: see :func:`adopt_mean_norm`.
 
     Raises:
         ConfigError: settings are incompatible with each other, or with the backbone's head.
@@ -135,11 +122,7 @@ def descriptor_columns(config: ExtractConfig, backbone: Backbone) -> tuple[Colum
 
 
 def adopt_mean_norm(config: ExtractConfig, path: Path | None) -> ExtractConfig:
-    """Return the settings with the ``meannorm`` normalization and the factors of a feature file.
-
-    Args:
-        config: the settings.
-        path: feature file made with ``meannorm``; None: return ``config`` unchanged.
+    """Return the settings with the normalization and the factors of a file made with ``meannorm``, if any is given.
 
     Raises:
         StoreError: the file is not a feature file.

@@ -11,7 +11,7 @@ from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError
 from sppfeat.extraction.plan import Plan
 
-__all__ = ["PLACEHOLDER", "ShardPlan", "cut_plan", "cut_rows", "cut_shard", "shard_path"]
+__all__ = ["PLACEHOLDER", "ShardPlan", "cut_plan", "cut_rows", "cut_shard", "shard_path", "shard_record"]
 
 PLACEHOLDER = "{shard}"
 """The placeholder for the number of a shard in the name of its file."""
@@ -32,11 +32,7 @@ class ShardPlan(NamedTuple):
 
 
 def shard_path(output: Path, choice: ShardChoice | None) -> Path:
-    """Return the output path of a shard, with its number in place of ``{shard}``.
-
-    Raises:
-        ConfigError: the name has ``{shard}``, but no shard is chosen.
-    """
+    """Return the output path of a shard, with its number in place of ``{shard}``, which no other output may have."""
     if choice is None and PLACEHOLDER in str(output):
         raise ConfigError(f"the output {str(output)!r} has {PLACEHOLDER} in its name: it goes with shards")
     return output if choice is None else Path(str(output).replace(PLACEHOLDER, choice.name))
@@ -53,9 +49,6 @@ def cut_plan(plan: Plan, count: int, *, by_pixels: bool) -> npt.NDArray[np.int64
 
     Returns:
         ``(count + 1,)`` int64, ``bounds``: shard ``i`` holds images ``bounds[i]`` to ``bounds[i + 1]``.
-
-    Raises:
-        ConfigError: more shards than images.
     """
     if not 1 <= count <= plan.n_images:
         raise ConfigError(
@@ -85,28 +78,17 @@ def cut_rows(plan: Plan, n_rows: int) -> npt.NDArray[np.int64]:
     return np.array(bounds, dtype=np.int64)
 
 
+def shard_record(plan: Plan, choice: ShardChoice, bounds: npt.NDArray[np.int64]) -> Shard:
+    """Return the record of a shard, as its file keeps it, given the bounds of all."""
+    first, stop = bounds[choice.index - 1 : choice.index + 1].tolist()
+    rows = plan.row_range(first, stop)
+    return Shard(choice.index, choice.count, first, stop, *rows, plan.n_images, plan.n_rows, plan.digest)
+
+
 def cut_shard(
     plan: Plan, choice: ShardChoice, bounds: npt.NDArray[np.int64], *, has_views: bool
 ) -> ShardPlan:
-    """Cut one shard from a plan.
-
-    Args:
-        plan: the whole plan.
-        choice: index of the shard, from 1, and number of shards.
-        bounds: bounds of all shards, see :func:`cut_plan`.
-        has_views: True if boxes are views of each image, which are renumbered from 0; boxes of a box file are not.
-    """
-    first, stop = bounds[choice.index - 1 : choice.index + 1].tolist()
-    first_row, stop_row = plan.row_range(first, stop)
-    record = Shard(
-        choice.index,
-        choice.count,
-        first,
-        stop,
-        first_row,
-        stop_row,
-        plan.n_images,
-        plan.n_rows,
-        plan.digest,
-    )
-    return ShardPlan(plan.of_shard(first, stop, has_views=has_views), record, plan)
+    """Cut one shard from a plan, given the bounds of all; views, unlike boxes of a file, are renumbered from 0."""
+    shard = shard_record(plan, choice, bounds)
+    part = plan.of_shard(shard.first_image, shard.stop_image, has_views=has_views)
+    return ShardPlan(part, shard, plan)

@@ -21,23 +21,13 @@ from sppfeat.extraction.shard_plan import PLACEHOLDER, cut_rows, shard_path
 from sppfeat.files.downloads import OnDownload
 from sppfeat.files.outputs import check_output
 from sppfeat.files.remote import url_of
-from sppfeat.inputs import list_images
 from sppfeat.store.layout import FILE_DTYPES
 
 __all__ = ["PartsInTurn", "open_parts_in_turn"]
 
 
 class PartsInTurn:
-    """The parts of a plan, which this process takes one after another.
-
-    Args:
-        run: the run.
-        files: the files of the parts.
-
-    Attributes:
-        run: the run.
-        name: path or URL of the files, with ``{shard}`` in place of the number.
-    """
+    """The parts of a plan, which this process takes one after another; its name has ``{shard}`` for the number."""
 
     def __init__(self, run: Run, files: ShardFiles) -> None:
         self.run = run
@@ -47,16 +37,11 @@ class PartsInTurn:
 
     def summary(self) -> PlanSummary:
         """Summarize the run before it starts, given the files that exist already."""
-        request = self.run.request
         status = self._files.status()
-        if request.overwrite:
+        if self.run.request.overwrite:
             status = np.zeros_like(status)  # files that will be replaced count as not done
-        return self._files.summary(
-            self.run,
-            status,
-            output=self.name,
-            shard=f"all of {len(self._files)}, one after the other",
-        )
+        shard = f"all of {len(self._files.paths)}, one after the other"
+        return self._files.summary(self.run, status, output=self.name, shard=shard)
 
     def fill(
         self,
@@ -90,14 +75,7 @@ class PartsInTurn:
 def open_parts_in_turn(
     request: Request, *, on_probe: OnProbe, on_download: OnDownload
 ) -> Iterator[PartsInTurn]:
-    """Plan an extraction into shards of at most ``request.shard_bytes`` bytes of descriptors.
-
-    Args:
-        request: the user's request; its output name has ``{shard}``.
-        on_probe, on_download: see :func:`sppfeat.extraction.run.open_run`.
-
-    Yields:
-        The parts. Nothing has been written yet.
+    """Plan an extraction into shards of at most ``request.shard_bytes`` bytes of descriptors; nothing is written yet.
 
     Raises:
         SppfeatError: settings or inputs are invalid.
@@ -111,10 +89,8 @@ def open_parts_in_turn(
     if url_of(request.output) is None:
         request = replace(request, output=Path(os.path.abspath(request.output)))
         check_output(shard_path(request.output, ShardChoice(1, 1)))
-    listing = list_images(request.inputs, labels=request.labels)
-    with open_run(request, listing, on_probe=on_probe, on_download=on_download) as run:
+    with open_run(request, on_probe=on_probe, on_download=on_download) as run:
         plan = run.plan_inputs()
         run.notes.extend(plan_notes(plan, run, is_new=True))
         row_nbytes = run.columns[-1].stop * FILE_DTYPES[run.config.descriptor.dtype].itemsize
-        bounds = cut_rows(plan, shard_bytes // row_nbytes)
-        yield PartsInTurn(run, ShardFiles(request.output, plan, bounds))
+        yield PartsInTurn(run, ShardFiles(request.output, plan, cut_rows(plan, shard_bytes // row_nbytes)))

@@ -29,15 +29,7 @@ def read_sizes(
     scratch: Path,
     on_probe: Callable[[int, int], None] = lambda done, total: None,
 ) -> FoundSizes:
-    """Read the headers of images in a storage.
-
-    Args:
-        storage: the storage of the images.
-        images: ``(n,)`` int64, indices into the storage.
-        decoder: reads the headers.
-        scratch: folder for images that must be fetched.
-        on_probe: called with the number of headers read so far, and the number of all.
-    """
+    """Read the headers of images ``(n,)`` int64 of a storage; ``on_probe`` gets the number read so far, and of all."""
     image_hw = np.zeros((len(images), 2), dtype=np.int32)
     reasons: dict[int, str] = {}
     for start in range(0, len(images), _FETCHED_AT_ONCE):
@@ -55,13 +47,7 @@ def read_sizes(
 def read_sizes_at(
     places: Sequence[Place | str], decoder: Decoder, *, on_probe: Callable[[int], None] = lambda done: None
 ) -> FoundSizes:
-    """Read the headers of images on this machine.
-
-    Args:
-        places: for each image, its place, or the reason why it has none.
-        decoder: reads the headers.
-        on_probe: called with the number of headers read so far.
-    """
+    """Read the headers of images on this machine, given the place of each, or the reason why it has none."""
     image_hw = np.zeros((len(places), 2), dtype=np.int32)
     reasons: dict[int, str] = {}
     for i, answer in enumerate(decoder.probe(places)):

@@ -227,7 +227,7 @@ def test_a_folder_that_is_gone_before_its_headers_are_read_costs_its_images(
         shutil.rmtree(folder / "dog")
         return listing
 
-    monkeypatch.setattr("sppfeat.extraction.extract.list_images", list_and_lose)
+    monkeypatch.setattr("sppfeat.extraction.run.list_images", list_and_lose)
     extract([folder], tmp_path / "f.h5")
     said = statuses(tmp_path / "f.h5")
     assert {name for name, status in said.items() if status == FAILED} == {

@@ -26,7 +26,6 @@ from feature_files import plan_of
 from packages import need_packages
 from places import README, REPOSITORY, SUPPORT
 
-import sppfeat
 from sppfeat.cli import main
 from sppfeat.config.distribution import RayOptions, RunOptions
 from sppfeat.config.request import BackboneChoice, DescriptorChoice
@@ -35,14 +34,13 @@ from sppfeat.errors import ConfigError, EngineError, StoreError
 from sppfeat.extraction import output as output_module
 from sppfeat.extraction.extract import open_parts
 from sppfeat.extraction.ray import actor as actor_module
-from sppfeat.extraction.ray import cluster
 from sppfeat.extraction.ray import parts as ray_parts
 from sppfeat.extraction.ray.actor import Job, PartActor
 from sppfeat.extraction.ray.cluster import choose_actors
 from sppfeat.extraction.ray.parts import parts_folder
 from sppfeat.extraction.run import open_run
+from sppfeat.extraction.shard_files import ShardFiles
 from sppfeat.files.locks import OutputLock
-from sppfeat.inputs import list_images
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import Status
 
@@ -232,7 +230,7 @@ class OneActor:
     def remote(self, kind):
         return SimpleNamespace(options=lambda **resources: SimpleNamespace(remote=self._start))
 
-    def _start(self, job, *, has_gpu):
+    def _start(self, job):
         self.n_started += 1
         self._stack.close()
         filler = self._stack.enter_context(actor(pickle.loads(pickle.dumps(job))))
@@ -271,7 +269,9 @@ def test_the_same_command_continues(nodes, pictures, tmp_path, monkeypatch):
     assert not output.exists()
 
     # A descriptor that is there is not made again.
-    monkeypatch.setattr(cluster, "connect", lambda *arguments, **options: contextlib.nullcontext(OneActor()))
+    monkeypatch.setattr(
+        ray_parts, "connect", lambda *arguments, **options: contextlib.nullcontext(OneActor())
+    )
     first = outcome.files[0]
     with FeatureFile(first) as file:
         done = int(np.flatnonzero(file.status == Status.DONE)[0])
@@ -301,7 +301,7 @@ def test_the_same_command_continues(nodes, pictures, tmp_path, monkeypatch):
     assert_equal_to_local(output, tmp_path / "local.h5")
 
     with mock.patch(
-        "sppfeat.extraction.ray.cluster.connect", side_effect=AssertionError("nothing is to be done")
+        "sppfeat.extraction.ray.parts.connect", side_effect=AssertionError("nothing is to be done")
     ):
         code, found = ray_command(nodes, mine, output, *options)
         assert (code, found["plan"]["to_do"]) == (3, 0)
@@ -338,23 +338,21 @@ def test_the_example_of_the_readme(nodes, photos, tmp_path, monkeypatch):
 def job_of(pictures, output, **changes) -> Job:
     """What an actor is told of a run over pictures into two parts."""
     asked = request([pictures], output, run=RunOptions(device="cpu", workers=0))
-    with open_run(asked, list_images(asked.inputs)) as run:
+    with open_run(asked) as run:
         plan = run.plan_inputs()
     folder = parts_folder(output)
     folder.mkdir(exist_ok=True)
     running = folder / "running"
     running.touch()
     settings = {
-        "version": sppfeat.__version__,
-        "request": request([pictures], folder / "{shard}.h5", run=asked.run),
+        "request": asked,
+        "folder": os.getcwd(),
         "config": run.config,
         "listing": run.listing,
-        "plan": plan,
-        "bounds": np.array([0, 5, plan.n_images]),
+        "files": ShardFiles(folder / "{shard}.h5", plan, np.array([0, 5, plan.n_images])),
         "norm_factors": None,
         "n_cpus": 1,
         "running": running,
-        "some_images": (os.fsencode(next(pictures.rglob("*.png"))),),
     }
     return pickle.loads(pickle.dumps(Job(**{**settings, **changes})))
 
@@ -363,7 +361,7 @@ def job_of(pictures, output, **changes) -> Job:
 def actor(job: Job):
     """An actor in this process."""
     n_threads = torch.get_num_threads()
-    filler = PartActor(job, has_gpu=False)
+    filler = PartActor(job)
     yield filler
     filler.close()
     torch.set_num_threads(n_threads)
@@ -373,11 +371,11 @@ def test_an_actor_fills_parts(folder, tmp_path):
     output = tmp_path / "features.h5"
     job = job_of(folder, output)
     with actor(job) as filler:
-        assert [filler.fill(part).progress.n_done for part in (1, 0, 0)] == [7, 5, 0]
+        assert [filler.fill(part)[0].n_done for part in (1, 0, 0)] == [7, 5, 0]
         job.running.unlink()
         next(parts_folder(output).glob("00001*")).unlink()
-        report = filler.fill(0)  # the run has been stopped: after a batch
-        assert report.outcome.pending == 5 - report.progress.n_done > 0
+        progress, outcome = filler.fill(0)  # the run has been stopped: after a batch
+        assert outcome.pending == 5 - progress.n_done > 0
 
 
 def test_an_actor_waits_for_the_lock_of_one_that_has_died(folder, tmp_path, monkeypatch):
@@ -387,16 +385,16 @@ def test_an_actor_waits_for_the_lock_of_one_that_has_died(folder, tmp_path, monk
     with actor(job) as filler:
         lock = OutputLock(path)
         threading.Timer(0.3, lock.__exit__, (None, None, None)).start()
-        assert filler.fill(0).progress.n_done == 5
+        assert filler.fill(0)[0].n_done == 5
         monkeypatch.setattr(actor_module, "_LOCK_SECONDS", 0.1)
         with OutputLock(path):
-            assert "another process is writing" in str(filler.fill(0).error)
+            assert "another process is writing" in str(filler.fill(0))
 
 
 def test_parts_of_actors_that_die_are_taken_again_but_not_for_ever(folder, tmp_path, monkeypatch):
     def run(n_deaths, output):
         ray = OneActor(n_deaths)
-        monkeypatch.setattr(cluster, "connect", lambda *arguments, **options: contextlib.nullcontext(ray))
+        monkeypatch.setattr(ray_parts, "connect", lambda *arguments, **options: contextlib.nullcontext(ray))
         run = RunOptions(device="cpu", workers=0)
         with open_parts(request([folder], output, run=run, ray=RayOptions())) as parts:
             progress = parts.fill(lambda progress: None, lambda: False)
@@ -413,24 +411,24 @@ def test_parts_of_actors_that_die_are_taken_again_but_not_for_ever(folder, tmp_p
     [
         ({"version": "0.0.1"}, "and the run was planned with 0.0.1"),
         ({"running": Path("/nowhere/running")}, "does not see the folder '/nowhere'"),
-        ({"some_images": (b"/nowhere/a.jpg",)}, "does not see the inputs, such as"),
+        ({}, "does not see the inputs, such as"),
+        ({"config": None}, "has other settings than where the run was planned: levels: the plan has [1]"),
     ],
 )
 def test_nodes_that_cannot_take_part(folder, tmp_path, changes, message):
-    with actor(job_of(folder, tmp_path / "features.h5", **changes)) as filler:
-        report = filler.fill(0)
-    assert isinstance(report.error, EngineError)
-    assert "node " in str(report.error)
-    assert message in str(report.error)
-
-
-def test_a_node_with_other_settings_cannot_take_part(folder, tmp_path):
-    job = job_of(folder, tmp_path / "features.h5")
-    other = dataclasses.replace(job.config, descriptor=DescriptorSpec(levels=(1,)))
-    with actor(dataclasses.replace(job, config=other)) as filler:
-        assert "has other settings than where the run was planned: levels: the plan has [1]" in str(
-            filler.fill(0).error
+    job = job_of(folder, tmp_path / "features.h5", **changes)
+    if "config" in changes:
+        other = job_of(folder, tmp_path / "features.h5").config
+        job = dataclasses.replace(
+            job, config=dataclasses.replace(other, descriptor=DescriptorSpec(levels=(1,)))
         )
+    else:
+        folder.rename(tmp_path / "elsewhere")
+    with actor(job) as filler:
+        error = filler.fill(0)
+    assert isinstance(error, EngineError)
+    assert "node " in str(error)
+    assert message in str(error)
 
 
 NODE = {"CPU": 8.0}
@@ -463,7 +461,7 @@ def test_how_many_actors(options, device, nodes, expected):
 @pytest.mark.parametrize(
     ("options", "device", "nodes", "message"),
     [
-        ({}, "cuda", [NODE], "no node of the Ray cluster has a GPU"),
+        ({}, "cuda", [NODE], "no node of the Ray cluster has 1 GPU and 1 CPU"),
         ({}, "auto", [{"CPU": 0.0}], "no node of the Ray cluster has 8 CPU"),
         ({"cpus_per_actor": 9}, "auto", [NODE], "no node of the Ray cluster has 9 CPU"),
         ({"gpus_per_actor": 1.0}, "auto", [NODE], "no node of the Ray cluster has 1 GPU and 1 CPU"),
@@ -509,7 +507,7 @@ def test_a_name_with_a_number_is_refused(folder, tmp_path):
 def test_a_plan_alone_starts_no_cluster(folder, tmp_path):
     asked = request([folder], tmp_path / "x.h5", ray=RayOptions(actors=3), dry_run=True)
     with (
-        mock.patch("sppfeat.extraction.ray.cluster.connect", side_effect=AssertionError("a plan alone")),
+        mock.patch("sppfeat.extraction.ray.parts.connect", side_effect=AssertionError("a plan alone")),
         open_parts(asked) as parts,
     ):
         summary = parts.summary()
@@ -520,7 +518,7 @@ def test_a_plan_alone_starts_no_cluster(folder, tmp_path):
 def test_parts_of_other_inputs_or_settings_are_not_continued(folder, tmp_path):
     output = tmp_path / "features.h5"
     with actor(job_of(folder, output)) as filler:
-        assert filler.fill(0).error is None
+        assert filler.fill(0)[0].n_done == 5
     (parts_folder(output) / "running").unlink()
     (parts_folder(output) / "00001-of-00002.h5").rename(parts_folder(output) / "00001-of-00001.h5")
 
@@ -532,10 +530,10 @@ def test_parts_of_other_inputs_or_settings_are_not_continued(folder, tmp_path):
     def asked(**changes):
         return request([folder], output, **{"ray": RayOptions(), **changes})
 
-    assert "it has shard 1/2, images 0 to 5 of 12, and is to have images 0 to 12" in refusal()
+    assert "it has shard 1/2, images 0 to 5 of 12, and not shard 1/1, images 0 to 12 of 12" in refusal()
     assert "levels: the file has [1, 2]" in refusal(descriptor=DescriptorChoice(levels=(1,)))
     write_image(folder / "cat" / "another.png", 40, 50, seed=1)
-    assert "its images are not of these inputs" in refusal()
+    assert "and not shard 1/1, images 0 to 13 of 13 of these inputs" in refusal()
 
 
 def test_a_cluster_that_is_not_there(folder, tmp_path):

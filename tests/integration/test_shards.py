@@ -27,6 +27,7 @@ from sppfeat.config.distribution import RunOptions, ShardChoice
 from sppfeat.config.request import BoxChoice, DescriptorChoice
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.extraction.extract import open_part, open_parts
+from sppfeat.extraction.output import Failure
 from sppfeat.files.locks import OutputLock, ShardLock
 
 N = 11
@@ -199,7 +200,7 @@ def test_images_that_vanish_or_appear_are_said_of_a_shard(tmp_path):
     write_image(tmp_path / "in" / "8.png", 50, 50, seed=8)
     write_image(tmp_path / "in" / "9.png", 50, 50, seed=9)
     extraction, _ = extract([tmp_path / "in"], tmp_path / "f.h5", **one)
-    assert extraction.outcome().failures == [("3.png", "vanished: not among the inputs any more")]
+    assert extraction.outcome().failures == [Failure("3.png", "vanished: not among the inputs any more")]
     assert (
         "there are 9 inputs, and were 8 when the shards were cut: new ones are in no shard"
         in extraction.run.notes

@@ -14,7 +14,7 @@ from sppfeat.config.machine import available_cores, import_extra
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError, EngineError
 
-__all__ = ["Actors", "choose_actors", "connect", "node_resources"]
+__all__ = ["Actors", "choose_actors", "connect"]
 
 _MOST_CPUS = 8  # per actor, for the network and the decoders; more gain little
 _ADDRESS_SECONDS = 20.0
@@ -42,17 +42,13 @@ class Actors(NamedTuple):
 
 @contextlib.contextmanager
 def connect(address: str | None, *, verbose: bool = False) -> Iterator[Any]:
-    """Connect to a Ray cluster, or start Ray on this machine, until the context ends.
+    """Connect to a Ray cluster, or start Ray on this machine, until the context ends; yields the module ``ray``.
 
     Args:
         address: see :class:`sppfeat.config.distribution.RayOptions`; ignored if this process is connected already.
         verbose: True to print the messages of Ray and its workers.
 
-    Yields:
-        The module ``ray``.
-
     Raises:
-        ConfigError: Ray is not installed.
         EngineError: the cluster cannot be reached or started.
     """
     # Before Ray is imported, turn off its usage statistics, and let its C++ code print only fatal errors.
@@ -127,11 +123,6 @@ def _silence(is_wanted: bool) -> Iterator[None]:
         yield
 
 
-def node_resources(ray: Any) -> list[dict[str, float]]:
-    """Return the resources of each live node, as amounts by name (``CPU``, ``GPU``, ...)."""
-    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
-
-
 def choose_actors(
     options: RayOptions, device: str, nodes: Sequence[Mapping[str, float]], *, n_parts: int
 ) -> Actors:
@@ -140,28 +131,28 @@ def choose_actors(
     Args:
         options: the user's choices.
         device: ``auto``, ``cpu`` or ``cuda``.
-        nodes: resources of each node, see :func:`node_resources`.
+        nodes: amounts of the resources (``CPU``, ``GPU``, ...) of each node.
         n_parts: number of unfinished parts, an upper limit on useful actors.
 
     Raises:
         ConfigError: the choices contradict each other, or no node has room for an actor.
-
-    Example:
-        >>> nodes = [{"CPU": 16.0, "GPU": 4.0}, {"CPU": 8.0, "GPU": 2.0}]
-        >>> str(choose_actors(RayOptions(gpus_per_actor=0.5), "auto", nodes, n_parts=99))
-        '12 actors on Ray, 0.5 GPU and 2 CPUs each'
     """
-    n_gpus = _choose_gpus(options, device, any(node.get("GPU", 0) > 0 for node in nodes))
+    n_gpus = options.gpus_per_actor
+    if (device == "cpu" and n_gpus) or (device == "cuda" and n_gpus == 0):
+        raise ConfigError(f"device is {device!r}, and gpus-per-actor {n_gpus:g}; allowed: one of the two")
+    has_gpus = any(node.get("GPU", 0) > 0 for node in nodes)
+    if n_gpus is None:
+        n_gpus = 1.0 if device == "cuda" or (device == "auto" and has_gpus) else 0.0
 
     def room(n_cpus: int) -> int:
         return sum(_count_room(node, n_cpus, n_gpus) for node in nodes)
 
-    n_cpus = options.cpus_per_actor
-    if n_cpus is None and not n_gpus and options.actors is None:
-        n_cpus = min([_MOST_CPUS, *(int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1)])
-    if n_cpus is None:
-        wanted = options.actors or max(1, room(1))
-        n_cpus = max((n for n in range(1, _MOST_CPUS + 1) if room(n) >= wanted), default=1)
+    def is_enough(n_cpus: int) -> bool:
+        if options.actors is None and not n_gpus:  # as many as the smallest node has
+            return all(node["CPU"] >= n_cpus for node in nodes if node.get("CPU", 0) >= 1)
+        return room(n_cpus) >= (options.actors or max(1, room(1)))
+
+    n_cpus = options.cpus_per_actor or max(filter(is_enough, range(1, _MOST_CPUS + 1)), default=1)
     n_fit = room(n_cpus)
     n = options.actors or n_fit
     if n == 0:
@@ -170,24 +161,6 @@ def choose_actors(
             f"no node of the Ray cluster has {what}, which an actor is to have; with --actors the run waits for one"
         )
     return Actors(min(n, max(1, n_parts)), n_cpus, n_gpus, n_fit)
-
-
-def _choose_gpus(options: RayOptions, device: str, are_there: bool) -> float:
-    """Return the number of GPUs per actor; 0 if the network runs on the CPU."""
-    asked = options.gpus_per_actor
-    if device == "cpu":
-        if asked:
-            raise ConfigError(f"device is 'cpu', and gpus-per-actor {asked:g}; allowed: one of the two")
-        return 0.0
-    if asked is not None:
-        if device == "cuda" and not asked:
-            raise ConfigError("device is 'cuda', and gpus-per-actor 0; allowed: one of the two")
-        return asked
-    if device == "cuda" and not are_there and options.actors is None:
-        raise ConfigError(
-            "device is 'cuda', and no node of the Ray cluster has a GPU; with --actors the run waits for one"
-        )
-    return 1.0 if are_there or device == "cuda" else 0.0
 
 
 def _count_room(node: Mapping[str, float], n_cpus: int, n_gpus: float) -> int:

@@ -18,85 +18,116 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat._version import __version__
 from sppfeat.config.distribution import RayOptions
+from sppfeat.config.request import Request
 from sppfeat.config.wording import counted
-from sppfeat.errors import EngineError, SppfeatError, StoreError
-from sppfeat.extraction.output import Outcome, read_outcome
+from sppfeat.errors import ConfigError, EngineError, SppfeatError, StoreError
+from sppfeat.extraction.output import Outcome, open_output, read_outcome
+from sppfeat.extraction.part import Parts
+from sppfeat.extraction.parts import find_part
 from sppfeat.extraction.pipeline import Progress
 from sppfeat.extraction.plan import Plan
-from sppfeat.extraction.ray.actor import Job, PartActor, PartReport
-from sppfeat.extraction.ray.cluster import Actors, choose_actors, node_resources
+from sppfeat.extraction.ray.actor import Job, PartActor
+from sppfeat.extraction.ray.cluster import Actors, choose_actors, connect
 from sppfeat.extraction.report import PlanSummary, plan_notes
-from sppfeat.extraction.run import Run
+from sppfeat.extraction.run import OnProbe, Run, open_run
 from sppfeat.extraction.shard_files import ShardFiles
-from sppfeat.extraction.shard_plan import PLACEHOLDER
-from sppfeat.files.byte_ranges import Place
-from sppfeat.inputs import local_places
+from sppfeat.extraction.shard_plan import PLACEHOLDER, shard_path
+from sppfeat.files.downloads import OnDownload
+from sppfeat.files.remote import url_of
 from sppfeat.store.merge import merge_shards
 from sppfeat.store.schema import Status
 from sppfeat.store.stored_file import StoredFile
 
-__all__ = ["PartsOnRay", "is_made_of_parts", "parts_folder"]
+__all__ = ["PartsOnRay", "is_made_of_parts", "open_parts_on_ray", "parts_folder"]
 
 _IMAGES_PER_PART = 256  # seconds of work, against milliseconds to lay out the file
 _MOST_PARTS = 1024  # files; of ten million images, each has ten thousand
 _MOST_DEATHS = 16  # of actors, without a finished part between them; more are no coincidence
 _POLL_SECONDS = 0.5
 _STOP_SECONDS = 60.0
-_N_SHARED_INPUTS = 8
+
+
+@contextlib.contextmanager
+def open_parts_on_ray(
+    request: Request, *, on_probe: OnProbe, on_download: OnDownload, verbose: bool
+) -> Iterator[Parts]:
+    """Plan an extraction on a Ray cluster, and connect to the cluster or start one; nothing is written yet.
+
+    If the output is complete already and was not made of parts, a single part with nothing to do is yielded.
+
+    Raises:
+        SppfeatError: see :func:`sppfeat.extraction.extract.extract`.
+        EngineError: the cluster cannot be reached or started.
+    """
+    if url_of(request.output) is not None:
+        raise ConfigError(
+            f"the output {url_of(request.output)!r} is a URL; allowed with --engine ray: a file on a file system that "
+            "all nodes share"
+        )
+    path = Path(os.path.realpath(shard_path(request.output, None)))  # the target of a link is written
+    request = dataclasses.replace(request, output=path)
+    # This process only plans, and may lack the actors' device.
+    device = "auto" if request.precision == "tf32" else "cpu"
+    planning = dataclasses.replace(request, run=dataclasses.replace(request.run, device=device))
+    with contextlib.ExitStack() as stack:
+        lock = stack.enter_context(contextlib.ExitStack())
+        output = lock.enter_context(open_output(request, request.output))
+        run = stack.enter_context(open_run(planning, on_probe=on_probe, on_download=on_download))
+        run = dataclasses.replace(run, request=request)
+        if output.path.exists() and not is_made_of_parts(output.path):
+            part = find_part(run, output)
+            if len(part.to_do):
+                raise StoreError(
+                    f"{str(output.path)!r} has {counted(len(part.to_do), 'image')} to do, and --engine ray did not "
+                    "begin it: --engine local continues it"
+                )
+            yield part
+            return
+        parts = PartsOnRay(run, lock)
+        if not request.dry_run and parts.to_do:
+            parts.use_cluster(stack.enter_context(connect(parts.options.ray_address, verbose=verbose)))
+        yield parts
 
 
 class PartsOnRay:
-    """The parts of a plan, of which each actor takes the next one when it is free.
+    """The parts of a plan, of which each actor takes the next one when it is free; the run given only plans.
 
-    Args:
-        run: the run, which only plans; the actors have networks of their own.
-        lock: holds the lock of the output, which is released before the merge: that takes the lock itself.
+    The lock of the output is released before the merge, which takes the lock itself.
 
     Attributes:
         run: the run.
         name: path of the output.
+        options: the user's choices.
+        to_do: indices, from 0, of the parts with images to run.
     """
 
     def __init__(self, run: Run, lock: contextlib.ExitStack) -> None:
         self.run = run
-        self._output = run.request.output
-        self.name = str(self._output)
+        self.name = str(run.request.output)
+        self.options = run.request.ray or RayOptions()
         self._lock = lock
-        self._plan = run.plan_inputs()
-        run.notes.extend(plan_notes(self._plan, run, is_new=True))
-        self._bounds = cut_into_parts(self._plan)
-        self._files = ShardFiles(_part_pattern(self._output), self._plan, self._bounds)
+        plan = run.plan_inputs()
+        run.notes.extend(plan_notes(plan, run, is_new=True))
+        self._files = ShardFiles(_part_pattern(run.request.output), plan, cut_into_parts(plan))
         self._norm_factors = self._files.check(run)
         self._before = self._files.status()
+        self.to_do = self._files.unfinished(self._before, with_failures=run.request.retry_failed)
         self._outcomes: dict[int, Outcome] = {}
         self._merged: Outcome | None = None
         self._waited = Progress()
         self._ray: Any = None
         self._actors: Actors | None = None
 
-    def unfinished(self) -> list[int]:
-        """Return the indices, from 0, of the parts with images to run."""
-        return self._files.unfinished(self._before, with_failures=self.run.request.retry_failed)
-
     def use_cluster(self, ray: Any) -> None:
-        """Choose actors on a connected cluster.
-
-        Raises:
-            ConfigError: the cluster has no room for an actor.
-        """
-        request = self.run.request
-        self._ray = ray
-        self._actors = actors = choose_actors(
-            request.ray or RayOptions(),
-            request.run.device,
-            node_resources(ray),
-            n_parts=len(self.unfinished()),
-        )
-        if actors.n_fit < actors.n:
+        """Choose actors on a connected cluster."""
+        nodes = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+        device = self.run.request.run.device
+        self._ray, self._actors = ray, choose_actors(self.options, device, nodes, n_parts=len(self.to_do))
+        n, n_fit = self._actors.n, self._actors.n_fit
+        if n_fit < n:
             self.run.notes.append(
-                f"the Ray cluster has room for {actors.n_fit} of {actors.n} actors: the others wait for more"
+                f"the Ray cluster has room for {n_fit} of {n} actors: the others wait for more"
             )
 
     def summary(self) -> PlanSummary:
@@ -105,7 +136,7 @@ class PartsOnRay:
         workers = self.run.request.run.workers
         return dataclasses.replace(
             summary,
-            device=f"{self._actors or 'Ray'}, {counted(len(self._files), 'part')}",
+            device=f"{self._actors or 'Ray'}, {counted(len(self._files.paths), 'part')}",
             workers=(self._actors.n_cpus if self._actors else 1) if workers is None else workers,
         )
 
@@ -118,23 +149,18 @@ class PartsOnRay:
 
         Args:
             on_progress: called with the progress in the part files, once there is any.
-            should_stop: called several times a second; True ends the run after the batches in flight, and the files can
-                be continued.
+            should_stop: called several times a second; True ends the run after the batches in flight.
 
         Raises:
             SppfeatError: the first error of any actor; see :meth:`sppfeat.extraction.part.Part.fill`.
             EngineError: a node does not see the files, or actors die again and again.
         """
-        to_do = self.unfinished()
-        if to_do and self._actors is not None:
-            if self._norm_factors is None:
-                self._norm_factors = self.run.estimate_norm_factors(self._plan)
-            with self._running_file() as running:
-                self._fill(to_do, self._actors, running, on_progress, should_stop)
+        if self.to_do and self._actors is not None:
+            with _running_file(self.run.request.output) as running:
+                self._fill(self._actors, running, on_progress, should_stop)
         progress = self._progress()
         if not self._files.unfinished(self._files.status(), with_failures=False):
             self._merge()
-            self._merged = read_outcome(self._output)
         return progress
 
     def outcome(self) -> Outcome:
@@ -143,20 +169,20 @@ class PartsOnRay:
 
     def _fill(
         self,
-        to_do: list[int],
         actors: Actors,
         running: Path,
         on_progress: Callable[[Progress], None],
         should_stop: Callable[[], bool],
     ) -> None:
-        """Let actors fill the parts with these indices, from 0."""
-        pool = _ActorPool(self._ray, self._job(actors, running), actors, to_do)
+        pool = _ActorPool(self._ray, self._job(actors, running), actors, self.to_do)
         error: SppfeatError | None = None
         until = float("inf")
         while pool.is_busy and time.monotonic() < until:
             for index, report in pool.wait():
-                error = error or report.error
-                self._add_report(index, report, actors.n)
+                if isinstance(report, SppfeatError):
+                    error = error or report
+                else:
+                    self._add_report(index, *report, actors.n)
             progress = self._progress()
             if progress.n_done + progress.n_failed:
                 on_progress(progress)
@@ -167,12 +193,9 @@ class PartsOnRay:
         if error is not None:
             raise error
 
-    def _add_report(self, index: int, report: PartReport, n_actors: int) -> None:
+    def _add_report(self, index: int, done: Progress, outcome: Outcome, n_actors: int) -> None:
         """Add what an actor reports of its part; its seconds count once for all actors, which run in parallel."""
-        if report.progress is None or report.outcome is None:
-            return
-        self._outcomes[index] = report.outcome
-        done = report.progress
+        self._outcomes[index] = outcome
         self._waited = self._waited.followed_by(
             Progress(
                 decode_seconds=done.decode_seconds / n_actors,
@@ -182,17 +205,23 @@ class PartsOnRay:
         )
 
     def _job(self, actors: Actors, running: Path) -> Job:
+        if self._norm_factors is None:
+            self._norm_factors = self.run.estimate_norm_factors(self._files.plan)
+        request, options = self.run.request, self.run.request.run
+        options = dataclasses.replace(
+            options,
+            device="cuda" if actors.n_gpus else "cpu",
+            workers=actors.n_cpus if options.workers is None else options.workers,
+        )
         return Job(
-            version=__version__,
-            request=dataclasses.replace(self.run.request, output=_part_pattern(self._output)),
+            request=dataclasses.replace(request, run=options),
+            folder=os.getcwd(),
             config=self.run.config,
             listing=self.run.listing,
-            plan=self._plan,
-            bounds=self._bounds,
+            files=self._files,
             norm_factors=self._norm_factors,
             n_cpus=actors.n_cpus,
             running=running,
-            some_images=_sample_inputs(self._plan),
         )
 
     def _progress(self) -> Progress:
@@ -202,49 +231,39 @@ class PartsOnRay:
         if self.run.request.retry_failed:
             # A retried image counts as failed again only when its part has been reported.
             for index in self._outcomes:
-                own = slice(*self._bounds[index : index + 2].tolist())
+                own = self._files.images_of(index)
                 was_to_do[own] |= before[own] == Status.FAILED
         n_failed = int((was_to_do & (now == Status.FAILED)).sum())
         n_done = int(((now == Status.DONE) & (before != Status.DONE)).sum())
         return self._waited._replace(n_done=n_done, n_failed=n_failed)
 
-    @contextlib.contextmanager
-    def _running_file(self) -> Iterator[Path]:
-        """Make the file that tells actors to go on."""
-        folder = parts_folder(self._output)
-        try:
-            folder.mkdir(exist_ok=True)
-            for left in folder.glob("running-*"):  # from a run that was killed together with its actors
-                left.unlink(missing_ok=True)
-            running = folder / f"running-{uuid.uuid4().hex}"
-            running.touch()
-        except OSError as error:
-            raise StoreError(f"cannot write to {str(folder)!r}: {error.strerror}") from error
-        try:
-            yield running
-        finally:
-            with contextlib.suppress(OSError):
-                running.unlink(missing_ok=True)
-
     def _merge(self) -> None:
-        """Merge the part files into the output, unless it holds just what they hold already."""
-        is_copy = (self.run.request.ray or RayOptions()).merge == "copy"
-        if not self._is_merged(is_copy=is_copy):
-            self._lock.close()
-            merge_shards(
-                self._output, self._files.paths, copy=is_copy, overwrite=is_made_of_parts(self._output)
-            )
+        """Merge the part files into the output."""
+        output, is_copy = self.run.request.output, self.options.merge == "copy"
+        self._lock.close()
+        merge_shards(output, self._files.paths, copy=is_copy, overwrite=is_made_of_parts(output))
+        self._merged = read_outcome(output)
         if is_copy:
-            shutil.rmtree(parts_folder(self._output))
+            shutil.rmtree(parts_folder(output))
 
-    def _is_merged(self, *, is_copy: bool) -> bool:
-        if not self._output.exists() or is_copy or self._outcomes:
-            return False
-        try:
-            read_outcome(self._output)
-        except StoreError:  # part files have changed since the merge
-            return False
-        return True
+
+@contextlib.contextmanager
+def _running_file(output: Path) -> Iterator[Path]:
+    """Make the file that tells actors to go on."""
+    folder = parts_folder(output)
+    try:
+        folder.mkdir(exist_ok=True)
+        for left in folder.glob("running-*"):  # from a run that was killed together with its actors
+            left.unlink(missing_ok=True)
+        running = folder / f"running-{uuid.uuid4().hex}"
+        running.touch()
+    except OSError as error:
+        raise StoreError(f"cannot write to {str(folder)!r}: {error.strerror}") from error
+    try:
+        yield running
+    finally:
+        with contextlib.suppress(OSError):
+            running.unlink(missing_ok=True)
 
 
 class _ActorPool:
@@ -255,7 +274,6 @@ class _ActorPool:
         self._job = ray.put(job)
         self._to_do = deque(to_do)
         self._kind = ray.remote(PartActor).options(num_cpus=actors.n_cpus, num_gpus=actors.n_gpus)
-        self._has_gpu = actors.n_gpus > 0
         self._n_deaths = 0
         self._tasks: dict[Any, tuple[Any, int | None]] = {}  # actor and part of each call; no part: it starts
         for _ in range(min(actors.n, len(to_do))):
@@ -270,12 +288,8 @@ class _ActorPool:
         """Hand out no further parts."""
         self._to_do.clear()
 
-    def wait(self) -> Iterator[tuple[int, PartReport]]:
-        """Wait a short time; yield the parts that were reported, and hand out the next ones.
-
-        Raises:
-            EngineError: actors die again and again.
-        """
+    def wait(self) -> Iterator[tuple[int, tuple[Progress, Outcome] | SppfeatError]]:
+        """Wait a short time; yield the parts that were reported, and hand out the next ones."""
         exceptions = self._ray.exceptions
         ended, _ = self._ray.wait(list(self._tasks), num_returns=1, timeout=_POLL_SECONDS)
         for task in ended:
@@ -295,7 +309,7 @@ class _ActorPool:
                 yield index, answer
 
     def _start(self) -> None:
-        actor = self._kind.remote(self._job, has_gpu=self._has_gpu)
+        actor = self._kind.remote(self._job)
         self._tasks[actor.is_ready.remote()] = (actor, None)
 
     def _replace(self, index: int | None, error: BaseException) -> None:
@@ -340,20 +354,6 @@ def cut_into_parts(plan: Plan) -> npt.NDArray[np.int64]:
 
     The parts do not depend on the actors, so that other actors can continue a run. There are many parts, so they need
     not take equally long.
-
-    Example:
-        >>> from types import SimpleNamespace
-        >>> cut_into_parts(SimpleNamespace(n_images=600)).tolist()
-        [0, 200, 400, 600]
     """
     n_parts = min(max(1, -(-plan.n_images // _IMAGES_PER_PART)), _MOST_PARTS)
     return np.arange(n_parts + 1, dtype=np.int64) * plan.n_images // n_parts
-
-
-def _sample_inputs(plan: Plan) -> tuple[bytes, ...]:
-    """Return the paths of some inputs, if they are files on this machine."""
-    if not plan.storage.is_local:
-        return ()
-    some = np.unique(np.linspace(0, plan.n_images - 1, _N_SHARED_INPUTS).astype(np.int64))
-    places = local_places(plan.storage, plan.storage_index[some])
-    return tuple(place.path for place in places if isinstance(place, Place) and os.path.exists(place.path))

@@ -107,13 +107,13 @@ def far_away(monkeypatch):
     Copied.held = Copied.most_held = Copied.nbytes_each = Copied.n_cancelled = 0
     Copied.threads = set()
     Copied.fails_at = None
-    true_list = sppfeat.extraction.extract.list_images
+    true_list = sppfeat.extraction.run.list_images
 
     def list_images(*inputs, **options):
         listing = true_list(*inputs, **options)
         return dataclasses.replace(listing, storage=Copied(listing.root, listing.paths))
 
-    monkeypatch.setattr("sppfeat.extraction.extract.list_images", list_images)
+    monkeypatch.setattr("sppfeat.extraction.run.list_images", list_images)
     return Copied
 
 
