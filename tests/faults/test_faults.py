@@ -316,17 +316,6 @@ def test_a_mean_norm_does_not_depend_on_the_memory_of_the_device(folder, tmp_pat
         assert file.norm_factors == pytest.approx(whole.norm_factors, rel=SAME_DESCRIPTOR)
 
 
-def test_images_that_the_device_has_no_memory_for_fail_with_a_reason(folder, tmp_path):
-    with memory_for(0):
-        _, progress = extract([folder], tmp_path / "f.h5")
-    assert progress.n_failed == 12
-    said = reasons(tmp_path / "f.h5")
-    assert said["cat/img1.png"].startswith("not enough memory on cpu for this image alone, 72 x 48 (height x")
-    extract([folder], tmp_path / "f.h5", retry_failed=True)
-    extract([folder], tmp_path / "whole.h5")
-    assert_same_file(tmp_path / "f.h5", tmp_path / "whole.h5")
-
-
 def test_a_network_that_the_device_has_no_memory_for_is_said(folder, tmp_path, monkeypatch):
     def to(self, *arguments, **options):
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -361,16 +350,6 @@ def test_values_that_are_not_finite_are_kept_on_request_and_said_to_be_so(folder
     assert any("hold NaN" in warning or "infinities" in warning for warning in report["warnings"])
 
 
-def test_values_beyond_float16_are_kept_as_infinities_on_request(folder, tmp_path):
-    loud = BackboneChoice(name="squeezenet1_1", weights="none", seed=3, std=(1e-9, 1e-9, 1e-9))
-    half = DescriptorChoice(levels=(1,), dtype="float16", nonfinite="keep")
-    _, progress = extract([folder], tmp_path / "f.h5", backbone=loud, descriptor=half)
-    assert progress.n_failed == 0
-    with sppfeat.open(tmp_path / "f.h5") as file:
-        assert np.isinf(file.features).any()
-    assert run("verify", tmp_path / "f.h5", "--recompute", 12).exit_code == 0
-
-
 def test_a_mean_norm_is_not_estimated_on_values_that_are_not_finite(folder, tmp_path):
     kept = DescriptorChoice(levels=(1,), normalize="meannorm:20", nonfinite="keep")
     with pytest.raises(ImageError, match=r"no mean norm: .*not finite"):
@@ -378,17 +357,3 @@ def test_a_mean_norm_is_not_estimated_on_values_that_are_not_finite(folder, tmp_
 
 
 # --- the same everywhere --------------------------------------------------------------------------
-
-
-def test_a_picture_and_its_mirror_image_have_one_descriptor_with_flip(tmp_path):
-    """Which of the two passes comes first does not matter."""
-    from PIL import Image, ImageOps
-
-    for i in range(4):
-        write_image(tmp_path / "p" / f"{i}.png", 64, 80 + i, seed=i)
-        ImageOps.mirror(Image.open(tmp_path / "p" / f"{i}.png")).save(tmp_path / "p" / f"{i}m.png")
-    extract([tmp_path / "p"], tmp_path / "f.h5", input=InputSpec(size=None, flip=True))
-    with sppfeat.open(tmp_path / "f.h5") as file:
-        for i in range(4):
-            one, other = (file.features[file.paths.index(f"{i}{m}.png")] for m in ("", "m"))
-            assert difference(one, other) <= 1e-5

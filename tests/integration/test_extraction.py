@@ -26,7 +26,7 @@ import sppfeat
 from sppfeat.config.distribution import RunOptions
 from sppfeat.config.request import BackboneChoice, DescriptorChoice
 from sppfeat.config.specs import InputSpec
-from sppfeat.errors import ConfigError, StoreError
+from sppfeat.errors import StoreError
 from sppfeat.extraction.extract import open_part
 from sppfeat.extraction.recompute import recompute_rows
 
@@ -73,17 +73,6 @@ def test_descriptors_equal_plain_torch_however_the_run_goes(
         assert file.paths == [str(path.relative_to(folder)) for path in inputs]
         for path, row in zip(inputs, file.features, strict=True):
             assert difference(row, described[path]) <= 1e-5
-
-
-def test_a_run_continued_equals_a_run_in_one_go(mixed_folder, tmp_path):
-    extract([mixed_folder], tmp_path / "whole.h5")
-    extraction, progress = extract([mixed_folder], tmp_path / "parts.h5", stop_after=1)
-    assert extraction.outcome().pending > 0
-    extraction, later = extract([mixed_folder], tmp_path / "parts.h5")
-    assert progress.n_done + later.n_done == 12
-    assert extraction.outcome().pending == 0
-    assert_same_file(tmp_path / "whole.h5", tmp_path / "parts.h5")
-    assert sorted(os.listdir(tmp_path)) == ["parts.h5", "pictures", "whole.h5"]
 
 
 @pytest.mark.slow
@@ -350,28 +339,6 @@ def test_dry_run_writes_nothing(folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_values_beyond_float16_are_failures_not_infinities(folder, tmp_path):
-    # A tiny std makes a large input, and that a large descriptor.
-    loud = BackboneChoice(name="squeezenet1_1", weights="none", seed=3, std=(1e-9, 1e-9, 1e-9))
-    half = DescriptorChoice(levels=(1,), dtype="float16")
-    _, progress = extract([folder], tmp_path / "f.h5", backbone=loud, descriptor=half)
-    assert progress.n_failed == 12
-    with sppfeat.open(tmp_path / "f.h5") as file:
-        assert all("beyond float16 (at most 65504)" in reason for reason in file.errors.values())
-    fits = DescriptorChoice(levels=(1,), dtype="float16", normalize="l2")
-    _, progress = extract([folder], tmp_path / "g.h5", backbone=loud, descriptor=fits)
-    assert progress.n_done == 12
-
-
-def test_values_that_are_not_finite_are_failures(folder, tmp_path):
-    deaf = BackboneChoice(name="squeezenet1_1", weights="none", seed=3, std=(1e-39, 1e-39, 1e-39))
-    _, progress = extract([folder], tmp_path / "f.h5", backbone=deaf)
-    assert progress.n_failed == 12
-    with sppfeat.open(tmp_path / "f.h5") as file:
-        assert all("not finite" in reason for reason in file.errors.values())
-
-
-@pytest.mark.slow
 def test_layers_stand_side_by_side_and_are_scaled_apart(folder, tmp_path):
     layers = ("features.7", "features")
     many = BackboneChoice(name="squeezenet1_1", weights="none", seed=3, layers=layers)
@@ -397,11 +364,6 @@ def test_layers_stand_side_by_side_and_are_scaled_apart(folder, tmp_path):
             )
             with sppfeat.open(output) as alone:
                 assert_same_descriptors(both.features[:, part], alone.features)
-
-
-def test_overwrite_goes_with_neither_retry_nor_add(tmp_path):
-    with pytest.raises(ConfigError, match="starts anew"):
-        request(["x"], tmp_path / "f.h5", overwrite=True, add_new=True)
 
 
 def test_the_output_must_be_able_to_exist(folder, tmp_path):
@@ -433,16 +395,6 @@ def test_native_size_is_no_resizing(folder, tmp_path, network):
     with sppfeat.open(tmp_path / "f.h5") as file:
         for path, hw, row in zip(file.paths, file.image_hw.tolist(), file.features, strict=True):
             assert difference(row, plain_descriptor(network, folder / path, size=min(hw))) <= 1e-5
-
-
-def test_larger_inputs_than_max_pixels_are_scaled_down(folder, tmp_path, network):
-    extract([folder], tmp_path / "f.h5", input=InputSpec(size=90, max_pixels=48 * 48))
-    with sppfeat.open(tmp_path / "f.h5") as file:
-        square = file.paths.index("dog/img2.png")  # 48 x 48
-        assert (
-            difference(file.features[square], plain_descriptor(network, folder / "dog/img2.png", size=48))
-            <= 1e-5
-        )
 
 
 # --- sides in multiples ---------------------------------------------------------------------------

@@ -496,14 +496,6 @@ def test_options_that_do_not_go_together(folder, tmp_path, arguments, message):
     assert list(tmp_path.iterdir()) == [folder]
 
 
-def test_a_name_with_a_number_is_refused(folder, tmp_path):
-    with (
-        pytest.raises(ConfigError, match="goes with shards"),
-        open_parts(request([folder], tmp_path / "x-{shard}.h5", ray=RayOptions())),
-    ):
-        pass
-
-
 def test_a_plan_alone_starts_no_cluster(folder, tmp_path):
     asked = request([folder], tmp_path / "x.h5", ray=RayOptions(actors=3), dry_run=True)
     with (

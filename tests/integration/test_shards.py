@@ -6,7 +6,6 @@ import re
 import threading
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -26,7 +25,7 @@ from sppfeat.cli import main
 from sppfeat.config.distribution import RunOptions, ShardChoice
 from sppfeat.config.request import BoxChoice, DescriptorChoice
 from sppfeat.errors import ConfigError, StoreError
-from sppfeat.extraction.extract import open_part, open_parts
+from sppfeat.extraction.extract import open_parts
 from sppfeat.extraction.output import Failure
 from sppfeat.files.locks import OutputLock, ShardLock
 
@@ -460,25 +459,3 @@ def test_an_output_that_is_read_is_refused(folder, tmp_path):
     assert result.exit_code == 2
     assert "is what is read; allowed: another file" in result.output
     assert photo.read_bytes() == before
-
-
-def test_info_and_verify_of_a_shard(folder, tmp_path):
-    extract([folder], tmp_path / "f.h5", shard=ShardChoice(1, 2))
-    assert run_plain("verify", tmp_path / "f.h5").exit_code == 0
-    assert run_plain("info", tmp_path / "f.h5").exit_code == 0
-    with h5py.File(tmp_path / "f.h5", "r+") as file:
-        file.attrs["shard"] = "{}"
-    with sppfeat.open(tmp_path / "f.h5") as file, pytest.raises(StoreError, match="its attribute 'shard'"):
-        _ = file.shard
-
-
-def run_plain(*arguments):
-    return CliRunner().invoke(main, list(map(str, arguments)))
-
-
-def test_a_prepared_shard_knows_its_part(folder, tmp_path):
-    with open_part(request([folder], tmp_path / "f.h5", shard=ShardChoice(2, 2), dry_run=True)) as extraction:
-        summary = extraction.summary()
-    assert summary.images < N
-    assert summary.to_do == summary.images
-    assert not list(tmp_path.iterdir())

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from conftest import write_image
 from extraction_runs import (
-    assert_same_contents,
     assert_same_descriptors,
     assert_same_file,
     contents,
@@ -251,10 +250,3 @@ def test_no_more_than_a_chunk_of_decoders_is_left(folder, tmp_path):
     before = threading.active_count()
     extract([folder], tmp_path / "f.h5", run=RunOptions(workers=1, device="cpu"), **IN_CHUNKS)
     assert threading.active_count() == before
-
-
-def test_images_of_a_part_are_numbered_from_its_first(folder, tmp_path):
-    """What is written of a chunk is in the rows of the whole."""
-    extract([folder], tmp_path / "a.h5", **IN_CHUNKS, run=RunOptions(workers=0, batch_size=3, device="cpu"))
-    extract([folder], tmp_path / "b.h5", headers="first")
-    assert_same_contents(contents(tmp_path / "a.h5"), contents(tmp_path / "b.h5"))

@@ -8,7 +8,7 @@ from box_rows import sizes_of
 from feature_files import BLOCKS, config, new_file
 
 from sppfeat.config.specs import DescriptorSpec, InputSpec
-from sppfeat.errors import ConfigError, StoreError
+from sppfeat.errors import ConfigError
 from sppfeat.extraction.plan import make_plan
 from sppfeat.extraction.setup import adopt_mean_norm
 from sppfeat.files.paths import PathTable
@@ -69,12 +69,3 @@ def test_a_file_without_a_mean_norm_is_refused(tmp_path):
     path = new_file(tmp_path / "plain.h5")
     with pytest.raises(ConfigError, match="made with --normalize none; allowed: a file made with meannorm"):
         adopt_mean_norm(scaled_config(), path)
-
-
-def test_what_is_no_feature_file_is_refused(tmp_path):
-    path = tmp_path / "x.h5"
-    path.write_bytes(b"x")
-    with pytest.raises(StoreError):
-        adopt_mean_norm(scaled_config(), path)
-    with pytest.raises(StoreError):
-        adopt_mean_norm(scaled_config(), tmp_path / "none.h5")
