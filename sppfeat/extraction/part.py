@@ -129,22 +129,22 @@ class Part:
         self,
         on_progress: Callable[[Progress], None] = lambda progress: None,
         should_stop: Callable[[], bool] = lambda: False,
+        *,
+        start: Progress | None = None,
     ) -> Progress:
         """Create or continue the file, fill it, and upload it if it is complete and for a URL.
 
         Args:
             on_progress: called after each batch, and before the first batch of each chunk.
             should_stop: called after each batch; True ends the run early, and the file can be continued.
-
-        Returns:
-            The progress at the end.
+            start: the progress of earlier parts, to which that of this one is added.
 
         Raises:
             StoreError: the file cannot be created or written to.
             ImageError: an image failed, and the request says to stop at the first failure.
         """
         if self.run.request.fail_fast:
-            _refuse_unreadable(self, self.to_do, kept="nothing was written")
+            self._refuse_unreadable()
         if self.norm_factors is None:
             self.norm_factors = self.run.estimate_norm_factors(self.whole_plan or self.plan)
         if self.is_new:
@@ -158,7 +158,9 @@ class Part:
             with contextlib.closing(FeatureWriter(self.path)) as writer:
                 copy_rows(self.extends, writer)
             _take_place(self)
-        progress = _fill_file(self, on_progress, should_stop) if len(self.to_do) else Progress()
+        progress = start or Progress()
+        if len(self.to_do):
+            progress = _fill_file(self, progress, on_progress, should_stop)
         if not self.is_pending:
             _take_place(self)
             self.output.local.publish()
@@ -174,6 +176,15 @@ class Part:
         failed = own.start + np.flatnonzero(status == Status.FAILED)
         failures = [Failure(os.fsdecode(self.plan.paths[i]), self.failures[i]) for i in failed.tolist()]
         return count_outcome(self.name, status, failures, boxes)
+
+    def _refuse_unreadable(self) -> None:
+        """Raise ImageError if an image to run is known to be unreadable."""
+        errors = self.plan.errors
+        unreadable = [image for image in self.to_do.tolist() if image in errors]
+        if unreadable:
+            name, reason = os.fsdecode(self.plan.paths[unreadable[0]]), errors[unreadable[0]]
+            others = f", and {counted(len(unreadable) - 1, 'other')}" if len(unreadable) > 1 else ""
+            raise ImageError(f"{name!r}: {reason}{others} (--fail-fast; nothing was written)")
 
     def _describe_shard(self) -> str | None:
         """Describe the shard that this part is; None for all images."""
@@ -194,7 +205,10 @@ def _take_place(part: Part) -> None:
 
 
 def _fill_file(
-    part: Part, on_progress: Callable[[Progress], None], should_stop: Callable[[], bool]
+    part: Part,
+    progress: Progress,
+    on_progress: Callable[[Progress], None],
+    should_stop: Callable[[], bool],
 ) -> Progress:
     run, plan, n_batches = part.run, part.plan, itertools.count(1)
     describe = make_batch_describer(plan, run.make_describer(part.norm_factors), run.projector)
@@ -207,10 +221,7 @@ def _fill_file(
     with contextlib.ExitStack() as stack:
         sink = stack.enter_context(contextlib.closing(_PartSink(part)))
         chunks = _open_chunks(part, stack)
-        progress = Progress()
         for chunk in stack.enter_context(contextlib.closing(chunks)):
-            if run.request.fail_fast:
-                _refuse_unreadable(part, chunk.to_do, kept="what is done is kept")
             left, start = _record_headers(chunk, sink, progress)
             on_progress(start)
             batches = schedule(
@@ -254,16 +265,6 @@ def _open_chunks(part: Part, stack: contextlib.ExitStack) -> Generator[Chunk, No
         measure=measure,
         scratch=run.scratch,
     )
-
-
-def _refuse_unreadable(part: Part, images: npt.NDArray[np.int64], *, kept: str) -> None:
-    """Raise ImageError if one of the images ``(n,)`` is known to be unreadable; ``kept`` is about the output."""
-    errors = part.plan.errors
-    unreadable = [image for image in images.tolist() if image in errors]
-    if unreadable:
-        name, reason = os.fsdecode(part.plan.paths[unreadable[0]]), errors[unreadable[0]]
-        others = f", and {counted(len(unreadable) - 1, 'other')}" if len(unreadable) > 1 else ""
-        raise ImageError(f"{name!r}: {reason}{others} (--fail-fast; {kept})")
 
 
 class _PartSink:

@@ -171,12 +171,10 @@ class Run:
             scratch=self.scratch,
         )
 
-    @contextlib.contextmanager
-    def open_prober(self) -> Iterator[Decoder]:
+    def open_prober(self) -> contextlib.closing[Decoder]:
         """Start a small second decoder, for headers only."""
         n_workers = 0 if self.request.run.workers == 0 else 1
-        with contextlib.closing(_open_decoder(self.request, self.config, n_workers, _PROBE_BYTES)) as decoder:
-            yield decoder
+        return contextlib.closing(_open_decoder(self.request, self.config, n_workers, _PROBE_BYTES))
 
 
 @contextlib.contextmanager

@@ -49,22 +49,18 @@ class PartsInTurn:
         should_stop: Callable[[], bool] = lambda: False,
     ) -> Progress:
         """Run one part after another; see :meth:`sppfeat.extraction.part.Part.fill`."""
-        total = Progress()
+        progress = Progress()
         factors: tuple[float, ...] | None = None
         for i, path in enumerate(self._files.paths):
             with open_output(self.run.request, path) as output:
                 part = find_part(self.run, output, self._files.cut(i, has_views=self.run.has_views))
                 part.norm_factors = part.norm_factors or factors
-                progress = part.fill(
-                    lambda own, before=total: on_progress(before.followed_by(own)),  # type: ignore[misc]
-                    should_stop,
-                )
-            total = total.followed_by(progress)
+                progress = part.fill(on_progress, should_stop, start=progress)
             self._outcomes[i] = part.outcome()
             factors = part.norm_factors
             if should_stop():
                 break
-        return total
+        return progress
 
     def outcome(self) -> Outcome:
         """Count the images of all files by status; images without a file are pending."""

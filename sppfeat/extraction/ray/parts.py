@@ -196,13 +196,8 @@ class PartsOnRay:
     def _add_report(self, index: int, done: Progress, outcome: Outcome, n_actors: int) -> None:
         """Add what an actor reports of its part; its seconds count once for all actors, which run in parallel."""
         self._outcomes[index] = outcome
-        self._waited = self._waited.followed_by(
-            Progress(
-                decode_seconds=done.decode_seconds / n_actors,
-                network_seconds=done.network_seconds / n_actors,
-                write_seconds=done.write_seconds / n_actors,
-            )
-        )
+        _, _, *seconds = done
+        self._waited = self._waited.followed_by(Progress(0, 0, *(own / n_actors for own in seconds)))
 
     def _job(self, actors: Actors, running: Path) -> Job:
         if self._norm_factors is None:
