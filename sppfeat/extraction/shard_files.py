@@ -1,5 +1,7 @@
 """The files of a plan that is cut into shards, some of which may not exist yet."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +10,13 @@ import numpy.typing as npt
 from sppfeat.config.distribution import ShardChoice
 from sppfeat.config.extract_config import config_differences
 from sppfeat.errors import StoreError
-from sppfeat.extraction.output import Outcome, join_outcomes, read_outcome
+from sppfeat.extraction.output import Outcome, join_outcomes, open_output, read_outcome
+from sppfeat.extraction.part import Part
+from sppfeat.extraction.parts import find_part
 from sppfeat.extraction.plan import Plan
 from sppfeat.extraction.report import PlanSummary, summarize_plan
 from sppfeat.extraction.run import Run
-from sppfeat.extraction.shard_plan import ShardPlan, cut_shard, shard_path, shard_record
+from sppfeat.extraction.shard_plan import cut_shard, shard_path, shard_record
 from sppfeat.files.versions import FileVersion
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import Status
@@ -29,13 +33,13 @@ class ShardFiles:
         bounds: ``(n + 1,)`` int64; shard ``i`` holds images ``bounds[i]`` to ``bounds[i + 1]``.
 
     Attributes:
-        plan: as given.
+        plan, bounds: as given.
         paths: path of each shard's file, existing or not.
     """
 
     def __init__(self, pattern: Path, plan: Plan, bounds: npt.NDArray[np.int64]) -> None:
         self.plan = plan
-        self._bounds = bounds
+        self.bounds = bounds
         self._choices = [ShardChoice(i, len(bounds) - 1) for i in range(1, len(bounds))]
         self.paths = [shard_path(pattern, choice) for choice in self._choices]
         self._status = np.zeros(plan.n_images, dtype=np.uint8)
@@ -43,11 +47,23 @@ class ShardFiles:
 
     def images_of(self, index: int) -> slice:
         """Return the images of a shard."""
-        return slice(*self._bounds[index : index + 2].tolist())
+        return slice(*self.bounds[index : index + 2].tolist())
 
-    def cut(self, index: int, *, has_views: bool) -> ShardPlan:
-        """Cut the plan of a shard; see :func:`sppfeat.extraction.shard_plan.cut_shard`."""
-        return cut_shard(self.plan, self._choices[index], self._bounds, has_views=has_views)
+    @contextlib.contextmanager
+    def open_part(
+        self,
+        run: Run,
+        index: int,
+        norm_factors: tuple[float, ...] | None,
+        *,
+        lock_seconds: float = 0.0,
+    ) -> Iterator[Part]:
+        """Lock a shard's file, and find what is left to do; a new file gets the factors of ``meannorm``, if given."""
+        cut = cut_shard(self.plan, self._choices[index], self.bounds, has_views=run.has_views)
+        with open_output(run.request, self.paths[index], lock_seconds=lock_seconds) as output:
+            part = find_part(run, output, cut)
+            part.norm_factors = part.norm_factors or norm_factors
+            yield part
 
     def check(self, run: Run) -> tuple[float, ...] | None:
         """Refuse files of another plan or of other settings.
@@ -65,7 +81,7 @@ class ShardFiles:
             with FeatureFile(path) as file:
                 differences = config_differences(file.config.to_dict(), run.config.to_dict())
                 found, factors = file.shard, file.norm_factors
-            wanted = shard_record(self.plan, choice, self._bounds)
+            wanted = shard_record(self.plan, choice, self.bounds)
             if differences or found != wanted:
                 reason = f"it was made with other settings: {'; '.join(differences)}"
                 if not differences:

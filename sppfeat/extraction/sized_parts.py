@@ -11,8 +11,7 @@ import numpy as np
 from sppfeat.config.distribution import ShardChoice
 from sppfeat.config.request import Request
 from sppfeat.errors import ConfigError
-from sppfeat.extraction.output import Outcome, open_output
-from sppfeat.extraction.parts import find_part
+from sppfeat.extraction.output import Outcome
 from sppfeat.extraction.pipeline import Progress
 from sppfeat.extraction.report import PlanSummary, plan_notes
 from sppfeat.extraction.run import OnProbe, Run, open_run
@@ -51,10 +50,8 @@ class PartsInTurn:
         """Run one part after another; see :meth:`sppfeat.extraction.part.Part.fill`."""
         progress = Progress()
         factors: tuple[float, ...] | None = None
-        for i, path in enumerate(self._files.paths):
-            with open_output(self.run.request, path) as output:
-                part = find_part(self.run, output, self._files.cut(i, has_views=self.run.has_views))
-                part.norm_factors = part.norm_factors or factors
+        for i in range(len(self._files.paths)):
+            with self._files.open_part(self.run, i, factors) as part:
                 progress = part.fill(on_progress, should_stop, start=progress)
             self._outcomes[i] = part.outcome()
             factors = part.norm_factors

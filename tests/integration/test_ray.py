@@ -10,6 +10,8 @@ import re
 import shlex
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,7 +41,6 @@ from sppfeat.extraction.ray.actor import Job, PartActor
 from sppfeat.extraction.ray.cluster import choose_actors
 from sppfeat.extraction.ray.parts import parts_folder
 from sppfeat.extraction.run import open_run
-from sppfeat.extraction.shard_files import ShardFiles
 from sppfeat.files.locks import OutputLock
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import Status
@@ -345,11 +346,12 @@ def job_of(pictures, output, **changes) -> Job:
     running = folder / "running"
     running.touch()
     settings = {
-        "request": asked,
+        "request": dataclasses.replace(asked, output=folder / "{shard}.h5"),
         "folder": os.getcwd(),
         "config": run.config,
         "listing": run.listing,
-        "files": ShardFiles(folder / "{shard}.h5", plan, np.array([0, 5, plan.n_images])),
+        "plan": plan,
+        "bounds": np.array([0, 5, plan.n_images]),
         "norm_factors": None,
         "n_cpus": 1,
         "running": running,
@@ -376,6 +378,13 @@ def test_an_actor_fills_parts(folder, tmp_path):
         next(parts_folder(output).glob("00001*")).unlink()
         progress, outcome = filler.fill(0)  # the run has been stopped: after a batch
         assert outcome.pending == 5 - progress.n_done > 0
+
+
+def test_what_an_actor_is_told_loads_no_torch(folder, tmp_path):
+    """Ray reads it before the actor has set up its environment."""
+    (tmp_path / "job").write_bytes(pickle.dumps(job_of(folder, tmp_path / "features.h5")))
+    program = "import pickle, sys; pickle.load(open(sys.argv[1], 'rb')); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program, tmp_path / "job"], check=True)
 
 
 def test_an_actor_waits_for_the_lock_of_one_that_has_died(folder, tmp_path, monkeypatch):

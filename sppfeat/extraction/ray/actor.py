@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from sppfeat._version import __version__
 from sppfeat.errors import EngineError, SppfeatError
 
@@ -16,8 +19,8 @@ if TYPE_CHECKING:
     from sppfeat.config.request import Request
     from sppfeat.extraction.output import Outcome
     from sppfeat.extraction.pipeline import Progress
+    from sppfeat.extraction.plan import Plan
     from sppfeat.extraction.run import Run
-    from sppfeat.extraction.shard_files import ShardFiles
     from sppfeat.inputs import Listing
 
 __all__ = ["Job", "PartActor"]
@@ -30,12 +33,16 @@ _N_CHECKED_INPUTS = 8
 class Job:
     """Everything that the actors of a run share; Ray's object store holds it once per node.
 
+    Ray makes it in an actor before the environment is set up, so no module of its fields may load torch.
+
     Attributes:
-        request: the user's request, with the device and the decoding processes of an actor.
+        request: the user's request, with the device and the decoding processes of an actor, and the path pattern of the
+            part files as its output.
         folder: the folder that the request's relative paths start from.
         config: the settings that determine a descriptor.
         listing: all inputs.
-        files: the plan and the files of its parts.
+        plan: all images and rows.
+        bounds: ``(n + 1,)`` int64; part ``i`` holds images ``bounds[i]`` to ``bounds[i + 1]``.
         norm_factors: factor of each layer under ``meannorm``.
         n_cpus: number of cores per actor.
         running: a file in the folder of part files; the actors stop when it is removed.
@@ -46,7 +53,8 @@ class Job:
     folder: str
     config: "ExtractConfig"
     listing: "Listing"
-    files: "ShardFiles"
+    plan: "Plan"
+    bounds: npt.NDArray[np.int64]
     norm_factors: tuple[float, ...] | None
     n_cpus: int
     running: Path
@@ -81,19 +89,17 @@ class PartActor:
         except SppfeatError as error:
             return error
 
+    def _fill(self, run: "Run", index: int) -> "tuple[Progress, Outcome]":
+        from sppfeat.extraction.shard_files import ShardFiles
+
+        job = self._job
+        files = ShardFiles(job.request.output, job.plan, job.bounds)
+        with files.open_part(run, index, job.norm_factors, lock_seconds=_LOCK_SECONDS) as part:
+            return part.fill(should_stop=lambda: not job.running.exists()), part.outcome()
+
     def close(self) -> None:
         """Stop the decoders."""
         self._stack.close()
-
-    def _fill(self, run: "Run", index: int) -> "tuple[Progress, Outcome]":
-        from sppfeat.extraction.output import open_output
-        from sppfeat.extraction.parts import find_part
-
-        files, running = self._job.files, self._job.running
-        with open_output(run.request, files.paths[index], lock_seconds=_LOCK_SECONDS) as output:
-            part = find_part(run, output, files.cut(index, has_views=run.has_views))
-            part.norm_factors = part.norm_factors or self._job.norm_factors
-            return part.fill(should_stop=lambda: not running.exists()), part.outcome()
 
 
 @contextlib.contextmanager
@@ -139,8 +145,6 @@ def _open_same_run(job: Job) -> "Iterator[Run]":
 
 def _sample_inputs(job: Job) -> list[bytes]:
     """Return the paths of some inputs, if they are files."""
-    import numpy as np
-
     from sppfeat.files.byte_ranges import Place
     from sppfeat.inputs import local_places
 

@@ -209,11 +209,12 @@ class PartsOnRay:
             workers=actors.n_cpus if options.workers is None else options.workers,
         )
         return Job(
-            request=dataclasses.replace(request, run=options),
+            request=dataclasses.replace(request, output=_part_pattern(request.output), run=options),
             folder=os.getcwd(),
             config=self.run.config,
             listing=self.run.listing,
-            files=self._files,
+            plan=self._files.plan,
+            bounds=self._files.bounds,
             norm_factors=self._norm_factors,
             n_cpus=actors.n_cpus,
             running=running,
