@@ -55,14 +55,9 @@ class Run:
     """The settings, network and inputs of a run; :func:`open_run` makes it.
 
     Attributes:
-        request: the user's request.
         config: the settings that determine a descriptor; the file records them.
         columns: the blocks of columns of a descriptor.
-        backbone: the network.
-        device: device that runs the network.
         planner: plans the rows of boxes; None for whole images.
-        listing: the inputs.
-        decoder: decodes the images.
         n_workers: number of decoding processes; 0: images are decoded in this process.
         scratch: folder for images that must be fetched.
         notes: notes for the user; planning adds to them.
@@ -132,13 +127,7 @@ class Run:
     def measure(
         self, plan: Plan, images: npt.NDArray[np.int64], found: FoundSizes | None = None
     ) -> npt.NDArray[np.int64]:
-        """Fill the sizes of images ``(n,)`` into a plan, and return the images that changed.
-
-        Args:
-            plan: the plan.
-            images: the images.
-            found: their sizes, if their headers have been read already.
-        """
+        """Fill the sizes of images ``(n,)`` of a plan in, unless ``found`` by reading them; return what has changed."""
         found = found or self.read_sizes(plan.storage_index[images])
         return fill_in_sizes(plan, images, found, self.config.input, self.planner)
 

@@ -448,16 +448,6 @@ def test_sides_are_rounded_to_multiples(folder, tmp_path, size):
         assert again.largest_difference <= 1e-5
 
 
-def test_a_file_without_multiples_is_continued_by_multiples_of_one_only(folder, tmp_path):
-    extract([folder], tmp_path / "f.h5", stop_after=1)
-    extraction, _ = extract(
-        [folder], tmp_path / "f.h5", input=InputSpec(size=SIZE, round_to=1, decode="exact")
-    )
-    assert extraction.outcome().pending == 0
-    with pytest.raises(StoreError, match=r"round_to: the file has '\(not set\)', this command 16"):
-        extract([folder], tmp_path / "f.h5", input=InputSpec(size=SIZE, round_to=16))
-
-
 def test_an_image_that_cannot_be_rounded_fails_with_its_reason(folder, tmp_path):
     write_image(folder / "dog" / "long.png", 40, 400, 1)
     spec = InputSpec(size=None, max_pixels=18_000, round_to=64)
@@ -522,11 +512,9 @@ def test_fast_decoding_is_what_draft_makes(jpegs, tmp_path, network):
             assert len(again.rows) == 6
 
 
-def test_fast_and_exact_files_are_not_mixed(jpegs, tmp_path):
+def test_fast_decoding_moves_larger_pictures_only(jpegs, tmp_path):
     exact, _ = extract([jpegs], tmp_path / "f.h5")
     assert not any("--decode" in note for note in exact.run.notes)
-    with pytest.raises(StoreError, match=r"decode: the file has '\(not set\)', this command 'fast'"):
-        extract([jpegs], tmp_path / "f.h5", input=InputSpec(size=SIZE, decode="fast"))
     extract([jpegs], tmp_path / "fast.h5", input=InputSpec(size=SIZE, decode="fast"))
     with sppfeat.open(tmp_path / "f.h5") as slow, sppfeat.open(tmp_path / "fast.h5") as fast:
         moved = [difference(b, a) > 1e-4 for a, b in zip(slow.features, fast.features, strict=True)]
