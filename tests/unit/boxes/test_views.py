@@ -102,12 +102,6 @@ def test_windows_lie_in_the_image_row_by_row_under_their_names(rows, columns, in
     assert list(views.ids) == [f"{row},{column}".encode() for row, column in places]
 
 
-def test_windows_larger_than_the_image_are_the_image():
-    views = grid_views(parse_grid("grid:224x224px:0.5"), (100, 300))
-    assert views.boxes_px.tolist() == [[0, 0, 224, 100], [76, 0, 300, 100]]
-    assert views.ids == (b"0,0", b"0,1")
-
-
 @pytest.mark.parametrize(
     ("grid", "image_hw"),
     [
@@ -183,14 +177,6 @@ def test_views_are_windows_of_224_input_pixels_at_their_places(image_hw, short_s
             assert high == pytest.approx(float(start + size), abs=1e-10)
             assert low == 0 if place == 0 or size == extent else True  # to the bit
             assert high == extent if place == 1 or size == extent else True
-
-
-def test_small_images_are_their_own_views():
-    boxes = views_of((100, 300), (None,)).boxes_px
-    assert boxes[:, 1].tolist() == [0] * 20
-    assert boxes[:, 3].tolist() == [100] * 20
-    assert boxes[2].tolist() == [0, 0, 224, 100]  # top-left
-    assert boxes[1].tolist() == [38, 0, 262, 100]  # centre
 
 
 def test_at_224_pixels_a_window_is_as_high_as_the_image():

@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 from killing import TINY
 
 import sppfeat
-from sppfeat.analysis.show.thumbnails import PictureSource, find_row_pictures, read_thumbnails
 from sppfeat.cli import main
 from sppfeat.decoding.images import decode_image, probe_image
 from sppfeat.errors import ConfigError, ImageError
@@ -691,29 +690,6 @@ def test_features_of_an_archive_are_those_of_the_unpacked_folder(packed, name):
         assert np.array_equal(file.image_hw, unpacked.image_hw[same])
     result = run("verify", packed / f"{name}.h5", "--recompute", 6, "--json", "--quiet")
     assert json.loads(result.stdout)["recomputed"]["problems"] == []
-
-
-@pytest.mark.slow
-def test_rows_of_an_archive_are_shown_searched_and_verified_or_said_to_be_gone(packed, tmp_path):
-    run("show", "image", "--from", packed / "a.tar.h5", "--row", 2, "-o", tmp_path / "row.png")
-    with sppfeat.open(packed / "a.zip.h5") as file:
-        gone = PictureSource(b"/a.tar/1.jpg", (9, 9), (0, 0, 9, 9))
-        thumbnails = read_thumbnails(
-            {**find_row_pictures(file, range(6)), "gone": gone}, exif="apply", side=1000
-        )
-        assert [thumbnails[row].pixels.shape[:2] for row in range(6)] == list(map(tuple, file.image_hw))
-    assert thumbnails["gone"].reason == "no such file"
-    hits = json.loads(
-        run("search", packed / "a.tar.h5", f"{packed}/a.zip/cat/2.jpg", "-k", 1, "--json").stdout
-    )
-    assert [hit["path"] for hit in hits[0]["hits"]] == [f"{packed}/a.tar/cat/2.jpg"]
-    result = run("search", packed / "a.tar.h5", f"{packed}/a.zip/gone.jpg", ok=2)
-    assert f"no such image in '{packed}/a.zip'" in result.stderr
-    (tmp_path / "elsewhere").mkdir()
-    result = run(
-        "verify", packed / "a.tar.h5", "--recompute", 1, "--root", tmp_path / "elsewhere", "--quiet", ok=1
-    )
-    assert "no such file" in result.stdout
 
 
 def test_an_extractor_takes_images_in_archives(packed):

@@ -80,11 +80,6 @@ def test_hidden_names_and_other_files_are_left_out_and_the_latter_counted(folder
     assert listing.n_repeated == 0
 
 
-def test_inputs_keep_their_order(folder):
-    touch(folder, "b/1.jpg", "a/1.jpg", "z.jpg")
-    assert listed("z.jpg", "b", "a") == ["z.jpg", "b/1.jpg", "a/1.jpg"]
-
-
 @pytest.mark.parametrize("inputs", [("a", "a"), ("a", "./a/"), ("a", "b/../a"), ("a", "a/1.jpg", "a//2.jpg")])
 def test_what_is_named_again_is_taken_once(folder, inputs):
     touch(folder, "a/1.jpg", "a/2.jpg", "b/3.txt")

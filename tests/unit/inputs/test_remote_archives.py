@@ -150,9 +150,7 @@ def test_an_index_is_kept(store, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.tar", b"", "it is empty"),
         ("a.tar", tar_of(IMAGES)[:20_000], "cut short"),
-        ("a.tar", b"\x1f\x8b" + bytes(1000), "compressed by gzip"),
         ("a.zip", bytes(1000), "no zip file"),
         ("a.tar.gz", b"", "fetch it first"),
     ],
