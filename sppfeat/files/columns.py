@@ -51,10 +51,6 @@ def find_column(names: Sequence[str], choices: Sequence[str]) -> int | None:
 
     Names are compared without case and surrounding blanks.
 
-    Args:
-        names: names of the table's columns, in their order.
-        choices: names to look for, the preferred ones first.
-
     Example:
         >>> find_column([" Category", "LABEL"], LABEL_NAMES), find_column(["x"], LABEL_NAMES)
         (1, None)
@@ -157,10 +153,7 @@ def find_box_columns(
 ) -> BoxColumns:
     """Find the columns of a table of boxes; names are compared without case and surrounding blanks.
 
-    Args:
-        names: names of the columns, in their order.
-        sets: names of columns that together hold a box, with the meaning of its numbers.
-        error: makes an error from a message.
+    ``sets`` are names of columns that together hold a box, with the meaning of its numbers.
 
     Raises:
         SppfeatError: a name is repeated, there is no column of image names, or no set of columns holds a box, or

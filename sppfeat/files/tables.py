@@ -147,13 +147,9 @@ def parse_json(
     hook: Callable[[list[tuple[str, Any]]], Any] = unique_keys,
     first_line: int = 1,
 ) -> Any:
-    """Parse a JSON text.
+    """Parse a JSON text in UTF-8, which begins at line ``first_line`` of its source.
 
-    Args:
-        source: source of the text, which makes the errors.
-        content: the text, in UTF-8.
-        hook: makes each object from its keys and values; raises ValueError with a message for an invalid one.
-        first_line: line number of the text in the file.
+    ``hook`` makes each object from its keys and values; it raises ValueError with a message for an invalid one.
 
     Raises:
         SppfeatError: the text is not JSON, or is nested too deeply; the message gives line and column.

@@ -63,12 +63,11 @@ def _read_archive(source: AnnotationFiles, content: bytes) -> dict[bytes, npt.ND
                     f"found compression {member.compress_type}; allowed: none, or deflate, as numpy writes them",
                 )
             with _damage_reported(source, where), archive.open(member) as file:
-                header = file.read(_HEADER_BYTES)
-            shape, *_ = _read_header(source, header, member.file_size, where)
-            n_boxes += shape[0]
-            check_expansion(source, where, n_boxes, len(content))
-            with _damage_reported(source, where), archive.open(member) as file:
-                array = file.read(member.file_size)  # a read without a size would expand without limit
+                array = file.read(_HEADER_BYTES)
+                shape, *_ = _read_header(source, array, member.file_size, where)
+                n_boxes += shape[0]
+                check_expansion(source, where, n_boxes, len(content))
+                array += file.read(member.file_size)  # a read without a size would expand without limit
             boxes[key] = _read_array(source, array, where)
     return boxes
 
@@ -77,7 +76,7 @@ def _read_archive(source: AnnotationFiles, content: bytes) -> dict[bytes, npt.ND
 def _damage_reported(source: AnnotationFiles, where: str) -> Iterator[None]:
     try:
         yield
-    except MemoryError:
+    except (BoxError, MemoryError):
         raise
     except Exception as error:  # zipfile raises nearly anything on a damaged file
         reason = shorten(str(error) or type(error).__name__)
