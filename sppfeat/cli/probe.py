@@ -127,30 +127,17 @@ def _notes(features: Path, result: "ProbeResult", settings: dict[str, Any]) -> l
     rows = counted(sum(size.n_rows for size in result.left_out), "row")
     least = counted(settings["min_per_class"], "image" if result.grouped else "row")
     shown = first_few((f"{escaped(size.name)} {size.n_members}" for size in result.left_out), _SHOWN)
+    too_few = f" with {rows} left out, having fewer than {least} (--min-per-class): {shown}"
     notes = [
-        (
-            result.n_unlabelled,
-            f"{counted(result.n_unlabelled, 'row without label is', 'rows without label are')} left out",
-        ),
-        (
-            len(result.left_out),
-            f"{counted(len(result.left_out), 'class')} with {rows} left out, having fewer than {least} "
-            f"(--min-per-class): {shown}",
-        ),
-        (
-            result.n_pending,
-            f"{counted(result.n_pending, 'image is', 'images are')} pending: 'sppfeat extract' has not finished the "
-            "file",
-        ),
-        (
-            result.n_failed,
-            f"{counted(result.n_failed, 'image failed and has', 'images failed and have')} no descriptor",
-        ),
+        (result.n_unlabelled, "row without label is", "rows without label are", " left out"),
+        (len(result.left_out), "class", None, too_few),
+        (result.n_pending, "image is", "images are", " pending: 'sppfeat extract' has not finished the file"),
+        (result.n_failed, "image failed and has", "images failed and have", " no descriptor"),
     ]
     return [
         f"{features}: {counted(result.n_rows, 'row')} of {counted(result.dimension, 'value')}, "
         f"{result.n_classes} classes, {counted(result.n_images, 'image')}; {settings['folds']} folds{times}{grouped}",
-        *(f"note: {text}" for n, text in notes if n),
+        *(f"note: {counted(n, one, many)}{rest}" for n, one, many, rest in notes if n),
     ]
 
 
@@ -159,17 +146,10 @@ def _ablation_table(result: "ProbeResult") -> str:
     for part in result.ablation:
         layers = ", ".join(map(escaped, part.layers))
         name = layers if part.kind == "layer" else joined_numbers(part.levels)
+        scores = [_percent(part.accuracy), _percent(part.class_accuracy)]
         difference = f"{100 * part.difference.mean:+.1f} ± {100 * part.difference.std:.1f}"
-        rows.append(
-            [
-                "all" if part.kind == "all" else f"{part.kind.split()[0]} {name}",
-                layers,
-                str(part.dimension),
-                _percent(part.accuracy),
-                _percent(part.class_accuracy),
-                "" if part.kind == "all" else difference,
-            ]
-        )
+        rows.append([f"{part.kind.split()[0]} {name}", layers, str(part.dimension), *scores, difference])
+    rows[0][0], rows[0][-1] = "all", ""
     header = ["part", "layers", "values", "accuracy %", "mean over classes %", "difference"]
     if len(result.ablation[0].layers) == 1:
         header, *rows = [[row[0], *row[2:]] for row in (header, *rows)]
