@@ -13,7 +13,7 @@ from sppfeat.analysis.choices import DEFAULT_METRIC, SHEET_NEIGHBORS, SHEET_QUER
 from sppfeat.analysis.row_checks import check_described
 from sppfeat.analysis.search.neighbors import nearest_rows
 from sppfeat.analysis.search.queries import Query, describe_queries, read_queries
-from sppfeat.analysis.show.figure import Picture, check_picture_path, new_figure, write_picture
+from sppfeat.analysis.show.figure import Picture, check_picture_path, cut_middle, new_figure, write_picture
 from sppfeat.analysis.show.thumbnails import (
     Thumbnail,
     find_query_pictures,
@@ -23,7 +23,7 @@ from sppfeat.analysis.show.thumbnails import (
 )
 from sppfeat.analysis.wording import rounded
 from sppfeat.config.values import StrPath
-from sppfeat.config.wording import counted, escaped
+from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.selection import Selection
@@ -298,13 +298,5 @@ def _draw_cell(
     axes.add_patch(
         Rectangle(corner, _FRAME, _FRAME, fill=False, edgecolor=color, linestyle=line, linewidth=1.4)
     )
-    shown = f"{_shortened(f'{sign}{texts[0]}')}\n{_shortened(texts[1])}"
+    shown = "\n".join(cut_middle(text, _LETTERS) for text in (f"{sign}{texts[0]}", texts[1]))
     axes.text(x, y + _FRAME / 2 + 0.05, shown, ha="center", va="top", fontsize=_TEXT_POINTS)
-
-
-def _shortened(text: str) -> str:
-    """Shortens a text to fit under a picture; keeps both ends, because names of images often differ at the end."""
-    line = escaped(text)
-    if len(line) <= _LETTERS:
-        return line
-    return f"{line[: _LETTERS // 2]}\N{HORIZONTAL ELLIPSIS}{line[-(_LETTERS - _LETTERS // 2 - 1) :]}"

@@ -303,16 +303,11 @@ def _draw_points(axes: "Axes", embedding: Embedding, marks: Sequence[ClassMark])
     for order, mark in enumerate(marks):
         text = mark_text(mark)
         x, y = embedding.points[mark.positions].T
-        axes.scatter(
-            x,
-            y,
-            s=(6 if mark.shape == "." else 14) * (0.5 if n > 1000 else 1),
-            c=mark.color,
-            marker=mark.shape,
-            linewidths=0.25,
-            edgecolors=(0.2, 0.2, 0.2, 0.6),
-            label=f" {text}" if text.startswith("_") else text,  # matplotlib hides labels that begin with it
-            # Points without a named class lie below all others.
-            zorder=3 - order / 100,
-            rasterized=n > 5000,
-        )
+        look: dict[str, Any] = {"c": mark.color, "marker": mark.shape, "rasterized": n > 5000}
+        look["s"] = (6 if mark.shape == "." else 14) * (0.5 if n > 1000 else 1)
+        look["label"] = (
+            f" {text}" if text.startswith("_") else text
+        )  # matplotlib hides labels that begin with it
+        # Points without a named class lie below all others.
+        look["zorder"] = 3 - order / 100
+        axes.scatter(x, y, linewidths=0.25, edgecolors=(0.2, 0.2, 0.2, 0.6), **look)

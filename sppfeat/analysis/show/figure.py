@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sppfeat.config.machine import import_extra
+from sppfeat.config.wording import escaped
 from sppfeat.errors import ConfigError
 from sppfeat.files.atomic import replace_file
 from sppfeat.files.outputs import check_new_file
@@ -26,6 +27,7 @@ __all__ = [
     "PICTURE_SUFFIXES",
     "Picture",
     "check_picture_path",
+    "cut_middle",
     "draw_png",
     "drawing",
     "new_figure",
@@ -133,6 +135,17 @@ def drawing(ink: str = "black") -> Iterator[None]:
         # File names may hold letters that no font has; matplotlib warns and draws them as boxes.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
+
+
+def cut_middle(text: str, longest: int) -> str:
+    """Cuts a text for a picture; keeps both ends, because names of images often differ at the end."""
+    shown = escaped(text)
+    half = longest // 2
+    return (
+        shown
+        if len(shown) <= longest
+        else f"{shown[:half]}\N{HORIZONTAL ELLIPSIS}{shown[half + 1 - longest :]}"
+    )
 
 
 def new_figure(width: float, height: float) -> "Figure":

@@ -69,8 +69,7 @@ def panel_size(window: Any) -> tuple[float, float]:
 
 def draw_overview(axes: "Axes", layer: PooledLayer) -> None:
     """Draws the whole network input, with the box (dashed) and the region (solid)."""
-    whole = (0, 0, layer.input_hw[1], layer.input_hw[0])
-    _show(axes, layer.pixels, whole, whole)
+    _show(axes, layer.pixels, _whole(layer), _whole(layer))
     _outline(axes, layer.cells_in(layer.region), _REGION_COLOR, "solid")
     _outline_box(axes, layer)
 
@@ -130,8 +129,8 @@ def draw_bins(axes: "Axes", layer: PooledLayer, position: int) -> None:
     width = min(1.1, 0.2 + 0.13 * _points_per_pixel(layer) * float(stride.min()), bin_points / 12)
     axes.add_collection(PatchCollection(bins, facecolor=color, alpha=0.1, linewidth=0))
     for linewidth, edgecolor in ((width * 2, (0, 0, 0, 0.55)), (width, color)):
-        look: dict[str, Any] = {"facecolor": "none", "edgecolor": edgecolor, "linewidth": linewidth}
-        axes.add_collection(PatchCollection(bins, zorder=3, **look))
+        look: Any = {"edgecolor": edgecolor, "linewidth": linewidth}
+        axes.add_collection(PatchCollection(bins, facecolor="none", zorder=3, **look))
 
 
 def _stride(layer: PooledLayer) -> npt.NDArray[np.float64]:
@@ -144,10 +143,13 @@ def _map_in(layer: PooledLayer) -> npt.NDArray[np.float64]:
     return layer.cells_in((0, 0, layer.map_hw[1], layer.map_hw[0]))
 
 
+def _whole(layer: PooledLayer) -> tuple[int, int, int, int]:
+    return 0, 0, layer.input_hw[1], layer.input_hw[0]
+
+
 def _inside(layer: PooledLayer, boxes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Clips boxes ``(..., 4)`` to the network input."""
-    height, width = layer.input_hw
-    return np.clip(boxes, 0, [width, height, width, height])
+    return np.clip(boxes, 0, 2 * layer.input_hw[::-1])
 
 
 def _points_per_pixel(layer: PooledLayer) -> float:
@@ -167,16 +169,10 @@ def _show(
 ) -> None:
     """Draws values over an extent, and shows the window; both are ``x0, y0, x1, y1``."""
     (x0, y0, x1, y1), (left, top, right, bottom) = extent, window
-    axes.imshow(
-        values if values.dtype == np.uint8 else np.ma.masked_invalid(values),
-        cmap=colors,
-        vmin=limits[0],
-        vmax=limits[1],
-        alpha=alpha,
-        extent=(x0, x1, y1, y0),
-        interpolation="antialiased" if colors == "gray" else "nearest",
-        zorder=1 if colors == "gray" else 2,
-    )
+    shown = values if values.dtype == np.uint8 else np.ma.masked_invalid(values)
+    look: Any = {"vmin": limits[0], "vmax": limits[1], "alpha": alpha, "extent": (x0, x1, y1, y0)}
+    look["interpolation"], look["zorder"] = ("antialiased", 1) if colors == "gray" else ("nearest", 2)
+    axes.imshow(shown, colors, **look)
     axes.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[], anchor="NW")
     axes.spines[:].set_visible(False)
 
@@ -184,8 +180,7 @@ def _show(
 def _show_gray(axes: "Axes", layer: PooledLayer) -> None:
     """Shows the window of the picture in light gray."""
     gray = layer.pixels @ np.array([0.299, 0.587, 0.114])
-    whole = (0, 0, layer.input_hw[1], layer.input_hw[0])
-    _show(axes, 255 - (255 - gray) * _LIGHTENED, whole, window_of(layer))
+    _show(axes, 255 - (255 - gray) * _LIGHTENED, _whole(layer), window_of(layer))
 
 
 def _limits(values: npt.NDArray[np.float64]) -> tuple[float, float]:
@@ -204,11 +199,8 @@ def _outline_box(axes: "Axes", layer: PooledLayer) -> None:
 
 def _outline(axes: "Axes", box: npt.NDArray[np.float64], color: str, style: Any) -> None:
     """Draws a rectangle that stands out on bright and dark pictures, clipped at the border."""
-    from matplotlib.patches import Rectangle
-
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    x0, y0 = np.maximum(box[:2], (left, top))
-    x1, y1 = np.minimum(box[2:], (right, bottom))
-    for width, line_color, line_style in ((2.0, "black", "solid"), (1.0, color, style)):
-        look: dict[str, Any] = {"edgecolor": line_color, "linewidth": width, "linestyle": line_style}
-        axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, zorder=4, clip_on=False, **look))
+    x0, y0, x1, y1 = np.clip(box, (left, top, left, top), (right, bottom, right, bottom))
+    corners = (x0, x1, x1, x0, x0), (y0, y0, y1, y1, y0)
+    axes.plot(*corners, color="black", linewidth=2, zorder=4, clip_on=False)
+    axes.plot(*corners, color=color, linewidth=1, linestyle=style, zorder=4, clip_on=False)

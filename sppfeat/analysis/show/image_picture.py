@@ -1,7 +1,6 @@
 """Pictures of the pooling of one image: regions, bins, pooled values, and the cells where the maxima were found."""
 
 import os
-import textwrap
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -17,7 +16,14 @@ from sppfeat.analysis.show.activations import (
     strength,
     view_of_row,
 )
-from sppfeat.analysis.show.figure import HEAT, Picture, check_picture_path, new_figure, write_picture
+from sppfeat.analysis.show.figure import (
+    HEAT,
+    Picture,
+    check_picture_path,
+    cut_middle,
+    new_figure,
+    write_picture,
+)
 from sppfeat.analysis.show.image_panels import (
     MAXIMA,
     draw_bins,
@@ -50,12 +56,11 @@ __all__ = ["draw_image", "show_image"]
 _MAX_PANEL_ROWS = 6  # boxes times layers
 _MAX_LEVELS = 6
 
-# Inches: width of a column (a panel and its title must fit), a line of text, and what a block has besides its panels
-# and captions: their titles, and color bars with their labels.
-_COLUMN, _LINE, _AROUND_PANELS = 2.2, 0.16, 1.15
+# Inches: width of a column (a panel and its title must fit), what a block has besides its panels (captions, titles,
+# and color bars with their labels), and title and footer of the picture.
+_COLUMN, _AROUND_PANELS, _AROUND_BLOCKS = 2.2, 1.5, 0.95
 _BARS = 0.55  # of which for color bars
 _LEAST_WIDTH = 6.0  # room for three color bars
-_LETTER = 0.058  # average width of a letter of 8 points
 _LONGEST_NAME = 80
 
 
@@ -158,7 +163,6 @@ def show_image(
 
 
 def _find_row(file: FeatureFile, row: int, root: StrPath | None) -> tuple[str, View]:
-    """Path of the image of a row, and the view of it that the row describes."""
     index, view = view_of_row(file, row)
     found = os.path.join(root or file.root, file.path_of(index))
     try:
@@ -186,39 +190,29 @@ def _box_numbers(layers: Sequence[PooledLayer], channel: int | None) -> dict[str
                 "stride": layer.geometry and np.broadcast_to(layer.geometry.stride, 2).tolist(),
                 "offset": layer.geometry and np.broadcast_to(layer.geometry.offset, 2).tolist(),
                 "region": layer.region,
-                "levels": [_level_numbers(layer, level, channel) for level in layer.levels],
+                "levels": [
+                    {
+                        "level": level.level,
+                        "bins": level.bins.reshape(-1, 4).tolist(),
+                        "strength": strength(level.values, channel).ravel().tolist(),
+                        "maxima": [[y, x, int(counts[y, x])] for y, x in np.argwhere(counts).tolist()],
+                    }
+                    for level in layer.levels
+                    for counts in [level.count_maxima(layer.map_hw, channel)]
+                ],
             }
             for layer in layers
         ],
     }
 
 
-def _level_numbers(layer: PooledLayer, level: PooledLevel, channel: int | None) -> dict[str, Any]:
-    counts = level.count_maxima(layer.map_hw, channel)
-    return {
-        "level": level.level,
-        "bins": level.bins.reshape(-1, 4).tolist(),
-        "strength": strength(level.values, channel).ravel().tolist(),
-        "maxima": [[y, x, int(counts[y, x])] for y, x in np.argwhere(counts).tolist()],
-    }
-
-
 def draw_image(
     layers: Sequence[PooledLayer], *, title: str, note: str = "", channel: int | None = None
 ) -> "Figure":
-    """Draws the pooling of an image; inside :func:`sppfeat.analysis.show.figure.drawing`.
+    """Draws pooled layers of the boxes of one image; inside :func:`sppfeat.analysis.show.figure.drawing`.
 
     For each box and layer, panels show the network input with the box (dashed) and its region; the map; and for each
     level the pooled value of each bin as a color, above the bins and the cells where their maxima were found.
-
-    Args:
-        layers: pooled layers of the boxes of one image.
-        title: title of the picture, such as the image's name.
-        note: a line of text about the network.
-        channel: the only channel to draw; the l2 norm over all channels if None.
-
-    Raises:
-        ConfigError: there is no such channel.
     """
     for layer in layers:
         if channel is not None and not 0 <= channel < (n := len(layer.map)):
@@ -226,23 +220,14 @@ def draw_image(
     sizes = [(panel_size((0, 0, *of.input_hw[::-1])), panel_size(window_of(of))) for of in layers]
     rows = [(max(overview[1], panel[1]), panel[1]) for overview, panel in sizes]
     width = max(_LEAST_WIDTH, _COLUMN * (1 + len(layers[0].levels)))
-    n_letters = int(width / _LETTER)
-    captions = [
-        [line for text in _caption(layer, i, len(layers)) for line in textwrap.wrap(text, n_letters)]
-        for i, layer in enumerate(layers)
-    ]
-    heights = [
-        len(lines) * _LINE + sum(own) + _AROUND_PANELS for lines, own in zip(captions, rows, strict=True)
-    ]
-    footer = [line for text in (note, _legend(layers)) for line in textwrap.wrap(text, n_letters * 8 // 7)]
-    figure = new_figure(width, sum(heights) + _LINE * (len(footer) + 3))
-    half = (_LONGEST_NAME - 3) // 2
-    shown = title if len(title) <= _LONGEST_NAME else f"{title[:half]}...{title[-half:]}"
-    figure.suptitle(escaped(shown), x=0.01, ha="left", size=10, weight="bold")
-    figure.supxlabel("\n".join(footer), x=0.01, ha="left", size=7, color="0.35")
+    heights = [sum(own) + _AROUND_PANELS for own in rows]
+    figure = new_figure(width, sum(heights) + _AROUND_BLOCKS)
+    figure.suptitle(cut_middle(title, _LONGEST_NAME), x=0.01, ha="left", size=10, weight="bold")
+    look: dict[str, Any] = {"size": 7, "color": "0.35", "wrap": True}
+    figure.supxlabel(f"{note}\n{_legend(layers)}", x=0.01, ha="left", **look)
     parts = figure.subfigures(len(layers), 1, squeeze=False, height_ratios=heights)[:, 0]
     for i, (part, layer) in enumerate(zip(parts, layers, strict=True)):
-        part.suptitle("\n".join(map(escaped, captions[i])), x=0.01, ha="left")
+        part.suptitle(_caption(layer, i, len(layers)), x=0.01, ha="left", wrap=True)
         ratios = (sum(rows[i]) + _AROUND_PANELS - _BARS, _BARS)
         upper, lower = part.subfigures(2, 1, squeeze=False, height_ratios=ratios)[:, 0]
         _draw_panels(upper, layer, channel, rows[i])
@@ -282,7 +267,7 @@ def _draw_bars(part: "SubFigure", layer: PooledLayer, channel: int | None) -> No
     ]
     all_axes = part.subplots(1, 3, gridspec_kw={"wspace": 0.15})
     for axes, (colors, limits, label) in zip(all_axes, bars, strict=True):
-        if colors == MAXIMA and not _has_maxima(layer):
+        if colors == MAXIMA and layer.levels[0].cells is None:
             axes.remove()
             continue
         how: dict[str, Any] = {"orientation": "horizontal", "ticks": MaxNLocator(4), "format": "%g"}
@@ -299,12 +284,8 @@ def _maxima_title(layer: PooledLayer, level: PooledLevel, channel: int | None) -
     return f"{counts.sum()} of {n_maxima} maxima, \u2264 {counts.max()} a cell"
 
 
-def _has_maxima(layer: PooledLayer) -> bool:
-    return layer.levels[0].cells is not None
-
-
-def _caption(layer: PooledLayer, position: int, n_blocks: int) -> tuple[str, str]:
-    """Texts that name the box and its layer, and that describe its region."""
+def _caption(layer: PooledLayer, position: int, n_blocks: int) -> str:
+    """Names the box and its layer, and describes its region."""
     x0, y0, x1, y1 = layer.region
     what = f"{position + 1} of {n_blocks}: " if n_blocks > 1 else ""
     if layer.view.box_px is None:
@@ -323,7 +304,8 @@ def _caption(layer: PooledLayer, position: int, n_blocks: int) -> tuple[str, str
             for value in layer.geometry
         )
         cells = f"stride {stride}, offset {offset} pixels"
-    return f"{what}: {y1 - y0} x {x1 - x0} cells of layer {layer.name}", (
+    return (
+        f"{what}: {y1 - y0} x {x1 - x0} cells of layer {escaped(layer.name)}\n"
         f"region x {x0}..{x1 - 1}, y {y0}..{y1 - 1} of a map of {map_h} x {map_w} cells (height x width), {cells}; "
         f"network input {in_h} x {in_w} pixels"
     )
@@ -334,9 +316,9 @@ def _legend(layers: Sequence[PooledLayer]) -> str:
     has_box = any(layer.view.box_px is not None for layer in layers)
     text = "Dashed: the box; solid: its region, all cells that are pooled. " if has_box else ""
     text += "Bins are drawn a little inside their cells, as neighbours share some. "
-    if _has_maxima(layers[0]):
-        return (
-            f"{text}Maxima: one per bin and channel, counted in the cell that it came from; not counted where several "
-            "cells of a bin have it, mostly zeros."
-        )
-    return f"{text}Of means all cells of a bin have part: there is no cell that they came from."
+    if layers[0].levels[0].cells is None:
+        return f"{text}Of means all cells of a bin have part: there is no cell that they came from."
+    return (
+        f"{text}Maxima: one per bin and channel, counted in the cell that it came from; not counted where several "
+        "cells of a bin have it, mostly zeros."
+    )

@@ -153,17 +153,9 @@ def _draw_ratios(axes: "Axes", limits: tuple[float, float], ratios: tuple[tuple[
         ends: npt.NDArray[np.float64] = np.array([max(low, low * ratio), min(high, high * ratio)])
         axes.plot(ends, ends / ratio, color=_GRAY, linewidth=0.6, linestyle=":", zorder=1)
         offset, va = ((-2, 2), "bottom") if ratio > 1 else ((-3 if ratio < 1 else -12, -1), "top")
-        axes.annotate(
-            f"{width}:{height}",
-            (ends[1], ends[1] / ratio),
-            offset,
-            textcoords="offset points",
-            ha="right",
-            va=va,
-            fontsize=6,
-            color=_GRAY,
-            zorder=1,
-        )
+        look: dict[str, Any] = {"ha": "right", "va": va, "fontsize": 6, "color": _GRAY, "zorder": 1}
+        end = (ends[1], ends[1] / ratio)
+        axes.annotate(f"{width}:{height}", end, offset, textcoords="offset points", **look)
 
 
 def _draw_cells(
@@ -172,27 +164,16 @@ def _draw_cells(
     """Draws a two-dimensional histogram, with a key to its colors."""
     from matplotlib.colors import LogNorm
 
-    scale: Literal["log", "linear"] = "log" if is_log else "linear"
-    extent: Any = (*(np.log10(limits) if is_log else limits),) * 2
-    cells = axes.hexbin(
-        sizes.widths,
-        sizes.heights,
-        gridsize=45,
-        xscale=scale,
-        yscale=scale,
-        extent=extent,
-        mincnt=1,
-        cmap=HEAT,
-        edgecolors=_GRAY,
-        linewidths=0.3,
-        zorder=2,
-    )
+    scale = dict.fromkeys(("xscale", "yscale"), "log" if is_log else "linear")
+    extent = (*(np.log10(limits) if is_log else limits),) * 2
+    look: Any = {"cmap": HEAT, "edgecolors": _GRAY, "linewidths": 0.3, "zorder": 2}
+    look |= {"gridsize": 45, "extent": extent, "mincnt": 1, **scale}
+    cells = axes.hexbin(sizes.widths, sizes.heights, **look)
     most = int(np.max(np.asarray(cells.get_array()), initial=1))
     cells.set_norm(LogNorm(1, max(2, most)))
     key.axis("off")
-    bar = key.figure.colorbar(
-        cells, cax=key.inset_axes((0, 0, 0.15, 0.8)), ticks=[1, most], format="{x:,.0f}"
-    )
+    place = key.inset_axes((0, 0, 0.15, 0.8))
+    bar = key.figure.colorbar(cells, cax=place, ticks=[1, most], format="{x:,.0f}")
     bar.outline.set_visible(False)
     bar.ax.minorticks_off()
     bar.ax.set_title(sizes.of, fontsize=7, loc="left")
