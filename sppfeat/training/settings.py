@@ -25,7 +25,6 @@ __all__ = [
     "TrainRun",
     "TrainSettings",
     "flag_of",
-    "parse_sizes",
 ]
 
 _MAX_SIDE = 4096
@@ -79,13 +78,8 @@ def _number(name: str, value: Any, least: float, most: float) -> float:
     return float(value)
 
 
-def parse_sizes(name: str, sizes: Any) -> tuple[int, ...]:
-    """Parses sizes in pixels from text such as ``"180,224"``, or checks a sequence of integers.
-
-    Example:
-        >>> parse_sizes("sizes", "180,224")
-        (180, 224)
-    """
+def _parse_sizes(name: str, sizes: Any) -> tuple[int, ...]:
+    """Parses sizes in pixels from text such as ``"180,224"``, or checks a sequence of integers."""
     parts = sizes.split(",") if isinstance(sizes, str) else list(sizes)
     try:
         numbers = tuple(int(part) if isinstance(part, str) else part for part in parts)
@@ -123,7 +117,7 @@ class DataSettings:
     sizes: tuple[int, ...] = _setting(
         (224,),
         "Sizes of the network input; each epoch has one of them, in turn.",
-        parse=lambda sizes: parse_sizes("sizes", sizes),
+        parse=lambda sizes: _parse_sizes("sizes", sizes),
         metavar="PIXELS,...",
     )
     views: str = _setting(
@@ -146,7 +140,7 @@ class DataSettings:
     val_sizes: tuple[int, ...] = _setting(
         (),
         "Short sides at which validation images are run, whole. [default: those of --sizes]",
-        parse=lambda sizes: parse_sizes("val-sizes", sizes) if sizes else (),
+        parse=lambda sizes: _parse_sizes("val-sizes", sizes) if sizes else (),
         metavar="PIXELS,...",
     )
     val_every: int = _setting(1, "Epochs between validations.", least=1)
@@ -179,13 +173,7 @@ class NetworkSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherChoice:
-    """A network to learn from.
-
-    Attributes:
-        name: name of the backbone.
-        layers: node names of layers; the default layer of the backbone if empty.
-        weights: name or file of the weights; see :func:`sppfeat.networks.backbones.load_backbone`.
-    """
+    """A network to learn from: backbone, node names of layers (the default layer if empty), name or file of weights."""
 
     name: str
     layers: tuple[str, ...] = ()
@@ -200,9 +188,6 @@ class TeacherChoice:
     @classmethod
     def parse(cls, text: str) -> "TeacherChoice":
         """Parses a teacher: ``NAME``, ``NAME:LAYER,LAYER``, ``NAME=WEIGHTS`` or ``NAME:LAYER,LAYER=WEIGHTS``.
-
-        Raises:
-            ConfigError: the name is missing, or nothing follows ``:`` or ``=``.
 
         Example:
             >>> TeacherChoice.parse("resnet50:layer3,layer4=resnet50.pth")
@@ -265,12 +250,7 @@ class Recipe:
 class TrainSettings:
     """All settings that the result of a training depends on, apart from its images and its initial weights.
 
-    Attributes:
-        backbone: the network to train.
-        data: the images.
-        network: the layers after the backbone.
-        recipe: the optimization.
-        teachers: networks to learn from; empty to learn class labels.
+    Without ``teachers``, networks to learn from, it learns class labels.
     """
 
     backbone: BackboneChoice
@@ -328,15 +308,7 @@ class TrainRun:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRequest:
-    """The request for a training.
-
-    Attributes:
-        inputs: folders, files and lists of images to train on, as for ``extract``.
-        output: the folder for checkpoints, weights and log.
-        settings: settings that the result depends on.
-        validation: folders, files and lists of images to validate on; empty for none.
-        run: settings of the run.
-    """
+    """The request for a training: images to train on, as for ``extract``, and to validate on; settings; the folder."""
 
     inputs: tuple[str, ...]
     output: Path

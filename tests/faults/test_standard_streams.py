@@ -45,8 +45,9 @@ def test_a_list_cannot_be_read_from_a_stream_that_is_closed(monkeypatch):
         read_list("-")
 
 
-def test_a_bar_needs_no_standard_error(monkeypatch):
-    monkeypatch.setattr(sys, "stderr", None)
+@pytest.mark.parametrize("stream", [None, Failing(errno.EPIPE)])
+def test_a_bar_needs_no_standard_error(monkeypatch, stream):
+    monkeypatch.setattr(sys, "stderr", stream)
     with Bar("counting", 3, unit="row") as bar:
         bar.move_to(3)
         bar.say("three")

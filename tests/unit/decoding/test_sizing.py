@@ -55,22 +55,13 @@ def oracle(image_hw, short_side, max_pixels, min_side):
     [
         ((375, 500), 224, 4_000_000, 32, (224, 299)),  # 298.67
         ((500, 375), 224, 4_000_000, 32, (299, 224)),
-        ((480, 640), 480, 4_000_000, 32, (480, 640)),
         ((2, 3), 3, 4_000_000, 1, (3, 5)),  # 4.5 rounds up, not to even
-        ((2, 5), 1, 4_000_000, 1, (1, 3)),  # 2.5 likewise
-        ((1, 1), 224, 4_000_000, 32, (224, 224)),
-        ((300, 400), None, 4_000_000, 32, (300, 400)),
         ((3000, 4000), None, 4_000_000, 32, (1732, 2309)),  # sqrt(3e6) = 1732.05
         ((2000, 2000), None, 4_000_000, 32, (2000, 2000)),  # the bound itself is allowed
-        ((2000, 2001), None, 4_000_000, 32, (1999, 2000)),
         ((10, 20), None, 4_000_000, 32, (32, 64)),  # scaled up to the smallest input
         ((10, 25), 4, 4_000_000, 32, (32, 80)),
         ((2, 3), 3, 14, 1, (3, 4)),  # 3 x 4.5 = 13.5 fits in 14; 3 x 5 would not
-        ((1, 20_000), 224, 4_000_000, 1, (14, 280_000)),
         ((20_000, 1), 224, 4_000_000, 1, (280_000, 14)),
-        ((65_535, 65_535), 224, 4_000_000, 32, (224, 224)),
-        ((65_535, 65_535), None, 4_000_000, 32, (2000, 2000)),
-        ((1, 65_535), None, 4_000_000, 1, (1, 65_535)),
     ],
 )
 def test_worked_examples(image_hw, short_side, max_pixels, min_side, expected):
@@ -137,8 +128,6 @@ def multiples_by_search(side, step, min_side):
     ("image_hw", "settings", "step", "expected"),
     [
         ((375, 500), {}, 32, (224, 288)),  # 224 x 299
-        ((500, 375), {}, 32, (288, 224)),
-        ((375, 500), {}, 1, (224, 299)),
         ((375, 500), {}, 2, (224, 300)),  # 299 lies halfway: up
         ((375, 500), {"short_side": 240}, 32, (256, 320)),  # 240 = 7.5 x 32: up, not to even
         ((375, 500), {}, 1024, (1024, 1024)),  # at least one multiple
@@ -184,15 +173,3 @@ def test_each_side_is_the_nearest_multiple_within_the_bounds(
         assert got == (lower_height, lower_width)
     else:
         assert f"cannot be rounded to multiples of {step}" in got
-
-
-def test_ragged_images_share_few_sizes():
-    random = np.random.default_rng(0)
-    images = [(int(h), int(w)) for h, w in random.integers(100, 1000, (1000, 2))]
-    limits = {"short_side": 224, "max_pixels": 4_000_000, "min_side": 32}
-    plain = {network_input_hw(hw, **limits) for hw in images}
-    rounded = {network_input_hw(hw, round_to=32, **limits) for hw in images}
-    assert len(plain) > 500
-    # One side is 224, the other one of 224, 256, ... 2240, in both orientations.
-    assert len(rounded) < 130
-    assert all(224 in hw for hw in rounded)

@@ -249,16 +249,6 @@ def test_a_batch_with_nothing_to_normalize_over_is_refused(classes, tmp_path):
         train([classes], tmp_path / "run", batch_size=1, sizes=(16,))
 
 
-@pytest.mark.slow
-def test_the_seed_decides(classes, tmp_path):
-    states = []
-    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
-        train([classes], tmp_path / name, epochs=1, seed=seed)
-        states.append(saved(tmp_path / name)["state_dict"])
-    assert same_tensors(states[0], states[1])
-    assert not same_tensors(states[0], states[2])
-
-
 def test_a_training_that_starts_anew_leaves_nothing_of_the_one_before(classes, tmp_path):
     train([classes], tmp_path / "run", epochs=1)
     train([classes], tmp_path / "run", epochs=1, seed=6, overwrite=True, stop_after=1)
