@@ -67,13 +67,7 @@ _HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", 
 
 
 class OpenedImage(NamedTuple):
-    """An image whose header has been read.
-
-    Attributes:
-        image: the image as Pillow opened it.
-        orientation: EXIF orientation, 1 to 8.
-        displayed_hw: height and width in pixels, after the EXIF orientation unless that is ignored.
-    """
+    """An image whose header has been read, its EXIF orientation, 1 to 8, and its height and width as displayed."""
 
     image: ImageFile.ImageFile
     orientation: int
@@ -82,15 +76,9 @@ class OpenedImage(NamedTuple):
 
 @contextmanager
 def open_image(place: bytes | str | Place, *, exif: str, max_pixels: int) -> Iterator[OpenedImage]:
-    """Opens an image file and reads its header without decoding pixels.
+    """Opens an image file and reads its header without decoding pixels; see :func:`sppfeat.decoding.images.read_image`.
 
-    Args:
-        place: The file, or the byte range of one.
-        exif: ``"apply"`` or ``"ignore"`` the EXIF orientation.
-        max_pixels: A larger image is refused, here and by Pillow while the context lasts.
-
-    Raises:
-        ImageError: The file cannot be read, is not an image, is too large, or has pixels without a defined range.
+    An image of more than ``max_pixels`` is refused, here and by Pillow while the context lasts.
     """
     with _open_place(place_of(place)) as file, _pillow_settings(max_pixels):
         # A file object rather than a path: Pillow would map an uncompressed file into memory, and a mapped file that

@@ -14,12 +14,7 @@ _DEEPEST = 100
 
 
 def is_folder(service: Service, url: str) -> bool:
-    """Return True if a URL is a folder, with objects below it but none at it; False if it is an object.
-
-    Raises:
-        ConfigError: there is nothing at or below the URL.
-        SourceError: the service does not answer.
-    """
+    """Return True if a URL has objects below it but none at it; raise ConfigError if it has neither, or SourceError."""
     try:
         return bool(service.ask("info", service.path(url))["type"] == "directory")
     except Exception as error:

@@ -46,10 +46,7 @@ class Fetcher:
         self._n_failed_in_a_row = 0
 
     def fetch(self, urls: Sequence[str], sizes: Sequence[int]) -> list[Place | str]:
-        """Fetch whole objects, each into its own file; return the place of each, or the reason of its failure.
-
-        ``sizes`` are their sizes in bytes as listed, or ``UNKNOWN_SIZE``.
-        """
+        """Fetch objects of these sizes into files of their own; return their places, or the reasons of failures."""
         attempts = [
             functools.partial(self._fetch_object, url, size, self._folder / str(number))
             for number, (url, size) in enumerate(zip(urls, sizes, strict=True))
