@@ -5,7 +5,6 @@ paths below a root, class labels, ids, and a :class:`Storage` that fetches the b
 room must not know networks, boxes or feature files, and decodes no images.
 """
 
-from sppfeat.files.paths import PathTable
 from sppfeat.inputs.listing import Listing, list_images
 from sppfeat.inputs.read import is_list, read_list
 from sppfeat.inputs.storage import Distant, FileStorage, Storage, local_places
@@ -14,7 +13,6 @@ __all__ = [
     "Distant",
     "FileStorage",
     "Listing",
-    "PathTable",
     "Storage",
     "is_list",
     "list_images",

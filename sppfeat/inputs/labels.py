@@ -31,7 +31,7 @@ def label_images(
     """
     kept, told_by = once.kept, once.told_by
     if mode == "none":
-        return _no_classes(len(kept), 0)
+        return OwnLabels.none(len(kept)), 0
     if mode == "auto" and any(segment.own_labels is not None for segment in segments):
         return _own_classes(segments, paths, once)
     # Classes are the folders below each input (train/cat/1.jpg given train), or below the common root if the inputs
@@ -51,12 +51,8 @@ def label_images(
     best = min(below_input, below_root, key=lambda codes: int((codes[counted] == NO_CLASS).sum()))
     n_unlabelled = int((best == NO_CLASS).sum())
     if mode == "auto" and (n_unlabelled or len(np.unique(best)) < 2):
-        return _no_classes(len(kept), n_unlabelled if n_unlabelled < len(kept) else 0)
+        return OwnLabels.none(len(kept)), n_unlabelled if n_unlabelled < len(kept) else 0
     return OwnLabels(*names.in_order(best, key=natural_key)), n_unlabelled
-
-
-def _no_classes(n: int, n_unlabelled: int) -> tuple[OwnLabels, int]:
-    return OwnLabels(np.full(n, NO_CLASS, dtype=np.int64), ()), n_unlabelled
 
 
 def _folders_below_inputs(segments: Sequence[Segment]) -> Iterator[bytes]:
@@ -101,20 +97,15 @@ def _first_folder(name: bytes) -> bytes:
 
 def _own_classes(segments: Sequence[Segment], paths: PathTable, once: Once) -> tuple[OwnLabels, int]:
     """The classes that the inputs themselves give, in the inputs' order if they agree on one, else in natural order."""
-    told = [segment.own_labels for segment in segments]
-    orders = {own.classes for own in told if own is not None and own.classes}
+    told = [segment.own_labels or OwnLabels.none(len(segment.names)) for segment in segments]
+    orders = {own.classes for own in told if own.classes}
     classes = (
         orders.pop() if len(orders) == 1 else tuple(sorted(set[bytes]().union(*orders), key=natural_key))
     )
     number = {name: i for i, name in enumerate(classes)}
-    parts = []
-    for segment, own in zip(segments, told, strict=True):
-        if own is None:
-            parts.append(np.full(len(segment.names), NO_CLASS, dtype=np.int64))
-        else:
-            label_of = np.array([*(number[name] for name in own.classes), NO_CLASS], dtype=np.int64)
-            parts.append(label_of[own.labels])
-    labels = np.concatenate(parts)
+    labels = np.concatenate(
+        [np.array([*map(number.__getitem__, own.classes), NO_CLASS])[own.labels] for own in told]
+    )
     if once.n_repeated:
 
         def clash(image: int, one: bytes, other: bytes) -> ConfigError:

@@ -89,14 +89,12 @@ def list_images(
     n_other_files = sum(segment.n_other_files for segment in segments)
     if not any(len(segment.names) for segment in segments):
         others = counted(n_other_files, "file there has", "files there have")
-        raise ConfigError(
-            f"no images in {', '.join(map(repr, inputs[:5]))}: "
-            + (
-                f"{others} no suffix of an image ({' '.join(sorted(IMAGE_SUFFIXES))})"
-                if n_other_files
-                else "empty"
-            )
+        found = (
+            f"{others} no suffix of an image ({' '.join(sorted(IMAGE_SUFFIXES))})"
+            if n_other_files
+            else "empty"
         )
+        raise ConfigError(f"no images in {', '.join(map(repr, inputs[:5]))}: {found}")
     root = _common_root(segments)
     paths = _joined_paths(segments, root)
     once = find_repeated(segments, paths)

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.errors import ConfigError
-from sppfeat.files.classes import ClassNumbers
+from sppfeat.files.classes import NO_CLASS, ClassNumbers
 from sppfeat.files.paths import PathTable, natural_key, possibly_repeated
 from sppfeat.inputs.storage import Storage
 
@@ -25,6 +25,11 @@ class OwnLabels:
 
     labels: npt.NDArray[np.int64]
     classes: tuple[bytes, ...]
+
+    @classmethod
+    def none(cls, n: int) -> "OwnLabels":
+        """Return the labels of ``n`` images without classes."""
+        return cls(np.full(n, NO_CLASS, dtype=np.int64), ())
 
 
 @dataclass(frozen=True)
@@ -113,9 +118,8 @@ class Once:
 def find_repeated(segments: Sequence[Segment], paths: PathTable) -> Once:
     """Find the distinct images of all inputs, whose ``paths`` are relative to the root, and their repetitions."""
     every = np.arange(len(paths), dtype=np.int64)
-    if len(segments) == 1 and segments[0].top is not None:
-        return Once(every, every, every)
-    suspects = possibly_repeated(paths)
+    is_unique = len(segments) == 1 and segments[0].top is not None
+    suspects = every[:0] if is_unique else possibly_repeated(paths)
     if not len(suspects):
         return Once(every, every, every)
     is_scanned = np.repeat([s.top is not None for s in segments], [len(s.names) for s in segments])

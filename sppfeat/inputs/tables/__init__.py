@@ -8,10 +8,8 @@ package must not know the other inputs of a run, and decodes no images.
 import os
 from array import array
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
-
-import numpy as np
 
 from sppfeat.config.wording import one_line
 from sppfeat.errors import SppfeatError
@@ -24,7 +22,7 @@ from sppfeat.inputs.remote import find_objects
 from sppfeat.inputs.segments import OwnLabels, Segment, if_any, own_classes
 from sppfeat.inputs.storage import Storage
 
-__all__ = ["Rows", "make_segment", "name_image"]
+__all__ = ["Rows", "make_segment", "name_image", "row_error"]
 
 _FOLDERS_REMEMBERED = 1 << 12
 _DATA_FOLDER = b"data"  # the folder with a data set's files, next to its card
@@ -88,17 +86,19 @@ def make_segment(
             above=above if folder == _DATA_FOLDER else table.folder,
             storage=storage,
             # Kept even if it gives no classes, because the name of the table's folder is not a class.
-            own_labels=own_labels or OwnLabels(np.full(len(found), NO_CLASS, dtype=np.int64), ()),
+            own_labels=own_labels or OwnLabels.none(len(found)),
             ids=own_ids or if_any(found),
         )
 
-    def error_at(position: int, what: str) -> SppfeatError:
-        return table.error(f"{unit} {numbers[position]}", what)
-
-    found, objects = find_objects(found, error_at) or (found, None)
+    found, objects = find_objects(found, partial(row_error, table, unit, numbers)) or (found, None)
     segment = Segment(None, found, storage=objects, own_labels=own_labels, ids=own_ids)
     _check_repeated(table, segment, numbers, has_boxes=has_boxes, unit=unit)
     return segment
+
+
+def row_error(table: TableFile, unit: str, numbers: Sequence[int], position: int, what: str) -> SppfeatError:
+    """Make an error about the row at a position, from its number."""
+    return table.error(f"{unit} {numbers[position]}", what)
 
 
 def _absolute_from(folder: bytes) -> Callable[[bytes], bytes]:

@@ -18,7 +18,7 @@ from sppfeat.files.tables import TableFile
 from sppfeat.files.versions import FileVersion
 from sppfeat.inputs.members import FIRST_REFUSAL, STORED_MEMBER, Members, MemberStorage
 from sppfeat.inputs.segments import Segment
-from sppfeat.inputs.tables import Rows, make_segment
+from sppfeat.inputs.tables import Rows, make_segment, row_error
 from sppfeat.inputs.tables.arrow_schema import ArrowColumns, ColumnPart, find_arrow_columns
 
 __all__ = ["PURPOSE", "arrow_errors", "read_arrow", "read_arrow_rows"]
@@ -98,17 +98,15 @@ def read_arrow_rows(batches: Iterable[Any], columns: ArrowColumns, table: TableF
     """Yield the rows of each ``pyarrow.RecordBatch``, numbered from 0."""
     first = 0
     for batch in batches:
-
-        def error_at(position: int, what: str, first: int = first) -> SppfeatError:
-            return table.error(f"row {first + position}", what)
-
+        numbers = range(first, first + batch.num_rows)
+        error_at = partial(row_error, table, "row", numbers)
         paths, labels, ids = (
             _values(batch, part) for part in (columns.paths, columns.label, columns.image_id)
         )
         if columns.classes is not None:
             labels = _class_names(labels, columns.classes, error_at)
         yield Rows(
-            numbers=range(first, first + batch.num_rows),
+            numbers=numbers,
             paths=(encode_paths if columns.contents is None else encode_values)(paths, error_at),
             labels=encode_values(labels, error_at),
             ids=encode_values(ids, error_at),

@@ -11,7 +11,7 @@ from sppfeat.files.cells import encode_paths, encode_values
 from sppfeat.files.columns import ImageColumns, find_image_columns
 from sppfeat.files.tables import TableFile, json_objects
 from sppfeat.inputs.segments import Segment
-from sppfeat.inputs.tables import Rows, make_segment
+from sppfeat.inputs.tables import Rows, make_segment, row_error
 
 __all__ = ["read_manifest"]
 
@@ -67,10 +67,7 @@ def _json_lines(table: TableFile, file: BinaryIO) -> Iterator[_Line]:
 def _rows(table: TableFile, lines: Iterator[_Line]) -> Iterator[Rows]:
     while some := list(islice(lines, _LINES_AT_ONCE)):
         numbers = [number for number, _, _ in some]
-
-        def error_at(position: int, what: str, numbers: Sequence[int] = numbers) -> SppfeatError:
-            return table.error(f"line {numbers[position]}", what)
-
+        error_at = partial(row_error, table, "line", numbers)
         yield Rows(
             numbers,
             encode_paths([values[columns.path] for _, columns, values in some], error_at),
