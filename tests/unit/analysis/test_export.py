@@ -28,11 +28,10 @@ from sppfeat.analysis.export.export import export
 from sppfeat.analysis.export.formats import EXPORT_FORMATS, format_of
 from sppfeat.analysis.export.text_files import number_texts
 from sppfeat.cli import main
-from sppfeat.errors import ConfigError, LabelError, StoreError
+from sppfeat.errors import ConfigError, LabelError
 from sppfeat.extraction.rows import rows_of_table
 from sppfeat.store.layout import create_file
 from sppfeat.store.reader import FeatureFile
-from sppfeat.store.schema import ColumnBlock
 from sppfeat.store.writer import FeatureWriter
 
 # 3 failed, 4 is pending: its row holds what never was a descriptor.
@@ -372,11 +371,6 @@ def test_what_exists_stays_unless_it_is_to_be_replaced(path, tmp_path):
     assert os.listdir(tmp_path) == ["x.csv"]
     run(path, "-o", tmp_path / "x.npy", "--overwrite")
     assert (tmp_path / "x.csv").read_bytes().startswith(b"row,path,")
-    (tmp_path / "real").mkdir()
-    (tmp_path / "link.csv").symlink_to(tmp_path / "real" / "x.csv")
-    run(path, "-o", tmp_path / "link.csv")
-    assert (tmp_path / "link.csv").is_symlink()
-    assert os.listdir(tmp_path / "real") == ["x.csv"]
 
 
 @pytest.mark.parametrize("name", ["x.npy", "x.csv.gz", "x.mat"])
@@ -390,24 +384,6 @@ def test_nothing_stays_of_what_was_interrupted(file, tmp_path, name):
         export(file.select(), tmp_path / name, overwrite=True, on_progress=interrupt)
     assert os.listdir(tmp_path) == [name]
     assert (tmp_path / name).read_text() == "before"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["x.npz", "x.csv.gz", "x.parquet"])
-def test_a_full_disk(tmp_path, mount_disk, name, capfd):
-    path = tmp_path / "f.h5"
-    blocks = (ColumnBlock("layer3", 1, 50000, 0, 50000),)
-    create_file(path, plan_of([f"{i}.jpg" for i in range(12)]), config(), blocks)
-    with contextlib.closing(FeatureWriter(path)) as writer:
-        values = np.random.default_rng(0).standard_normal((12, 50000)).astype(np.float32)
-        writer.write_rows(np.arange(12), values)
-        for i in range(12):
-            writer.mark_done(i)
-    disk = mount_disk(1)
-    with FeatureFile(path) as file, pytest.raises(StoreError, match=r"cannot write .*[Nn]o space"):
-        export(file.select(), disk / name)
-    assert os.listdir(disk) == []
-    assert capfd.readouterr().err == ""
 
 
 def test_more_than_matlab_5_holds(file, tmp_path, monkeypatch):

@@ -254,13 +254,8 @@ def test_shards_that_overlap(tmp_path, work, shards):
     said = "0.h5' and .*00002-of-00004.h5' both have images 1 to 3: they are shard 1/2, images 0 to 3"
     refused(said.replace("0.h5", "other.h5"), tmp_path / "m.h5", [*shards[1:], other])
     copied = shutil.copy(shards[1], tmp_path / "copied.h5")
-    refused("both have images 1 to 4", tmp_path / "m.h5", [*shards, copied])
-
-
-def test_the_same_file_twice(tmp_path, shards):
-    os.symlink(shards[2], tmp_path / "twice.h5")
-    for again in (shards[2], tmp_path / "twice.h5"):
-        refused("both have images 4 to 8: .*; allowed: each image once", tmp_path / "m.h5", [*shards, again])
+    for again in (shards[1], copied):
+        refused("both have images 1 to 4: .*; allowed: each image once", tmp_path / "m.h5", [*shards, again])
 
 
 def test_incomplete_shards(tmp_path, work):
@@ -445,17 +440,6 @@ def test_a_merge_that_is_killed_leaves_nothing_half_done(tmp_path, work, runs, c
             assert verify_file(file).problems == []
         assert runs.run(*command)[0] == 0, runs.log()
         assert sorted(os.listdir(folder)) == names
-
-
-@pytest.mark.slow
-def test_a_full_disk(tmp_path, mount_disk):
-    work = whole_images(3000)
-    shards = write_shards(tmp_path, work, (0, 1000, 3000))
-    output = mount_disk(1) / "m.h5"
-    for copy in (False, True):
-        with pytest.raises(StoreError, match=r"needs 0.00 GB and .* free|cannot (create|write)"):
-            merge_shards(output, shards, copy=copy)
-        assert os.listdir(output.parent) == []
 
 
 # --- the command ----------------------------------------------------------------------------------------

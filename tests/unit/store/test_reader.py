@@ -97,6 +97,8 @@ def test_everything_about_a_file(file):
         assert features.status.tolist() == [DONE, DONE, FAILED, DONE, PENDING, DONE]
         assert features.errors == {2: "no such file"}
         assert features.rows_with_descriptor().tolist() == [0, 1, 3, 5]
+        assert features.reduction is None
+        assert features.extracted_columns == features.columns
         assert repr(features) == f"<FeatureFile {str(file)!r}: 6 rows x 15, 6 images>"
         with pytest.raises(StoreError, match="no text attribute 'author'"):
             features.attribute("author")
@@ -110,15 +112,6 @@ def test_a_file_opens_by_any_kind_of_path(file, kind):
     file.rename(strange)
     with sppfeat.open(kind(strange)) as features:
         assert len(features) == N
-
-
-def test_only_rows_with_a_descriptor_go_to_scikit_learn(file):
-    with FeatureFile(file) as features:
-        x, y = features.to_sklearn()
-        assert np.array_equal(x, descriptors(N)[[0, 1, 3, 5]])
-        assert y.tolist() == [0, 1, 1, -1]
-        assert y.dtype == np.int64
-        assert not np.shares_memory(x, features.features)
 
 
 @pytest.mark.parametrize(("done", "failed"), [(range(5), []), ([1, 2, 3], [0, 4])])

@@ -103,14 +103,6 @@ def test_no_change_moves_it_further_than_its_sensitivity(pristine):
             assert (np.linalg.norm(moved, axis=1) <= 1.001e-3 * limit).all()
 
 
-def test_a_file_without_has_none(tmp_path):
-    with FeatureFile(write_file(tmp_path / "f.h5", spectral())) as file:
-        assert file.reduction is None
-        assert not file.is_reduced
-        assert file.schema_version == 1
-        assert file.extracted_columns == file.columns
-
-
 def test_the_record_survives_json(pristine):
     with FeatureFile(pristine) as file:
         record = file.reduction.record
