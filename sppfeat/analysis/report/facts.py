@@ -14,7 +14,6 @@ from sppfeat.analysis.show.sizes import Sizes
 from sppfeat.analysis.show.thumbnails import Thumbnail
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.store.feature_table import FeatureTable
-from sppfeat.store.schema import ColumnBlock
 
 __all__ = ["FailureGroup", "Probed", "ReportFacts", "group_failures"]
 
@@ -69,10 +68,8 @@ class ReportFacts:
         n_columns: number of values of a descriptor that the report covers.
         classes: name and number of rows of each class, most frequent first; ``""`` stands for rows without a class.
         config: settings of the extraction.
-        n_extracted: length of a descriptor as extracted.
         reduction: description of the reduction of the descriptors; empty without one.
         provenance: names and values of facts about the file's origin.
-        columns: columns of a descriptor.
         norms: norms of the descriptors; None without descriptors.
         sizes: sizes of images, and of boxes if there are any.
         embedding: rows as points of a plane; None without descriptors.
@@ -93,10 +90,8 @@ class ReportFacts:
     n_columns: int
     classes: tuple[tuple[str, int], ...]
     config: ExtractConfig
-    n_extracted: int
     reduction: str
     provenance: tuple[tuple[str, str], ...]
-    columns: tuple[ColumnBlock, ...]
     norms: Norms | None
     sizes: tuple[Sizes, ...]
     embedding: Embedding | None

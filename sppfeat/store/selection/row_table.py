@@ -53,7 +53,8 @@ class TextColumn:
     @property
     def is_utf8(self) -> bool:
         """True if the text of every row is valid UTF-8."""
-        return all(_is_utf8(os.fsencode(text)) for text in self._used())
+        used = map(os.fsencode, self._used())
+        return all(text.decode("utf-8", "ignore").encode() == text for text in used)
 
     def _used(self) -> Iterator[bytes | str]:
         return (self.texts[i] for i in np.unique(self.index[self.index >= 0]).tolist())
@@ -143,11 +144,3 @@ def _label_numbers(labels: Labels, rows: npt.NDArray[np.int64]) -> npt.NDArray[A
     if y.dtype.kind == "f":
         return y.astype(np.float64)
     return y.astype(np.int64)
-
-
-def _is_utf8(text: bytes) -> bool:
-    try:
-        text.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True

@@ -394,9 +394,6 @@ def test_outputs_that_exist(tmp_path, shards):
             other.symlink_to(shards[1])
         with pytest.raises(ConfigError, match=r"is what is read; allowed: another file"):
             merge_shards(other, shards, overwrite=True)
-    refused("is a folder", tmp_path / "shards", shards, overwrite=True)
-    with pytest.raises(StoreError, match=r"folder of the output does not exist"):
-        merge_shards(tmp_path / "no/m.h5", shards)
     with pytest.raises(ConfigError, match=r"no shards"):
         merge_shards(output, [])
 

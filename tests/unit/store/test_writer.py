@@ -409,27 +409,6 @@ def test_a_failed_image_that_is_tried_again_loses_its_error(file):
     assert read(file, "images/error")[0] == b""
 
 
-@pytest.mark.slow
-@given(st.data())
-@settings(deadline=None, max_examples=30)
-def test_marks_come_in_any_order_and_the_last_counts(tmp_path_factory, data):
-    path = new_file(tmp_path_factory.mktemp("marks") / "features.h5", n=9)
-    expected = dict.fromkeys(range(9), (PENDING, b""))
-    with contextlib.closing(FeatureWriter(path, sync_seconds=1e9)) as writer:
-        for image in data.draw(st.lists(st.integers(0, 8), max_size=20)):
-            kind = data.draw(st.sampled_from(["done", "failed", "sync"]))
-            if kind == "done":
-                writer.mark_done(image)
-                expected[image] = (DONE, b"")
-            elif kind == "failed":
-                writer.mark_failed(image, f"no {image}")
-                expected[image] = (FAILED, b"no %d" % image)
-            else:
-                writer.sync()
-    found = zip(read(path, "images/status").tolist(), read(path, "images/error").tolist(), strict=True)
-    assert list(found) == list(expected.values())
-
-
 def test_status_follows_only_after_rows_are_on_the_disk(file, monkeypatch):
     """What the system is asked for, in order: rows, a sync, then status."""
     calls = []
@@ -576,11 +555,12 @@ def test_what_is_written_is_what_is_read(tmp_path, paths, data, dtype):
     expected = np.zeros(n, dtype=np.uint8)
     reasons = {}
     with contextlib.closing(FeatureWriter(path)) as writer:
-        for image in data.draw(st.permutations(range(n)))[: data.draw(st.integers(0, n))]:
+        for image in data.draw(st.lists(st.integers(0, n - 1), max_size=20)):  # the last mark counts
             if data.draw(st.booleans()):
                 write(writer, image, rows[image : image + 1])
                 writer.mark_done(image)
                 expected[image] = DONE
+                reasons.pop(image, None)
             else:
                 reasons[image] = data.draw(REASONS)
                 writer.mark_failed(image, reasons[image])
@@ -590,6 +570,7 @@ def test_what_is_written_is_what_is_read(tmp_path, paths, data, dtype):
     with FeatureFile(path) as features:
         assert features.status.tolist() == expected.tolist()
         assert features.errors == reasons
+        assert not features.read("images/error")[expected != FAILED].any()
         done = np.flatnonzero(expected == DONE)
         x, y = features.to_sklearn()
         assert np.array_equal(x, rows[done])
