@@ -22,17 +22,8 @@ def fold_batch_norm(network: nn.Module, layers: Sequence[str], *, side: int) -> 
     """Folds batch normalizations into the convolutions before them, if that leaves the maps unchanged.
 
     The folded network makes fewer passes over memory. It comes from torch's own fuser, which folds a convolution
-    twice if two normalizations share it. Both networks therefore run once on a noise image, and the folded one is
-    dropped if their maps differ.
-
-    Args:
-        network: maps ``(N, 3, H, W)`` float32 to a dict of feature maps; in evaluation mode. It is not changed.
-        layers: names of the maps.
-        side: height and width of an input that the network can take, in pixels.
-
-    Returns:
-        Another network with the same maps; ``network`` itself if there is nothing to fold, if it cannot be traced, or
-            if folding would change a map.
+    twice if two normalizations share it. Both networks therefore run once on a noise image of ``side x side`` pixels,
+    and the folded one is dropped if their maps differ; ``network`` itself is not changed.
     """
     has_batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
     if not isinstance(network, fx.GraphModule) or not has_batch_norm:
@@ -51,9 +42,6 @@ class CompiledNetwork(nn.Module):
     """A network compiled by ``torch.compile``, or the plain network, with a warning, if that fails.
 
     The first batches are slow, because torch compiles for single input shapes until it has seen which sides vary.
-
-    Args:
-        network: maps ``(N, 3, H, W)`` images to a dict of feature maps.
     """
 
     def __init__(self, network: nn.Module) -> None:

@@ -77,11 +77,7 @@ def device_memory(device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def float32_arithmetic(precision: str) -> Iterator[None]:
-    """Keeps float32 exact in the context: no bfloat16 inside matrix products, and TF32 only with ``tf32``.
-
-    Args:
-        precision: ``fp32``, ``tf32``, ``bf16`` or ``fp16``.
-    """
+    """Keeps float32 exact in the context: no bfloat16 inside matrix products, and TF32 only with precision ``tf32``."""
     backends: Any = torch.backends
     switches = (
         backends.cudnn.conv,
@@ -118,9 +114,6 @@ class DeviceCopier:
 
     On CUDA each direction uses its own stream and pinned memory, so that neither the device nor the caller waits for
     a copy. On other devices a copy is complete when the call returns.
-
-    Args:
-        device: the device.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -41,21 +41,7 @@ class Head:
 
 
 def check_head(name: str, head: str) -> None:
-    """Refuses a head that is unknown or that a model lacks; goes by the names alone and builds no model.
-
-    Args:
-        name: torchvision's name of the model.
-        head: ``fc6`` or ``fc7``.
-
-    Raises:
-        ConfigError: the model has no such head; the message lists heads and models.
-
-    Example:
-        >>> check_head("vgg16", "fc7")
-        >>> check_head("resnet50", "fc7")
-        Traceback (most recent call last):
-        sppfeat.errors.ConfigError: 'resnet50' has no fc6 or fc7; the models that have them: vgg*, alexnet
-    """
+    """Refuses a head that is unknown or that a model lacks; goes by the names alone and builds no model."""
     check_choice("head", head, HEADS)
     if not any(fnmatchcase(name, pattern) for pattern in _WITH_HEADS):
         raise ConfigError(
@@ -64,12 +50,7 @@ def check_head(name: str, head: str) -> None:
 
 
 def cut_head(model: Any, head: str) -> Head:
-    """Cuts the classifier of a model after the ReLU of ``head``; the layers share the model's parameters.
-
-    Args:
-        model: a whole vgg or alexnet of torchvision, in evaluation mode, so that dropout does nothing.
-        head: ``fc6`` for the ReLU after the first Linear, ``fc7`` for the one after the second.
-    """
+    """Cuts the classifier of a vgg or alexnet after the ReLU of fc6 or fc7; the layers share its parameters."""
     activations = [i for i, layer in enumerate(model.classifier) if isinstance(layer, nn.ReLU)]
     # A slice keeps the names of its layers and drops the later layers.
     layers = model.classifier[: activations[HEADS.index(head)] + 1].eval()

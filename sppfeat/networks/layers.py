@@ -24,30 +24,13 @@ class UntraceableError(Exception):
 
 
 def node_names(model: nn.Module) -> list[str]:
-    """torchvision's names of the nodes of a network in evaluation mode, without its inputs.
-
-    Raises:
-        UntraceableError: the network cannot be traced.
-    """
+    """torchvision's names of the nodes of a network in evaluation mode, without its inputs; or UntraceableError."""
     with _tracing():
         return list(get_graph_node_names(model)[1])[1:]
 
 
 def cut_graph(model: nn.Module, layers: Sequence[str], name: str) -> nn.Module:
-    """Cuts out the part of a network that ``layers`` depend on, as a graph that shares the network's parameters.
-
-    Args:
-        model: the network, in evaluation mode.
-        layers: node names of torchvision's feature extraction.
-        name: name of the network, for messages.
-
-    Returns:
-        A module that maps ``(N, 3, H, W)`` images to a dict from layer to feature map.
-
-    Raises:
-        ConfigError: a layer does not exist.
-        UntraceableError: the network cannot be traced.
-    """
+    """As :func:`cut_network`, for nodes of the network's graph; raises UntraceableError if there is none."""
     try:
         with _tracing():
             cut: nn.Module = create_feature_extractor(
@@ -100,15 +83,7 @@ def _close_to(layer: str, names: Sequence[str]) -> str:
 
 
 def probe_maps(network: nn.Module, layers: Sequence[str], name: str) -> tuple[tuple[int, ...], int]:
-    """Finds the channels of each layer's map, and the smallest side of an input that gives every map a cell.
-
-    Args:
-        network: maps ``(N, 3, H, W)`` images to a dict of feature maps; in evaluation mode, on the CPU.
-        layers: names of the maps.
-        name: name of the network, for messages.
-
-    Returns:
-        The channels, layer by layer, and the side in pixels.
+    """Finds the channels of each layer's map, and the smallest side in pixels of an input that gives each a cell.
 
     Raises:
         ConfigError: the network does not take images of any size, or an output is not a map with a fixed number of

@@ -144,15 +144,8 @@ def fetch_entry(
 ) -> WeightFile:
     """Downloads the file of an entry, unless it is already present and has the right checksum.
 
-    A damaged file is replaced once the new one is complete.
-
-    Args:
-        entry: the weights.
-        folder: folder for the file, made if it is missing; None for torch's hub cache.
-        on_download: progress callback, see ``on_progress`` of :func:`sppfeat.files.downloads.download`.
-
-    Returns:
-        The file, its checksum verified.
+    The folder is made if it is missing; None stands for torch's hub cache. A damaged file is replaced once the new one
+    is complete.
 
     Raises:
         WeightsError: the file cannot be downloaded or written.
@@ -181,15 +174,9 @@ def read_entry(
     folder: StrPath | None = None,
     on_download: OnDownload = lambda name, done, total: None,
 ) -> tuple[dict[str, Tensor], str]:
-    """Reads the parameters of a weight entry, and the SHA-256 of their file, which is always verified.
+    """Reads the parameters of an entry by name, and the SHA-256 of their file, which is always verified.
 
-    Args:
-        entry: the weights.
-        folder: a folder to search first. Then torch's hub cache is searched, and the file downloaded into it.
-        on_download: as for :func:`fetch_entry`.
-
-    Returns:
-        Tensors by name, and the checksum in hexadecimal.
+    The given folder is searched first, then torch's hub cache, into which the file is downloaded if it is nowhere.
 
     Raises:
         WeightsError: the folder is missing, or the file is damaged or cannot be downloaded.

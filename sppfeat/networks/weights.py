@@ -99,8 +99,7 @@ def load_parameters(
         model: the whole network.
         state: tensors by name. Those that are not needed, such as a classifier, are skipped if they do not fit.
         needed: names of the parameters that the chosen layers and the head depend on; these must match.
-        used_modules: names of the modules that these depend on, with or without parameters. A state with other
-            parameters there (of a normalization after fc6, say) belongs to another network and is refused.
+        used_modules: names of their modules. Other parameters there (of a normalization after fc6, say) are refused.
         source: name of the weights, for messages.
 
     Raises:

@@ -98,11 +98,7 @@ def check_name(name: str) -> None:
 
 
 def default_layer(name: str, model: "nn.Module | None" = None) -> str:
-    """The node name of a model's default layer.
-
-    Args:
-        name: torchvision's name of the model.
-        model: the model, if it is already built; None to build one without memory for its weights.
+    """The node name of a model's default layer; builds the model without memory if it is needed and not given.
 
     Raises:
         ConfigError: no backbone has this name.

@@ -111,26 +111,16 @@ def layer_geometries(
     """Computes channels, size and geometry of many layers at once, from one walk through the network.
 
     Args:
-        module_or_graph: as for :func:`receptive_field`.
+        module_or_graph, input_hw: as for :func:`receptive_field`.
         layers: the layers to report, as for :func:`receptive_field`. None: for a GraphModule every
             key of its dict output (or its only output), for any other module every node.
-        input_hw: height and width of the input to walk with, in pixels.
 
     Returns:
         One entry per layer, in order. A layer has no entry if its axes are not known to be ``(N, C, H, W)``: a
-            vector, a channels-last map, a map pooled to one cell. If only the arithmetic fails, the entry gives the
-            ``reason``.
+            vector, a channels-last map, a map pooled to one cell.
 
     Raises:
         ConfigError: a layer is unknown, or the network does not run on an input of this size.
-
-    Example:
-        >>> from torch import nn
-        >>> body = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.MaxPool2d(2), nn.Flatten())
-        >>> for name, layer in layer_geometries(body, input_hw=(32, 48)).items():
-        ...     print(name, layer.channels, layer.map_hw, layer.geometry)
-        0 8 (32, 48) FeatureGeometry(stride=1.0, offset=0.0)
-        1 8 (16, 24) FeatureGeometry(stride=2.0, offset=0.5)
     """
     first, second = _walk_twice(module_or_graph, layers, input_hw, all_nodes=layers is None)
     found: dict[str, LayerGeometry] = {}

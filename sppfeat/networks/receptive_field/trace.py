@@ -238,11 +238,7 @@ def output_keys(module: nn.Module) -> list[str]:
 
 
 def walk(module: nn.Module, input_hw: tuple[int, int]) -> dict[str, Any]:
-    """Runs a network on an image without values.
-
-    Args:
-        module: the network, in eval mode. The nodes of a GraphModule are named in messages.
-        input_hw: height and width of the image, in pixels.
+    """Runs a network in eval mode on an image without values.
 
     Returns:
         The network's outputs by name; a single one is called ``output``.
