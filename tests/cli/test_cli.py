@@ -7,19 +7,11 @@ import sys
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from PIL import Image
 
 import sppfeat
 from sppfeat.cli import main
 
-TINY = [
-    "--size",
-    "48",
-    "--levels",
-    "1,2",
-    "--device",
-    "cpu",
-]
+TINY = ["--size", "48", "--levels", "1,2", "--device", "cpu"]
 
 
 def run(*args, env=None, input=None):  # noqa: A002 - click's own name
@@ -44,44 +36,6 @@ def features(folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_one_of_anything_is_in_the_singular(tmp_path):
-    photos, file = tmp_path / "photos", tmp_path / "f.h5"
-    (photos / "a").mkdir(parents=True)
-    Image.new("RGB", (40, 30)).save(photos / "a" / "1.png")
-    (photos / "a" / "notes.txt").touch()
-    extract = ["extract", photos, "-o", file, *TINY, "--labels", "folder"]
-    said = [
-        run(*args).output
-        for args in (
-            [*extract, "--workers", "1", "--dry-run"],
-            [*extract, "--workers", "0"],
-            ["info", file],
-            ["verify", file, "--recompute", "1"],
-            ["export", file, "-o", tmp_path / "f.csv"],
-            ["probe", file],
-        )
-    ]
-    for text, one in zip(
-        said,
-        (
-            "1 decoding process\n",
-            "1 of 1 image done",
-            "1 row x",
-            "1 row computed",
-            "1 row x",
-            "one class only",
-        ),
-        strict=True,
-    ):
-        assert one in text
-        assert not re.search(
-            r"\b1 (input )?(files|images|rows|shapes|classes|values|problems|processes)\b", text
-        )
-    assert "1 file in folders and archives has no suffix" in said[0]
-    assert "in 1 input shape, 1 row, 1 class\n" in said[0]
-
-
-@pytest.mark.slow
 def test_extract_says_what_it_does_on_stderr_and_nothing_on_stdout(folder, tmp_path):
     result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY)
     assert result.exit_code == 0
@@ -89,6 +43,7 @@ def test_extract_says_what_it_does_on_stderr_and_nothing_on_stdout(folder, tmp_p
     for text in (
         "12 in 5 input shapes, 12 rows, 2 classes",
         "spp_s16, weights DISTILLED_V1",
+        "--backbone resnet50 gives features of ImageNet scale",
         "features",
         "2560 values",
     ):
@@ -106,17 +61,6 @@ def test_failed_images_are_named_and_give_exit_code_3_also_later(mixed_folder, t
         result = run("extract", mixed_folder, "-o", tmp_path / "f.h5", *TINY)
         assert result.exit_code == 3
         assert "'cat/empty.jpg': " in result.stderr
-
-
-@pytest.mark.slow
-def test_dry_run_prints_the_plan_as_the_result(folder, tmp_path):
-    result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY, "--dry-run")
-    assert result.exit_code == 0
-    assert "12 in 5 input shapes" in result.stdout
-    assert not (tmp_path / "f.h5").exists()
-    assert json.loads(run("extract", folder, "-o", tmp_path / "f.h5", *TINY, "--dry-run", "--json").stdout)[
-        "plan"
-    ]
 
 
 @pytest.mark.slow

@@ -34,28 +34,11 @@ def gone(words: str) -> list[str]:
 # Intended differences of a command: its parameters and the words of its help that are gone ("- ...") or new ("+ ...").
 DIFFERENCES: dict[str, list[str]] = {
     "sppfeat": ["- plans,"],
-    "sppfeat bench": [
-        "- plan",
-        "- Listing,",
-        "- planning",
-        "- and",
-        "- laying",
-        "- out",
-        "- a",
-        "- run,",
-        "- by",
-        "- the",
-        "- number",
-        "- of",
-        "- images.",
-    ],
+    "sppfeat bench": gone("plan Listing, planning and laying out a run, by the number of images."),
     "sppfeat export": [
         "- [npz|npy|parquet|svmlight|mat|mat73|csv|tsv]",
         "+ [npz|npy|parquet|svmlight|mat|csv|tsv]",
-        *(
-            "- " + word
-            for word in ["mat73", "is", "MATLAB", "7.3:", "HDF5,", "of", "any", "size.", "mat,", "mat73]"]
-        ),
+        *gone("mat73 is MATLAB 7.3: HDF5, of any size. mat, mat73]"),
         "+ mat]",
     ],
     "sppfeat search": [

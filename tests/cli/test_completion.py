@@ -62,17 +62,3 @@ def test_bash():
         '_sppfeat_completion sppfeat; printf "%s\n" "${COMPREPLY[@]}"'
     )
     assert run_shell("bash", "-c", script) == ["--pool"]
-
-
-def test_zsh():
-    # Its own completion needs a terminal: what would be offered is caught where it is handed over.
-    script = (
-        "compdef() { :; }; _describe() { print -l -- ${(P)3}; }; words=(sppfeat extract --po); CURRENT=3; "
-        'eval "$(_SPPFEAT_COMPLETE=zsh_source sppfeat)"; _sppfeat_completion'
-    )
-    assert run_shell("zsh", "-f", "-c", script)[0].startswith("--pool")
-
-
-def test_fish():
-    script = 'env _SPPFEAT_COMPLETE=fish_source sppfeat | source; complete -C "sppfeat extract --po"'
-    assert run_shell("fish", "-c", script)[0] == "--pool"

@@ -13,18 +13,7 @@ import sppfeat
 from sppfeat.cli import main
 from sppfeat.cli.output import print_json
 
-NETWORK = [
-    "--backbone",
-    "squeezenet1_1",
-    "--weights",
-    "none",
-    "--size",
-    "48",
-    "--levels",
-    "1",
-    "--device",
-    "cpu",
-]
+NETWORK = ["--backbone=squeezenet1_1", "--weights=none", "--size=48", "--levels=1", "--device=cpu"]
 CSV = "path,x0,y0,x1,y1,label,note\nimg1.png,0,0,20,20,cat,x\nimg0.png,0,0,9,9,dog,y\n"
 
 
@@ -95,18 +84,12 @@ def test_backbones():
 def test_train(whole):
     folder, _ = whole
     settings = [
-        "--sizes",
-        48,
-        "--epochs",
-        1,
-        "--batch-size",
-        2,
-        "--hidden",
-        4,
-        "--val-fraction",
-        0.5,
-        "--levels",
-        1,
+        "--sizes=48",
+        "--epochs=1",
+        "--batch-size=2",
+        "--hidden=4",
+        "--val-fraction=0.5",
+        "--levels=1",
     ]
     check_fields("train", output_of("train", folder / "pictures", "-o", folder / "run", *settings, "-q"))
 

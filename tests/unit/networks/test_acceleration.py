@@ -7,7 +7,7 @@ from torch import nn
 
 from sppfeat.networks import zoo
 from sppfeat.networks.acceleration import CompiledNetwork, bfloat16_note, fold_batch_norm
-from sppfeat.networks.backbones import load_backbone, wrap_module
+from sppfeat.networks.backbones import load_backbone
 from sppfeat.networks.layers import cut_network
 
 PICTURE = torch.arange(48.0).view(1, 3, 4, 4)
@@ -213,10 +213,3 @@ def test_layers_keep_their_values_whatever_is_folded(layers):
         result = folded(picture)
     for layer in layers:
         assert torch.allclose(result[layer], expected[layer], atol=1e-6)
-
-
-def test_a_module_of_the_users_own_is_left_alone():
-    module = with_statistics(_Branches()).train()
-    wrap_module(module, layers=("relu",))
-    assert n_batch_norms(module) == 1
-    assert module.training

@@ -6,16 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
 from places import REPOSITORY
 
 import sppfeat
-from sppfeat import Extractor
-from sppfeat.cli import main
-from sppfeat.config.request import BackboneChoice
 from sppfeat.config.specs import COMPACT_NAME, DEFAULT_BACKBONE
 from sppfeat.errors import WeightsError
-from sppfeat.extraction.setup import load_chosen_backbone
 from sppfeat.networks import named_weights, zoo
 from sppfeat.networks.backbones import load_backbone
 from sppfeat.networks.named_weights import (
@@ -209,18 +204,6 @@ def test_the_advice_names_weights_that_are_not_the_default(entry, monkeypatch, w
         load_backbone(NAME, weights="SECOND")
 
 
-def test_fetching_puts_the_file_into_the_folder_unless_it_is_there_and_right(
-    entry, shelf, cache, weight_server
-):
-    content = weight_server.files[entry.file_name]
-    for folder in (shelf, shelf / "made" / "anew", None):
-        path = (folder or cache) / entry.file_name
-        first = fetch_entry(entry, folder=folder)
-        assert first == (path, file_sha256(path), len(content), True)
-        assert fetch_entry(entry, folder=folder) == first._replace(was_downloaded=False)
-    assert len(weight_server.asked) == 3
-
-
 def test_fetching_replaces_a_damaged_file_only_once_the_new_one_is_whole(entry, shelf, weight_server):
     content = weight_server.files[entry.file_name]
     path = put(shelf, entry, content[:1000])
@@ -247,32 +230,6 @@ def test_an_entry_without_url_is_looked_for_in_the_package_alone(
             use(entry, folder=shelf)
     put(package, entry, content)
     assert fetch_entry(entry, folder=shelf).path == package / entry.file_name
-
-
-def test_fetching_needs_a_folder_with_a_name(entry, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(WeightsError, match="the weights folder is ''"):
-        fetch_entry(entry, folder="")
-
-
-@pytest.mark.slow
-def test_the_same_weights_from_another_place_are_the_same_weights(
-    entry, cache, shelf, squeezenet_state, weight_server
-):
-    content = weight_server.files[entry.file_name]
-    put(cache, entry, content)
-    cached = load_chosen_backbone(BackboneChoice(name=NAME))
-    put(shelf, entry, content)
-    put(cache, entry, b"damaged")
-    shelved = load_chosen_backbone(BackboneChoice(name=NAME, weights_dir=shelf))
-    assert cached.spec == shelved.spec
-    assert cached.weights_path == shelved.weights_path == ""
-    assert shelved.spec.weights == "IMAGENET1K_V1"
-    assert shelved.spec.weights_sha256 == file_sha256(shelf / entry.file_name)
-    loaded = shelved.network.state_dict()
-    assert all(torch.equal(value, squeezenet_state[name]) for name, value in loaded.items())
-    extractor = Extractor(NAME, weights_dir=str(shelf), device="cpu")
-    assert extractor.config.backbone == shelved.spec
 
 
 OWN = BUNDLED_ENTRY
@@ -326,16 +283,6 @@ def test_damaged_or_missing_weights_are_refused(tmp_path, monkeypatch):
     path.unlink()
     with pytest.raises(WeightsError, match=r"is part of the package, .* install sppfeat again$"):
         load_backbone(OWN.model)
-
-
-@pytest.mark.slow
-def test_each_plan_names_it_and_says_how_to_get_more(photos, tmp_path):
-    command = ["extract", str(photos / "brick"), "-o", str(tmp_path / "f.h5"), "--dry-run"]
-    plan = CliRunner().invoke(main, command).output
-    assert f"backbone:    {OWN.model}, weights {OWN.name}" in plan
-    assert "--backbone resnet50 gives features of ImageNet scale" in plan
-    other = CliRunner().invoke(main, [*command, "--weights", "none"]).output
-    assert "ImageNet scale" not in other
 
 
 def test_weights_of_another_network_say_of_which(tmp_path):

@@ -78,15 +78,6 @@ def map_of(network, layer):
     return maps[0]
 
 
-@pytest.mark.parametrize("name", ["alexnet", "vgg16_bn"])
-def test_layer_before_the_last_max_pooling(name):
-    features = zoo.build_without_memory(name).features
-    layer = zoo.default_layer(name).removeprefix("features.")
-    assert isinstance(features[int(layer)], torch.nn.ReLU)
-    assert isinstance(features[int(layer) + 1], torch.nn.MaxPool2d)
-    assert int(layer) + 2 == len(features)
-
-
 def test_every_installed_model_has_a_family_or_a_refusal():
     installed = torchvision.models.list_models(module=torchvision.models)
     refused = [name for name in installed if name.startswith(tuple(zoo._REFUSED))]
