@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 import sppfeat
 from sppfeat.cli import main
-from sppfeat.config.options import make_request as make_real_request
+from sppfeat.config.options import make_request
 
 TINY = ["--levels", "1,2", "--device", "cpu", "--workers", "0"]
 CSV = """image,x0,y0,x1,y1,label
@@ -75,25 +75,17 @@ def test_the_plan_as_json_counts_boxes(folder, boxes, tmp_path):
 @pytest.mark.parametrize(
     ("options", "size", "scales"),
     [
-        ([], 224, ()),
-        (["--boxes", "grid:2x2"], 688, ()),
-        (["--boxes", "grid:2x2", "--size", "native"], None, ()),
-        (["--boxes", "grid:2x2", "--scales", "300,200"], None, (200, 300)),
-        (["--boxes", "multiview"], None, (224, 256, 300, 360, 448, 560)),
-        (["--boxes", "multiview", "--scales", "300,400"], None, (300, 400)),
+        ({}, 224, ()),
+        ({"boxes": "grid:2x2"}, 688, ()),
+        ({"boxes": "grid:2x2", "size": "native"}, None, ()),
+        ({"boxes": "grid:2x2", "scales": (300, 200)}, None, (200, 300)),
+        ({"boxes": "multiview"}, None, (224, 256, 300, 360, 448, 560)),
+        ({"boxes": "multiview", "scales": (300, 400)}, None, (300, 400)),
     ],
 )
-def test_sizes(folder, tmp_path, monkeypatch, options, size, scales):
-    seen = []
-
-    def make_request(*args, **options):
-        seen.append(true_request(*args, **options))
-        raise SystemExit
-
-    true_request = make_real_request
-    monkeypatch.setattr("sppfeat.extraction.extract.make_request", make_request)
-    run("extract", folder, "-o", tmp_path / "f.h5", *options)
-    assert (seen[0].input.size, seen[0].input.scales) == (size, scales)
+def test_sizes(options, size, scales):
+    found = make_request("photos", "f.h5", **options).input
+    assert (found.size, found.scales) == (size, scales)
 
 
 def test_every_option_reaches_the_file(folder, boxes, tmp_path):

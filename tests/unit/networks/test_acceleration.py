@@ -40,14 +40,6 @@ def compiler(monkeypatch, *, error=None):
     monkeypatch.setattr(torch, "compile", compile_)
 
 
-def test_the_compiled_network_is_used(monkeypatch, caplog):
-    compiler(monkeypatch)
-    network = Double()
-    assert torch.equal(CompiledNetwork(network)(PICTURE)["layer"], 2 * PICTURE)
-    assert network.n_calls == 1
-    assert not caplog.records
-
-
 def test_without_a_compiler_the_network_runs_as_it_is_and_that_is_said_once(monkeypatch, caplog):
     compiler(monkeypatch, error=RuntimeError("No working C++ compiler found\nSet TORCH_LOGS for more"))
     network = CompiledNetwork(Double())

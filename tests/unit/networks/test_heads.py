@@ -1,6 +1,7 @@
+from pathlib import Path
+
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import get_model
 
@@ -139,11 +140,9 @@ def test_sizes_come_from_the_model_and_rows_do_not_depend_on_each_other(models, 
     before = pooled.clone()
     with torch.inference_mode():
         rows = cut.network(pooled)
-        assert cut.network(pooled[:0]).shape == (0, WIDTH)
         singly = torch.cat([cut.network(row[None]) for row in pooled])
-        assert torch.equal(cut.network(pooled), rows)  # no dropout
+        assert cut.network(pooled[:0]).shape == (0, WIDTH)
     assert torch.equal(pooled, before)  # its ReLUs work in place, on what the head made itself
-    assert rows.shape == (5, WIDTH)
     assert relative_l2(rows, singly) < 1e-5
 
 
@@ -155,11 +154,6 @@ def test_models_without_heads_are_refused_before_anything_is_built_or_read(monke
     for weights in ("none", "DEFAULT", "no-such-file.pth"):
         with pytest.raises(ConfigError, match=r"'resnet50' has no fc6 or fc7.*vgg\*, alexnet"):
             load_backbone("resnet50", weights=weights, head="fc7")
-
-
-def test_other_heads_are_refused():
-    with pytest.raises(ConfigError, match="head is 'fc8'; allowed: fc6, fc7"):
-        load_backbone("alexnet", weights="none", head="fc8")
 
 
 @pytest.mark.parametrize("layers", [["features.12"], ["features.11", "features.4"], ["features"]])
@@ -181,12 +175,10 @@ def test_the_checksum_of_an_untrained_network_covers_its_head(untrained):
     assert untrained[None].spec.head is None
 
 
-@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
-def test_a_file_gives_the_parameters_of_the_head(tmp_path, half, suffix):
-    path = tmp_path / f"w.{suffix}"
-    (save_file if suffix == "safetensors" else torch.save)(half, path)
-    backbone = load_backbone("alexnet", weights=str(path), head="fc7", seed=SEED + 1)
-    assert backbone.spec.weights_sha256 == file_sha256(path)
+def test_a_file_gives_the_parameters_of_the_head(tmp_path, half):
+    path = save(tmp_path, half)
+    backbone = load_backbone("alexnet", weights=path, head="fc7", seed=SEED + 1)
+    assert backbone.spec.weights_sha256 == file_sha256(Path(path))
     loaded = backbone.head.network.state_dict()
     assert sorted(loaded) == ["1.bias", "1.weight", "4.bias", "4.weight"]
     assert all(torch.equal(value, half[f"classifier.{name}"].float()) for name, value in loaded.items())

@@ -244,14 +244,6 @@ def no_network(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
-def copied(tmp_path, monkeypatch) -> Path:
-    """The bundled files in a folder that may be changed, which is looked in instead."""
-    for path in BUNDLED_FOLDER.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    monkeypatch.setattr(named_weights, "BUNDLED_FOLDER", tmp_path)
-    return tmp_path / OWN.file_name
-
-
 def test_the_file_is_the_one_that_was_released():
     content = (BUNDLED_FOLDER / OWN.file_name).read_bytes()
     assert hashlib.sha256(content).hexdigest() == OWN.sha256_prefix
@@ -272,17 +264,6 @@ def test_the_default_backbone_is_the_bundled_one_and_needs_no_network(no_network
     descriptors = extractor(str(photos / "brick" / sorted(p.name for p in (photos / "brick").iterdir())[0]))
     assert descriptors.shape == (512 * 21,)
     assert (descriptors > 0).mean() > 0.05
-
-
-def test_damaged_or_missing_weights_are_refused(tmp_path, monkeypatch):
-    path = copied(tmp_path, monkeypatch)
-    content = path.read_bytes()
-    path.write_bytes(content[:-1] + b"!")
-    with pytest.raises(WeightsError, match=r"is damaged or cut off .* expected is one that begins with"):
-        load_backbone(OWN.model)
-    path.unlink()
-    with pytest.raises(WeightsError, match=r"is part of the package, .* install sppfeat again$"):
-        load_backbone(OWN.model)
 
 
 def test_weights_of_another_network_say_of_which(tmp_path):
