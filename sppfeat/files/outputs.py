@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from sppfeat.config.values import StrPath
 from sppfeat.errors import ConfigError, StoreError
 
 __all__ = [
@@ -43,8 +42,10 @@ def check_output(path: Path) -> None:
             raise StoreError(f"the output cannot be {str(path)!r}: {error.strerror}") from error
 
 
-def check_new_file(path: Path, *, inputs: Sequence[StrPath] = (), overwrite: bool) -> None:
+def check_new_file(path: Path, *, inputs: Sequence[object] = (), overwrite: bool) -> None:
     """Check that a new file may be written to a path; an existing one is replaced only with ``overwrite``.
+
+    Only those inputs that are paths count.
 
     Raises:
         ConfigError: the output is one of the inputs.
@@ -56,9 +57,10 @@ def check_new_file(path: Path, *, inputs: Sequence[StrPath] = (), overwrite: boo
         raise StoreError(f"{str(path)!r} exists; --overwrite replaces it")
 
 
-def refuse_input(path: Path, inputs: Sequence[StrPath]) -> None:
+def refuse_input(path: Path, inputs: Sequence[object]) -> None:
     """Raise ConfigError if an output is the same file as one of the inputs, even under another name."""
-    if os.path.exists(path) and any(os.path.exists(s) and os.path.samefile(path, s) for s in inputs):
+    paths = [given for given in inputs if isinstance(given, str | os.PathLike) and os.path.exists(given)]
+    if os.path.exists(path) and any(os.path.samefile(path, given) for given in paths):
         raise ConfigError(f"the output {str(path)!r} is what is read; allowed: another file")
 
 

@@ -100,7 +100,7 @@ def export(
         file = selection.file
         kind = dtype_of(name, dtype, file.dtype.name)
         contents = Contents(selection, np.dtype(kind).newbyteorder("<"), on_progress)
-        inputs = [*file.read_paths, *([labels] if isinstance(labels, str | os.PathLike) else [])]
+        inputs = [*file.read_paths, labels]
         outputs = _write(contents, name, output, inputs=inputs, overwrite=overwrite)
         return ExportResult(
             paths=tuple(map(str, outputs)),
@@ -117,7 +117,7 @@ def export(
 
 
 def _write(
-    contents: Contents, name: str, output: StrPath | BinaryIO, *, inputs: Sequence[StrPath], overwrite: bool
+    contents: Contents, name: str, output: StrPath | BinaryIO, *, inputs: Sequence[object], overwrite: bool
 ) -> list[Path]:
     """Writes all files of an export, or a stream; returns the paths of the files."""
     module, _, function = EXPORT_FORMATS[name].writer.partition(":")

@@ -5,7 +5,6 @@ the descriptors come out, or else a fitted classifier, its file, and its predict
 read through the selection in blocks. The room must not know images, networks or charts.
 """
 
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -87,8 +86,7 @@ def probe(
         )
     with FeatureFile(Path(features)) as file:
         if model is not None:
-            tables = [labels] if isinstance(labels, str | os.PathLike) else []
-            check_new_file(model, inputs=[*file.read_paths, *tables], overwrite=overwrite)
+            check_new_file(model, inputs=[*file.read_paths, labels], overwrite=overwrite)
         selection = file.select(rows=rows, layers=layers, levels=levels, labels=labels)
         fitted = None if model is None else fit_classifier(selection, settings)
         result = cross_validate(selection, settings, on_progress=on_progress)

@@ -97,8 +97,7 @@ def predict(
     """
     with FeatureFile(Path(features)) as file, contextlib.ExitStack() as stack:
         if isinstance(output, str | os.PathLike):
-            tables = [labels] if isinstance(labels, str | os.PathLike) else []
-            check_new_file(Path(output), inputs=[model, *file.read_paths, *tables], overwrite=overwrite)
+            check_new_file(Path(output), inputs=[model, *file.read_paths, labels], overwrite=overwrite)
         classifier = load_classifier(Path(model))
         classes = classifier.classes
         selection = select_for(classifier, file, rows=rows, labels=labels)

@@ -5,7 +5,6 @@ turns these into one HTML page that loads nothing else. Gathering reads the file
 know the layout of the page; the page must not read the file.
 """
 
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -86,8 +85,7 @@ def report(
         StoreError: the file cannot be read; the output exists or cannot be written.
     """
     path = Path(output)
-    inputs = [file, labels] if isinstance(labels, str | os.PathLike) else [file]
-    check_page_path(path, inputs=inputs, overwrite=overwrite)
+    check_page_path(path, inputs=[file, labels], overwrite=overwrite)
     with FeatureFile(file) as features:
         selection = features.select(rows=rows, layers=layers, levels=levels, labels=labels)
         facts = gather_facts(

@@ -19,7 +19,6 @@ from sppfeat.analysis.show.sizes import sizes_text
 from sppfeat.analysis.wording import network_text, rounded
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.machine import import_extra
-from sppfeat.config.values import StrPath
 from sppfeat.config.wording import counted, escaped
 from sppfeat.errors import ConfigError
 from sppfeat.files.outputs import check_new_file
@@ -33,7 +32,7 @@ _LONGEST = 1000  # maximum number of letters to show of a text from the file
 _BETWEEN_PARTS = re.compile(r"(?<=[_./-])(?=[^_./-])")
 
 
-def check_page_path(path: Path, *, inputs: Sequence[StrPath] = (), overwrite: bool) -> None:
+def check_page_path(path: Path, *, inputs: Sequence[object] = (), overwrite: bool) -> None:
     """Refuses an output that cannot be written, and a missing package, so that nothing is computed in vain."""
     if path.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"the output is {str(path)!r}; allowed: a name that ends in .html")

@@ -6,7 +6,6 @@ matplotlib arranges what is on them (constrained layout) and fits the page. The 
 
 import contextlib
 import io
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -109,16 +108,12 @@ class Picture(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def check_picture_path(path: Path, *, inputs: Sequence[Any] = (), overwrite: bool) -> None:
-    """Refuses an output that cannot be written or is an input, so that nothing is computed in vain.
-
-    Only those inputs that are paths count.
-    """
+def check_picture_path(path: Path, *, inputs: Sequence[object] = (), overwrite: bool) -> None:
+    """Refuses an output that cannot be written or is an input, so that nothing is computed in vain."""
     if path.suffix.lower() not in PICTURE_SUFFIXES:
         raise ConfigError(f"the output is {str(path)!r}; allowed: a name that ends in .png, .svg or .pdf")
     import_extra("matplotlib", extra="plot", purpose="a picture")
-    paths = [given for given in inputs if isinstance(given, str | os.PathLike)]
-    check_new_file(path, inputs=paths, overwrite=overwrite)
+    check_new_file(path, inputs=inputs, overwrite=overwrite)
 
 
 @contextlib.contextmanager
