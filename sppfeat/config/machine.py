@@ -28,8 +28,7 @@ __all__ = [
     "visible_cores",
 ]
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-_NEVER = -1
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _NEVER = -1, -4, -1
 _UNCHECKED_NBYTES = 1 << 29  # smaller copies are made without reading the limits
 
 
@@ -40,9 +39,8 @@ def available_cores(root: Path = Path("/")) -> int:
     Tests replace ``root``, the root of the file system.
     """
     cores = float(visible_cores())
-    for words in _group_limits(
-        root, "cpu", unified="cpu.max", legacy=("cpu.cfs_quota_us", "cpu.cfs_period_us")
-    ):
+    legacy = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+    for words in _group_limits(root, "cpu", unified="cpu.max", legacy=legacy):
         if len(words) == 2 and all(word.isdecimal() and int(word) > 0 for word in words):  # not "max", nor -1
             cores = min(cores, int(words[0]) / int(words[1]))
     return max(1, math.ceil(cores))
@@ -148,13 +146,8 @@ def import_extra(module: str, *, extra: str, purpose: str) -> Any:
 def _group_limits(root: Path, controller: str, *, unified: str, legacy: Sequence[str]) -> Iterator[list[str]]:
     """Yield the words of a limit for each control group of this process, outermost first.
 
-    A missing file has no words. A container may see its own group as the outermost one.
-
-    Args:
-        root: root of the file system.
-        controller: name of the controller in version 1 of control groups.
-        unified: name of the limit's file in version 2.
-        legacy: names of its files in version 1, whose words are joined.
+    The limit is in the file ``unified`` of version 2 of control groups, or in the files ``legacy`` of version 1. A
+    missing file has no words. A container may see its own group as the outermost one.
     """
     for line in _text(root / "proc/self/cgroup").splitlines():
         controllers, _, path = line.partition(":")[2].partition(":")

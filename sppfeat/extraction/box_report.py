@@ -19,18 +19,16 @@ __all__ = ["BoxSummary", "box_notes", "summarize_boxes"]
 
 _SHOWN = 3
 _MAX_FRACTION = 2.0  # coordinates beyond this are unlikely to be fractions of an image
-_FLAGGED = (
-    (
-        RowFlag.CLIPPED,
+_FLAGGED = {
+    RowFlag.CLIPPED: (
         "box reaches over the border of its image and is clipped to it",
         "boxes reach over the border of their image and are clipped to it",
     ),
-    (
-        RowFlag.DEGENERATE,
+    RowFlag.DEGENERATE: (
         "box has no area inside its image: its row is NaN",
         "boxes have no area inside their image: their rows are NaN",
     ),
-)
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,21 +85,17 @@ def summarize_boxes(
 def box_notes(plan: Plan, boxes: RowBoxes, table: BoxTable | None, *, is_new: bool = True) -> list[str]:
     """Describe suspicious boxes of a plan, one note per kind, each with a count and the first examples.
 
-    Args:
-        plan: the plan.
-        boxes: the boxes of its rows.
-        table: the content of the box file; None without one.
-        is_new: True if the plan holds all inputs; False if it continues a file, and holds the images of the file.
+    The plan holds all inputs if ``is_new``; else it continues a file, and holds the images of the file.
     """
     notes = [] if table is None else list(_file_notes(plan, boxes, table, is_new=is_new))
     empty = _without_boxes(plan)
     if len(empty):
         names = _examples([plan.paths[i] for i in empty.tolist()])
         notes.append(f"{counted(len(empty), 'image has', 'images have')} no boxes, and no rows: {names}")
-    for flag, one, many in _FLAGGED:
+    for flag, nouns in _FLAGGED.items():
         rows = np.flatnonzero(boxes.flag & flag)
         if len(rows):
-            notes.append(f"{counted(len(rows), one, many)}: {_example_boxes(plan, boxes, rows)}")
+            notes.append(f"{counted(len(rows), *nouns)}: {_example_boxes(plan, boxes, rows)}")
     return notes
 
 

@@ -39,13 +39,10 @@ def estimate_factors(
 
     Args:
         plan: the images and rows to draw a sample from.
-        columns: the blocks of columns of a descriptor.
-        mean_norm: the mean norm to reach.
-        decoder: decodes the images.
+        columns, mean_norm: the blocks of columns of a descriptor, and the mean norm to reach.
+        decoder, batch_pixels, scratch: as for a run.
         describe_for: makes the function that computes unscaled rows of a plan.
-        batch_pixels: see :func:`sppfeat.extraction.plan.schedule`.
         measure: reads the headers of drawn images of unknown size.
-        scratch: existing folder for images that must be fetched.
 
     Raises:
         ImageError: none of the drawn images could be read.
@@ -86,10 +83,9 @@ def estimate_factors(
 def sample_plan(
     plan: Plan, measure: Measure, *, n_images: int = 200, n_rows: int = 200, seed: int = 0
 ) -> tuple[Plan, npt.NDArray[np.int64]]:
-    """Draw a random sample of a plan: at most ``n_images`` images, with at most ``n_rows`` rows each.
+    """Draw at random at most ``n_images`` images of a plan, with at most ``n_rows`` rows each.
 
-    Returns:
-        A copy of the plan in which only the drawn boxes have a scale, and ``(n,)`` int64, the images to run, ascending.
+    Returns a copy of the plan in which only the drawn boxes have a scale, and ``(n,)`` int64, the images, ascending.
     """
     rng = np.random.default_rng(seed)
     sample = plan.copied()
@@ -123,7 +119,6 @@ class _NormSink:
         self.failures: list[str] = []
 
     def write_rows(self, rows: Rows) -> None:
-        """Keep the norms of rows."""
         positions = np.searchsorted(self._rows, rows.rows)
         for i, columns in enumerate(self._layers):
             self.norms[positions, i] = np.linalg.norm(rows.descriptors[:, columns].astype(np.float64), axis=1)

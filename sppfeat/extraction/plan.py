@@ -126,7 +126,7 @@ def make_plan(
     spec: InputSpec,
     rows: BoxRows | None = None,
 ) -> Plan:
-    """Plan the images and rows of a listing.
+    """Plan the images and rows of a listing; images without a valid network-input size are added to the errors.
 
     Args:
         listing: the images.
@@ -134,9 +134,6 @@ def make_plan(
         errors: the reason for each header that could not be read, by image index.
         spec: the network-input settings.
         rows: the rows of each image; None: one row per image, the whole image.
-
-    Returns:
-        The plan. Its errors include images without a valid network-input size.
     """
     input_hw, too_odd = input_sizes(image_hw, spec)
     first = np.arange(len(listing.paths), dtype=np.int64)

@@ -100,15 +100,9 @@ def map_sizes(backbone: Backbone) -> MapSizes:
 def best_scales(
     boxes_px: npt.NDArray[np.float64], image_hw: tuple[int, int], short_sides: Sequence[int | None]
 ) -> npt.NDArray[np.int16]:
-    """Choose the scale of each box of an image; see :func:`sppfeat.geometry.choose_scale`.
+    """Choose the scale of each box of an image, clipped to it: ``(K,)`` int16, index into ``short_sides``.
 
-    Args:
-        boxes_px: ``(K, 4)`` float64, ``xyxy`` edges in pixels of the image as displayed, clipped to it.
-        image_hw: height and width of the image as displayed, in pixels.
-        short_sides: short sides of the network input, in pixels; a single one may be None, the image's own size.
-
-    Returns:
-        ``(K,)`` int16, index into ``short_sides``.
+    See :func:`sppfeat.geometry.choose_scale`; a single short side may be None, the image's own.
     """
     if len(short_sides) == 1:
         return np.zeros(len(boxes_px), dtype=np.int16)

@@ -197,15 +197,8 @@ def plan_additions(
 ) -> Plan:
     """Plan the images of a file, whose rows stay where they are, followed by the new inputs.
 
-    New class names follow those of the file; a file without labels stays without.
-
-    Args:
-        plan: the plan of the file's images.
-        matched: the inputs, matched with these images.
-        listing: the inputs.
-        spec: the network-input settings.
-        found: the sizes of the new inputs, by position in ``matched.new``.
-        planner: plans the rows of boxes; None for whole images.
+    New class names follow those of the file; a file without labels stays without. ``found`` are the sizes of the new
+    inputs, by position in ``matched.new``.
     """
     sizes, reasons = found
     n_old, new, paths = plan.n_images, matched.new, [*plan.paths, *matched.new_paths]

@@ -60,12 +60,8 @@ class RowPlanner:
     ) -> BoxRows:
         """Plan the rows of the images from ``first`` on.
 
-        Args:
-            root: absolute path of the folder that holds all images.
-            paths: paths of all ``N`` images, relative to ``root``.
-            image_hw: ``(N - first, 2)`` int32, height and width as displayed of the images from ``first`` on, in
-                pixels; 0 if unknown.
-            first: index of the first image to plan.
+        ``paths`` are those of all ``N`` images; ``image_hw``, ``(N - first, 2)``, is of the images to plan, 0 if
+        unknown.
 
         Raises:
             BoxError: no box belongs to any of the images, or a name matches two images.
@@ -151,12 +147,10 @@ class RowPlanner:
         image = np.array(image_hw)
         input_hw = input_sizes(image[None].astype(np.int32), self.input)[0][0]
         if self.input.round_to == 1:
-            image, input_hw = (
-                image.min(keepdims=True).repeat(2),
-                input_hw.min(axis=1, keepdims=True).repeat(2, 1),
-            )
+            image, input_hw = image.min(keepdims=True), input_hw.min(axis=1, keepdims=True)
         windows = VIEW_SIDE * image / np.where(input_hw > 0, input_hw, image)
-        return multiview_views(image_hw, self.input.short_sides, [(h, w) for h, w in windows.tolist()])
+        sides = np.broadcast_to(windows, (len(windows), 2)).tolist()
+        return multiview_views(image_hw, self.input.short_sides, [(h, w) for h, w in sides])
 
 
 def fill_in_sizes(
@@ -168,15 +162,8 @@ def fill_in_sizes(
 ) -> npt.NDArray[np.int64]:
     """Fill the sizes of some images into a plan, and adapt their boxes; their rows stay the same.
 
-    An image whose rows would change fails. Another thread may run other images of the plan meanwhile.
-
-    Args:
-        plan: the plan.
-        images: ``(n,)`` int64, indices of the images whose headers were read.
-        found: ``(n, 2)`` int32 heights and widths in pixels, 0 if unknown, and reasons by position; an image of unknown
-            size keeps its former size.
-        spec: the network-input settings.
-        planner: plans the rows of boxes; None for whole images.
+    An image whose rows would change fails, and one of unknown size keeps its former size. Another thread may run other
+    images of the plan meanwhile.
 
     Returns:
         ``(m,)`` int64, the images whose size has changed.
@@ -201,24 +188,15 @@ def fill_in_sizes(
                 f"gives other rows than the {rows.stop - rows.start} that the file has: start anew with --overwrite"
             )
         else:
-            boxes.boxes_px[rows], boxes.flag[rows], boxes.scale[rows] = (
-                fitted.boxes_px,
-                fitted.flag,
-                fitted.scale,
-            )
+            for name in ("boxes_px", "flag", "scale"):
+                getattr(boxes, name)[rows] = getattr(fitted, name)
     return np.asarray(changed)
 
 
 def choose_scales(
     rows: BoxRows, image_hw: npt.NDArray[np.int32], short_sides: Sequence[int | None]
 ) -> BoxRows:
-    """Choose the scale of each box: the one at which its area is nearest to 224 x 224 pixels.
-
-    Args:
-        rows: the rows; those of scale -1 get a scale if their box has an area and the image size is known.
-        image_hw: ``(N, 2)`` int32, height and width of the images as displayed, in pixels.
-        short_sides: short sides of the network input in pixels, ascending; a single one may be None, the image's own.
-    """
+    """Choose the scale of each row of scale -1, if its box has an area and the size of its image is known."""
     boxes = rows.boxes
     row_hw = image_hw[rows.row_images]
     clipped, _ = clip_boxes(boxes.boxes_px, row_hw)
@@ -242,13 +220,7 @@ def drop_duplicates(
 ) -> BoxRows:
     """Drop rows with the same region of the same maps as an earlier row; ``box_row`` then points to that row.
 
-    Args:
-        rows: the rows, with their scales.
-        image_hw: ``(N, 2)`` int32, height and width of the images as displayed, in pixels.
-        input_hw: ``(N, S, 2)`` int32, height and width of the network input at each scale, in pixels; images for which
-            it is 0 keep all their rows.
-        projector: projects boxes to cells.
-        map_sizes: finds the sizes of the maps of a network input.
+    Images whose ``input_hw``, ``(N, S, 2)``, is 0 keep all their rows.
     """
     boxes, image = rows.boxes, rows.row_images
     usable = np.asarray((input_hw > 0).all(axis=(1, 2)))
@@ -265,14 +237,8 @@ def drop_duplicates(
             input_hw=(in_h, in_w),
             map_hws=map_sizes((in_h, in_w)),
         ).region
-    keys = np.column_stack(
-        (
-            image[pooled],
-            boxes.scale[pooled],
-            boxes.mirrored[pooled],
-            cells[pooled].reshape(len(pooled), 4 * cells.shape[1]),
-        )
-    )
+    flat_cells = cells.reshape(len(boxes), 4 * cells.shape[1])
+    keys = np.column_stack((image, boxes.scale, boxes.mirrored, flat_cells))[pooled]
     _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
     same_as = np.arange(len(boxes))
     same_as[pooled] = pooled[first[inverse.reshape(-1)]]
@@ -281,10 +247,7 @@ def drop_duplicates(
     is_row = boxes.box_row >= 0
     box_row = boxes.box_row.copy()
     box_row[is_row] = new_row[boxes.box_row[is_row]]
-    return BoxRows(
-        np.searchsorted(kept, rows.ranges),
-        dataclasses.replace(boxes.take(kept), box_row=box_row),
-    )
+    return BoxRows(np.searchsorted(kept, rows.ranges), dataclasses.replace(boxes.take(kept), box_row=box_row))
 
 
 def _group_rows(keys: npt.NDArray[np.int32], rows: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:

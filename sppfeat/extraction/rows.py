@@ -38,13 +38,7 @@ def rows_of_table(
 ) -> BoxRows:
     """Make one row for each box whose image is an input: image by image, in the order of the box file.
 
-    Args:
-        table: the content of the box file.
-        image_of: ``(M,)`` int64, input index of each image named in the box file; -1 for none.
-        image_hw: ``(N, 2)`` int32, height and width of the inputs as displayed, in pixels; 0 if unknown.
-
-    Returns:
-        The rows, with scales still to be chosen (-1).
+    ``image_of`` is the input of each image that the box file names, or -1. Scales are still to be chosen (-1).
     """
     image = image_of[table.image] if len(table) else np.empty(0, dtype=np.int64)
     kept = np.flatnonzero(image >= 0)
@@ -69,15 +63,9 @@ def rows_of_table(
 
 
 def rows_of_views(views_of: Callable[[tuple[int, int]], Views], image_hw: npt.NDArray[np.int32]) -> BoxRows:
-    """Make one row for each view of each image.
+    """Make one row for each view of each image; scales are still to be chosen (-1) unless the views fix them.
 
-    Args:
-        views_of: makes the views of an image from its height and width in pixels.
-        image_hw: ``(N, 2)`` int32, height and width of the inputs as displayed, in pixels. An image of unknown size, 0,
-            gets as many rows as one of 1 x 1 pixels, with boxes of NaN.
-
-    Returns:
-        The rows, with scales still to be chosen (-1) unless the views fix them.
+    An image of unknown size, 0, gets as many rows as one of 1 x 1 pixels, with boxes of NaN.
     """
     sizes, inverse = np.unique(image_hw, axis=0, return_inverse=True)
     inverse = inverse.reshape(-1)
@@ -87,9 +75,8 @@ def rows_of_views(views_of: Callable[[tuple[int, int]], Views], image_hw: npt.ND
     boxes_px = np.empty((n_rows, 4))
     scale, mirrored = np.empty(n_rows, dtype=np.int16), np.empty(n_rows, dtype=bool)
     by_size = np.split(np.argsort(inverse, kind="stable"), np.cumsum(np.bincount(inverse))[:-1])
-    for own, size, images in zip(
-        views, sizes, by_size, strict=False
-    ):  # without images, one empty group is left
+    # Without images, one empty group is left.
+    for own, size, images in zip(views, sizes, by_size, strict=False):
         rows = ranges[images, :1] + np.arange(len(own.ids))
         boxes_px[rows] = own.boxes_px if size.all() else np.nan
         scale[rows] = own.scale
