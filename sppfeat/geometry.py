@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sppfeat.config.regions import PROJECTIONS
+from sppfeat.config.values import CHOICES
 from sppfeat.errors import BoxError, ConfigError
 from sppfeat.networks.receptive_field import FeatureGeometry, receptive_field
 
@@ -257,8 +257,8 @@ def _check_hw(hw: tuple[int, int], name: str) -> None:
 
 
 def _check_rule(rule: str, margin: float) -> None:
-    if rule not in PROJECTIONS:
-        raise ConfigError(f"unknown projection rule {rule!r}; there are {', '.join(PROJECTIONS)}")
+    if rule not in CHOICES["projection"]:
+        raise ConfigError(f"unknown projection rule {rule!r}; there are {', '.join(CHOICES['projection'])}")
     if not math.isfinite(margin):
         raise ConfigError(f"margin must be a finite number of input pixels, found {margin}")
     if margin != 0 and rule != "sppnet":

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sppfeat.config.specs import NORMALIZATIONS, POOL_MODES, WINDOWS, parse_levels
-from sppfeat.config.values import check_choice
+from sppfeat.config.specs import NORMALIZATIONS, WINDOWS, parse_levels
+from sppfeat.config.values import CHOICES, check_choice
 from sppfeat.errors import BoxError, ConfigError
 from sppfeat.pooling.crop_pooling import pool_crops
 from sppfeat.pooling.region_pooling import (
@@ -63,7 +63,7 @@ def spatial_pyramid_pool(
         [[5.0, 1.0, 2.0, 4.0, 5.0]]
     """
     levels = parse_levels(levels)
-    check_choice("mode", mode, POOL_MODES)
+    check_choice("mode", mode, CHOICES["pool"])
     check_choice("window", window, WINDOWS)
     _check_map(feature_map)
     if window == "sliding":
@@ -122,7 +122,7 @@ def pool_regions(feature_map: Tensor, regions: Tensor, levels: Sequence[int], *,
         [[5.0]]
     """
     levels = parse_levels(levels)
-    check_choice("mode", mode, POOL_MODES)
+    check_choice("mode", mode, CHOICES["pool"])
     _check_map(feature_map)
     maps = _check_regions(regions, feature_map)
     if _needs_gradient(feature_map):
@@ -150,7 +150,7 @@ class SpatialPyramidPool2d(nn.Module):
     def __init__(self, levels: Sequence[int], mode: str = "max") -> None:
         super().__init__()
         self.levels = parse_levels(levels)
-        self.mode = check_choice("mode", mode, POOL_MODES)
+        self.mode = check_choice("mode", mode, CHOICES["pool"])
 
     def forward(self, feature_map: Tensor) -> Tensor:
         """Pools ``(N, C, H, W)`` maps into ``(N, D)`` descriptors."""

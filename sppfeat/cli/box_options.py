@@ -2,20 +2,10 @@
 
 import click
 
-from sppfeat.cli.options import option, together
+from sppfeat.cli.options import option, setting_option, together
 from sppfeat.cli.output import joined_numbers
 from sppfeat.cli.values import Parsed, complete_files
-from sppfeat.config.regions import (
-    BOX_COORDS,
-    BOX_ENDS,
-    BOX_FORMATS,
-    BOX_ORDERS,
-    BOX_ORIGINS,
-    BOX_UNITS,
-    MULTIVIEW_SCALES,
-    PROJECTIONS,
-    RegionSpec,
-)
+from sppfeat.config.regions import BOX_FORMATS, BOX_ORIGINS, MULTIVIEW_SCALES, RegionSpec
 
 __all__ = ["box_options"]
 
@@ -35,12 +25,10 @@ box_options = together(
     option("--box-format", type=click.Choice(BOX_FORMATS), help="Of the box file. [default: recognised]"),
     option(
         "--box-coords",
-        type=click.Choice(BOX_COORDS),
         help="What its four numbers are: two corners, corner and size, centre and size. [default: of the format]",
     ),
     option(
         "--box-units",
-        type=click.Choice(BOX_UNITS),
         help="Pixels, or fractions of width and height. [default: of the format]",
     ),
     option(
@@ -50,12 +38,10 @@ box_options = together(
     ),
     option(
         "--box-ends",
-        type=click.Choice(BOX_ENDS),
         help="Whether x1 is the edge behind the last pixel, or that pixel. [default: of the format]",
     ),
     option(
         "--box-order",
-        type=click.Choice(BOX_ORDERS),
         help="xy, or yx where y comes first in each pair. [default: xy]",
     ),
     option(
@@ -65,11 +51,10 @@ box_options = together(
         help="Short sides; each box is pooled from the one at which it is nearest to 224 x 224. [default: --size; "
         f"for multiview {joined_numbers(MULTIVIEW_SCALES)}]",
     ),
-    option(
-        "--projection",
-        type=click.Choice(PROJECTIONS),
-        default=RegionSpec.projection,
-        help="How boxes become cells: as the released code, appendix A of the paper, or Fast R-CNN.",
+    setting_option(
+        RegionSpec,
+        "projection",
+        "How boxes become cells: as the released code, appendix A of the paper, or Fast R-CNN.",
     ),
     option(
         "--margin",

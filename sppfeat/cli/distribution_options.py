@@ -4,7 +4,7 @@ import click
 
 from sppfeat.cli.options import option, setting_option, together
 from sppfeat.cli.values import NBYTES, SHARD, NumberRange
-from sppfeat.config.distribution import ENGINES, MERGES, RayOptions
+from sppfeat.config.distribution import RayOptions
 
 __all__ = ["ray_options", "shard_options"]
 
@@ -33,8 +33,7 @@ shard_options = together(
 ray_options = together(
     option(
         "--engine",
-        type=click.Choice(ENGINES),
-        default=ENGINES[0],
+        default="local",
         help="Who does the work: this process, or actors on a Ray cluster.",
     ),
     option(
@@ -66,6 +65,5 @@ ray_options = together(
         "merge",
         "What the output of --engine ray is: virtual: it leads to the descriptors in the files of the actors, "
         "which stay; copy: it has them itself.",
-        type=click.Choice(MERGES),
     ),
 )

@@ -33,13 +33,11 @@ from sppfeat.cli.output import print_json, print_json_or_text, say
 from sppfeat.cli.signals import Stop, stop_on_signals
 from sppfeat.cli.values import CHANNELS, complete_files
 from sppfeat.config.distribution import RunOptions
-from sppfeat.config.request import HEADER_MODES, Request
+from sppfeat.config.request import Request
 from sppfeat.config.specs import (
-    DECODE_MODES,
     DEFAULT_BOX_SIZE,
     DEFAULT_LEVELS,
     DEFAULT_SIZE,
-    HEADS,
     MAX_ROUND_TO,
     NORMALIZATIONS,
     DescriptorSpec,
@@ -65,11 +63,7 @@ __all__ = ["extract"]
     help="Class labels from the first-level folders: if all images lie in two or more such folders; always; never.",
 )
 @backbone_options
-@option(
-    "--head",
-    type=click.Choice(HEADS),
-    help="Run the network's fully connected layers on each pooled region (vgg*, alexnet).",
-)
+@option("--head", help="Run the network's fully connected layers on each pooled region (vgg*, alexnet).")
 @option("--mean", type=CHANNELS, help="Mean of the network input, 0..1. [default: of the weights]")
 @option("--std", type=CHANNELS, help="Standard deviation of the network input. [default: of the weights]")
 @size_option(f"{DEFAULT_SIZE}; {DEFAULT_BOX_SIZE} with --boxes")
@@ -93,7 +87,6 @@ __all__ = ["extract"]
     "decode",
     "fast: JPEGs at least twice as large as their network input are decoded at 1/2, 1/4 or 1/8 of their size, "
     "which moves their descriptors by 2 to 15 %.",
-    type=click.Choice(DECODE_MODES),
 )
 @option("--flip", is_flag=True, help="Average with the descriptor of the mirror image.")
 @levels_option(DEFAULT_LEVELS, note="; with --head what it takes")
@@ -150,7 +143,6 @@ __all__ = ["extract"]
     "headers",
     "Read all image headers before the first image is run, or those of some thousand images at a time; auto: "
     "first for up to 50,000 files in folders.",
-    type=click.Choice(HEADER_MODES),
 )
 @option(
     "--scratch",

@@ -2,13 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from sppfeat.cli.output import (
-    box_counts_text,
-    first_of,
-    human_bytes,
-    joined_numbers,
-    labeled_lines,
-)
+from sppfeat.cli.output import box_counts_text, first_of, human_bytes, joined_numbers, labeled_lines
 from sppfeat.config.wording import counted
 
 if TYPE_CHECKING:

@@ -21,16 +21,8 @@ from sppfeat.cli.values import (
 from sppfeat.config.distribution import RunOptions
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.request import BackboneChoice
-from sppfeat.config.specs import (
-    COMPACT_NAME,
-    DEFAULT_BACKBONE,
-    DTYPES,
-    EXIF_MODES,
-    POOL_MODES,
-    PRECISIONS,
-    DescriptorSpec,
-    InputSpec,
-)
+from sppfeat.config.specs import COMPACT_NAME, DEFAULT_BACKBONE, DescriptorSpec, InputSpec
+from sppfeat.config.values import CHOICES
 
 __all__ = [
     "SIZE_HELP",
@@ -70,9 +62,15 @@ _T = TypeVar("_T")
 
 
 def option(*names: str, **settings: Any) -> Callable[[_F], _F]:
-    """Declares an option that shows its default and can be set by the environment variable ``SPPFEAT_<OPTION>``."""
+    """Declares an option that shows its default and can be set by the environment variable ``SPPFEAT_<OPTION>``.
+
+    An option with the name of a setting of :data:`sppfeat.config.values.CHOICES` takes these.
+    """
     long_name = next(name for name in names if name.startswith("--")).split("/")[0]
-    settings.setdefault("envvar", f"SPPFEAT_{long_name.removeprefix('--').replace('-', '_').upper()}")
+    name = long_name.removeprefix("--").replace("-", "_")
+    settings.setdefault("envvar", f"SPPFEAT_{name.upper()}")
+    if name in CHOICES:
+        settings.setdefault("type", click.Choice(CHOICES[name]))
     settings.setdefault("show_default", True)
     return click.option(*names, **settings)
 
@@ -87,7 +85,8 @@ def setting_option(kind: type[Any], name: str, text: str, **more: Any) -> Callab
         **more: see ``click.option``.
     """
     default = getattr(kind, name)
-    more.setdefault("type", type(default))
+    if name not in CHOICES:
+        more.setdefault("type", type(default))
     return option(f"--{name.replace('_', '-')}", default=default, help=text, **more)
 
 
@@ -164,25 +163,20 @@ def levels_option(default: Sequence[int], note: str = "") -> Callable[[_F], _F]:
     )
 
 
-pool_option = option(
-    "--pool", type=click.Choice(POOL_MODES), default=DescriptorSpec.pool, help="What is taken of each bin."
-)
+pool_option = setting_option(DescriptorSpec, "pool", "What is taken of each bin.")
 
-exif_option = setting_option(
-    InputSpec, "exif", "What to do with the EXIF orientation.", type=click.Choice(EXIF_MODES)
-)
+exif_option = setting_option(InputSpec, "exif", "What to do with the EXIF orientation.")
 
 
 def dtype_option(text: str) -> Callable[[_F], _F]:
     """Declares ``--dtype`` with this help text."""
-    return setting_option(DescriptorSpec, "dtype", text, type=click.Choice(DTYPES))
+    return setting_option(DescriptorSpec, "dtype", text)
 
 
-precision_option = option(
-    "--precision",
-    type=click.Choice(PRECISIONS),
-    default=ExtractConfig.precision,
-    help="Of the network; fp32 is exact, bf16 fast where the machine has it, tf32 for CUDA.",
+precision_option = setting_option(
+    ExtractConfig,
+    "precision",
+    "Of the network; fp32 is exact, bf16 fast where the machine has it, tf32 for CUDA.",
 )
 
 batch_size_option = option(

@@ -22,7 +22,7 @@ from sppfeat.cli.options import (
 )
 from sppfeat.cli.output import human_bytes, print_json, say
 from sppfeat.cli.values import AUTO_OR_INT
-from sppfeat.config.specs import REDUCED_NORMALIZATIONS, REDUCTIONS, ReductionSpec
+from sppfeat.config.specs import REDUCED_NORMALIZATIONS, ReductionSpec
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError
 
@@ -42,12 +42,7 @@ __all__ = ["reduce"]
     metavar="REDUCED",
     help="Reduce as this file was reduced, which must be of descriptors made in the same way; nothing is fitted.",
 )
-@setting_option(
-    ReductionSpec,
-    "method",
-    "Principal components, or a Gaussian random projection.",
-    type=click.Choice(REDUCTIONS),
-)
+@setting_option(ReductionSpec, "method", "Principal components, or a Gaussian random projection.")
 @setting_option(ReductionSpec, "components", "Dimension afterwards.", type=click.IntRange(1))
 @option("--whiten", is_flag=True, help="Bring every component to variance 1; pca alone.")
 @setting_option(

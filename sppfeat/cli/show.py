@@ -42,7 +42,6 @@ from sppfeat.cli.options import (
 )
 from sppfeat.cli.output import print_json, say
 from sppfeat.cli.values import Parsed
-from sppfeat.config.regions import PROJECTIONS
 from sppfeat.config.specs import DEFAULT_BOX_SIZE, DEFAULT_LEVELS, DEFAULT_SIZE
 from sppfeat.errors import ConfigError
 
@@ -109,11 +108,7 @@ def show() -> None:
 @size_option(f"{DEFAULT_SIZE}; {DEFAULT_BOX_SIZE} with --box")
 @levels_option(DEFAULT_LEVELS)
 @pool_option
-@option(
-    "--projection",
-    type=click.Choice(PROJECTIONS),
-    help="How boxes become cells. [default: sppnet, or of --from]",
-)
+@option("--projection", help="How boxes become cells. [default: sppnet, or of --from]")
 @option(
     "--margin",
     type=float,

@@ -9,12 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sppfeat.config.values import DEFAULT_MAX_DECODE_PIXELS, check_choice, set_numbers
+from sppfeat.config.values import DEFAULT_MAX_DECODE_PIXELS, check_fields, set_numbers
 from sppfeat.errors import ConfigError
 
 __all__ = [
-    "ENGINES",
-    "MERGES",
     "Rank",
     "RayOptions",
     "RunOptions",
@@ -23,9 +21,6 @@ __all__ = [
     "parse_device",
     "parse_shard",
 ]
-
-ENGINES = ("local", "ray")
-MERGES = ("virtual", "copy")
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _TASKS_OF_NODES = re.compile(r"(?:^|,)([0-9]{1,9})")  # in a text such as 4(x3),2
@@ -93,7 +88,7 @@ class RayOptions:
     merge: str = "virtual"
 
     def __post_init__(self) -> None:
-        check_choice("merge", self.merge, MERGES)
+        check_fields(self, "merge")
         address = self.ray_address
         if address is not None and (not address.strip() or address.startswith("ray://")):
             raise ConfigError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sppfeat.config.regions import RegionSpec
-from sppfeat.config.specs import PRECISIONS, BackboneSpec, DescriptorSpec, InputSpec
+from sppfeat.config.specs import BackboneSpec, DescriptorSpec, InputSpec
 from sppfeat.config.values import check_fields
 from sppfeat.errors import ConfigError
 
@@ -44,7 +44,7 @@ class ExtractConfig:
     regions: RegionSpec | None = None
 
     def __post_init__(self) -> None:
-        check_fields(self, precision=PRECISIONS)
+        check_fields(self, "precision")
         if self.input.scales and self.regions is None:
             raise ConfigError("several scales are for boxes, each of which is pooled from one of them")
 

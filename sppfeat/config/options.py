@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sppfeat.config.distribution import ENGINES, Rank, RayOptions, RunOptions, parse_shard
+from sppfeat.config.distribution import Rank, RayOptions, RunOptions, parse_shard
 from sppfeat.config.regions import MULTIVIEW_SCALES
 from sppfeat.config.request import BackboneChoice, BoxChoice, DescriptorChoice, Request
 from sppfeat.config.specs import DEFAULT_BACKBONE, DEFAULT_BOX_SIZE, DEFAULT_SIZE, InputSpec
-from sppfeat.config.values import StrPath, check_choice
+from sppfeat.config.values import CHOICES, StrPath, check_choice
 from sppfeat.errors import ConfigError
 
 __all__ = ["make_request", "settings_from"]
@@ -126,7 +126,7 @@ def _boxes(options: dict[str, Any]) -> BoxChoice | None:
 
 
 def _ray(options: dict[str, Any]) -> RayOptions | None:
-    engine = check_choice("engine", options.get("engine", ENGINES[0]), ENGINES)
+    engine = check_choice("engine", options.get("engine", "local"), CHOICES["engine"])
     given = [name for name, default in _RAY_DEFAULTS.items() if options.get(name, default) != default]
     if engine == "ray":
         return settings_from(RayOptions, options)

@@ -7,19 +7,14 @@ from dataclasses import dataclass
 from enum import IntFlag
 from typing import Any, NamedTuple
 
-from sppfeat.config.values import check_choice, set_fields
+from sppfeat.config.values import CHOICES, check_choice, check_fields, set_fields
 from sppfeat.errors import ConfigError
 
 __all__ = [
-    "BOX_COORDS",
-    "BOX_ENDS",
     "BOX_FORMATS",
-    "BOX_ORDERS",
     "BOX_ORIGINS",
-    "BOX_UNITS",
     "DEFAULT_CONVENTIONS",
     "MULTIVIEW_SCALES",
-    "PROJECTIONS",
     "BoxConvention",
     "GridSpec",
     "RegionSpec",
@@ -27,12 +22,7 @@ __all__ = [
     "parse_grid",
 ]
 
-BOX_COORDS = ("xyxy", "xywh", "cxcywh")
-BOX_UNITS = ("absolute", "normalized")
 BOX_ORIGINS = (0, 1)
-BOX_ENDS = ("edges", "inclusive")
-BOX_ORDERS = ("xy", "yx")
-PROJECTIONS = ("sppnet", "paper", "roi_pool")
 MULTIVIEW_SCALES = (224, 256, 300, 360, 448, 560)  # of the paper, section 3.1.5
 
 _GRID = re.compile(r"grid:([1-9][0-9]{0,4})x([1-9][0-9]{0,4})(px)?(?::([0-9.]+))?")
@@ -66,13 +56,8 @@ class BoxConvention:
     order: str = "xy"
 
     def __post_init__(self) -> None:
-        for name, choices in (
-            ("coords", BOX_COORDS),
-            ("units", BOX_UNITS),
-            ("ends", BOX_ENDS),
-            ("order", BOX_ORDERS),
-        ):
-            check_choice(f"box-{name}", getattr(self, name), choices)
+        for name in ("coords", "units", "ends", "order"):
+            check_choice(f"box-{name}", getattr(self, name), CHOICES[f"box_{name}"])
         if self.origin not in BOX_ORIGINS:
             raise ConfigError(f"box-origin is {self.origin!r}; allowed: 0, 1")
         if self.ends == "inclusive" and self.coords != "xyxy":
@@ -178,7 +163,7 @@ class RegionSpec:
             parse_grid(self.boxes)
         if (self.boxes == "file") != (self.convention is not None):
             raise ConfigError(f"boxes are {self.boxes!r}, and their convention is {self.convention}")
-        check_choice("projection", self.projection, PROJECTIONS)
+        check_fields(self, "projection")
         set_fields(self, margin=float(self.margin))
         if not math.isfinite(self.margin):
             raise ConfigError(f"margin is {self.margin}; allowed: a number of network-input pixels")

@@ -8,18 +8,15 @@ from sppfeat.config.distribution import RayOptions, RunOptions, ShardChoice
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.regions import RegionSpec
 from sppfeat.config.specs import DEFAULT_BACKBONE, DEFAULT_LEVELS, DescriptorSpec, InputSpec
-from sppfeat.config.values import StrPath, check_choice
+from sppfeat.config.values import StrPath, check_fields
 from sppfeat.errors import ConfigError
 
 __all__ = [
-    "HEADER_MODES",
     "BackboneChoice",
     "BoxChoice",
     "DescriptorChoice",
     "Request",
 ]
-
-HEADER_MODES = ("auto", "first", "window")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +157,7 @@ class Request:
     ray: RayOptions | None = None
 
     def __post_init__(self) -> None:
-        check_choice("headers", self.headers, HEADER_MODES)
+        check_fields(self, "headers")
         is_shard, is_parts = self.shard is not None, self.shard_bytes is not None
         refusals = {
             "--overwrite starts anew: it goes with neither --retry-failed nor --add-new": (

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sppfeat.config.values import (
+    check_choice,
     check_fields,
     distinct_names,
     set_fields,
@@ -19,23 +20,14 @@ from sppfeat.errors import ConfigError
 
 __all__ = [
     "COMPACT_NAME",
-    "DECODE_MODES",
     "DEFAULT_BACKBONE",
     "DEFAULT_BOX_SIZE",
     "DEFAULT_LEVELS",
     "DEFAULT_MAX_PIXELS",
     "DEFAULT_SIZE",
-    "DTYPES",
-    "EXIF_MODES",
-    "HEADS",
-    "INTERPOLATIONS",
     "MAX_ROUND_TO",
-    "NONFINITE",
     "NORMALIZATIONS",
-    "POOL_MODES",
-    "PRECISIONS",
     "REDUCED_NORMALIZATIONS",
-    "REDUCTIONS",
     "WINDOWS",
     "BackboneSpec",
     "DescriptorSpec",
@@ -45,18 +37,9 @@ __all__ = [
     "parse_normalize",
 ]
 
-POOL_MODES = ("max", "avg")
 WINDOWS = ("adaptive", "sliding")
 NORMALIZATIONS = ("none", "l2", "power")
-DTYPES = ("float32", "float16")
-EXIF_MODES = ("apply", "ignore")
-DECODE_MODES = ("exact", "fast")
-NONFINITE = ("fail", "keep")
-REDUCTIONS = ("pca", "random")
 REDUCED_NORMALIZATIONS = ("none", "l2")
-PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
-HEADS = ("fc6", "fc7")
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 
 COMPACT_NAME = "spp_s16"  # our own network, see sppfeat.networks.compact
 DEFAULT_BACKBONE = COMPACT_NAME
@@ -149,10 +132,10 @@ class BackboneSpec:
         for name in ("name", "weights", "weights_sha256"):
             if not isinstance(getattr(self, name), str):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; allowed: a text")
-        check_fields(self, interpolation=INTERPOLATIONS)
+        check_fields(self, "interpolation")
         set_numbers(self, seed=(-(2**63), 2**64 - 1))
         if self.head is not None:
-            check_fields(self, head=HEADS)
+            check_fields(self, "head")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +170,7 @@ class InputSpec:
         if self.size is not None:
             set_numbers(self, size=(1, _MAX_SIDE, " pixels, or native"))
         set_numbers(self, max_pixels=(1,), min_side=(1,), round_to=(1, MAX_ROUND_TO, " pixels"))
-        check_fields(self, exif=EXIF_MODES, decode=DECODE_MODES)
+        check_fields(self, "exif", "decode")
         if not isinstance(self.flip, bool):
             raise ConfigError(f"flip is {self.flip!r}; allowed: True, False")
 
@@ -221,7 +204,7 @@ class DescriptorSpec:
 
     def __post_init__(self) -> None:
         set_fields(self, levels=parse_levels(self.levels))
-        check_fields(self, pool=POOL_MODES, dtype=DTYPES, nonfinite=NONFINITE)
+        check_fields(self, "pool", "dtype", "nonfinite")
         method, norm = parse_normalize(self.normalize)
         if norm is not None:
             set_fields(self, normalize=f"{method}:{norm:.17g}")
@@ -268,7 +251,8 @@ class ReductionSpec:
     fit_rows: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_fields(self, method=REDUCTIONS, normalize=REDUCED_NORMALIZATIONS)
+        check_fields(self, "method")
+        check_choice("normalize", self.normalize, REDUCED_NORMALIZATIONS)
         set_numbers(self, components=(1,), seed=(0, _MAX_REDUCTION_SEED))
         if not isinstance(self.whiten, bool):
             raise ConfigError(f"whiten is {self.whiten!r}; allowed: True, False")

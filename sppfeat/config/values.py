@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from sppfeat.errors import ConfigError
 
 __all__ = [
+    "CHOICES",
     "DEFAULT_MAX_DECODE_PIXELS",
     "StrPath",
     "check_choice",
@@ -25,6 +26,27 @@ StrPath: TypeAlias = str | os.PathLike[str]
 
 DEFAULT_MAX_DECODE_PIXELS = 178_956_970
 """Most pixels of an image; Pillow treats larger ones as decompression bombs."""
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "box_coords": ("xyxy", "xywh", "cxcywh"),
+    "box_ends": ("edges", "inclusive"),
+    "box_order": ("xy", "yx"),
+    "box_units": ("absolute", "normalized"),
+    "decode": ("exact", "fast"),
+    "dtype": ("float32", "float16"),
+    "engine": ("local", "ray"),
+    "exif": ("apply", "ignore"),
+    "head": ("fc6", "fc7"),
+    "headers": ("auto", "first", "window"),
+    "interpolation": ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"),
+    "merge": ("virtual", "copy"),
+    "method": ("pca", "random"),
+    "nonfinite": ("fail", "keep"),
+    "pool": ("max", "avg"),
+    "precision": ("fp32", "tf32", "bf16", "fp16"),
+    "projection": ("sppnet", "paper", "roi_pool"),
+}
+"""The allowed values of settings, by the name that field and option share."""
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
@@ -55,10 +77,10 @@ def set_numbers(spec: object, **ranges: tuple[Any, ...]) -> None:
             set_fields(spec, **{name: whole_number(name.replace("_", "-"), value, *allowed)})
 
 
-def check_fields(spec: object, **choices: Sequence[str]) -> None:
-    """Check that each field is one of its choices; see :func:`check_choice`."""
-    for name, allowed in choices.items():
-        check_choice(name, getattr(spec, name), allowed)
+def check_fields(spec: object, *names: str) -> None:
+    """Check that each field is one of its :data:`CHOICES`; see :func:`check_choice`."""
+    for name in names:
+        check_choice(name, getattr(spec, name), CHOICES[name])
 
 
 def whole_number(name: str, value: Any, least: int, most: int | None = None, unit: str = "") -> int:

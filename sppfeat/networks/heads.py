@@ -12,8 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from sppfeat.config.specs import HEADS
-from sppfeat.config.values import check_choice
+from sppfeat.config.values import CHOICES, check_choice
 from sppfeat.errors import ConfigError
 
 __all__ = ["Head", "check_head", "cut_head"]
@@ -42,10 +41,10 @@ class Head:
 
 def check_head(name: str, head: str) -> None:
     """Refuses a head that is unknown or that a model lacks; goes by the names alone and builds no model."""
-    check_choice("head", head, HEADS)
+    check_choice("head", head, CHOICES["head"])
     if not any(fnmatchcase(name, pattern) for pattern in _WITH_HEADS):
         raise ConfigError(
-            f"{name!r} has no {' or '.join(HEADS)}; the models that have them: {', '.join(_WITH_HEADS)}"
+            f"{name!r} has no {' or '.join(CHOICES['head'])}; the models that have them: {', '.join(_WITH_HEADS)}"
         )
 
 
@@ -53,6 +52,6 @@ def cut_head(model: Any, head: str) -> Head:
     """Cuts the classifier of a vgg or alexnet after the ReLU of fc6 or fc7; the layers share its parameters."""
     activations = [i for i, layer in enumerate(model.classifier) if isinstance(layer, nn.ReLU)]
     # A slice keeps the names of its layers and drops the later layers.
-    layers = model.classifier[: activations[HEADS.index(head)] + 1].eval()
+    layers = model.classifier[: activations[CHOICES["head"].index(head)] + 1].eval()
     channels = [layer.out_features for layer in layers if isinstance(layer, nn.Linear)][-1]
     return Head(head, model.avgpool.output_size[0], channels, layers)

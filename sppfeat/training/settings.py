@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from sppfeat.config.request import BackboneChoice
-from sppfeat.config.specs import DEFAULT_LEVELS, POOL_MODES, parse_levels
-from sppfeat.config.values import StrPath, check_choice, set_fields, whole_number
+from sppfeat.config.specs import DEFAULT_LEVELS, parse_levels
+from sppfeat.config.values import CHOICES, StrPath, check_choice, set_fields, whole_number
 from sppfeat.errors import ConfigError
 
 __all__ = [
@@ -158,7 +158,7 @@ class NetworkSettings:
     levels: tuple[int, ...] = _setting(
         DEFAULT_LEVELS, "The pyramid: n stands for n x n bins.", parse=parse_levels, metavar="N,N,..."
     )
-    pool: str = _setting("max", "What is taken of each bin.", choices=POOL_MODES)
+    pool: str = _setting("max", "What is taken of each bin.", choices=CHOICES["pool"])
     hidden: tuple[int, ...] = _setting(
         (512, 512),
         "Widths of the fully connected layers between pyramid and classifier: fc6, fc7.",

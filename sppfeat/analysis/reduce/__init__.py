@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from sppfeat.analysis.reduce.projection import fit_reduction
-from sppfeat.config.specs import DTYPES, ReductionSpec
-from sppfeat.config.values import StrPath, check_choice
+from sppfeat.config.specs import ReductionSpec
+from sppfeat.config.values import CHOICES, StrPath, check_choice
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.files.locks import OutputLock
@@ -112,7 +112,7 @@ def reduce(
         StoreError: a file cannot be read or written, or images are pending.
     """
     started = time.monotonic()
-    check_choice("dtype", dtype, DTYPES)
+    check_choice("dtype", dtype, CHOICES["dtype"])
     spec = ReductionSpec(
         method=method,
         components=components,

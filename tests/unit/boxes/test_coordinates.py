@@ -10,23 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sppfeat.boxes.coordinates import boxes_to_px, clip_boxes
-from sppfeat.config.regions import (
-    BOX_COORDS,
-    BOX_ENDS,
-    BOX_ORDERS,
-    BOX_ORIGINS,
-    BOX_UNITS,
-    BoxConvention,
-    RowFlag,
-)
+from sppfeat.config.regions import BOX_ORIGINS, BoxConvention, RowFlag
+from sppfeat.config.values import CHOICES
 from sppfeat.errors import ConfigError
 from sppfeat.store.schema import whole_image_boxes
 
 
 def _legal():
-    for coords, units, origin, ends, order in itertools.product(
-        BOX_COORDS, BOX_UNITS, BOX_ORIGINS, BOX_ENDS, BOX_ORDERS
-    ):
+    choices = (CHOICES[f"box_{name}"] for name in ("coords", "units", "ends", "order"))
+    for coords, units, ends, order, origin in itertools.product(*choices, BOX_ORIGINS):
         try:
             yield BoxConvention(coords=coords, units=units, origin=origin, ends=ends, order=order)
         except ConfigError:

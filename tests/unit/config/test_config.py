@@ -12,20 +12,9 @@ from PIL import Image
 
 from sppfeat.config.distribution import RunOptions, parse_device
 from sppfeat.config.extract_config import ExtractConfig, config_differences
-from sppfeat.config.regions import (
-    BoxConvention,
-    GridSpec,
-    RegionSpec,
-    parse_grid,
-)
-from sppfeat.config.specs import (
-    INTERPOLATIONS,
-    BackboneSpec,
-    DescriptorSpec,
-    InputSpec,
-    parse_levels,
-    parse_normalize,
-)
+from sppfeat.config.regions import BoxConvention, GridSpec, RegionSpec, parse_grid
+from sppfeat.config.specs import BackboneSpec, DescriptorSpec, InputSpec, parse_levels, parse_normalize
+from sppfeat.config.values import CHOICES
 from sppfeat.decoding.images import resize_image
 from sppfeat.errors import ConfigError
 
@@ -257,7 +246,7 @@ def test_an_invalid_backbone_is_refused(field, value, said):
 
 def test_the_filters_are_those_that_resizing_knows():
     image = Image.new("RGB", (3, 3))
-    for name in INTERPOLATIONS:
+    for name in CHOICES["interpolation"]:
         assert resize_image(image, input_hw=(2, 2), resample=name).shape == (2, 2, 3)
 
 
