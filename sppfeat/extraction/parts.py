@@ -43,23 +43,23 @@ def find_part(run: Run, output: Output, cut: ShardPlan | None = None) -> Part:
     Raises:
         StoreError: an existing output cannot be continued, or is not a feature file.
     """
-    part = _find_part(run, output, cut)
-    if cut is None:
-        run.notes.extend(plan_notes(part.plan, run, is_new=part.is_new))
-    return _keep_own_images(part) if run.request.shared else part
-
-
-def _find_part(run: Run, output: Output, cut: ShardPlan | None) -> Part:
-    final, partial = output.path, replacement_of(output.path)
-    if run.request.overwrite:
-        return _replace_output(run, output, cut)
-    if os.path.exists(partial):  # Path.exists raises for a name that is too long
+    path, partial = output.path, replacement_of(output.path)
+    is_left = os.path.exists(partial)  # Path.exists raises for a name that is too long
+    if is_left and not run.request.overwrite:
         run.notes.append(
             f"{str(partial)!r} is of an --overwrite that was interrupted: --overwrite continues it"
         )
-    if not final.exists():
-        return _begin_part(run, output, final, cut)
-    return _continue_part(run, output, _read_same_shard(run, final, cut), cut)
+    if is_left and run.request.overwrite:
+        part = _continue_replacement(run, output, partial, cut)
+    elif not path.exists():
+        part = _begin_part(run, output, path, cut)
+    elif run.request.overwrite:
+        part = _begin_part(run, output, partial, cut)
+    else:
+        part = _continue_part(run, output, _read_same_shard(run, path, cut), cut)
+    if cut is None:
+        run.notes.extend(plan_notes(part.plan, run, is_new=part.is_new))
+    return _keep_own_images(part) if run.request.shared else part
 
 
 def _keep_own_images(part: Part) -> Part:
@@ -86,11 +86,8 @@ def _keep_own_images(part: Part) -> Part:
     )
 
 
-def _replace_output(run: Run, output: Output, cut: ShardPlan | None) -> Part:
-    """Continue an interrupted replacement of the output if inputs and settings are the same; else start one."""
-    partial = replacement_of(output.path)
-    if not os.path.exists(partial):
-        return _begin_part(run, output, partial if output.path.exists() else output.path, cut)
+def _continue_replacement(run: Run, output: Output, partial: Path, cut: ShardPlan | None) -> Part:
+    """Continue an interrupted replacement of the output if inputs and settings are the same; else start anew."""
     cut = cut or _cut_shard(run)  # the file may hold a shard of the same name, but of other inputs
     try:
         recorded = _read_same_shard(run, partial, cut)
