@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from places import README
 
+import sppfeat
 from sppfeat.cli import groups, main
 from sppfeat.store.schema import COLUMNS, REDUCTION_COLUMNS, ROW_COLUMNS, SOURCE_COLUMNS
 
@@ -165,6 +166,20 @@ def test_the_story_runs_as_printed(tmp_path, monkeypatch, photos):
         "features.npz",
     ):
         assert (tmp_path / name).stat().st_size > 1000 or name == "predicted.csv"
+
+
+def test_each_function_of_the_package_is_listed_and_the_example_runs(tmp_path, monkeypatch, photos, capsys):
+    chapter = README.read_text().partition("### Commands from Python")[2].partition("\n## ")[0]
+    listed = re.findall(r"`sppfeat\.(\w+)`", chapter.partition("Errors are")[0])
+    assert sorted(listed) == sorted({*sppfeat.__all__} - {"Extractor", "open", "__version__"})
+    spelled = {name.replace("_", " ").replace("neighbors", "neighbours") for name in listed}
+    assert spelled == {*COMMANDS} - {"backbones", "train"} - {
+        name for name in COMMANDS if name.startswith("bench")
+    }
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").symlink_to(photos)
+    exec(compile(re.search(r"```python\n(.*?)```", chapter, re.DOTALL)[1], "README.md", "exec"), {})
+    assert capsys.readouterr().out.splitlines() == ["20 0 []", "10752"]
 
 
 if __name__ == "__main__":
