@@ -33,10 +33,6 @@ def region_contenders(feature_map: Tensor, levels: Sequence[int], mode: str) -> 
     layout that suits it: ours channels-last, like a network's output; the others contiguous, to which they would
     convert it anyway. ``roi_pool`` takes only maxima and is missing for ``avg``. ``write_once`` pools nothing; it shows
     the time for writing the result, which no contender can beat.
-
-    Args:
-        feature_map: ``(N, C, H, W)`` float32.
-        levels, mode: see :func:`sppfeat.pyramid.pool_regions`.
     """
     plain, channels_last = feature_map.contiguous(), _channels_last(feature_map)
 
@@ -67,11 +63,7 @@ def region_contenders(feature_map: Tensor, levels: Sequence[int], mode: str) -> 
 
 
 def map_contenders(levels: Sequence[int], mode: str) -> dict[str, Contender]:
-    """The functions that pool whole maps, by name; each maps ``(N, C, H, W)`` to ``(N, D)`` descriptors.
-
-    Args:
-        levels, mode: see :func:`sppfeat.pyramid.spatial_pyramid_pool`.
-    """
+    """The functions that pool whole maps, by name; each maps ``(N, C, H, W)`` to ``(N, D)`` descriptors."""
     return {
         "spatial_pyramid_pool": lambda maps: spatial_pyramid_pool(maps, levels, mode=mode),
         "adaptive_cat": lambda maps: _adaptive(maps, levels, mode),
@@ -82,9 +74,7 @@ def map_contenders(levels: Sequence[int], mode: str) -> dict[str, Contender]:
 def same_values(contenders: Mapping[str, Contender], regions: Tensor) -> dict[str, float]:
     """The share of values that equal those of ``adaptive_loop``, within float32's accuracy, by name.
 
-    Args:
-        contenders: see :func:`region_contenders`.
-        regions: ``(K, 5)`` int64: index of the map, then x0, y0, x1, y1 in cells, half-open.
+    ``regions`` is ``(K, 5)`` int64: index of the map, then x0, y0, x1, y1 in cells, half-open.
     """
     expected = contenders["adaptive_loop"](regions)
     return {

@@ -26,14 +26,9 @@ _LARGEST_RATIO = 1.6
 def choose_images(
     inputs: Sequence[str], n: int, *, on_image: Callable[[int, int], None] = lambda done, total: None
 ) -> tuple[list[str], int]:
-    """Chooses up to ``n`` images evenly from all inputs.
+    """Chooses up to ``n`` images evenly from folders, image files and lists of them.
 
     Each image is decoded once, to leave out unreadable ones and to bring the others into the system's cache.
-
-    Args:
-        inputs: folders, image files and lists of them.
-        n: the most images.
-        on_image: called with the number of images ready and the total number of images.
 
     Returns:
         The paths of the images that can be decoded, and the number of chosen images that cannot.
@@ -62,20 +57,15 @@ def choose_images(
 
 
 def draw_boxes(n: int, extent_hw: tuple[int, int], *, shortest: int, seed: int) -> npt.NDArray[np.int64]:
-    """Draws boxes with log-uniform sides at uniform places.
+    """Draws boxes with log-uniform sides at uniform places; a smaller ``n`` gives the first of the same boxes.
 
     Args:
-        n: number of boxes.
+        n, seed: number of boxes, and seed of the draw.
         extent_hw: height and width of the image or map that holds the boxes, in pixels or cells.
         shortest: length of the shortest side, in the unit of ``extent_hw``; less if the extent is smaller.
-        seed: seed of the draw; with the same seed, a smaller ``n`` gives the first of the same boxes.
 
     Returns:
         ``(n, 4)`` int64 ``x0, y0, x1, y1`` in the unit of ``extent_hw``, half-open; none empty, all inside.
-
-    Example:
-        >>> draw_boxes(1, (1, 1), shortest=1, seed=0).tolist()
-        [[0, 0, 1, 1]]
     """
     extent = np.array(extent_hw[::-1], dtype=np.float64)
     uniform = np.random.default_rng(seed).random((n, 2, 2))  # of each box: its sides, its place
@@ -87,13 +77,7 @@ def draw_boxes(n: int, extent_hw: tuple[int, int], *, shortest: int, seed: int) 
 
 
 def synthetic_photo(height: int, width: int, rng: np.random.Generator) -> Image.Image:
-    """Draws an 8-bit RGB image of smooth colored noise, which compresses and resizes like a photograph.
-
-    Args:
-        height: height of the image, in pixels.
-        width: width of the image, in pixels.
-        rng: generator of the noise.
-    """
+    """Draws an 8-bit RGB image of smooth colored noise, which compresses and resizes like a photograph."""
     total = np.full((height, width, 3), 128.0, dtype=np.float32)
     contrast = 128.0
     for cells in _OCTAVES:
@@ -109,16 +93,10 @@ def synthetic_photo(height: int, width: int, rng: np.random.Generator) -> Image.
 def write_photos(
     folder: Path, n: int, *, seed: int, on_image: Callable[[int, int], None] = lambda done, total: None
 ) -> list[str]:
-    """Writes synthetic photographs as JPEG files, half of them in four common sizes, half in random sizes.
-
-    Args:
-        folder: folder for the files.
-        n: number of files.
-        seed: seed of the photographs; the same seed gives the same files.
-        on_image: called with the number of files written and the total number of files.
+    """Writes ``n`` synthetic photographs as JPEG files, half of them in four common sizes, half in random sizes.
 
     Returns:
-        The paths of the files.
+        The paths of the files; the same seed gives the same files.
 
     Raises:
         StoreError: a file cannot be written.

@@ -39,7 +39,7 @@ def _positive_numbers(text: str, separator: str = ",") -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-def _height_and_width(text: str) -> tuple[int, ...]:
+def _height_and_width(text: str) -> tuple[int, int]:
     height, width = _positive_numbers(text, "x")
     return height, width
 

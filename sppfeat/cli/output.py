@@ -67,13 +67,7 @@ def standard_output() -> BinaryIO:
 
 
 def box_counts_text(counts: dict[str, int]) -> str:
-    """Formats the counts of boxes as a line.
-
-    Example:
-        >>> counts = {"rows": 9, "with_descriptor": 6, "of_failed_or_pending": 2, "clipped": 2, "degenerate": 1}
-        >>> box_counts_text({**counts, "sub_cell": 0})
-        '9 rows, 6 with a descriptor, 2 of failed or pending images; 2 clipped, 1 degenerate, 0 smaller than a cell'
-    """
+    """Formats the counts of boxes as a line."""
     text = f"{counted(counts['rows'], 'row')}, {counts['with_descriptor']} with a descriptor"
     if counts["of_failed_or_pending"]:
         text += f", {counts['of_failed_or_pending']} of failed or pending images"
@@ -111,12 +105,7 @@ def human_bytes(n: int) -> str:
 
 
 def joined_numbers(numbers: Iterable[int]) -> str:
-    """Joins numbers with commas, as options take them.
-
-    Example:
-        >>> joined_numbers((1, 2, 4))
-        '1,2,4'
-    """
+    """Joins numbers with commas, as options take them."""
     return ",".join(map(str, numbers))
 
 

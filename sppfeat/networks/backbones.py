@@ -55,23 +55,17 @@ class Backbone:
     head: Head | None = None
 
     def maps(self, network: nn.Module, batch: Tensor) -> list[Tensor]:
-        """Computes the feature maps of a batch, in the order of ``spec.layers``.
+        """Computes the feature maps ``(N, C, H', W')`` of a batch, in the order of ``spec.layers``.
 
         Args:
             network: :attr:`network`, or a compiled form of it.
             batch: ``(N, 3, H, W)`` normalized images, with dtype and device of the network.
-
-        Returns:
-            One map per layer, ``(N, C, H', W')``.
         """
         outputs = network(batch)
         return [outputs[layer] for layer in self.spec.layers]
 
     def geometry(self, layer: int) -> FeatureGeometry:
-        """Stride and offset of a layer's map, in pixels of the network's input.
-
-        Args:
-            layer: index into ``spec.layers``.
+        """Stride and offset, in pixels of the network's input, of the map of ``spec.layers[layer]``.
 
         Raises:
             ConfigError: receptive-field arithmetic does not apply to this network.

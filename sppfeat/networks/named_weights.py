@@ -154,8 +154,7 @@ def fetch_entry(
         raise WeightsError(
             "the weights folder is ''; allowed in --weights-dir and SPPFEAT_WEIGHTS_DIR: a folder"
         )
-    home = BUNDLED_FOLDER if entry.url is None else _hub_folder() if folder is None else Path(folder)
-    path = home / entry.file_name
+    path = _search_folders(entry, folder)[0] / entry.file_name
     found = _measure_file(path)
     if found is not None and found.sha256.startswith(entry.sha256_prefix):
         return found
@@ -181,6 +180,12 @@ def read_entry(
     Raises:
         WeightsError: the folder is missing, or the file is damaged or cannot be downloaded.
     """
+    if entry.url is not None and folder is not None and not (str(folder) and Path(folder).is_dir()):
+        wrong = "not a folder" if str(folder) and Path(folder).exists() else "not there"
+        raise WeightsError(
+            f"the weights folder {str(folder)!r} is {wrong}; allowed in --weights-dir and "
+            "SPPFEAT_WEIGHTS_DIR: an existing folder"
+        )
     folders = _search_folders(entry, folder)
     found = next(filter(None, (_measure_file(place / entry.file_name) for place in folders)), None)
     if found is None:
@@ -219,19 +224,8 @@ def _search_folders(entry: WeightEntry, folder: StrPath | None) -> list[Path]:
     """The folders to search for the file of an entry, in order."""
     if entry.url is None:
         return [BUNDLED_FOLDER]
-    if folder is None:
-        return [_hub_folder()]
-    if not Path(folder).is_dir() or not str(folder):
-        wrong = "not a folder" if str(folder) and Path(folder).exists() else "not there"
-        raise WeightsError(
-            f"the weights folder {str(folder)!r} is {wrong}; allowed in --weights-dir and "
-            "SPPFEAT_WEIGHTS_DIR: an existing folder"
-        )
-    return [Path(folder), _hub_folder()]
-
-
-def _hub_folder() -> Path:
-    return Path(torch.hub.get_dir()) / "checkpoints"
+    hub = Path(torch.hub.get_dir()) / "checkpoints"
+    return [hub] if folder is None else [Path(folder), hub]
 
 
 def _measure_file(path: Path) -> WeightFile | None:
