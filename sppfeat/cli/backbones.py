@@ -1,6 +1,6 @@
 """``sppfeat backbones``: the list of networks, the layers of one, and downloads of weights."""
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
@@ -18,9 +18,6 @@ from sppfeat.cli.output import (
 from sppfeat.cli.values import LEVELS, complete_backbones
 from sppfeat.config.specs import DEFAULT_LEVELS
 from sppfeat.errors import WeightsError
-
-if TYPE_CHECKING:
-    from sppfeat.networks.named_weights import WeightEntry, WeightFile
 
 __all__ = ["backbones"]
 
@@ -84,11 +81,11 @@ def backbones(
 def _download(name: str, weights: str, weights_dir: str | None, as_json: bool) -> None:
     from sppfeat.networks.catalogue import fetch_weights
 
-    def on_file(entry: "WeightEntry", file: "WeightFile") -> None:
-        came = "downloaded" if file.was_downloaded else "already there, checksum verified"
+    def on_file(file: dict[str, Any]) -> None:
+        came = "downloaded" if file["downloaded"] else "already there, checksum verified"
         if not as_json:
-            size = human_bytes(file.n_bytes)
-            print_result(f"{entry.model} {entry.name}: {file.path.absolute()} ({size}, {came})")
+            size = human_bytes(file["bytes"])
+            print_result(f"{file['name']} {file['weights']}: {file['path']} ({size}, {came})")
 
     with download_bar() as on_download:
         fetched, failed = fetch_weights(
@@ -97,19 +94,7 @@ def _download(name: str, weights: str, weights_dir: str | None, as_json: bool) -
     for network, error in failed.items():
         say(f"{network}: {error}")
     if as_json:
-        print_json(
-            [
-                {
-                    "name": entry.model,
-                    "weights": entry.name,
-                    "path": str(file.path.absolute()),
-                    "sha256": file.sha256,
-                    "bytes": file.n_bytes,
-                    "downloaded": file.was_downloaded,
-                }
-                for entry, file in fetched
-            ]
-        )
+        print_json(fetched)
     if failed:
         n_all = len(failed) + len(fetched)
         raise WeightsError(f"{len(failed)} of {n_all} downloads failed: {', '.join(failed)}")

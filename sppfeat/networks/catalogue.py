@@ -8,7 +8,7 @@ from sppfeat.config.values import StrPath
 from sppfeat.errors import WeightsError
 from sppfeat.files.downloads import OnDownload
 from sppfeat.networks import zoo
-from sppfeat.networks.named_weights import WeightEntry, WeightFile, fetch_entry, find_entry, list_entries
+from sppfeat.networks.named_weights import fetch_entry, find_entry, list_entries
 from sppfeat.networks.receptive_field import layer_geometries
 
 __all__ = ["describe_backbones", "describe_layers", "fetch_weights"]
@@ -90,25 +90,26 @@ def fetch_weights(
     *,
     folder: StrPath | None = None,
     on_download: OnDownload = lambda name, done, total: None,
-    on_file: Callable[[WeightEntry, WeightFile], None] = lambda entry, file: None,
-) -> tuple[list[tuple[WeightEntry, WeightFile]], dict[str, WeightsError]]:
+    on_file: Callable[[dict[str, Any]], None] = lambda file: None,
+) -> tuple[list[dict[str, Any]], dict[str, WeightsError]]:
     """Downloads the weights of all networks that match a pattern; a failure does not stop the others.
 
     Args:
         pattern: name of a network, or a pattern such as ``resnet*``.
         weights: name of the weights; ``DEFAULT`` for the first of each network.
         folder, on_download: as for :func:`~sppfeat.networks.named_weights.fetch_entry`.
-        on_file: called with each entry and its file.
+        on_file: called with each file.
 
     Returns:
-        The entries with their files, and the errors by the names of the networks that failed.
+        The files, and the errors by the names of the networks that failed. Of each file ``name`` (of the network),
+            ``weights``, ``path``, ``sha256``, ``bytes``, and ``downloaded``: False if it was already there.
 
     Raises:
         ConfigError: no network matches.
         WeightsError: the weights of the only network that matches cannot be had.
     """
     names = zoo.match_names(pattern)
-    fetched: list[tuple[WeightEntry, WeightFile]] = []
+    fetched: list[dict[str, Any]] = []
     failed: dict[str, WeightsError] = {}
     for name in names:
         try:
@@ -119,6 +120,15 @@ def fetch_weights(
                 raise
             failed[name] = error
         else:
-            fetched.append((entry, file))
-            on_file(entry, file)
+            fetched.append(
+                {
+                    "name": entry.model,
+                    "weights": entry.name,
+                    "path": str(file.path.absolute()),
+                    "sha256": file.sha256,
+                    "bytes": file.n_bytes,
+                    "downloaded": file.was_downloaded,
+                }
+            )
+            on_file(fetched[-1])
     return fetched, failed
