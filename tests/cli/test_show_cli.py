@@ -69,12 +69,9 @@ def test_it_says_what_it_wrote_and_does_not_replace_it_unasked(photo, tmp_path):
     assert result.exit_code == 0
     assert re.fullmatch(rf"\d+ x \d+ pixels \(width x height\): {output}\n", result.stderr)
     assert result.stdout == ""
-    before = output.read_bytes()
     result = show(photo, "-o", output, *SMALL)
     assert result.exit_code == 1
     assert "exists; --overwrite" in result.stderr
-    assert show(photo, "-o", output, *SMALL, "--overwrite").exit_code == 0
-    assert output.read_bytes() == before
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +119,6 @@ def test_everything_can_be_taken_from_a_feature_file(photo, files, tmp_path):
         (["--from", "{file}", "--row", "0", "--margin", "0"], "leave out --projection and --margin"),
         (["--from", "{file}", "--row", "0", "--levels", "1,2"], "--levels is given, and --from"),
         (["--from", "{file}", "--row", "0", "--layer", "features"], "--layer is given, and --from"),
-        (["{photo}", "--box", "1,2,3"], "'1,2,3' is not four numbers such as"),
         (["{photo}", "--box", "1,2,3,x"], "'1,2,3,x' is not four numbers such as"),
         (["{photo}", "--margin", "nan"], "margin is nan"),
         (["{photo}", *SMALL, "--channel", "512"], "channel is 512; allowed: 0 to 511"),
@@ -131,7 +127,6 @@ def test_everything_can_be_taken_from_a_feature_file(photo, files, tmp_path):
             ["{photo}", *SMALL, "--levels", "1,2,3,4,5,6,7"],
             "7 levels do not fit into one picture; allowed: 6",
         ),
-        (["{photo}", "-o", "out.jpg"], "'out.jpg'; allowed: a name that ends in .png, .svg or .pdf"),
     ],
 )
 def test_wrong_usage(photo, files, tmp_path, arguments, message):

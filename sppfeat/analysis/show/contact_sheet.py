@@ -284,8 +284,6 @@ def _draw_cell(
     texts: tuple[str, str],
 ) -> None:
     """Draws a picture around ``x, y`` as large as its frame allows, with two lines of text below it."""
-    from matplotlib.patches import Rectangle
-
     color, line, sign = frame
     if thumbnail is not None and thumbnail.pixels is not None:
         shape = thumbnail.pixels.shape[:2]
@@ -294,9 +292,7 @@ def _draw_cell(
         axes.imshow(thumbnail.pixels, extent=extent, interpolation="antialiased", zorder=1)
     else:
         axes.text(x, y, "no picture", ha="center", va="center", fontsize=_TEXT_POINTS, color="#606060")
-    corner = (x - _FRAME / 2, y - _FRAME / 2)
-    axes.add_patch(
-        Rectangle(corner, _FRAME, _FRAME, fill=False, edgecolor=color, linestyle=line, linewidth=1.4)
-    )
+    x0, x1, y0, y1 = x - _FRAME / 2, x + _FRAME / 2, y - _FRAME / 2, y + _FRAME / 2
+    axes.plot((x0, x1, x1, x0, x0), (y0, y0, y1, y1, y0), color=color, linestyle=line, linewidth=1.4)
     shown = "\n".join(cut_middle(text, _LETTERS) for text in (f"{sign}{texts[0]}", texts[1]))
     axes.text(x, y + _FRAME / 2 + 0.05, shown, ha="center", va="top", fontsize=_TEXT_POINTS)

@@ -194,8 +194,8 @@ def choose_pictured(embedding: Embedding, *, most: int, seed: int = 0) -> dict[i
     """Chooses rows to picture; returns the centers of :func:`place_pictures` by row number."""
     low, high = _limits(embedding.points)
     places = (embedding.points - low) / (high - low)
-    rows = embedding.selection.rows
-    return {int(rows[i]): center for i, center in place_pictures(places, most=most, seed=seed).items()}
+    placed = place_pictures(places, most=most, seed=seed)
+    return {int(embedding.selection.rows[i]): center for i, center in placed.items()}
 
 
 def draw_embedding(

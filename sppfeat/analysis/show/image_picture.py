@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,6 @@ import numpy as np
 
 from sppfeat.analysis.show.activations import (
     PooledLayer,
-    PooledLevel,
     View,
     pooled_boxes,
     strength,
@@ -38,7 +38,7 @@ from sppfeat.analysis.show.image_panels import (
 )
 from sppfeat.analysis.wording import network_text
 from sppfeat.config.regions import RowFlag
-from sppfeat.config.specs import DEFAULT_BACKBONE, DEFAULT_BOX_SIZE, DEFAULT_SIZE
+from sppfeat.config.specs import DEFAULT_BOX_SIZE, DEFAULT_SIZE
 from sppfeat.config.values import StrPath
 from sppfeat.config.wording import escaped
 from sppfeat.errors import ConfigError, ImageError
@@ -109,23 +109,22 @@ def show_image(
     """
     path = Path(output)
     check_picture_path(path, inputs=[image, file], overwrite=overwrite)
-    if file is None and (row is not None or root is not None):
-        name = "row" if row is not None else "root"
-        raise ConfigError(f"--{name} is about a feature file, but there is none: --from")
-    if file is None and image is None:
-        raise ConfigError("no PHOTO, and no --from with --row; allowed: one of them")
-    if file is not None and (image is None) == (row is None):
-        raise ConfigError("--from is given; with it allowed: either PHOTO, or --row")
-    if row is not None and boxes:
-        raise ConfigError("--box and --row are both given; allowed: one of them")
-    if row is not None and (projection is not None or margin is not None):
-        raise ConfigError("--row is drawn as it was made: leave out --projection and --margin")
+    is_row, is_converted = row is not None, projection is not None or margin is not None
+    for is_wrong, message in (
+        (file is None and is_row, "--row is about a feature file, but there is none: --from"),
+        (file is None and root is not None, "--root is about a feature file, but there is none: --from"),
+        (file is None and image is None, "no PHOTO, and no --from with --row; allowed: one of them"),
+        (file and (image is None) != is_row, "--from is given; with it allowed: either PHOTO, or --row"),
+        (is_row and boxes, "--box and --row are both given; allowed: one of them"),
+        (is_row and is_converted, "--row is drawn as it was made: leave out --projection and --margin"),
+    ):
+        if is_wrong:
+            raise ConfigError(message)
     found, title = os.fspath(image or ""), os.path.basename(image or "")
     views = [View((x0, y0, x1, y1)) for x0, y0, x1, y1 in boxes] or [View()]
     if file is None:
         size = network.pop("size", None) or (DEFAULT_BOX_SIZE if boxes else DEFAULT_SIZE)
-        backbone = network.pop("backbone", DEFAULT_BACKBONE)
-        extractor = Extractor(backbone, size=size, on_download=on_download, **network)
+        extractor = Extractor(size=size, on_download=on_download, **network)
     else:
         with FeatureFile(file) as features:
             if row is not None:
@@ -149,16 +148,10 @@ def show_image(
     if config.input.flip:
         note += "; descriptors are the mean with the mirror image's"
     layers = list(chain.from_iterable(pooled))
-    page = write_picture(
-        lambda: draw_image(layers, title=title, note=note, channel=channel), path, overwrite=overwrite
-    )
-    numbers = {
-        "output": str(path),
-        "image": found,
-        "image_hw": image_hw,
-        "channel": channel,
-        "boxes": [_box_numbers(of_box, channel) for of_box in pooled],
-    }
+    draw = partial(draw_image, layers, title=title, note=note, channel=channel)
+    page = write_picture(draw, path, overwrite=overwrite)
+    numbers: dict[str, Any] = {"output": str(path), "image": found, "image_hw": image_hw, "channel": channel}
+    numbers["boxes"] = [_box_numbers(of_box, channel) for of_box in pooled]
     return Picture(path, (f"{page[0]} x {page[1]} pixels (width x height)",), numbers)
 
 
@@ -250,7 +243,12 @@ def _draw_panels(
         above.set_title(f"level {level.level}: {bins}, pooled")
         draw_maxima(below, layer, level, channel)
         draw_bins(below, layer, position)
-        below.set_title(_maxima_title(layer, level, channel))
+        if level.cells is None:
+            below.set_title("bins")
+        else:
+            counts = level.count_maxima(layer.map_hw, channel)
+            n_maxima = level.level**2 * (len(layer.map) if channel is None else 1)
+            below.set_title(f"{counts.sum()} of {n_maxima} maxima, \u2264 {counts.max()} a cell")
 
 
 def _draw_bars(part: "SubFigure", layer: PooledLayer, channel: int | None) -> None:
@@ -274,14 +272,6 @@ def _draw_bars(part: "SubFigure", layer: PooledLayer, channel: int | None) -> No
         bar = part.colorbar(ScalarMappable(Normalize(*limits), colors), cax=axes, label=label, **how)
         bar.outline.set_visible(False)
         axes.tick_params(length=2, pad=1)
-
-
-def _maxima_title(layer: PooledLayer, level: PooledLevel, channel: int | None) -> str:
-    if level.cells is None:
-        return "bins"
-    counts = level.count_maxima(layer.map_hw, channel)
-    n_maxima = level.level**2 * (len(layer.map) if channel is None else 1)
-    return f"{counts.sum()} of {n_maxima} maxima, \u2264 {counts.max()} a cell"
 
 
 def _caption(layer: PooledLayer, position: int, n_blocks: int) -> str:
@@ -312,7 +302,6 @@ def _caption(layer: PooledLayer, position: int, n_blocks: int) -> str:
 
 
 def _legend(layers: Sequence[PooledLayer]) -> str:
-    """Explains lines and colors of the panels."""
     has_box = any(layer.view.box_px is not None for layer in layers)
     text = "Dashed: the box; solid: its region, all cells that are pooled. " if has_box else ""
     text += "Bins are drawn a little inside their cells, as neighbours share some. "

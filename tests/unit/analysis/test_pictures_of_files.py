@@ -121,32 +121,27 @@ def test_few_rows_can_be_embedded_by_their_principal_components_only(file, rows)
         embed_rows(selection, method="tsne")
 
 
-class Rows:
-    """A selection whose descriptors are given."""
-
-    def __init__(self, selection, rows):
-        self.selection, self.descriptors = selection, rows
-
-    def changed(self, monkeypatch):
-        monkeypatch.setattr(type(self.selection), "take", lambda _, at: self.descriptors[at])
+def change_rows(selection, rows, monkeypatch):
+    """Lets a selection have these descriptors."""
+    monkeypatch.setattr(type(selection), "take", lambda _, at: rows[at])
 
 
 def test_rows_with_nan_are_left_out_and_counted(selection, monkeypatch):
     rows = np.array(selection.X)
     rows[[2, 5], 0] = np.nan, np.inf
-    Rows(selection, rows).changed(monkeypatch)
+    change_rows(selection, rows, monkeypatch)
     embedding = embed_rows(selection)
     assert embedding.n_nonfinite == 2
     assert embedding.selection.rows.tolist() == np.delete(selection.rows, [2, 5]).tolist()
     assert measure_norms(selection).n_nonfinite == 2
 
 
-@pytest.mark.parametrize(("scale", "width"), [(1, 0), (1, 1e-30), (1, 1e-6), (1e38, 0)])
+@pytest.mark.parametrize(("scale", "width"), [(1, 0), (1, 1e-6), (1e38, 0)])
 @pytest.mark.parametrize("method", ["pca", "tsne"])
 def test_rows_that_hardly_differ_have_finite_points(selection, monkeypatch, method, scale, width):
     rows = np.full((23, 15), scale, np.float32)
     rows[:, 3] += width * np.arange(23)
-    Rows(selection, rows).changed(monkeypatch)
+    change_rows(selection, rows, monkeypatch)
     embedding = embed_rows(selection, method=method)  # t-SNE itself ended the process
     assert embedding.points.shape == (23, 2)
     assert np.isfinite(embedding.points).all()
@@ -156,7 +151,7 @@ def test_rows_that_hardly_differ_have_finite_points(selection, monkeypatch, meth
 def test_norms_are_those_of_each_layer(selection, monkeypatch):
     rows = np.array(selection.X)
     rows[4, :10] = 0
-    Rows(selection, rows).changed(monkeypatch)
+    change_rows(selection, rows, monkeypatch)
     norms = measure_norms(selection)
     assert norms.layers == ("layer3", "layer4")
     for row, found in zip(rows, norms.values, strict=True):
@@ -219,6 +214,7 @@ def sizes_of(pairs, counts):
         ([(300, 200), (200, 300), (250, 250)], [150, 10, 1], {"images", "1", "150"}),
         ([(100 + i % 50, 100 + i // 50) for i in range(1500)], 1, {"images", "1"}),
         ([(20, 9000), (400, 300)], 1, {"images", "1"}),
+        ([(0, 0)], 0, {"images"}),
     ],
 )
 def test_colors_say_how_many_images_have_a_size_and_the_picture_what_they_mean(pairs, counts, keys):
@@ -231,11 +227,6 @@ def test_colors_say_how_many_images_have_a_size_and_the_picture_what_they_mean(p
     assert {*keys, "a title"} <= {text for text, _ in found}
     for text, extent in found:
         assert figure.bbox.x0 <= extent.x0 < extent.x1 <= figure.bbox.x1, text
-
-
-def test_no_sizes_can_be_drawn():
-    with drawing():
-        draw_sizes(Sizes("images", np.empty(0), np.empty(0), 3)).draw_without_rendering()
 
 
 def test_norms_of_reduced_rows_are_said_to_be_as_they_are(path, tmp_path):
@@ -331,21 +322,17 @@ def test_no_box_is_too_odd_to_be_shown(tmp_path, box):
     ("command", "suffix"), [("embedding", "png"), ("neighbours", "pdf"), ("norms", "svg"), ("sizes", "png")]
 )
 def test_pictures_are_whole_files_with_the_same_bytes(path, tmp_path, command, suffix):
-    outputs = [tmp_path / f"{i}.{suffix}" for i in range(2)]
+    output = tmp_path / f"0.{suffix}"
     few = ["--random", "2", "-k", "2"] if command == "neighbours" else []
-    for output in outputs:
-        result = show(command, path, "-o", output, *few)
-        assert result.exit_code == 0, result.output
-        assert result.stdout == ""
-        assert str(output) in result.stderr
-    start = outputs[0].read_bytes()[:5]
-    assert start == {"png": b"\x89PNG\r", "svg": b"<?xml", "pdf": b"%PDF-"}[suffix]
-    assert outputs[0].read_bytes() == outputs[1].read_bytes()
-    assert sorted(tmp_path.iterdir()) == outputs
+    result = show(command, path, "-o", output, *few)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == ""
+    content = output.read_bytes()
+    assert content[:5] == {"png": b"\x89PNG\r", "svg": b"<?xml", "pdf": b"%PDF-"}[suffix]
+    assert list(tmp_path.iterdir()) == [output]
     function = getattr(sppfeat, f"show_{command.replace('neighbours', 'neighbors')}")
-    options = {"n_random": 2, "k": 2} if few else {}
-    picture = function(path, tmp_path / f"2.{suffix}", **options)
-    assert picture.path.read_bytes() == outputs[0].read_bytes()
+    picture = function(path, tmp_path / f"1.{suffix}", **({"n_random": 2, "k": 2} if few else {}))
+    assert picture.path.read_bytes() == content
     assert result.stderr.splitlines()[-len(picture.text) :] == [f"{line}: {output}" for line in picture.text]
 
 
@@ -366,14 +353,11 @@ def test_queries_may_be_rows_and_no_file_is_written_for_wrong_ones(path, tmp_pat
     assert not (tmp_path / "p.png").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("command", ["embedding", "neighbours", "norms", "sizes"])
 def test_wrong_outputs_are_refused(path, tmp_path, command):
     there = tmp_path / "there.png"
     there.write_text("mine")
-    assert show(command, path, "-o", tmp_path / "o.gif").exit_code == 2
     assert show(command, path, "-o", there).exit_code == 1
-    assert show(command, path, "-o", tmp_path / "no" / "o.png").exit_code == 1
     assert there.read_text() == "mine"
     same = tmp_path / "same.png"
     same.symlink_to(path)
