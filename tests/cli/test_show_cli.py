@@ -76,9 +76,8 @@ def test_it_says_what_it_wrote_and_does_not_replace_it_unasked(photo, tmp_path):
 
 @pytest.fixture(scope="module")
 def files(photo, tmp_path_factory):
-    """Feature files of whole images and of boxes."""
+    """Folder with a feature file of boxes."""
     folder = tmp_path_factory.mktemp("files")
-    extract([photo], folder / "whole.h5")
     extract([photo], folder / "boxes.h5", boxes=BoxChoice(boxes="grid:2x2", projection="paper"))
     return folder
 
@@ -98,9 +97,6 @@ def test_everything_can_be_taken_from_a_feature_file(photo, files, tmp_path):
     assert json.loads(given.stdout)["boxes"] == [found]
     moved = show(*file, "--row", 3, "--root", photo.parent)
     assert json.loads(moved.stdout)["boxes"] == [found]
-    whole = show("--from", files / "whole.h5", "--row", 0, "-o", output, "--overwrite", "--json")
-    assert json.loads(whole.stdout)["boxes"][0]["box_px"] is None
-    assert show("--from", files / "boxes.h5", "--row", 4, "-o", output, "--overwrite").exit_code == 2
     gone = show(*file, "--row", 3, "--root", tmp_path)
     assert gone.exit_code == 1
     assert f"{str(tmp_path / 'a b.png')!r}: no such file; --root says where the images are now" in gone.stderr

@@ -130,16 +130,7 @@ def pooled_boxes(
     projection: str | None = None,
     margin: float | None = None,
 ) -> list[tuple[PooledLayer, ...]]:
-    """Pools boxes of an image; runs the network once for each scale and mirroring.
-
-    Args:
-        extractor: network and settings.
-        image: a path, a Pillow image, or an array.
-        views: regions of the image to pool.
-        projection, margin: conversion of boxes to cells; if None, the one of the extractor's file, or the default.
-
-    Returns:
-        For each view, the layers of the network.
+    """Pools each layer of a network over boxes of an image; runs it once for each scale and mirroring.
 
     Raises:
         BoxError: a box has no area inside the image, or is not finite.

@@ -262,15 +262,8 @@ def place_pictures(
 ) -> dict[int, tuple[float, float]]:
     """Draws points at random and places a picture on or near each, where it hides the fewest other points.
 
-    Pictures do not overlap and lie within the plot; a point without such a place gets no picture.
-
-    Args:
-        points: ``(n, 2)``, 0 to 1 from the left and lower edges of a plot.
-        most: maximum number of pictures.
-        seed: seed of the draw.
-
-    Returns:
-        Center ``x, y`` of each picture, like ``points``, by the index of its point.
+    Pictures do not overlap and lie within the plot; a point without such a place gets no picture. Points ``(n, 2)``,
+    and the centers of pictures by the index of their point, are 0 to 1 from the left and lower edges of the plot.
     """
     side, reach = _PICTURE_SHARE, _PICTURE_SHARE / 2 + _GAP
     offsets = np.array([(0, 0), *((dx * r, dy * r) for r in _RINGS for dx, dy in _DIRECTIONS)]) * reach

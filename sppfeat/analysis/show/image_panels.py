@@ -184,12 +184,11 @@ def _show_gray(axes: "Axes", layer: PooledLayer) -> None:
 
 
 def _limits(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+    from matplotlib.transforms import nonsingular
+
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
-    if high - low <= _ALIKE * max(abs(low), abs(high)):
-        spread = 0.1 * max(abs(low), abs(high)) or 1.0
-        return low - spread, high + spread
-    return low, high
+    return nonsingular(low, high, expander=0.1, tiny=_ALIKE)
 
 
 def _outline_box(axes: "Axes", layer: PooledLayer) -> None:

@@ -113,18 +113,16 @@ def measure_norms(selection: Selection, *, most: int = MOST_NORMS, seed: int = 0
 def draw_norms(norms: Norms, layers: Sequence[int], *, has_titles: bool = False) -> "Figure":
     """Draws one histogram for each of the numbered layers, one below the other; inside ``drawing``."""
     from matplotlib.ticker import MaxNLocator
+    from matplotlib.transforms import nonsingular
 
     figure = new_figure(5.5 if has_titles else 3.8, 2.5 * len(layers))
     for axes, layer in zip(figure.subplots(len(layers), 1, squeeze=False)[:, 0], layers, strict=True):
         values = norms.values[:, layer]
         if len(values):
-            low, high = values.min(), values.max()
-            if high - low <= _NARROW * high:
-                middle = (low + high) / 2
-                low, high = middle - 0.5 * (middle or 1), middle + 0.5 * (middle or 1)
+            limits = nonsingular(values.min(), values.max(), expander=0.5, tiny=_NARROW)
             # Few values get few bins, so that most bins are not empty.
             n_bins = min(max(2 * int(len(values) ** 0.5) + 1, _FEWEST_BINS), _MOST_BINS)
-            axes.hist(values, bins=n_bins, range=(low, high), color=COLORS[6])
+            axes.hist(values, bins=n_bins, range=limits, color=COLORS[6])
         how = "" if norms.normalize == "none" else f", after --normalize {norms.normalize}"
         axes.set(xlabel=f"l2 norm{how}", ylabel="rows")
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))

@@ -103,14 +103,6 @@ def test_principal_components_are_those_of_numpy(selection):
     np.testing.assert_allclose(embedding.explained, (singular**2 / (singular**2).sum())[:2], rtol=1e-4)
 
 
-def test_neighbourhoods_are_kept_by_tsne(selection):
-    embedding = embed_rows(selection, method="tsne")
-    assert embedding.explained is None
-    distances = np.linalg.norm(embedding.points[:, None] - embedding.points, axis=2)
-    np.fill_diagonal(distances, np.inf)
-    assert (selection.y[distances.argmin(axis=1)] == selection.y).mean() > 0.8
-
-
 @pytest.mark.parametrize("rows", [[], [3], [3, 5]])
 def test_few_rows_can_be_embedded_by_their_principal_components_only(file, rows):
     selection = file.select(rows=np.array(rows, dtype=np.int64))
