@@ -40,7 +40,7 @@ def info(path: StrPath) -> dict[str, Any]:
 
 def describe(file: FeatureTable) -> dict[str, Any]:
     """Return what :func:`info` returns, for an open file."""
-    status = file.status
+    status, sources = file.status, file.sources
     counts = {state.name.lower(): int((status == state).sum()) for state in Status}
     return {
         "path": str(file.path),
@@ -57,7 +57,12 @@ def describe(file: FeatureTable) -> dict[str, Any]:
         },
         "complete": counts["done"] + counts["failed"] == len(status),
         "shard": None if (shard := file.shard) is None else dataclasses.asdict(shard),
-        "sources": _sources(file),
+        "sources": None
+        if sources is None
+        else [
+            {"path": path, "first_row": source.first_row, "rows": source.n_rows, "bytes": source.nbytes}
+            for path, source in zip(sources.paths, sources.files, strict=True)
+        ],
         "boxes": _boxes(file) if file.has_boxes else None,
         "root": file.root,
         "classes": _count_classes(file.classes, file.labels),
@@ -130,15 +135,6 @@ def verify(
             )
     ok = not report.problems and not (compared and compared.problems)
     return Verification(**vars(report), recomputed=compared, ok=ok)
-
-
-def _sources(file: FeatureTable) -> list[dict[str, Any]] | None:
-    if file.sources is None:
-        return None
-    return [
-        {"path": path, "first_row": source.first_row, "rows": source.n_rows, "bytes": source.nbytes}
-        for path, source in zip(file.sources.paths, file.sources.files, strict=True)
-    ]
 
 
 def _reduction(file: FeatureTable) -> dict[str, Any] | None:

@@ -185,7 +185,12 @@ def create_layout(path: Path, layout: FileLayout, entries: Iterable[Entries]) ->
                     _allocate(file, "features", layout.shape("RD"), FILE_DTYPES[layout.dtype])
                 for name, (dims, dtype) in layout.columns.items():
                     _allocate(file, name, layout.shape(dims), _stored_dtype(dtype))
-                _check_space(path, real.parent, file.id.get_filesize())
+                needed, free = file.id.get_filesize(), shutil.disk_usage(real.parent).free
+                if needed > free:
+                    raise StoreError(
+                        f"{str(path)!r} needs {needed / 1e9:.2f} GB and {str(real.parent)!r} has {free / 1e9:.2f} GB "
+                        "free; fewer levels, --dtype float16 or another folder would do"
+                    )
                 for name, where, values in entries:
                     if len(values) and file[name].size:
                         file[name][where] = values
@@ -319,15 +324,6 @@ def _create_virtual(file: h5py.File, layout: FileLayout) -> None:
                 name, "features", (source.n_rows, shape[1])
             )
     file.create_virtual_dataset("features", features, fillvalue=np.nan)
-
-
-def _check_space(path: Path, folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise StoreError(
-            f"{str(path)!r} needs {needed / 1e9:.2f} GB and {str(folder)!r} has {free / 1e9:.2f} GB free; "
-            "fewer levels, --dtype float16 or another folder would do"
-        )
 
 
 def _reserve_and_sync(path: Path) -> None:

@@ -93,8 +93,16 @@ class VirtualFeatures:
         outside = (numbers < -len(self)) | (numbers >= len(self))
         if outside.any():
             raise IndexError(f"row {numbers[outside][0]} of {len(self)}")
-        numbers = np.where(numbers < 0, numbers + len(self), numbers).astype(np.int64)
-        taken = self._gather(numbers.reshape(-1), columns)
+        wanted = np.where(numbers < 0, numbers + len(self), numbers).astype(np.int64).reshape(-1)
+        shape = (len(wanted), len(range(*columns.indices(self.shape[1]))))
+        check_copy(self._merged, shape, self.dtype.itemsize)
+        taken = np.empty(shape, dtype=self.dtype)
+        source = np.searchsorted(self._stops, wanted, side="right")
+        for i in np.unique(source).tolist():
+            positions = np.flatnonzero(source == i)
+            local = wanted[positions] - self.files[i].first_row
+            # Mapped anew each time: a kept map holds a file open, and there may be thousands of sources.
+            taken[_as_slice(positions)] = self.map(i)[_as_slice(local), columns]
         return taken if numbers.ndim else taken[0]
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
@@ -155,21 +163,6 @@ class VirtualFeatures:
                 f"{str(self._merged)!r}: its source {self.path_of(i)!r} cannot be read: {reason}; 'sppfeat merge "
                 "--overwrite' merges files that lie elsewhere now"
             ) from error
-
-    def _gather(self, rows: npt.NDArray[np.int64], columns: slice) -> npt.NDArray[np.floating[Any]]:
-        """Return some columns of rows ``(k,)`` in any order."""
-        shape = (len(rows), len(range(*columns.indices(self.shape[1]))))
-        check_copy(self._merged, shape, self.dtype.itemsize)
-        taken = np.empty(shape, dtype=self.dtype)
-        source = np.searchsorted(self._stops, rows, side="right")
-        order = np.argsort(source, kind="stable")
-        starts = np.flatnonzero(np.diff(source[order], prepend=-1))
-        for positions in np.split(order, starts[1:]) if len(rows) else ():
-            i = int(source[positions[0]])
-            local = rows[positions] - self.files[i].first_row
-            # Mapped anew each time: a kept map holds a file open, and there may be thousands of sources.
-            taken[_as_slice(positions)] = self.map(i)[_as_slice(local), columns]
-        return taken
 
 
 def recorded_path(source: str, output: str) -> bytes:

@@ -132,7 +132,10 @@ def gather_facts(
     begin("norms")
     norms = measure_norms(selection, most=MOST_NORMS, seed=seed) if len(selection) else None
     begin("embedding")
-    embedding, pictured = _embed(selection, method=method, most=most, seed=seed)
+    embedding = embed_rows(selection, method=method, most=most, seed=seed) if len(selection) else None
+    if embedding is not None and not len(embedding.selection):
+        embedding = None
+    pictured = choose_pictured(embedding, most=MOST_PICTURED, seed=seed) if embedding is not None else {}
     begin("neighbours")
     sheet = _find_neighbors(embedding, selection, seed=seed)
     begin("pictures")
@@ -163,16 +166,6 @@ def gather_facts(
         failures=tuple(group_failures(file)),
         seed=seed,
     )
-
-
-def _embed(
-    selection: Selection, *, method: str, most: int, seed: int
-) -> tuple[Embedding | None, dict[int, tuple[float, float]]]:
-    """Embedding of the rows, and the centers of the pictures in it by row number."""
-    embedding = embed_rows(selection, method=method, most=most, seed=seed) if len(selection) else None
-    if embedding is None or not len(embedding.selection):
-        return None, {}
-    return embedding, choose_pictured(embedding, most=MOST_PICTURED, seed=seed)
 
 
 def _find_neighbors(embedding: Embedding | None, selection: Selection, *, seed: int) -> ContactSheet | None:

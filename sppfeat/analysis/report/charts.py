@@ -48,7 +48,16 @@ def draw_charts(facts: ReportFacts, marks: list[ClassMark]) -> dict[str, list[Ch
         for sizes in facts.sizes
         if len(sizes.widths)
     ]
-    return {name: [_chart(content) for content in contents] for name, contents in charts.items()}
+    # Bytes 16 to 23 of a PNG file hold its width and height.
+    return {
+        name: [
+            Chart(
+                _uri("image/png", png), int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
+            )
+            for png in pngs
+        ]
+        for name, pngs in charts.items()
+    }
 
 
 def picture_uri(thumbnail: Thumbnail | None) -> str:
@@ -56,12 +65,6 @@ def picture_uri(thumbnail: Thumbnail | None) -> str:
     if thumbnail is None or thumbnail.pixels is None:
         return ""
     return _uri("image/jpeg", encode_jpeg(thumbnail.pixels))
-
-
-def _chart(content: bytes) -> Chart:
-    # Bytes 16 to 23 of a PNG file hold its width and height.
-    width, height = (int.from_bytes(content[i : i + 4], "big") for i in (16, 20))
-    return Chart(_uri("image/png", content), width, height)
 
 
 def _uri(kind: str, content: bytes) -> str:
