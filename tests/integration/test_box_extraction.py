@@ -3,6 +3,7 @@
 import csv
 import math
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -28,7 +29,8 @@ from sppfeat.config.distribution import RunOptions
 from sppfeat.config.regions import RowFlag
 from sppfeat.config.request import BackboneChoice, BoxChoice, DescriptorChoice
 from sppfeat.config.specs import InputSpec
-from sppfeat.errors import ConfigError, StoreError
+from sppfeat.decoding import decoder
+from sppfeat.errors import ConfigError, ImageError, StoreError
 from sppfeat.extraction.recompute import recompute_rows
 from sppfeat.store.verify import verify_file
 
@@ -322,9 +324,8 @@ def test_windows_of_an_image_whose_number_was_not_known_need_a_new_file(folder, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("choice", [{}, {"drop_duplicates": True}])
-def test_new_images_bring_their_boxes_behind_the_others(folder, boxes_of, tmp_path, choice):
-    boxes = BoxChoice(boxes=str(boxes_of), **choice)
+def test_new_images_bring_their_boxes_behind_the_others(folder, boxes_of, tmp_path):
+    boxes = BoxChoice(boxes=str(boxes_of), drop_duplicates=True)
     extract([folder / "cat", folder / "dog" / "img0.png"], tmp_path / "f.h5", boxes=boxes)
     extract([folder], tmp_path / "f.h5", boxes=boxes, add_new=True)
     extract([folder], tmp_path / "fresh.h5", boxes=boxes)
@@ -361,7 +362,6 @@ def test_a_file_without_any_box_is_a_file_without_rows(folder, tmp_path):
 def test_images_with_nothing_to_pool_are_not_decoded(folder, tmp_path, monkeypatch):
     boxes = write_boxes(tmp_path / "b.csv", [("img1.png", -9, -9, -1, -1), ("img3.png", 0, 0, 9, 9)])
     decoded = []
-    from sppfeat.decoding import decoder
 
     def decode(path, **settings):
         decoded.append(path)
@@ -382,8 +382,6 @@ def test_an_image_that_fails_at_one_scale_fails_whole(folder, tmp_path, monkeypa
     boxes = write_boxes(
         tmp_path / "b.csv", [(f"img{i}.png", 0, 0, side, side) for i in (1, 3) for side in (33, 28, 20)]
     )
-    from sppfeat.decoding import decoder
-    from sppfeat.errors import ImageError
 
     def decode(place, *, input_hw, **settings):
         if place.path.endswith(b"img1.png") and min(input_hw) == 300:
@@ -545,8 +543,6 @@ def test_a_head_on_the_whole_of_an_image_is_the_networks_own_layer(tmp_path):
     ],
 )
 def test_verify_finds_what_was_tampered_with(made, dataset, change, problem):
-    import h5py
-
     with h5py.File(made, "r+") as file:
         file[dataset][...] = change(file[dataset][()])
     with sppfeat.open(made) as file:
@@ -554,8 +550,6 @@ def test_verify_finds_what_was_tampered_with(made, dataset, change, problem):
 
 
 def test_verify_finds_a_row_of_another_region(made):
-    import h5py
-
     with h5py.File(made, "r+") as file:
         file["row_region"][:, :, 2:] += 1
     with sppfeat.open(made) as file:

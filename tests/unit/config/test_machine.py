@@ -21,7 +21,6 @@ from sppfeat.errors import ConfigError
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.verify import verify_file
 
-AFFINITY = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 PHYSICAL = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 REPEATED = """
 import resource
@@ -55,10 +54,6 @@ def system(tmp_path, groups: str, files: dict[str, str]):
     return tmp_path
 
 
-def test_without_control_groups_it_is_the_affinity(tmp_path):
-    assert available_cores(tmp_path) == AFFINITY
-
-
 @pytest.mark.usefixtures("many_cores")
 @pytest.mark.parametrize(
     ("groups", "files", "n_cores"),
@@ -83,6 +78,7 @@ def test_without_control_groups_it_is_the_affinity(tmp_path):
             64,
         ),
         ("nonsense\n", {"sys/fs/cgroup/cpu.max": "?"}, 64),
+        ("", {}, 64),
     ],
 )
 def test_quotas_of_control_groups(tmp_path, groups, files, n_cores):

@@ -124,11 +124,8 @@ def one_region(*labels):
     return box_notes(plan, dataclasses.replace(plan.boxes, annotations=said), table)
 
 
-def test_boxes_that_are_one_row_leave_their_image_with_a_row():
-    assert one_region(1, 1) == []
-
-
 def test_boxes_of_two_classes_in_one_row_are_said():
+    assert one_region(1, 1) == []
     (note,) = one_region(1, 0)
     assert note.startswith(
         "1 box shares the row of a box of another class, such as box 1, 'cat', in row 0, 'dog'"

@@ -52,27 +52,6 @@ def test_each_box_of_an_input_is_a_row_in_the_order_of_the_file(case):
     assert rows.annotations.extra_names == ("note",)
 
 
-@given(tables())
-def test_flags_are_of_each_box_in_its_own_image(case):
-    boxes, image_of, image_hw = case
-    table = table_of(boxes, images=map(str, range(6)))
-    ranges, rows = rows_of_table(table, np.array(image_of), sizes_of(image_hw))
-    for (height, width), (first, stop) in zip(image_hw, ranges.tolist(), strict=True):
-        for row in range(first, stop):
-            x0, y0, x1, y1 = rows.boxes_px[row].tolist()
-            if not height:
-                flag = RowFlag.OK
-            elif not all(map(math.isfinite, (x0, y0, x1, y1))) or not (
-                max(x0, 0) < min(x1, width) and max(y0, 0) < min(y1, height)
-            ):
-                flag = RowFlag.DEGENERATE
-            else:
-                inside = x0 >= 0 and y0 >= 0 and x1 <= width and y1 <= height
-                flag = RowFlag.OK if inside else RowFlag.CLIPPED
-            assert rows.flag[row] == flag
-            assert rows.is_degenerate[row] == (flag == RowFlag.DEGENERATE)
-
-
 def test_boxes_are_converted_with_the_size_of_their_own_image():
     yolo = BoxConvention(coords="cxcywh", units="normalized")
     middle = (0.5, 0.5, 0.5, 0.5)
