@@ -175,10 +175,7 @@ def bench_extract(
     seconds = {name: timing["seconds"] for name, timing in timings.items()}
     return {
         **describe_conditions(
-            run.config,
-            run.device,
-            weights=request.backbone.weights,
-            dimension=run.columns[-1].stop,
+            run.config, run.device, weights=request.backbone.weights, dimension=run.columns[-1].stop
         ),
         "images": n_images,
         "unreadable": n_unreadable + len(plan.errors),

@@ -27,10 +27,7 @@ box_options = together(
         "--box-coords",
         help="What its four numbers are: two corners, corner and size, centre and size. [default: of the format]",
     ),
-    option(
-        "--box-units",
-        help="Pixels, or fractions of width and height. [default: of the format]",
-    ),
+    option("--box-units", help="Pixels, or fractions of width and height. [default: of the format]"),
     option(
         "--box-origin",
         type=click.Choice([str(origin) for origin in BOX_ORIGINS]),
@@ -40,10 +37,7 @@ box_options = together(
         "--box-ends",
         help="Whether x1 is the edge behind the last pixel, or that pixel. [default: of the format]",
     ),
-    option(
-        "--box-order",
-        help="xy, or yx where y comes first in each pair. [default: xy]",
-    ),
+    option("--box-order", help="xy, or yx where y comes first in each pair. [default: xy]"),
     option(
         "--scales",
         type=_SCALES,

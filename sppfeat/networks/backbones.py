@@ -110,7 +110,7 @@ def load_backbone(
     """
     zoo.check_name(name)
     if head is not None:
-        _check_head_layers(name, head, layers)
+        check_head(name, head, layers)
     entry = None if weights == "none" or is_weights_file(weights) else _named_weights(name, weights)
     state = read_weights_file(Path(weights)) if is_weights_file(weights) else None
     with torch.random.fork_rng(devices=[]):
@@ -207,13 +207,3 @@ def _named_weights(name: str, weights: str) -> WeightEntry:
         return find_entry(name, weights)
     except WeightsError as error:
         raise WeightsError(f"{error}, none, or a file") from error
-
-
-def _check_head_layers(name: str, head: str, layers: Sequence[str]) -> None:
-    check_head(name, head)
-    default = zoo.default_layer(name)
-    if layers and tuple(layers) != (default,):
-        raise ConfigError(
-            f"layers are {', '.join(layers)}; --head {head} takes the layer that {name} feeds it, {default!r}: "
-            f"leave the layers out"
-        )

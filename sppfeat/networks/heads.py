@@ -6,6 +6,7 @@ last max pooling, with as many bins as the first fully connected layer takes (Gi
 section 2.2).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -14,6 +15,7 @@ from torch import nn
 
 from sppfeat.config.values import CHOICES, check_choice
 from sppfeat.errors import ConfigError
+from sppfeat.networks import zoo
 
 __all__ = ["Head", "check_head", "cut_head"]
 
@@ -39,12 +41,18 @@ class Head:
     network: nn.Module
 
 
-def check_head(name: str, head: str) -> None:
-    """Refuses a head that is unknown or that a model lacks; goes by the names alone and builds no model."""
+def check_head(name: str, head: str, layers: Sequence[str]) -> None:
+    """Refuses a head that a model lacks, or layers that do not feed it; goes by the names alone and builds no model."""
     check_choice("head", head, CHOICES["head"])
     if not any(fnmatchcase(name, pattern) for pattern in _WITH_HEADS):
         raise ConfigError(
             f"{name!r} has no {' or '.join(CHOICES['head'])}; the models that have them: {', '.join(_WITH_HEADS)}"
+        )
+    default = zoo.default_layer(name)
+    if layers and tuple(layers) != (default,):
+        raise ConfigError(
+            f"layers are {', '.join(layers)}; --head {head} takes the layer that {name} feeds it, {default!r}: "
+            f"leave the layers out"
         )
 
 
