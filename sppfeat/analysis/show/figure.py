@@ -30,6 +30,7 @@ __all__ = [
     "draw_png",
     "drawing",
     "new_figure",
+    "widened",
     "write_picture",
 ]
 
@@ -44,6 +45,7 @@ HEAT = "viridis"
 _DPI = 200
 _VECTOR_DPI = 130  # for photographs in .svg and .pdf; with 200, a picture with 6 photographs takes 9 MB
 _MARGIN = 0.08  # inches around all that is drawn
+_ALIKE = 1e-4  # relative difference below which values count as equal
 _INK = "#7b7b7b"  # can be read on white and on near-black pages alike (contrast 4.2)
 _FONT = "DejaVu Sans"  # comes with matplotlib
 # Used, if installed, for letters that DejaVu Sans lacks; each covers many scripts.
@@ -141,6 +143,13 @@ def cut_middle(text: str, longest: int) -> str:
         if len(shown) <= longest
         else f"{shown[:half]}\N{HORIZONTAL ELLIPSIS}{shown[half + 1 - longest :]}"
     )
+
+
+def widened(low: float, high: float, share: float) -> tuple[float, float]:
+    """The limits of an axis; widened by a share of their size if they hardly differ."""
+    size = max(abs(low), abs(high))
+    spread = (share * size or 1.0) if high - low <= _ALIKE * size else 0.0
+    return low - spread, high + spread
 
 
 def new_figure(width: float, height: float) -> "Figure":

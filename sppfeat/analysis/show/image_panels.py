@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.analysis.show.activations import PooledLayer, PooledLevel, strength
-from sppfeat.analysis.show.figure import COLORS, HEAT
+from sppfeat.analysis.show.figure import COLORS, HEAT, widened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,7 +34,6 @@ _AROUND = 0.6  # margin of the window around region and box, in strides
 _INSET = 0.13
 _LIGHTENED = 0.7  # share of the contrast that a picture in gray keeps
 _LETTER_POINTS = (10, 4.5)  # height of a line, width of a digit
-_ALIKE = 1e-4  # relative difference below which values get the same color
 _LEAST_BIN_POINTS = 2.5  # outlines of smaller bins would merge into gray
 
 
@@ -184,11 +183,8 @@ def _show_gray(axes: "Axes", layer: PooledLayer) -> None:
 
 
 def _limits(values: npt.NDArray[np.float64]) -> tuple[float, float]:
-    from matplotlib.transforms import nonsingular
-
     finite = values[np.isfinite(values)]
-    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
-    return nonsingular(low, high, expander=0.1, tiny=_ALIKE)
+    return widened(float(finite.min()), float(finite.max()), 0.1) if len(finite) else (-1.0, 1.0)
 
 
 def _outline_box(axes: "Axes", layer: PooledLayer) -> None:

@@ -11,7 +11,14 @@ import numpy.typing as npt
 from sppfeat.analysis.choices import MOST_NORMS
 from sppfeat.analysis.row_checks import check_described
 from sppfeat.analysis.show.classes import draw_rows
-from sppfeat.analysis.show.figure import COLORS, Picture, check_picture_path, new_figure, write_picture
+from sppfeat.analysis.show.figure import (
+    COLORS,
+    Picture,
+    check_picture_path,
+    new_figure,
+    widened,
+    write_picture,
+)
 from sppfeat.analysis.wording import nonfinite_text, rounded, sample_text
 from sppfeat.config.values import StrPath
 from sppfeat.config.wording import counted, one_line
@@ -113,13 +120,12 @@ def measure_norms(selection: Selection, *, most: int = MOST_NORMS, seed: int = 0
 def draw_norms(norms: Norms, layers: Sequence[int], *, has_titles: bool = False) -> "Figure":
     """Draws one histogram for each of the numbered layers, one below the other; inside ``drawing``."""
     from matplotlib.ticker import MaxNLocator
-    from matplotlib.transforms import nonsingular
 
     figure = new_figure(5.5 if has_titles else 3.8, 2.5 * len(layers))
     for axes, layer in zip(figure.subplots(len(layers), 1, squeeze=False)[:, 0], layers, strict=True):
         values = norms.values[:, layer]
         if len(values):
-            limits = nonsingular(values.min(), values.max(), expander=0.5, tiny=_NARROW)
+            limits = widened(float(values.min()), float(values.max()), 0.5)
             # Few values get few bins, so that most bins are not empty.
             n_bins = min(max(2 * int(len(values) ** 0.5) + 1, _FEWEST_BINS), _MOST_BINS)
             axes.hist(values, bins=n_bins, range=limits, color=COLORS[6])
