@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = [
     "COLORS",
     "HEAT",
-    "PICTURE_SUFFIXES",
     "Picture",
     "check_picture_path",
     "cut_middle",
@@ -33,8 +32,6 @@ __all__ = [
     "widened",
     "write_picture",
 ]
-
-PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
 
 COLORS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#0072B2", "#000000")
 """Colors for things to tell apart, by Okabe and Ito, for all kinds of color vision."""
@@ -112,7 +109,7 @@ class Picture(NamedTuple):
 
 def check_picture_path(path: Path, *, inputs: Sequence[object] = (), overwrite: bool) -> None:
     """Refuses an output that cannot be written or is an input, so that nothing is computed in vain."""
-    if path.suffix.lower() not in PICTURE_SUFFIXES:
+    if path.suffix.lower() not in _METADATA:
         raise ConfigError(f"the output is {str(path)!r}; allowed: a name that ends in .png, .svg or .pdf")
     import_extra("matplotlib", extra="plot", purpose="a picture")
     check_new_file(path, inputs=inputs, overwrite=overwrite)

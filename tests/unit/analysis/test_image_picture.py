@@ -1,5 +1,6 @@
 """A picture of an image: what is drawn is what is pooled, and no text covers another."""
 
+import functools
 import itertools
 
 import numpy as np
@@ -19,27 +20,10 @@ WHOLE = ((),)
 BOXES = ((10, 10, 60, 50), (-9, 30, 40, 900), (70, 20, 71, 21))
 
 
-@pytest.fixture(scope="module")
-def networks():
-    """Small networks by their pooling and levels, made once."""
-    made = {}
-
-    def network(levels=(1, 2, 3, 6), pool="max", layer=("features.5", "features.12")):
-        key = (levels, pool, layer)
-        if key not in made:
-            made[key] = sppfeat.Extractor(
-                "squeezenet1_1",
-                weights="none",
-                seed=3,
-                size=96,
-                device="cpu",
-                levels=levels,
-                pool=pool,
-                layer=layer,
-            )
-        return made[key]
-
-    return network
+@functools.cache
+def network(levels=(1, 2, 3, 6), pool="max", layer=("features.5", "features.12")):
+    settings = {"levels": levels, "pool": pool, "layer": layer}
+    return sppfeat.Extractor("squeezenet1_1", weights="none", seed=3, size=96, device="cpu", **settings)
 
 
 def picture(height=80, width=110):
@@ -47,9 +31,9 @@ def picture(height=80, width=110):
     return Image.fromarray(coarse).resize((width, height))
 
 
-def pool(network, boxes=BOXES, image=None):
+def pool(extractor, boxes=BOXES, image=None):
     """The layers of all boxes."""
-    pooled = pooled_boxes(network, image or picture(), [View(box or None) for box in boxes])
+    pooled = pooled_boxes(extractor, image or picture(), [View(box or None) for box in boxes])
     return list(itertools.chain.from_iterable(pooled))
 
 
@@ -69,8 +53,8 @@ def drawn(layers, **settings):
         (WHOLE, (1, 2, 4), "max", picture(20, 300)),
     ],
 )
-def test_there_is_a_panel_for_everything_and_no_text_covers_another(networks, boxes, levels, mode, image):
-    figure = drawn(pool(networks(levels, mode), boxes, image))
+def test_there_is_a_panel_for_everything_and_no_text_covers_another(boxes, levels, mode, image):
+    figure = drawn(pool(network(levels, mode), boxes, image))
     n_blocks, n_bars = 2 * len(boxes), 3 if mode == "max" else 2
     assert len(figure.axes) == n_blocks * (2 * (1 + len(levels)) + n_bars)
     renderer = figure._get_renderer()
@@ -95,8 +79,8 @@ def axes_of(layer):
 
 
 @pytest.mark.slow
-def test_the_bins_that_are_drawn_are_those_that_are_pooled(networks):
-    for layer in pool(networks()):
+def test_the_bins_that_are_drawn_are_those_that_are_pooled():
+    for layer in pool(network()):
         stride = np.ptp(layer.cells_in((0, 0, 1, 1))[::2])
         for position, level in enumerate(layer.levels):
             axes = axes_of(layer)
@@ -112,8 +96,8 @@ def test_the_bins_that_are_drawn_are_those_that_are_pooled(networks):
                 assert (inset < stride / 5).all()
 
 
-def test_heat_and_maxima_are_where_their_cells_are(networks):
-    layer = pool(networks())[1]
+def test_heat_and_maxima_are_where_their_cells_are():
+    layer = pool(network())[1]
     level, counts = layer.levels[1], layer.levels[1].count_maxima(layer.map_hw)
     height, width = layer.map_hw
     for draw, values, cells in (
@@ -128,8 +112,8 @@ def test_heat_and_maxima_are_where_their_cells_are(networks):
 
 
 @pytest.mark.slow
-def test_values_without_range_or_that_are_not_finite_can_be_drawn(networks):
-    layers = pool(networks((1, 2), layer=("features.12",)), WHOLE)
+def test_values_without_range_or_that_are_not_finite_can_be_drawn():
+    layers = pool(network((1, 2), layer=("features.12",)), WHOLE)
     for value in (0.0, 1e30, np.nan, np.inf):
         layers[0].map[...] = value
         for level in layers[0].levels:
@@ -138,7 +122,7 @@ def test_values_without_range_or_that_are_not_finite_can_be_drawn(networks):
 
 
 @pytest.mark.slow
-def test_one_channel_is_shown_by_its_values(networks):
-    layers = pool(networks((1, 2)), WHOLE)
+def test_one_channel_is_shown_by_its_values():
+    layers = pool(network((1, 2)), WHOLE)
     figure = drawn(layers, channel=5)
     assert any(axes.get_xlabel() == "pooled: channel 5" for axes in figure.axes)
