@@ -82,20 +82,6 @@ def test_options_can_be_set_in_the_environment(folder, tmp_path):
         assert file.config.descriptor.normalize == "l2"
 
 
-@pytest.mark.slow
-def test_lists_from_a_file_and_from_standard_input(folder, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    names = ["pictures/cat/img3.png", "pictures/cat/img1.png", "pictures/missing.png"]
-    (tmp_path / "list.txt").write_text("\n".join(names))
-    run("extract", "@list.txt", "-o", "a.h5", *TINY)
-    run("extract", "-", "-o", "b.h5", *TINY, input="\0".join(names).encode())
-    for output in ("a.h5", "b.h5"):
-        with sppfeat.open(output) as file:
-            assert [f"pictures/{path}" for path in file.paths] == names
-            assert file.status.tolist() == [1, 1, 2]
-            assert "no such file" in file.errors[2]
-
-
 @pytest.mark.parametrize(
     ("args", "message"),
     [
