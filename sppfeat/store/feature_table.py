@@ -21,13 +21,9 @@ from sppfeat.store.virtual_features import VirtualFeatures
 __all__ = ["FeatureTable"]
 
 
-def _dataset(name: str, meaning: str, *, shared: bool = False) -> Any:
-    """Make a property that reads a dataset; ``shared`` ones show what another process has written since."""
-
-    def read(self: "FeatureTable") -> npt.NDArray[Any]:
-        return np.array(self.map(name)) if shared else self.read(name)
-
-    return property(read, doc=meaning)
+def _dataset(name: str, meaning: str) -> Any:
+    """Make a property that reads a dataset of numbers, with what another process has written since."""
+    return property(lambda self: np.array(self.map(name)), doc=meaning)
 
 
 class FeatureTable(StoredFile):
@@ -108,7 +104,7 @@ class FeatureTable(StoredFile):
         "images/rows", "``(N, 2)`` int64: half-open range of each image's rows."
     )
     status: npt.NDArray[np.uint8] = _dataset(
-        "images/status", "``(N,)`` uint8: 0 pending, 1 done, 2 failed; reread on every access.", shared=True
+        "images/status", "``(N,)`` uint8: 0 pending, 1 done, 2 failed; reread on every access."
     )
     labels: npt.NDArray[np.int64] = _dataset(
         "images/label", "``(N,)`` int64: class of each image, an index into :attr:`classes`, or -1."
@@ -119,17 +115,14 @@ class FeatureTable(StoredFile):
     row_flag: npt.NDArray[np.uint8] = _dataset(
         "row_flag",
         "``(R,)`` uint8: flags of each box, as bits of :class:`sppfeat.config.regions.RowFlag`.",
-        shared=True,
     )
     row_scale: npt.NDArray[np.int32] = _dataset(
         "row_scale",
         "``(R,)`` int32: short side of the network input of each row, in pixels; 0: the image's own size; -1: none.",
-        shared=True,
     )
     row_region: npt.NDArray[np.int32] = _dataset(
         "row_region",
         "``(R, L, 4)`` int32: pooled cells of each layer's map, ``x0, y0, x1, y1``, half-open; zeros if not pooled.",
-        shared=True,
     )
     row_label: npt.NDArray[np.int64] = _dataset(
         "row_label", "``(R,)`` int64: class of each row's box, an index into :attr:`row_classes`, or -1."

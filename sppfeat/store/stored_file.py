@@ -124,7 +124,7 @@ class StoredFile:
             StoreError: the dataset cannot be read, or the file was truncated.
         """
         self._check_length(name)
-        return np.reshape(read_dataset(self._file, name, self.path), self._file[name].shape)
+        return read_dataset(self._file, name, self.path)
 
     def read_parts(self, name: str) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
         """Yield a dataset in parts of a few megabytes: a range of entries, and their values."""

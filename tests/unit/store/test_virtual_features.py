@@ -236,7 +236,6 @@ def test_verify_finds_another_file_of_the_same_size_and_time(folder):
     [
         ("first_row", [0, 1, 3, 8], "/sources does not divide the 11 rows among the sources"),
         ("stop_row", [1, 4, 8, 12], "does not divide the 11 rows"),
-        ("stop_row", [1, 4, 8, 10], "does not divide the 11 rows"),
         ("first_image", [0, 1, 4, 7], "does not divide the 11 images"),
         ("stop_image", [1, 4, 8, 2**62], "does not divide the 11 images"),
         ("nbytes", [1.5] * 4, "/sources/nbytes is float64"),
