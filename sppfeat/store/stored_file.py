@@ -1,5 +1,6 @@
 """A feature file as stored: its datasets, attributes and settings, checked when it is opened."""
 
+import contextlib
 import json
 import math
 import os
@@ -7,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 import h5py
@@ -74,9 +74,7 @@ class StoredFile:
     def __enter__(self: _File) -> _File:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -184,16 +182,14 @@ class StoredFile:
         text = text_attribute(self._file, "norm_factors", self.path)
         if text is None:
             return None
-        try:
-            factors = tuple(map(_positive_number, json.loads(text)))
-        except (RecursionError, ValueError, OverflowError, TypeError):
-            factors = ()
-        if not factors:
-            raise StoreError(
-                f"{str(self.path)!r}: its attribute 'norm_factors' is {one_line(repr(text))}; "
-                "allowed: a list of numbers above 0"
-            )
-        return factors
+        with contextlib.suppress(RecursionError, ValueError, OverflowError, TypeError):
+            values = json.loads(text)
+            if values and all(type(value) in (int, float) and 0 < value < math.inf for value in values):
+                return tuple(map(float, values))
+        raise StoreError(
+            f"{str(self.path)!r}: its attribute 'norm_factors' is {one_line(repr(text))}; "
+            "allowed: a list of numbers above 0"
+        )
 
     @property
     def is_reduced(self) -> bool:
@@ -239,12 +235,6 @@ class StoredFile:
                 f"{str(self.path)!r}: cannot read /{name}: the file was cut short since it was opened, "
                 f"from {self._nbytes_then} to {self.nbytes} bytes"
             )
-
-
-def _positive_number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ValueError(f"{value!r} is no number above 0")
-    return float(value)
 
 
 def _explain_missing(path: Path) -> str:
