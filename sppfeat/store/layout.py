@@ -54,6 +54,16 @@ __all__ = [
 
 FILE_DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
 _STRING: np.dtype[Any] = h5py.string_dtype("utf-8")
+# Attributes of a file that those made of it take over.
+_COPIED = (
+    "config",
+    "fingerprint",
+    "weights_sha256",
+    "weights_path",
+    "input_root",
+    "boxes_path",
+    "norm_factors",
+)
 _AT_ONCE = 1 << 14  # entries to handle at a time
 # Values for a dataset of a new file: its name, the entries to write, and one value for each.
 Entries = tuple[str, Any, Any]
@@ -94,11 +104,8 @@ class FileLayout:
     sources: Sequence[SourceFile] = ()
 
     @classmethod
-    def like(cls, file: StoredFile, *, attributes: Iterable[str], **added: bool) -> "FileLayout":
-        """Return the layout of an open file, with those of the named attributes that it has.
-
-        ``added`` are arguments of :func:`columns_of` for further datasets.
-        """
+    def like(cls, file: StoredFile, **added: bool) -> "FileLayout":
+        """Return the layout of an open file; ``added`` are arguments of :func:`columns_of` for further datasets."""
         own = columns_of(ids=file.has("images/id"), boxes=file.has("row_source"))
         sizes = dict(zip("RD", file.stored_features.shape, strict=True))
         for name, (dims, _) in own.items():
@@ -107,7 +114,7 @@ class FileLayout:
             columns={**own, **columns_of(ids=False, boxes=False, **added)},
             sizes=sizes,
             dtype=file.stored_features.dtype.name,
-            attributes=file.find_attributes(attributes),
+            attributes=file.find_attributes(_COPIED),
         )
 
     def shape(self, dims: Iterable[str | int]) -> tuple[int, ...]:

@@ -28,15 +28,6 @@ from sppfeat.store.writer import FeatureWriter
 __all__ = ["MergeSummary", "merge_shards"]
 
 _COPIED_NBYTES = 16 << 20  # of descriptors, copied at a time
-_ATTRIBUTES = (
-    "config",
-    "fingerprint",
-    "weights_sha256",
-    "weights_path",
-    "input_root",
-    "boxes_path",
-    "norm_factors",
-)
 _OnProgress = Callable[[str, int, int], None]
 
 
@@ -164,7 +155,7 @@ def _root_notes(parts: Sequence[ShardFile]) -> list[str]:
 
 def _layout(first: FeatureFile, parts: Sequence[ShardFile], sources: Sequence[SourceFile]) -> FileLayout:
     """Return the layout of the merged file: that of a shard, with the images, rows and views of all of them."""
-    layout = FileLayout.like(first, attributes=_ATTRIBUTES, sources=bool(sources))
+    layout = FileLayout.like(first, sources=bool(sources))
     whole = parts[0].shard
     sizes = {**layout.sizes, "N": whole.n_images, "R": whole.n_rows, "S": len(sources)}
     if first.has_boxes and not has_box_file(first.config):

@@ -12,8 +12,6 @@ from sppfeat.store.writer import FeatureWriter
 
 __all__ = ["create_reduced_file"]
 
-_COPIED = ("config", "weights_sha256", "weights_path", "input_root", "boxes_path", "norm_factors")
-
 
 @contextlib.contextmanager
 def create_reduced_file(
@@ -35,7 +33,7 @@ def create_reduced_file(
     Raises:
         StoreError: the disk has no space, or the folder is missing or not writable.
     """
-    layout = FileLayout.like(source, attributes=_COPIED, reduction=True)
+    layout = FileLayout.like(source, reduction=True)
     layout = dataclasses.replace(
         layout,
         sizes={**layout.sizes, "D": reduction.dimension, "B": 1, "S": len(reduction.mean)},
