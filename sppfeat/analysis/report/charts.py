@@ -4,7 +4,6 @@ import base64
 from typing import NamedTuple
 
 from sppfeat.analysis.report.facts import ReportFacts
-from sppfeat.analysis.show.classes import ClassMark
 from sppfeat.analysis.show.embedding import draw_embedding
 from sppfeat.analysis.show.figure import draw_png
 from sppfeat.analysis.show.norms import draw_norms
@@ -26,18 +25,16 @@ class Chart(NamedTuple):
     height: int
 
 
-def draw_charts(facts: ReportFacts, marks: list[ClassMark]) -> dict[str, list[Chart]]:
+def draw_charts(facts: ReportFacts) -> dict[str, list[Chart]]:
     """Draws the charts of a report under ``"embedding"``, ``"norms"`` (one per layer) and ``"sizes"`` (images, boxes).
 
-    ``marks`` are the classes in its embedding; missing facts give no chart.
+    Missing facts give no chart.
     """
     charts: dict[str, list[bytes]] = {"embedding": [], "norms": [], "sizes": []}
     embedding, norms = facts.embedding, facts.norms
     if embedding is not None:
         shown = facts.pictured, facts.thumbnails
-        charts["embedding"] = [
-            draw_png(lambda: draw_embedding(embedding, marks, *shown, side=_EMBEDDING_SIDE))
-        ]
+        charts["embedding"] = [draw_png(lambda: draw_embedding(embedding, *shown, side=_EMBEDDING_SIDE))]
     if norms is not None and len(norms.values):
         charts["norms"] = [
             draw_png(lambda i=i: draw_norms(norms, [i]))  # type: ignore[misc]

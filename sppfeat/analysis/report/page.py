@@ -76,7 +76,7 @@ def render_page(facts: ReportFacts) -> str:
         most_reasons=_MOST_REASONS,
         most_pairs=_MOST_PAIRS,
         css=markupsafe.Markup(folder.joinpath("page.css").read_text("utf-8")),
-        charts=draw_charts(facts, marks),
+        charts=draw_charts(facts),
         legend=[(mark, mark_text(mark)) for mark in marks]
         if embedding and embedding.selection.y is not None
         else [],

@@ -5,6 +5,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,12 +99,8 @@ def show_embedding(
         pictured = choose_pictured(embedding, most=pictures, seed=seed)
         found = find_row_pictures(features, list(pictured), root=root)
         thumbnails = read_thumbnails(found, exif=features.config.input.exif)
-        marks = mark_classes(embedding.selection)
-    write_picture(
-        lambda: draw_embedding(embedding, marks, pictured, thumbnails, title=caption(embedding)),
-        path,
-        overwrite=overwrite,
-    )
+    draw = partial(draw_embedding, embedding, pictured, thumbnails, title=caption(embedding))
+    write_picture(draw, path, overwrite=overwrite)
     return Picture(path, (caption(embedding),), embedding, unread_note(thumbnails))
 
 
@@ -200,7 +197,6 @@ def choose_pictured(embedding: Embedding, *, most: int, seed: int = 0) -> dict[i
 
 def draw_embedding(
     embedding: Embedding,
-    marks: Sequence[ClassMark],
     pictured: Mapping[int, tuple[float, float]],
     thumbnails: Mapping[int, Thumbnail],
     *,
@@ -214,6 +210,7 @@ def draw_embedding(
     has_legend = bool(title) and embedding.selection.y is not None
     figure = new_figure(side * (1.25 if has_legend else 1), side)
     axes = figure.add_subplot(box_aspect=1, title=title)
+    marks = mark_classes(embedding.selection)
     _draw_points(axes, embedding, marks)
     low, high = _limits(embedding.points)
     axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))

@@ -181,7 +181,7 @@ def test_every_class_is_in_the_legend_whatever_its_name(file):
     names = ["_hidden", "$x^", "a" * 500, "new\nline"]
     embedding = embed_rows(file.select(labels=[names[i % 4] for i in range(24)]))
     with drawing():
-        figure = draw_embedding(embedding, mark_classes(embedding.selection), {}, {}, title="title")
+        figure = draw_embedding(embedding, {}, {}, title="title")
         texts = [text.get_text() for text in figure.legends[0].get_texts()]
         figure.canvas.draw()
     assert sorted(texts) == [" _hidden (5)", "$x^ (6)", "a" * 25 + "... (6)", r"new\nline (6)"]
