@@ -196,22 +196,14 @@ def make_contact_sheet(
     *,
     k: int = SHEET_NEIGHBORS,
     metric: str = DEFAULT_METRIC,
-    one_per_image: bool = False,
-    on_progress: Callable[[int], None] = lambda rows: None,
+    **how: Any,
 ) -> ContactSheet:
     """Finds the rows of a selection nearest to queries ``(q, d)``; a row is never its own neighbor.
 
     For the other arguments see :func:`~sppfeat.analysis.search.neighbors.nearest_rows`.
     """
-    found = nearest_rows(
-        selection,
-        descriptors,
-        k,
-        metric=metric,
-        exclude=[-1 if query.row is None else query.row for query in queries],
-        one_per_image=one_per_image,
-        on_progress=on_progress,
-    )
+    own = [-1 if query.row is None else query.row for query in queries]
+    found = nearest_rows(selection, descriptors, k, metric=metric, exclude=own, **how)
     labels, file = selection.labels, selection.file
     images = file.image_index
     lines = []
