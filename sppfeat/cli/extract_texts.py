@@ -35,10 +35,7 @@ def plan_text(plan: "PlanSummary", settings: dict[str, Any] | None) -> str:
         ("backbone", f"{plan.backbone}, weights {plan.weights}, layer {' + '.join(plan.layers)}"),
         ("descriptor", f"{pooling}: {counted(plan.dimension, 'value')}"),
         ("output", f"{plan.output}, {human_bytes(plan.output_bytes)}"),
-        (
-            "device",
-            f"{plan.device}, {plan.precision}, {counted(plan.workers, 'decoding process')}",
-        ),
+        ("device", f"{plan.device}, {plan.precision}, {counted(plan.workers, 'decoding process')}"),
     ]
     if plan.already_done or plan.already_failed:
         done = f"{plan.already_done} done, {plan.already_failed} failed before, {plan.to_do} to do"
@@ -46,13 +43,8 @@ def plan_text(plan: "PlanSummary", settings: dict[str, Any] | None) -> str:
     if plan.shard:
         lines.insert(0, ("part", plan.shard))
     if plan.unreadable:
-        lines.insert(
-            1,
-            (
-                "unreadable",
-                counted(plan.unreadable, "image: it", "images: they") + " will be marked as failed",
-            ),
-        )
+        text = counted(plan.unreadable, "image: it", "images: they") + " will be marked as failed"
+        lines.insert(1, ("unreadable", text))
     lines += [("note", note) for note in plan.notes]
     lines += [("setting", f"{part}: {values}") for part, values in (settings or {}).items()]
     return labeled_lines(lines, width=13)
@@ -68,9 +60,8 @@ def _box_lines(boxes: "BoxSummary | None") -> list[tuple[str, str]]:
         text += "; " + counted(boxes.same_region, "falls", "fall") + " on the region of another one"
     lines = [("boxes", text)]
     if len(boxes.scales) > 1:
-        lines.append(
-            ("scales", ", ".join(f"{side}: {counted(n, 'row')}" for side, n in boxes.scales.items()))
-        )
+        rows_of_scales = (f"{side}: {counted(n, 'row')}" for side, n in boxes.scales.items())
+        lines.append(("scales", ", ".join(rows_of_scales)))
     return lines
 
 

@@ -125,8 +125,8 @@ class BackboneSpec:
     head: str | None = None
 
     def __post_init__(self) -> None:
-        set_fields(self, layers=distinct_names("layers", self.layers))
-        set_fields(self, mean=three_numbers("mean", self.mean), std=three_numbers("std", self.std))
+        mean, std = three_numbers("mean", self.mean), three_numbers("std", self.std)
+        set_fields(self, layers=distinct_names("layers", self.layers), mean=mean, std=std)
         if min(self.std) <= 0:
             raise ConfigError(f"std is {list(self.std)}; allowed: numbers above 0")
         for name in ("name", "weights", "weights_sha256"):

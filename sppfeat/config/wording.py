@@ -32,11 +32,7 @@ def reason_of(error: OSError) -> str:
 
 
 def first_few(texts: Iterable[str], n_shown: int) -> str:
-    """Join the first few texts; three dots follow if there are more.
-
-    Args:
-        texts: the texts; iterated no further than needed.
-        n_shown: the most texts in the result.
+    """Join the first few texts, at most ``n_shown``; three dots follow if there are more.
 
     Example:
         >>> first_few(["a", "b", "c"], 2)

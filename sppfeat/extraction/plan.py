@@ -178,28 +178,25 @@ def schedule(
         The batches, still without places and image sizes.
     """
     hw = input_hw[images]
+    if uses is None:
+        uses = np.ones(hw.shape[:2], dtype=bool)
     keys = shape_keys(hw.reshape(-1, 2)).reshape(hw.shape[:2])
     pixels = hw.prod(axis=2, dtype=np.int64).max(axis=1, initial=0)
     order = np.lexsort((images, *(-keys).T, -pixels))
-    wanted = np.asarray((keys > 0).all(axis=1))
-    if uses is not None:
-        wanted &= uses.any(axis=1)
-    order = order[wanted[order]]
+    order = order[((keys > 0).all(axis=1) & uses.any(axis=1))[order]]
     changes = np.flatnonzero((np.diff(keys[order], axis=0) != 0).any(axis=1)) + 1
     bounds = np.array([0, *changes, len(order)]) if len(order) else order
     for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
         step = batch_size or max(1, batch_pixels // int(pixels[order[start]]))
         for first in range(start, stop, step):
             group = order[first : min(first + step, stop)]
-            yield from _at_each_scale(images[group], hw[order[start]], None if uses is None else uses[group])
+            yield from _at_each_scale(images[group], hw[order[start]], uses[group])
 
 
 def _at_each_scale(
-    images: npt.NDArray[np.int64], input_hw: npt.NDArray[np.int32], uses: npt.NDArray[np.bool_] | None
+    images: npt.NDArray[np.int64], input_hw: npt.NDArray[np.int32], uses: npt.NDArray[np.bool_]
 ) -> Iterator[Batch]:
     """Yield one batch for each scale that any of the images needs; ``input_hw`` is ``(S, 2)``."""
-    if uses is None:
-        uses = np.ones((len(images), len(input_hw)), dtype=bool)
     last = len(input_hw) - 1 - uses[:, ::-1].argmax(axis=1)
     for scale, (height, width) in enumerate(input_hw.tolist()):
         here = uses[:, scale]

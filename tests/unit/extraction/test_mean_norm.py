@@ -77,17 +77,15 @@ def test_a_sample_holds_rows_of_the_plan_at_most_so_many(images, n_images, n_row
     assert again.boxes.scale.tolist() == sample.boxes.scale.tolist()
 
 
-def drawn_from(plan, **settings):
-    return sample_plan(plan, measured, **settings)[1].tolist()
-
-
 def test_a_sample_of_whole_images():
     plan = whole_images(50)
-    images = drawn_from(plan, n_images=20, n_rows=3, seed=0)
-    assert len(set(images)) == 20
-    assert set(images) <= set(range(50))
-    assert drawn_from(plan, n_images=20, n_rows=3, seed=1) != images
-    assert drawn_from(plan, n_images=99, n_rows=3, seed=1) == list(range(50))
+    first, second, every = (
+        sample_plan(plan, measured, n_images=n, seed=seed)[1].tolist()
+        for n, seed in ((20, 0), (20, 1), (99, 1))
+    )
+    assert len(first) == len(set(first)) == 20
+    assert second != first
+    assert every == list(range(50))
 
 
 # --- the factors ----------------------------------------------------------------------------------

@@ -152,14 +152,9 @@ def test_boxes_without_duplicates_cannot_be_refitted_where_they_become_different
     assert before.box_row.tolist() == [0, 0]
     assert planner.rows(ROOT, PATHS[:1], sizes_of([(32, 320)])).boxes.box_row.tolist() == [0, 1]
     assert planner.refit(before, (32, 320)) is None
-
-
-def test_boxes_of_an_image_whose_size_was_not_known_are_all_there_to_be_refitted():
-    boxes = [("0.jpg", (0.0, 0.0, 0.05, 1.0)), ("0.jpg", (0.0, 0.0, 0.1, 1.0))]
-    planner = planner_of(file_boxes(boxes, convention=BoxConvention(units="normalized")), drop=True)
-    before = planner.rows(ROOT, PATHS[:1], sizes_of([(0, 0)])).boxes
-    assert before.box_row.tolist() == [0, 1]
-    assert planner.refit(before, (32, 32)).boxes_px.tolist() == [[0, 0, 1.6, 32], [0, 0, 3.2, 32]]
+    unknown = planner.rows(ROOT, PATHS[:1], sizes_of([(0, 0)])).boxes
+    assert unknown.box_row.tolist() == [0, 1]
+    assert planner.refit(unknown, (32, 32)).boxes_px.tolist() == [[0, 0, 1.6, 32], [0, 0, 3.2, 32]]
 
 
 # --- images that are added ------------------------------------------------------------------------

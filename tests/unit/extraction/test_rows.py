@@ -3,12 +3,12 @@
 import math
 
 import numpy as np
-from box_rows import rows_of, sizes_of, table_of, views_of
+from box_rows import sizes_of, table_of, views_of
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sppfeat.boxes.views import grid_views
-from sppfeat.config.regions import BoxConvention, GridSpec, RowFlag
+from sppfeat.config.regions import BoxConvention, GridSpec
 from sppfeat.extraction.rows import rows_of_table, rows_of_views
 
 NUMBERS = st.integers(-50, 150).map(float) | st.sampled_from([math.nan, math.inf])
@@ -94,19 +94,3 @@ def test_multiview_rows_know_their_scale_and_their_side():
     assert found.mirrored.tolist() == ([False] * 10 + [True] * 10) * 6
     assert np.isnan(found.boxes_px[40:80]).all()
     assert found.boxes_px[80].tolist() == [0, 0, 300, 400]
-
-
-# --- take and join --------------------------------------------------------------------------------
-
-
-def test_some_rows_keep_what_was_said_of_them():
-    _, rows = rows_of([[(0, 0, 5, 5), (1, 1, 90, 5)], [(2, 2, 2, 2)]], [(10, 10)] * 2)
-    some = rows.take(np.array([2, 0]))
-    assert some.boxes_px.tolist() == [[2, 2, 2, 2], [0, 0, 5, 5]]
-    assert some.flag.tolist() == [RowFlag.DEGENERATE, 0]
-    assert some.source.tolist() == [2, 0]
-    assert list(some.annotations.ids) == [b"box2", b"box0"]
-    assert list(some.annotations.extra[0]) == [b"note 2", b"note 0"]
-    assert some.annotations.score.tolist() == [0.25, 0]
-    assert some.box_row.tolist() == rows.box_row.tolist() == [0, 1, 2]
-    assert len(rows.take(np.empty(0, dtype=np.int64))) == 0
