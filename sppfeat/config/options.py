@@ -22,9 +22,10 @@ def _names(kind: type[Any], *others: str) -> set[str]:
     return {field.name for field in dataclasses.fields(kind)} - set(others)
 
 
-_BOX_DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(BoxChoice)}
-del _BOX_DEFAULTS["boxes"]
-_BOX_DEFAULTS["scales"] = None
+_BOX_DEFAULTS: dict[str, Any] = {
+    **{field.name: field.default for field in dataclasses.fields(BoxChoice) if field.name != "boxes"},
+    "scales": None,
+}
 _RAY_DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(RayOptions)}
 
 _OPTIONS = {

@@ -23,7 +23,6 @@ __all__ = [
     "DEFAULT_BACKBONE",
     "DEFAULT_BOX_SIZE",
     "DEFAULT_LEVELS",
-    "DEFAULT_MAX_PIXELS",
     "DEFAULT_SIZE",
     "MAX_ROUND_TO",
     "NORMALIZATIONS",
@@ -46,7 +45,6 @@ DEFAULT_BACKBONE = COMPACT_NAME
 DEFAULT_LEVELS = (1, 2, 4)
 DEFAULT_SIZE = 224
 DEFAULT_BOX_SIZE = 688  # the single scale of the paper's detection, section 4.2
-DEFAULT_MAX_PIXELS = 4_000_000
 MAX_ROUND_TO = 1024  # pixels: coarser steps leave few aspect ratios
 _MAX_LEVEL = 64  # 64 x 64 bins of 2048 channels are 32 MB per descriptor: more is a typo
 _MAX_REDUCTION_SEED = 2**32 - 1  # of scikit-learn
@@ -156,7 +154,7 @@ class InputSpec:
 
     size: int | None = DEFAULT_SIZE
     scales: tuple[int, ...] = ()
-    max_pixels: int = DEFAULT_MAX_PIXELS
+    max_pixels: int = 4_000_000
     min_side: int = 1
     round_to: int = 1
     exif: str = "apply"

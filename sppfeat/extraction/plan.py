@@ -183,7 +183,8 @@ def schedule(
     keys = shape_keys(hw.reshape(-1, 2)).reshape(hw.shape[:2])
     pixels = hw.prod(axis=2, dtype=np.int64).max(axis=1, initial=0)
     order = np.lexsort((images, *(-keys).T, -pixels))
-    order = order[((keys > 0).all(axis=1) & uses.any(axis=1))[order]]
+    wanted = np.asarray((keys > 0).all(axis=1) & uses.any(axis=1))
+    order = order[wanted[order]]
     changes = np.flatnonzero((np.diff(keys[order], axis=0) != 0).any(axis=1)) + 1
     bounds = np.array([0, *changes, len(order)]) if len(order) else order
     for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):

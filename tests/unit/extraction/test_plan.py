@@ -234,19 +234,6 @@ def test_each_image_comes_once_at_each_scale_that_it_is_wanted_at(input_hw, data
     ]
 
 
-def test_a_chunk_comes_at_all_scales_before_the_next_one():
-    input_hw = np.array([[[2, 2], [4, 4]]] * 3 + [[[2, 2], [4, 6]]], dtype=np.int32)
-    uses = np.array([[True, True], [True, False], [False, True], [True, True]])
-    batches = schedule(input_hw, np.arange(4), batch_size=2, batch_pixels=1, uses=uses)
-    assert [(b.images, b.input_hw, b.scale, b.is_last) for b in batches] == [
-        ([3], (2, 2), 0, [False]),
-        ([3], (4, 6), 1, [True]),
-        ([0, 1], (2, 2), 0, [False, True]),
-        ([0], (4, 4), 1, [True]),
-        ([2], (4, 4), 1, [True]),
-    ]
-
-
 def test_the_input_sizes_of_several_scales_are_those_of_each():
     image_hw = np.array([[480, 640], [0, 0], [1, 20_000], [640, 480]], dtype=np.int32)
     spec = InputSpec(scales=(100, 300), max_pixels=100_000, min_side=32)
