@@ -76,7 +76,7 @@ class Selection:
     @property
     def y(self) -> npt.NDArray[Any] | None:
         """``(n,)``: class of each row, an index into :attr:`target_names` or -1; None if no classes are known."""
-        return self.labels.of_rows(self.rows)
+        return None if self.labels.values is None else self.labels.values[self.rows]
 
     @property
     def target_names(self) -> list[str]:

@@ -41,10 +41,6 @@ class Labels:
     names: tuple[str, ...]
     n_unknown: int = 0
 
-    def of_rows(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any] | None:
-        """Return the labels of rows ``(n,)``, given by index; None if no classes are known."""
-        return None if self.values is None else self.values[rows]
-
     def name_of(self, row: int) -> str | None:
         """Return the class name of a row, or the number that the caller gave; None if there is no label."""
         if self.values is None:

@@ -134,9 +134,9 @@ def to_pandas(file: FeatureTable, rows: npt.NDArray[np.int64], labels: Labels) -
 
 def _label_numbers(labels: Labels, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
     """Return ``(n,)`` labels of rows as numbers; -1 if no classes are known."""
-    y = labels.of_rows(rows)
-    if y is None:
+    if labels.values is None:
         return np.full(len(rows), -1, dtype=np.int64)
+    y = labels.values[rows]
     if y.ndim != 1 or y.dtype.kind not in "iufb":
         raise LabelError(
             f"labels are {y.dtype} of shape {y.shape}; allowed in an export: one number for a row"
