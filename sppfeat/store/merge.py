@@ -19,7 +19,7 @@ from sppfeat.files.locks import OutputLock
 from sppfeat.files.outputs import check_new_file
 from sppfeat.files.remote import url_of
 from sppfeat.files.remote.output import local_output
-from sppfeat.store.layout import Entries, FileLayout, create_layout
+from sppfeat.store.creation import Entries, FileLayout, create_layout
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.shards import ShardFile, has_box_file, read_shard_files
 from sppfeat.store.virtual_features import SourceFile, recorded_path

@@ -22,8 +22,8 @@ from sppfeat.errors import ConfigError, StoreError
 from sppfeat.files.locks import OutputLock
 from sppfeat.files.outputs import check_new_file, check_output, layout_of
 from sppfeat.store.comparability import extraction_differences
+from sppfeat.store.layout import create_reduced_file
 from sppfeat.store.reader import FeatureFile
-from sppfeat.store.reduced_file import create_reduced_file
 from sppfeat.store.reduction import Reduction
 from sppfeat.store.schema import Status
 
