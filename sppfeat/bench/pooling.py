@@ -9,9 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import roi_align, roi_pool
 
-from sppfeat.bench.conditions import describe_machine, synchronize
 from sppfeat.bench.samples import draw_boxes
-from sppfeat.bench.timing import Timing, counted_passes, interleave, timed
+from sppfeat.bench.timing import Timing, counted_passes, describe_machine, interleave, synchronize, timed
 from sppfeat.networks.devices import choose_device, device_memory
 from sppfeat.pyramid import pool_regions, spatial_pyramid_pool
 

@@ -9,9 +9,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from sppfeat.bench.conditions import describe_conditions, synchronize
 from sppfeat.bench.samples import draw_boxes, synthetic_photo
-from sppfeat.bench.timing import counted_passes, interleave, scale_timing, timed
+from sppfeat.bench.timing import (
+    counted_passes,
+    describe_conditions,
+    interleave,
+    scale_timing,
+    synchronize,
+    timed,
+)
 from sppfeat.config.specs import InputSpec
 from sppfeat.decoding.images import read_image
 from sppfeat.errors import ImageError

@@ -14,10 +14,17 @@ import torch
 from PIL import Image, ImageOps
 from torch.nn import functional as F
 
-from sppfeat.bench.conditions import describe_conditions, synchronize
 from sppfeat.bench.samples import choose_images, write_photos
 from sppfeat.bench.stages import STAGES, Stages, find_bound
-from sppfeat.bench.timing import Pass, Timing, counted_passes, interleave, timed
+from sppfeat.bench.timing import (
+    Pass,
+    Timing,
+    counted_passes,
+    describe_conditions,
+    interleave,
+    synchronize,
+    timed,
+)
 from sppfeat.config.options import make_request
 from sppfeat.config.request import Request
 from sppfeat.config.specs import DescriptorSpec

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sppfeat.bench.conditions import synchronize
+from sppfeat.bench.timing import synchronize
 from sppfeat.decoding import Batch
 from sppfeat.decoding.images import read_image, resize_image
 from sppfeat.extraction.part import Part

@@ -1,12 +1,35 @@
-"""Timings: medians of passes that take turns."""
+"""Timings: medians of passes that take turns, and the conditions under which they were taken."""
 
 import math
+import os
+import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeAlias, TypedDict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
-__all__ = ["Pass", "PassTooLongError", "Timing", "counted_passes", "interleave", "scale_timing", "timed"]
+from sppfeat._version import __version__
+from sppfeat.config.extract_config import ExtractConfig
+from sppfeat.config.machine import available_cores
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "Pass",
+    "PassTooLongError",
+    "Timing",
+    "counted_passes",
+    "describe_conditions",
+    "describe_machine",
+    "interleave",
+    "scale_timing",
+    "synchronize",
+    "timed",
+]
+
+_CPUINFO = Path("/proc/cpuinfo")
 
 Pass: TypeAlias = Callable[[], Mapping[str, float]]
 """A function that does the work once and returns seconds by name, for one or more parts of the work."""
@@ -134,3 +157,47 @@ def counted_passes(n_passes: int, on_progress: Callable[[int, int], None]) -> Ca
 
     on_progress(0, n_passes)
     return on_pass
+
+
+def describe_machine(device: "torch.device", precision: str) -> dict[str, Any]:
+    """Describes the machine that this process runs on, with the device and precision of the network."""
+    import torch
+
+    from sppfeat.networks.devices import device_name
+
+    lines = _CPUINFO.read_text().splitlines() if _CPUINFO.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "processor": next(iter(models), platform.processor() or platform.machine()),
+        "cores": available_cores(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": device_name(device),
+        "precision": precision,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "sppfeat": __version__,
+    }
+
+
+def describe_conditions(
+    config: ExtractConfig, device: "torch.device", *, weights: str, dimension: int
+) -> dict[str, Any]:
+    """Describes the machine and the descriptors of a measurement; ``weights`` is what the user asked for."""
+    spec, descriptor = config.backbone, config.descriptor
+    return {
+        "machine": describe_machine(device, config.precision),
+        "backbone": spec.name,
+        "weights": os.path.abspath(weights) if spec.weights == "file" else spec.weights,
+        "layers": spec.layers,
+        "levels": descriptor.levels,
+        "pool": descriptor.pool,
+        "dimension": dimension,
+    }
+
+
+def synchronize(device: "torch.device") -> None:
+    """Waits until a device has finished its work; on a CPU it returns at once."""
+    if device.type != "cpu":
+        import torch
+
+        torch.accelerator.synchronize(device)
