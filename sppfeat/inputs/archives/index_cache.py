@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from sppfeat.inputs.segments import OwnLabels, Segment
 __all__ = ["load_index", "save_index"]
 
 # Version of these files and of the reading of archives; indexes of other versions are built again.
-_SCHEMA = 2
+_SCHEMA = 3
 _FEWEST_IMAGES = 1000  # an index of this many images takes 30 ms to build, and 2 ms to load
 _SETTLED_NS = 2_000_000_000  # a younger file may change again without a new time stamp
 
@@ -33,7 +33,8 @@ def load_index(path: bytes, version: FileVersion) -> tuple[Segment, Members] | N
         return None
     try:
         with open(kept_at, "rb") as file, np.load(file, allow_pickle=False) as columns:
-            return _index(columns) if bytes(columns["key"]) == _key(path, version) else None
+            key = _key(path, version, {*columns} - {"key"})
+            return _index(columns) if bytes(columns["key"]) == key else None
     except Exception:  # nearly any type, if the file is damaged; the index is then built again
         return None
 
@@ -45,12 +46,13 @@ def save_index(path: bytes, version: FileVersion, index: tuple[Segment, Members]
         return
     if abs(time.time_ns() - max(version.mtime_ns, version.ctime_ns)) < _SETTLED_NS:
         return
-    with contextlib.suppress(
-        OSError, StoreError
-    ):  # a full disk, or a read-only home: the next run builds the index again
+    columns = _columns(*index)
+    key = np.frombuffer(_key(path, version, columns), dtype=np.uint8)
+    # On a full disk or in a read-only home, the next run builds the index again.
+    with contextlib.suppress(OSError, StoreError):
         kept_at.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with whole_file(kept_at) as file:
-            np.savez(file, key=np.frombuffer(_key(path, version), dtype=np.uint8), **_columns(*index))
+            np.savez(file, key=key, **columns)
 
 
 def _file_of(path: bytes) -> Path | None:
@@ -62,15 +64,15 @@ def _file_of(path: bytes) -> Path | None:
     return Path(top, "sppfeat", "indexes", name) if os.path.isabs(top) else None
 
 
-def _key(path: bytes, version: FileVersion) -> bytes:
-    """The key of an index file, which identifies the archive and its version.
+def _key(path: bytes, version: FileVersion, columns: Iterable[str]) -> bytes:
+    """The key of an index file, which identifies the archive, its version and the columns of its index.
 
     It contains the time of the last metadata change, which no program can set. Size and modification time are not
     enough: sizes of tar files are multiples of 10 kB, and unpacked or copied files can all have the same modification
     time.
     """
     times = [version.mtime_ns, version.ctime_ns]
-    return json.dumps([_SCHEMA, path.hex(), version.nbytes, *times]).encode()
+    return json.dumps([_SCHEMA, path.hex(), version.nbytes, *times, *sorted(columns)]).encode()
 
 
 def _columns(segment: Segment, members: Members) -> dict[str, Any]:
