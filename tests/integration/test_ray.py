@@ -38,7 +38,7 @@ from sppfeat.extraction.extract import open_parts
 from sppfeat.extraction.ray import actor as actor_module
 from sppfeat.extraction.ray import parts as ray_parts
 from sppfeat.extraction.ray.actor import Job, PartActor
-from sppfeat.extraction.ray.cluster import choose_actors
+from sppfeat.extraction.ray.cluster import Actors, choose_actors
 from sppfeat.extraction.ray.parts import parts_folder
 from sppfeat.extraction.run import open_run
 from sppfeat.files.locks import OutputLock
@@ -413,6 +413,17 @@ def test_parts_of_actors_that_die_are_taken_again_but_not_for_ever(folder, tmp_p
     assert (ray.n_started, progress.n_done) == (16, 12)
     with pytest.raises(EngineError, match=r"16 actors have died.* out of memory"):
         run(16, tmp_path / "others.h5")
+
+
+def test_a_part_of_an_actor_that_dies_after_the_stop_is_left(folder, tmp_path):
+    ray = OneActor(n_deaths=1)
+    pool = ray_parts._ActorPool(ray, job_of(folder, tmp_path / "features.h5"), Actors(1, 1, 0, 1), [0, 1])
+    assert list(pool.wait()) == []  # the actor has started, and takes the first part
+    pool.stop()
+    assert pool.is_busy
+    assert list(pool.wait()) == []  # it has died of it
+    assert not pool.is_busy
+    assert ray.n_started == 1
 
 
 @pytest.mark.parametrize(

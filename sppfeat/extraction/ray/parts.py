@@ -271,6 +271,7 @@ class _ActorPool:
         self._to_do = deque(to_do)
         self._kind = ray.remote(PartActor).options(num_cpus=actors.n_cpus, num_gpus=actors.n_gpus)
         self._n_deaths = 0
+        self._is_stopped = False
         self._tasks: dict[Any, tuple[Any, int | None]] = {}  # actor and part of each call; no part: it starts
         for _ in range(min(actors.n, len(to_do))):
             self._start()
@@ -281,7 +282,8 @@ class _ActorPool:
         return bool(self._to_do) or any(index is not None for _, index in self._tasks.values())
 
     def stop(self) -> None:
-        """Hand out no further parts."""
+        """Hand out no further parts, not even those of actors that die."""
+        self._is_stopped = True
         self._to_do.clear()
 
     def wait(self) -> Iterator[tuple[int, tuple[Progress, Outcome] | SppfeatError]]:
@@ -310,6 +312,8 @@ class _ActorPool:
 
     def _replace(self, index: int | None, error: BaseException) -> None:
         """Start an actor in place of one that died, and let its part be taken again."""
+        if self._is_stopped:
+            return
         if index is not None:
             self._to_do.appendleft(index)
         self._n_deaths += 1
