@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     from sppfeat.analysis.report import report
     from sppfeat.analysis.search import search
     from sppfeat.analysis.show.contact_sheet import show_neighbors
+    from sppfeat.analysis.show.distributions import show_norms, show_sizes
     from sppfeat.analysis.show.embedding import show_embedding
     from sppfeat.analysis.show.image_picture import show_image
-    from sppfeat.analysis.show.norms import show_norms
-    from sppfeat.analysis.show.sizes import show_sizes
     from sppfeat.extraction.extract import extract
     from sppfeat.extractor import Extractor
     from sppfeat.store.merge import merge_shards as merge
@@ -64,8 +63,8 @@ _LAZY = {
     "show_embedding": "sppfeat.analysis.show.embedding",
     "show_image": "sppfeat.analysis.show.image_picture",
     "show_neighbors": "sppfeat.analysis.show.contact_sheet",
-    "show_norms": "sppfeat.analysis.show.norms",
-    "show_sizes": "sppfeat.analysis.show.sizes",
+    "show_norms": "sppfeat.analysis.show.distributions",
+    "show_sizes": "sppfeat.analysis.show.distributions",
     "verify": "sppfeat.analysis.inspection",
 }
 

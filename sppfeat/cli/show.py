@@ -236,7 +236,7 @@ def norms(file: Path, output: Path, **options: Any) -> None:
 
     The norms are those of the file, after its --normalize. Rows that are zero throughout a layer are counted.
     """
-    from sppfeat.analysis.show.norms import show_norms
+    from sppfeat.analysis.show.distributions import show_norms
 
     _say_picture(show_norms(file, output, **options))
 
@@ -254,7 +254,7 @@ def sizes(file: Path, output: Path, **options: Any) -> None:
 
     Images that failed are left out, and counted.
     """
-    from sppfeat.analysis.show.sizes import show_sizes
+    from sppfeat.analysis.show.distributions import show_sizes
 
     _say_picture(show_sizes(file, output, **options))
 

@@ -23,9 +23,8 @@ from PIL import Image
 import sppfeat
 import sppfeat.bench.pooling as pooling
 from sppfeat.bench.regions import BoxContenders, find_crossover, ladder
-from sppfeat.bench.runs import WholeRun, run_plain_loop
+from sppfeat.bench.runs import DECODE_STAGES, STAGES, Stages, WholeRun, find_bound, run_plain_loop
 from sppfeat.bench.samples import draw_boxes, synthetic_photo, write_photos
-from sppfeat.bench.stages import DECODE_STAGES, STAGES, Stages, find_bound
 from sppfeat.cli import main
 from sppfeat.config.distribution import RunOptions
 from sppfeat.config.request import BackboneChoice, DescriptorChoice, Request

@@ -43,7 +43,6 @@ def loaded_after_each(lines):
             (
                 "import sppfeat",
                 "import sppfeat.config",
-                "import sppfeat.bench.timing",
                 "import sppfeat.networks.zoo",
                 "import sppfeat.analysis.choices",
                 "import sppfeat.analysis.export",

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from sppfeat.analysis.probe.classifier import Classifier, load_classifier, row_digests
 from sppfeat.analysis.probe.rows import class_numbers, scale_layers
-from sppfeat.analysis.row_checks import check_described, check_finite
+from sppfeat.analysis.rows import check_described, check_finite
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.values import StrPath
 from sppfeat.errors import StoreError

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.analysis.row_checks import check_described, check_finite
+from sppfeat.analysis.rows import check_described, check_finite
 from sppfeat.config.wording import counted, one_line
 from sppfeat.errors import LabelError
 from sppfeat.store.descriptor_columns import ColumnSelection

@@ -22,13 +22,11 @@ from sppfeat.analysis.probe import cross_validate
 from sppfeat.analysis.report.facts import Probed, ReportFacts, group_failures
 from sppfeat.analysis.report.page import check_page_path, render_page
 from sppfeat.analysis.report.provenance import describe_provenance, reduction_text
-from sppfeat.analysis.row_checks import check_described
+from sppfeat.analysis.rows import check_described, count_labels, draw_classes, draw_stratified
 from sppfeat.analysis.search.queries import describe_queries
-from sppfeat.analysis.show.classes import count_labels, draw_classes, draw_stratified
 from sppfeat.analysis.show.contact_sheet import ContactSheet, draw_queries, make_contact_sheet
+from sppfeat.analysis.show.distributions import measure_norms, measure_sizes
 from sppfeat.analysis.show.embedding import Embedding, choose_pictured, embed_rows
-from sppfeat.analysis.show.norms import measure_norms
-from sppfeat.analysis.show.sizes import measure_sizes
 from sppfeat.analysis.show.thumbnails import find_row_pictures, read_thumbnails
 from sppfeat.config.values import StrPath
 from sppfeat.errors import LabelError, StoreError

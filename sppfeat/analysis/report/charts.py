@@ -4,10 +4,9 @@ import base64
 from typing import NamedTuple
 
 from sppfeat.analysis.report.facts import ReportFacts
+from sppfeat.analysis.show.distributions import draw_norms, draw_sizes
 from sppfeat.analysis.show.embedding import draw_embedding
 from sppfeat.analysis.show.figure import draw_png
-from sppfeat.analysis.show.norms import draw_norms
-from sppfeat.analysis.show.sizes import draw_sizes
 from sppfeat.analysis.show.thumbnails import Thumbnail, encode_jpeg
 
 __all__ = ["Chart", "draw_charts", "picture_uri"]

@@ -8,9 +8,8 @@ from typing import Any
 
 from sppfeat.analysis.probe.results import ProbeResult
 from sppfeat.analysis.show.contact_sheet import ContactSheet
+from sppfeat.analysis.show.distributions import Norms, Sizes
 from sppfeat.analysis.show.embedding import Embedding
-from sppfeat.analysis.show.norms import Norms
-from sppfeat.analysis.show.sizes import Sizes
 from sppfeat.analysis.show.thumbnails import Thumbnail
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.store.feature_table import FeatureTable

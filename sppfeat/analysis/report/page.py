@@ -11,11 +11,9 @@ from typing import Any
 from sppfeat._version import __version__
 from sppfeat.analysis.report.charts import draw_charts, picture_uri
 from sppfeat.analysis.report.facts import ReportFacts
-from sppfeat.analysis.show.classes import mark_classes
 from sppfeat.analysis.show.contact_sheet import SheetLine
-from sppfeat.analysis.show.embedding import caption, mark_text
-from sppfeat.analysis.show.norms import norms_text
-from sppfeat.analysis.show.sizes import sizes_text
+from sppfeat.analysis.show.distributions import norms_text, sizes_text
+from sppfeat.analysis.show.embedding import caption, mark_classes, mark_text
 from sppfeat.analysis.wording import network_text, rounded
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.machine import import_extra

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.analysis.choices import DEFAULT_METRIC, DEFAULT_NEIGHBORS, METRICS
-from sppfeat.analysis.row_checks import find_nonfinite
+from sppfeat.analysis.rows import find_nonfinite
 from sppfeat.config.values import check_choice
 from sppfeat.errors import ConfigError
 from sppfeat.store.selection import Selection

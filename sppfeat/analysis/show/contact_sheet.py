@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.analysis.choices import DEFAULT_METRIC, SHEET_NEIGHBORS, SHEET_QUERIES
-from sppfeat.analysis.row_checks import check_described
+from sppfeat.analysis.rows import check_described
 from sppfeat.analysis.search.neighbors import nearest_rows
 from sppfeat.analysis.search.queries import Query, describe_queries, read_queries
 from sppfeat.analysis.show.figure import Picture, check_picture_path, cut_middle, new_figure, write_picture

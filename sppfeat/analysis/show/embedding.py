@@ -1,20 +1,20 @@
 """Embeddings: descriptors as points in the plane, with thumbnails placed so that they hide few points."""
 
 import dataclasses
+import itertools
 import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from sppfeat.analysis.choices import DEFAULT_EMBEDDING, EMBEDDINGS, MOST_EMBEDDED, MOST_PICTURED
-from sppfeat.analysis.row_checks import check_described
-from sppfeat.analysis.show.classes import ClassMark, draw_rows, mark_classes
+from sppfeat.analysis.rows import check_described, classes_of, count_labels, draw_rows
 from sppfeat.analysis.show.figure import Picture, check_picture_path, new_figure, write_picture
 from sppfeat.analysis.show.thumbnails import Thumbnail, find_row_pictures, read_thumbnails, unread_note
 from sppfeat.analysis.wording import nonfinite_text, sample_text
@@ -30,11 +30,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "MOST_NAMED",
+    "ClassMark",
     "Embedding",
     "caption",
     "choose_pictured",
     "draw_embedding",
     "embed_rows",
+    "mark_classes",
     "mark_text",
     "place_pictures",
     "show_embedding",
@@ -54,6 +57,11 @@ _GAP = 0.012  # between a point and its thumbnail, as a share of the plot's side
 # Distances of a thumbnail from its point: multiples of the smallest that leaves it visible.
 _RINGS = (1.0, 1.7)
 _DIRECTIONS = ((0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, -1), (-1, 1))
+# By Okabe and Ito, for all kinds of color vision; without black, which is invisible on a dark page.
+_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
+_SHAPES = ("o", "s", "^")
+_OTHER = "#8A8A8A"
+MOST_NAMED = len(_COLORS) * len(_SHAPES) - 1
 
 
 def show_embedding(
@@ -244,6 +252,44 @@ def caption(embedding: Embedding) -> str:
     n_nonfinite = embedding.n_nonfinite
     rows = sample_text(len(embedding.selection), n_nonfinite=n_nonfinite, n_rows=embedding.n_rows)
     return f"{_NAMES[embedding.method]} of {rows}{nonfinite_text(n_nonfinite)}"
+
+
+class ClassMark(NamedTuple):
+    """Mark of a class, or of all classes without a mark of their own.
+
+    Attributes:
+        name: name of the class; ``""`` for rows without a class, None for all classes without their own mark.
+        color: as ``#RRGGBB``.
+        shape: ``"o"``, ``"s"`` (square), ``"^"`` (triangle) or ``"."`` (dot): names of markers.
+        positions: ``(k,)`` int64 positions in the selection.
+        n_classes: number of classes that share the mark.
+    """
+
+    name: str | None
+    color: str
+    shape: str
+    positions: npt.NDArray[np.int64]
+    n_classes: int = 1
+
+
+def mark_classes(selection: Selection) -> list[ClassMark]:
+    """Marks for the most frequent classes; one for all others; one for rows without a class."""
+    if selection.y is None:
+        return [ClassMark("", _COLORS[0], "o", np.arange(len(selection)))] if len(selection) else []
+    classes = np.array(classes_of(selection), dtype=object)
+    names = [name for name, n in count_labels(selection) if name and n]
+    looks = itertools.product(_SHAPES, _COLORS)
+    marks = [
+        ClassMark(name, color, shape, np.flatnonzero(classes == name))
+        for name, (shape, color) in zip(names[:MOST_NAMED], looks, strict=False)
+    ]
+    others = names[MOST_NAMED:]
+    if others:
+        positions = np.flatnonzero(np.isin(classes, others))
+        marks.append(ClassMark(None, _OTHER, ".", positions, n_classes=len(others)))
+    if "" in classes:
+        marks.append(ClassMark("", _OTHER, "o", np.flatnonzero(classes == "")))
+    return marks
 
 
 def mark_text(mark: ClassMark) -> str:

@@ -14,8 +14,8 @@ from sppfeat.analysis.choices import ProbeSettings
 from sppfeat.analysis.probe.classifier import fit_classifier
 from sppfeat.analysis.probe.prediction import decision_blocks
 from sppfeat.analysis.search.neighbors import nearest_rows
+from sppfeat.analysis.show.distributions import measure_norms
 from sppfeat.analysis.show.embedding import embed_rows
-from sppfeat.analysis.show.norms import measure_norms
 from sppfeat.config.machine import available_cores, available_nbytes
 from sppfeat.errors import ConfigError
 from sppfeat.store.reader import FeatureFile
@@ -135,7 +135,7 @@ def mapped_nbytes(path) -> int:
 @pytest.mark.skipif(sys.platform != "linux", reason="for Linux")
 def test_who_reads_all_rows_gives_them_back(tmp_path, monkeypatch):
     pytest.importorskip("sklearn")
-    for module in ("analysis.probe.prediction", "analysis.show.norms", "store.verify"):
+    for module in ("analysis.probe.prediction", "analysis.show.distributions", "store.verify"):
         monkeypatch.setattr(f"sppfeat.{module}._BLOCK_NBYTES", 1 << 17)
     path = image_file(tmp_path / "f.h5", [i % 2 for i in range(30000)])
     with FeatureFile(path) as file:

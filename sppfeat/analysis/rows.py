@@ -1,48 +1,75 @@
-"""Classes of rows: their sizes, the color and shape that mark each in a picture, and random samples of them."""
+"""Checks of rows, the classes that they have, and random samples of them."""
 
 import dataclasses
-import itertools
 from collections import Counter
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.config.wording import counted, first_few
+from sppfeat.errors import ConfigError, StoreError
 from sppfeat.store.selection import Selection
 
 __all__ = [
-    "MOST_NAMED",
-    "ClassMark",
+    "check_described",
+    "check_finite",
+    "classes_of",
     "count_labels",
     "draw_classes",
     "draw_rows",
     "draw_stratified",
-    "mark_classes",
+    "find_nonfinite",
 ]
 
-# By Okabe and Ito, for all kinds of color vision; without black, which is invisible on a dark page.
-_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
-_SHAPES = ("o", "s", "^")
-_OTHER = "#8A8A8A"
-MOST_NAMED = len(_COLORS) * len(_SHAPES) - 1
+_SHOWN = 5
 
 
-class ClassMark(NamedTuple):
-    """Mark of a class, or of all classes without a mark of their own.
+def check_finite(
+    rows: npt.NDArray[np.floating[Any]], selection: Selection, positions: npt.NDArray[np.int64]
+) -> None:
+    """Refuses rows with values that are not finite.
 
-    Attributes:
-        name: name of the class; ``""`` for rows without a class, None for all classes without their own mark.
-        color: as ``#RRGGBB``.
-        shape: ``"o"``, ``"s"`` (square), ``"^"`` (triangle) or ``"."`` (dot): names of markers.
-        positions: ``(k,)`` int64 positions in the selection.
-        n_classes: number of classes that share the mark.
+    Args:
+        rows: ``(k, d)`` values taken from the selection.
+        selection: rows and columns of an open file.
+        positions: ``(k,)`` positions of these rows in the selection.
+
+    Raises:
+        StoreError: a row holds NaN or infinities; names the first ones.
     """
+    bad = find_nonfinite(rows)
+    if len(bad):
+        numbers = selection.rows[positions[bad]]
+        shown = first_few(map(str, numbers.tolist()), _SHOWN)
+        raise StoreError(
+            f"{str(selection.file.path)!r}: NaN or infinities in row {shown} "
+            f"({selection.file.path_of(int(selection.groups[positions[bad[0]]]))!r}); allowed: finite descriptors. "
+            "Leave such rows out with --rows"
+        )
 
-    name: str | None
-    color: str
-    shape: str
-    positions: npt.NDArray[np.int64]
-    n_classes: int = 1
+
+def find_nonfinite(rows: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int64]:
+    """Positions ``(n,)`` int64, ascending, of the rows ``(k, d)`` that hold NaN or infinities."""
+    # A finite sum proves a finite row; only the others are checked value by value, because a sum can also overflow.
+    suspects = np.flatnonzero(~np.isfinite(rows.sum(axis=1, dtype=np.float64)))
+    bad: npt.NDArray[np.int64] = suspects[~np.isfinite(rows[suspects]).all(axis=1)]
+    return bad
+
+
+def check_described(selection: Selection) -> None:
+    """Refuses a selection with rows without descriptor: of failed or pending images, or of boxes without area.
+
+    Raises:
+        ConfigError: there are such rows; names the first.
+    """
+    without = selection.rows[~selection.file.has_descriptor()[selection.rows]]
+    if len(without):
+        raise ConfigError(
+            f"{len(without)} of {counted(len(selection), 'row')} {'has' if len(without) == 1 else 'have'} no "
+            f"descriptor, the first is row {without[0]}; allowed: rows of images that are done, and of "
+            "boxes with an area"
+        )
 
 
 def count_labels(selection: Selection) -> list[tuple[str, int]]:
@@ -51,31 +78,12 @@ def count_labels(selection: Selection) -> list[tuple[str, int]]:
     Classes that are numbers without names get their numbers as names. Classes without rows are listed, too.
     """
     counted = Counter(dict.fromkeys(selection.target_names, 0))
-    counted.update(_classes_of(selection))
+    counted.update(classes_of(selection))
     return counted.most_common()
 
 
-def mark_classes(selection: Selection) -> list[ClassMark]:
-    """Marks for the most frequent classes; one for all others; one for rows without a class."""
-    if selection.y is None:
-        return [ClassMark("", _COLORS[0], "o", np.arange(len(selection)))] if len(selection) else []
-    classes = np.array(_classes_of(selection), dtype=object)
-    names = [name for name, n in count_labels(selection) if name and n]
-    looks = itertools.product(_SHAPES, _COLORS)
-    marks = [
-        ClassMark(name, color, shape, np.flatnonzero(classes == name))
-        for name, (shape, color) in zip(names[:MOST_NAMED], looks, strict=False)
-    ]
-    others = names[MOST_NAMED:]
-    if others:
-        positions = np.flatnonzero(np.isin(classes, others))
-        marks.append(ClassMark(None, _OTHER, ".", positions, n_classes=len(others)))
-    if "" in classes:
-        marks.append(ClassMark("", _OTHER, "o", np.flatnonzero(classes == "")))
-    return marks
-
-
-def _classes_of(selection: Selection) -> list[str]:
+def classes_of(selection: Selection) -> list[str]:
+    """Class of each row; ``""`` for rows without one."""
     return [selection.labels.name_of(row) or "" for row in selection.rows.tolist()]
 
 
