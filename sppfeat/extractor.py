@@ -31,8 +31,8 @@ from sppfeat.extraction.recompute import load_recorded_backbone, name_image, nam
 from sppfeat.extraction.regions import Projector, best_scales
 from sppfeat.extraction.setup import adopt_mean_norm, configure, descriptor_columns
 from sppfeat.extraction.sizes import input_sizes
-from sppfeat.files.byte_ranges import Place
 from sppfeat.files.downloads import OnDownload
+from sppfeat.files.places import Place
 from sppfeat.geometry import FeatureGeometry
 from sppfeat.networks.backbones import Backbone, load_backbone, wrap_module
 from sppfeat.networks.devices import BATCH_PIXELS, choose_device

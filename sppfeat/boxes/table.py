@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.config.regions import BoxConvention
-from sppfeat.files.classes import NO_CLASS, ClassNumbers
+from sppfeat.files.columns import NO_CLASS, ClassNumbers
 from sppfeat.files.paths import PathTable
 
 __all__ = ["BoxTable", "BoxTableBuilder"]

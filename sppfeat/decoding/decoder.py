@@ -10,7 +10,7 @@ from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.values import DEFAULT_MAX_DECODE_PIXELS
 from sppfeat.decoding.images import decode_image, probe_image
 from sppfeat.errors import ImageError
-from sppfeat.files.byte_ranges import Place
+from sppfeat.files.places import Place
 
 __all__ = ["Batch", "DecodeSettings", "Decoded", "InlineDecoder"]
 

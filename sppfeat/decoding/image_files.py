@@ -15,7 +15,7 @@ from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 from sppfeat.config.wording import one_line
 from sppfeat.decoding.pixels import check_pixels, displayed_hw, read_orientation, scale_key_color
 from sppfeat.errors import ImageError
-from sppfeat.files.byte_ranges import DEFLATED, WHOLE_FILE, PartOfFile, Place, place_of, read_at, unpack
+from sppfeat.files.places import DEFLATED, WHOLE_FILE, PartOfFile, Place, place_of, read_at, unpack
 
 __all__ = ["IMAGE_FORMATS", "OpenedImage", "open_image", "pillow_errors"]
 

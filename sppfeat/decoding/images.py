@@ -10,10 +10,17 @@ from PIL.Image import Resampling
 
 from sppfeat.config.values import DEFAULT_MAX_DECODE_PIXELS
 from sppfeat.decoding.image_files import IMAGE_FORMATS, open_image, pillow_errors
-from sppfeat.decoding.jpeg_reduction import picture_box, reduce_jpeg
-from sppfeat.decoding.pixels import SWAPS_SIDES, check_pixels, read_orientation, to_rgb, turn_upright
+from sppfeat.decoding.pixels import (
+    SWAPS_SIDES,
+    check_pixels,
+    picture_box,
+    read_orientation,
+    reduce_jpeg,
+    to_rgb,
+    turn_upright,
+)
 from sppfeat.errors import ImageError
-from sppfeat.files.byte_ranges import Place
+from sppfeat.files.places import Place
 
 __all__ = [
     "IMAGE_FORMATS",

@@ -8,10 +8,18 @@ from typing import Any
 
 from sppfeat.decoding.arena import Arena
 from sppfeat.decoding.decoder import Batch, Decoded, DecodeSettings
-from sppfeat.decoding.worker import READY, Crash, DecodeJob, ProbeJob
-from sppfeat.decoding.worker_process import Answer, Job, WorkerProcess, describe_exit
+from sppfeat.decoding.worker import (
+    READY,
+    Answer,
+    Crash,
+    DecodeJob,
+    Job,
+    ProbeJob,
+    WorkerProcess,
+    describe_exit,
+)
 from sppfeat.errors import DecoderError
-from sppfeat.files.byte_ranges import Place, place_of
+from sppfeat.files.places import Place, place_of
 
 __all__ = ["DecoderPool"]
 

@@ -1,13 +1,19 @@
-"""The worker process: reads headers and decodes images into the arena, until its pipe closes.
+"""A worker process: the loop that it runs, and its parent's view of it.
 
-It imports Pillow and numpy, never torch or h5py. A worker starts in a tenth of a second, and when a decoder or the
-system kills it, only the image in progress is lost.
+The loop reads headers and decodes images into the arena, until its pipe closes. It imports Pillow and numpy, never
+torch or h5py. A worker starts in a tenth of a second, and when a decoder or the system kills it, only the image in
+progress is lost.
 """
 
+import contextlib
 import os
+import signal
+import subprocess
 import sys
 import traceback
-from multiprocessing.connection import Connection
+from collections import deque
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection, Pipe
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,10 +22,20 @@ import numpy.typing as npt
 from sppfeat.decoding.arena import map_arena
 from sppfeat.decoding.decoder import DecodeSettings
 from sppfeat.decoding.images import decode_image, probe_image
-from sppfeat.errors import ImageError
-from sppfeat.files.byte_ranges import Place
+from sppfeat.errors import DecoderError, ImageError
+from sppfeat.files.places import Place
 
-__all__ = ["READY", "Crash", "DecodeJob", "ProbeJob", "main"]
+__all__ = [
+    "READY",
+    "Answer",
+    "Crash",
+    "DecodeJob",
+    "Job",
+    "ProbeJob",
+    "WorkerProcess",
+    "describe_exit",
+    "main",
+]
 
 READY = "ready"
 
@@ -89,3 +105,107 @@ def _answer(job: ProbeJob | DecodeJob, arena: npt.NDArray[np.uint8]) -> tuple[in
     except Exception:  # carried to the parent, which raises it: the traceback must not be lost here
         return Crash(traceback.format_exc())
     return None
+
+
+Answer = tuple[int, int] | str | None
+
+_START = "import sys; sys.path[:] = {path!r}; from sppfeat.decoding.worker import main; main({pipe}, {arena})"
+# Jobs that wait in a worker's pipe must fit into it (200 kB on Linux), since a send to a hanging worker would block
+# forever.
+_MAX_JOBS = 128
+_MAX_PATH_BYTES = 1 << 16
+# Threads would not help a worker, and a pool of them per core costs memory and time.
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+class Job:
+    """A job for a worker, until it is answered; its cost is 1 for a header, the number of pixels for an image.
+
+    ``was_suspect`` becomes True once a worker has died while working on it.
+    """
+
+    def __init__(self, message: ProbeJob | DecodeJob, *, cost: int, done: Callable[[Answer], None]) -> None:
+        self.message = message
+        self.cost = cost
+        self.done = done
+        self.was_suspect = False
+
+
+class WorkerProcess:
+    """A worker process and its unanswered jobs, oldest first; it is working on the oldest.
+
+    ``silent_seconds`` is the time that the parent has waited since the last answer.
+    """
+
+    def __init__(self, arena_fd: int) -> None:
+        self.jobs: deque[Job] = deque()
+        self.cost = 0
+        self.is_ready = False
+        self.silent_seconds = 0.0
+        self._path_bytes = 0
+        self.connection, theirs = Pipe()
+        code = _START.format(path=[str(entry) for entry in sys.path], pipe=theirs.fileno(), arena=arena_fd)
+        try:
+            with _signals_held_back():
+                # Not multiprocessing.Process: that would run the caller's main module again in the child.
+                self.process = subprocess.Popen(
+                    [sys.executable, "-c", code],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    env={**os.environ, **_ONE_THREAD},
+                    pass_fds=(theirs.fileno(), arena_fd),
+                )
+        except BaseException as error:
+            self.connection.close()
+            if isinstance(error, OSError):
+                raise DecoderError(f"no decoding worker could be started: {error.strerror}") from error
+            raise
+        finally:
+            theirs.close()
+
+    def has_room_for(self, job: Job) -> bool:
+        """True if sending a job cannot block."""
+        path_bytes = self._path_bytes + len(job.message.place.path)
+        return not self.jobs or (len(self.jobs) < _MAX_JOBS and path_bytes <= _MAX_PATH_BYTES)
+
+    def send(self, job: Job) -> None:
+        """Sends a job, to be done after the ones sent before."""
+        if not self.jobs:
+            self.silent_seconds = 0.0
+        self.jobs.append(job)
+        self.cost += job.cost
+        self._path_bytes += len(job.message.place.path)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it is dead: noticed on reading
+            self.connection.send(job.message)
+
+    def finish(self, answer: Answer) -> None:
+        """Passes an answer on to the oldest job."""
+        job = self.jobs.popleft()
+        self.cost -= job.cost
+        self._path_bytes -= len(job.message.place.path)
+        self.silent_seconds = 0.0
+        job.done(answer)
+
+    def stop(self) -> None:
+        """Kills the process and waits until it is gone."""
+        self.process.kill()
+        self.process.wait()
+        self.connection.close()
+
+
+@contextlib.contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Blocks signals while a child starts; the child inherits the mask and never receives them.
+
+    The parent alone handles signals to the whole group: Ctrl-C, the end of a batch job, a closing terminal.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def describe_exit(status: int) -> str:
+    """Describes in words how a process ended, from its exit status."""
+    return f"signal {-status}" if status < 0 else f"exit status {status}"

@@ -6,7 +6,7 @@ file, and the state of that file, are a *part*. A plain run and ``--shard`` are 
 part after another; the actors of a Ray cluster each take the next one. A part runs in *chunks*, some thousand images
 that are fetched and measured together, and a chunk in *batches* of images of one network-input size.
 
-One whole image takes this way, as a :class:`~sppfeat.files.byte_ranges.Place`, in a
+One whole image takes this way, as a :class:`~sppfeat.files.places.Place`, in a
 :class:`~sppfeat.decoding.Batch`, :class:`~sppfeat.decoding.Decoded`, and as :class:`~sppfeat.extraction.row_sink.Rows`:
 
 - :mod:`~sppfeat.extraction.plan`: ``schedule`` puts it into a batch, ``_at_each_scale`` for each scale.

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from sppfeat.extraction.pipeline import FindPlaces
 from sppfeat.extraction.plan import Plan
-from sppfeat.files.byte_ranges import Place
+from sppfeat.files.places import Place
 from sppfeat.inputs import Distant, Storage, local_places
 
 __all__ = ["Chunk", "iterate_chunks"]

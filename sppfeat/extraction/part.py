@@ -25,8 +25,8 @@ from sppfeat.extraction.resume import copy_rows
 from sppfeat.extraction.row_sink import Rows
 from sppfeat.extraction.run import Run
 from sppfeat.extraction.sizes import read_sizes_at
-from sppfeat.files.atomic import put_in_place
-from sppfeat.files.byte_ranges import Place
+from sppfeat.files.outputs import put_in_place
+from sppfeat.files.places import Place
 from sppfeat.store.layout import Provenance, create_file
 from sppfeat.store.schema import Status, count_boxes, cut_error, scale_sides, whole_image_boxes
 from sppfeat.store.writer import FeatureWriter

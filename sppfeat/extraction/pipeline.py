@@ -15,7 +15,7 @@ from sppfeat.decoding import Batch, Decoded, Decoder
 from sppfeat.errors import DeviceMemoryError
 from sppfeat.extraction.plan import Plan
 from sppfeat.extraction.row_sink import Rows, RowSink, SinkThread
-from sppfeat.files.byte_ranges import Place
+from sppfeat.files.places import Place
 
 __all__ = ["BatchDescriber", "FindPlaces", "Progress", "run_pipeline"]
 

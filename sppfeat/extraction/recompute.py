@@ -22,8 +22,8 @@ from sppfeat.extraction.describe import Describer, ImageBoxes
 from sppfeat.extraction.regions import Projector
 from sppfeat.extraction.setup import descriptor_columns
 from sppfeat.extraction.sizes import input_sizes
-from sppfeat.files.byte_ranges import Place
 from sppfeat.files.downloads import OnDownload
+from sppfeat.files.places import Place
 from sppfeat.inputs.lookup import find_image
 from sppfeat.networks.backbones import Backbone, load_backbone
 from sppfeat.networks.devices import choose_device

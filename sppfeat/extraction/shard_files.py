@@ -17,7 +17,7 @@ from sppfeat.extraction.plan import Plan
 from sppfeat.extraction.report import PlanSummary, summarize_plan
 from sppfeat.extraction.run import Run
 from sppfeat.extraction.shard_plan import cut_shard, shard_path, shard_record
-from sppfeat.files.versions import FileVersion
+from sppfeat.files.places import FileVersion
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import Status
 

@@ -10,7 +10,7 @@ from sppfeat.config.specs import InputSpec
 from sppfeat.decoding import Decoder
 from sppfeat.decoding.sizing import network_input_hw
 from sppfeat.errors import ImageError
-from sppfeat.files.byte_ranges import Place
+from sppfeat.files.places import Place
 from sppfeat.inputs import Storage
 
 __all__ = ["FoundSizes", "input_sizes", "read_sizes", "read_sizes_at", "shape_keys"]

@@ -1,16 +1,34 @@
-"""Columns of image and box tables, found by their usual names; keys of JSON objects likewise."""
+"""Columns of image and box tables, found by their usual names, and the numbering of their classes."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from sppfeat.config.wording import first_few, one_line
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.config.wording import one_line
 from sppfeat.errors import SppfeatError
-from sppfeat.files.cells import shorten
+from sppfeat.files.tables import shorten, show_names
 
 __all__ = [
-    *("CLASS_NAMES", "COLUMN_SETS", "ID_NAMES", "IMAGE_NAMES", "LABEL_NAMES", "LIST_KEYS", "PATH_NAMES"),
-    *("BoxColumns", "ImageColumns", "find_box_columns", "find_column", "find_image_columns"),
-    *("find_path_column", "find_unique_column", "looks_like_boxes", "repeated_column", "show_names"),
+    "CLASS_NAMES",
+    "COLUMN_SETS",
+    "ID_NAMES",
+    "IMAGE_NAMES",
+    "LABEL_NAMES",
+    "LIST_KEYS",
+    "NO_CLASS",
+    "PATH_NAMES",
+    "BoxColumns",
+    "ClassNumbers",
+    "ImageColumns",
+    "find_box_columns",
+    "find_column",
+    "find_image_columns",
+    "find_path_column",
+    "find_unique_column",
+    "looks_like_boxes",
+    "repeated_column",
 ]
 
 IMAGE_NAMES = ("path", "image", "image_path", "file_name", "filename", "file")
@@ -39,8 +57,6 @@ COLUMN_SETS: Mapping[tuple[str, ...], str] = {
 }
 LIST_KEYS: Mapping[tuple[str, ...], str] = {("box",): "xyxy", ("bbox",): "xywh"}
 
-
-_SHOWN = 20
 
 _MakeError = Callable[[str], SppfeatError]
 """Makes an error that names the file and the line, from a message."""
@@ -117,11 +133,6 @@ def find_unique_column(names: Sequence[str], choices: Sequence[str], *, error: _
     if repeated is not None:
         raise error(f"found the column {repeated!r} twice in {show_names(names)}; allowed: once")
     return column
-
-
-def show_names(names: Sequence[str]) -> str:
-    """Quote column names for an error message."""
-    return one_line(first_few(map(repr, names), _SHOWN)) or "nothing"
 
 
 class BoxColumns(NamedTuple):
@@ -201,3 +212,67 @@ def _coordinate_names(
 
 def _show(names: Iterable[str]) -> str:
     return repr(one_line(", ".join(names), longest=200))
+
+
+NO_CLASS = -1
+"""The label of an image or box without a class."""
+
+_Name = TypeVar("_Name", bytes, str)
+
+
+class ClassNumbers(Generic[_Name]):
+    """Numbers class names in the order of their first appearance.
+
+    Args:
+        names: classes known in advance, in the order of their numbers.
+
+    Example:
+        >>> classes = ClassNumbers(["dog"])
+        >>> numbers = np.array([*classes.numbers(["cat", "", "dog"])])
+        >>> numbers.tolist(), classes.names
+        ([1, -1, 0], ('dog', 'cat'))
+        >>> labels, names = classes.in_order(numbers, key=str)
+        >>> labels.tolist(), names
+        ([0, -1, 1], ('cat', 'dog'))
+    """
+
+    def __init__(self, names: Iterable[_Name] = ()) -> None:
+        self._number: dict[_Name, int] = {}
+        for name in names:
+            self.number(name)
+
+    def __len__(self) -> int:
+        return len(self._number)
+
+    @property
+    def names(self) -> tuple[_Name, ...]:
+        """All classes, in the order of their numbers."""
+        return tuple(self._number)
+
+    def number(self, name: _Name) -> int:
+        """Return the number of a class; a new one is added."""
+        return self._number.setdefault(name, len(self._number))
+
+    def numbers(self, names: Iterable[_Name]) -> Iterator[int]:
+        """Yield the number of each class; ``NO_CLASS`` for an empty name."""
+        number = self._number
+        return (number.setdefault(name, len(number)) if name else NO_CLASS for name in names)
+
+    def in_order(
+        self, numbers: npt.NDArray[np.integer], *, key: Callable[[_Name], Any]
+    ) -> tuple[npt.NDArray[np.int64], tuple[_Name, ...]]:
+        """Renumber the classes in use, in the order of their names.
+
+        Args:
+            numbers: ``(n,)`` integers from :meth:`numbers`.
+            key: sort key of a name.
+
+        Returns:
+            ``(n,)`` int64 labels, with ``NO_CLASS`` unchanged, and the names of the classes in use.
+        """
+        names = self.names
+        used = np.unique(numbers[numbers != NO_CLASS]).tolist()
+        order = sorted(used, key=lambda number: key(names[number]))
+        label_of = np.full(len(names) + 1, NO_CLASS, dtype=np.int64)  # the last is for NO_CLASS
+        label_of[order] = np.arange(len(order))
+        return label_of[numbers], tuple(names[number] for number in order)

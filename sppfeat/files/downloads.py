@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
 from sppfeat.errors import StoreError, WeightsError
-from sppfeat.files.atomic import written_aside
+from sppfeat.files.outputs import written_aside
 
 __all__ = ["OnDownload", "download"]
 

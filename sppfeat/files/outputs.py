@@ -1,21 +1,30 @@
-"""Checks of output paths, and the names of the temporary files next to an output."""
+"""Output files: checks of their paths, and atomic writing under another name until they are complete."""
 
 import contextlib
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
+from sppfeat.config.wording import reason_of
 from sppfeat.errors import ConfigError, StoreError
+from sppfeat.files.locks import open_locked
 
 __all__ = [
     "check_new_file",
     "check_output",
     "extension_of",
     "layout_of",
+    "put_in_place",
     "refuse_input",
     "remove_leftovers",
+    "replace_file",
     "replacement_of",
+    "whole_file",
+    "whole_files",
+    "write_errors",
+    "written_aside",
 ]
 
 
@@ -86,3 +95,130 @@ def remove_leftovers(output: Path) -> None:
         # A file that cannot be removed only takes up space, and a full disk is reported by whatever needs the space.
         with contextlib.suppress(OSError):
             left.unlink(missing_ok=True)
+
+
+_LONGEST_NAME = 240  # bytes of a file name; file systems allow 255
+
+
+def put_in_place(source: Path, target: Path) -> None:
+    """Rename a complete, synced file to its final name, atomically and durably, replacing any file of that name.
+
+    Raises:
+        StoreError: permission is denied, or the target is a mount point.
+    """
+    try:
+        os.replace(source, target)
+    except OSError as error:
+        raise StoreError(f"cannot rename {str(source)!r} to {str(target)!r}: {error.strerror}") from error
+    # Some file systems cannot sync a folder, and some folders cannot be read. The rename has happened all the same.
+    with contextlib.suppress(OSError):
+        fd = os.open(target.parent, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+@contextlib.contextmanager
+def written_aside(target: Path, aside: Path) -> Iterator[Path]:
+    """Provide a path to write to, and rename it to ``target`` at the end of the context; remove it after an error.
+
+    An existing file at ``aside``, in the same folder, is removed first. The caller writes the file and syncs it. If the
+    target is a symbolic link, the link is replaced. StoreError is raised if the file cannot be renamed.
+    """
+    aside.unlink(missing_ok=True)  # left by a process that was killed; it takes space
+    try:
+        yield aside
+        put_in_place(aside, target)
+    finally:
+        _remove(aside)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path, *, overwrite: bool = True) -> Iterator[BinaryIO]:
+    """Open a file that takes its name at the end of the context; see :func:`whole_files`."""
+    with write_errors(str(path)), whole_files([path], overwrite=overwrite) as (file,):
+        yield file
+
+
+@contextlib.contextmanager
+def whole_files(paths: Sequence[Path], *, overwrite: bool = True) -> Iterator[list[BinaryIO]]:
+    """Open files that take their names together at the end of the context; after an error the old files remain.
+
+    Each file grows under a fixed temporary name, so that the next writer overwrites the remains of a killed process.
+    The first file takes its name last, so it exists only if all others do. A symbolic link stays, and its target is
+    replaced.
+
+    Args:
+        paths: final paths of the files.
+        overwrite: False to replace no file, not even one that appears in the meantime.
+
+    Raises:
+        StoreError: a file cannot be written, another process is writing it, or it exists and must not be replaced.
+    """
+    with contextlib.ExitStack() as stack:
+        growing = [stack.enter_context(_growing(path)) for path in paths]
+        yield [file for file, _, _ in growing]
+        for path, (file, _, _) in zip(paths, growing, strict=True):
+            with write_errors(str(path)):
+                file.flush()
+                os.fsync(file.fileno())
+            check_new_file(path, overwrite=overwrite)
+        with contextlib.ExitStack() as placed:  # undone if a later one cannot be renamed
+            for _, partial, target in reversed(growing):
+                existed = os.path.lexists(target)
+                put_in_place(partial, target)
+                if not existed:
+                    placed.callback(_remove, target)
+            placed.pop_all()
+
+
+def replace_file(path: Path, content: bytes | memoryview, *, overwrite: bool = True) -> None:
+    """Write a file atomically; see :func:`whole_file`."""
+    with whole_file(path, overwrite=overwrite) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def write_errors(output: str) -> Iterator[None]:
+    """Convert any OSError in the context to a StoreError that names the output.
+
+    Raises:
+        BrokenPipeError: the reader of a pipeline is gone; callers need not report it.
+        StoreError: in place of any other OSError.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise StoreError(f"cannot write {output!r}: {reason_of(error)}") from error
+
+
+@contextlib.contextmanager
+def _growing(path: Path) -> Iterator[tuple[BinaryIO, Path, Path]]:
+    """Yield an empty file, its temporary path and its final path; a file that is not renamed is removed."""
+    target = Path(os.path.realpath(path))  # a link stays
+    partial = target.with_name(os.fsdecode(b".%b.part" % os.fsencode(target.name)[-_LONGEST_NAME:]))
+    with write_errors(str(path)):
+        try:
+            fd = open_locked(partial)
+        except BlockingIOError as error:
+            raise StoreError(f"another process is writing {str(path)!r}") from error
+        os.ftruncate(fd, 0)
+        file = open(partial, "w+b", opener=lambda *_: fd)  # noqa: SIM115 - closed below; so opened, it knows its name
+    inode = os.fstat(file.fileno()).st_ino
+    try:
+        yield file, partial, target
+    finally:
+        # Removed before it is closed: once the lock is gone, another process may have opened it.
+        with contextlib.suppress(OSError):
+            if os.stat(partial).st_ino == inode:
+                partial.unlink()
+        with contextlib.suppress(OSError):  # a failed write fails again on closing
+            file.close()
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)

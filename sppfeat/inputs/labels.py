@@ -7,7 +7,7 @@ from itertools import repeat
 import numpy as np
 
 from sppfeat.errors import ConfigError
-from sppfeat.files.classes import NO_CLASS, ClassNumbers
+from sppfeat.files.columns import NO_CLASS, ClassNumbers
 from sppfeat.files.paths import PathTable, natural_key
 from sppfeat.inputs.segments import Once, OwnLabels, Segment
 

@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from sppfeat.errors import ConfigError, ImageError
-from sppfeat.files.byte_ranges import Place
 from sppfeat.files.paths import PathIndex
-from sppfeat.files.versions import FileVersion
+from sppfeat.files.places import FileVersion, Place
 from sppfeat.inputs.names import is_archive, is_url, kind_of
 from sppfeat.inputs.read import read_container
 from sppfeat.inputs.remote import read_remote

@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.errors import StoreError
-from sppfeat.files.byte_ranges import DEFLATED, STORED, Place
-from sppfeat.files.versions import FileVersion
+from sppfeat.files.places import DEFLATED, STORED, FileVersion, Place
 
 __all__ = [
     "DEFLATED_MEMBER",

@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 
 from sppfeat.errors import ConfigError
-from sppfeat.files.folders import MOST_WAYS, FolderWalk
 from sppfeat.files.image_names import has_image_suffix
-from sppfeat.files.paths import PathTable
+from sppfeat.files.paths import MOST_WAYS, FolderWalk, PathTable
 from sppfeat.files.tables import has_utf16_mark
 from sppfeat.inputs.names import (
     ContainerKind,

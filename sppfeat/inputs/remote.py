@@ -14,14 +14,12 @@ import numpy.typing as npt
 
 from sppfeat.config.wording import one_line
 from sppfeat.errors import ConfigError, SppfeatError
-from sppfeat.files.byte_ranges import Place
-from sppfeat.files.folders import walk_order
 from sppfeat.files.image_names import has_image_suffix
-from sppfeat.files.paths import PathTable, PathTableBuilder
+from sppfeat.files.paths import PathTable, PathTableBuilder, walk_order
+from sppfeat.files.places import Place
 from sppfeat.files.remote import check_url, shown
-from sppfeat.files.remote.listing import is_folder, objects_below
+from sppfeat.files.remote.objects import UNKNOWN_SIZE, Fetcher, is_folder, objects_below
 from sppfeat.files.remote.service import Service
-from sppfeat.files.remote.transfers import UNKNOWN_SIZE, Fetcher
 from sppfeat.inputs.names import is_archive, is_container, is_url, kind_of
 from sppfeat.inputs.segments import Segment
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.errors import ConfigError
-from sppfeat.files.classes import NO_CLASS, ClassNumbers
+from sppfeat.files.columns import NO_CLASS, ClassNumbers
 from sppfeat.files.paths import PathTable, natural_key, possibly_repeated
 from sppfeat.inputs.storage import Storage
 

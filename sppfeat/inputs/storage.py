@@ -11,8 +11,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.files.byte_ranges import Place
 from sppfeat.files.paths import PathTable
+from sppfeat.files.places import Place
 
 __all__ = ["Distant", "FileStorage", "JoinedStorage", "Storage", "local_places"]
 

@@ -22,8 +22,7 @@ import numpy as np
 from sppfeat._version import __version__
 from sppfeat.config.wording import reason_of
 from sppfeat.errors import StoreError
-from sppfeat.files.atomic import written_aside
-from sppfeat.files.outputs import layout_of
+from sppfeat.files.outputs import layout_of, written_aside
 from sppfeat.store.schema import FORMAT, REDUCED_SCHEMA_VERSION, SCHEMA_VERSION, columns_of
 from sppfeat.store.stored_file import StoredFile
 from sppfeat.store.virtual_features import SourceFile

@@ -14,7 +14,7 @@ from sppfeat.config.values import StrPath
 from sppfeat.config.wording import counted, first_few
 from sppfeat.errors import StoreError
 from sppfeat.files.locks import is_being_written
-from sppfeat.files.versions import FileVersion
+from sppfeat.files.places import FileVersion
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import Status
 from sppfeat.store.virtual_features import SourceFile

@@ -22,7 +22,7 @@ from torchvision.transforms import InterpolationMode, v2
 from sppfeat.config.values import DEFAULT_MAX_DECODE_PIXELS
 from sppfeat.decoding import Batch
 from sppfeat.decoding.images import read_image, resize_image
-from sppfeat.decoding.worker_process import describe_exit
+from sppfeat.decoding.worker import describe_exit
 from sppfeat.errors import DecoderError, ImageError
 from sppfeat.extraction.plan import schedule
 from sppfeat.extraction.sizes import input_sizes

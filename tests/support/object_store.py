@@ -10,7 +10,7 @@ import botocore.session
 import pytest
 from flaky_server import FlakyServer
 
-from sppfeat.files.remote import failures
+from sppfeat.files.remote import service
 
 __all__ = ["ATTEMPTS", "ObjectStore", "hurry", "s3_server"]
 
@@ -38,7 +38,7 @@ def s3_server() -> Iterator[FlakyServer]:
 
 def hurry(patch: pytest.MonkeyPatch) -> None:
     """Make ``ATTEMPTS`` attempts with hardly a pause between them."""
-    patch.setattr(failures, "_DELAYS", (0.002,) * (ATTEMPTS - 1))
+    patch.setattr(service, "_DELAYS", (0.002,) * (ATTEMPTS - 1))
 
 
 class ObjectStore:

@@ -15,8 +15,7 @@ from sppfeat.analysis.export.contents import Contents
 from sppfeat.analysis.export.formats import EXPORT_FORMATS, dtype_of, format_of, paths_of
 from sppfeat.config.values import StrPath
 from sppfeat.errors import ConfigError
-from sppfeat.files.atomic import whole_files, write_errors
-from sppfeat.files.outputs import check_new_file
+from sppfeat.files.outputs import check_new_file, whole_files, write_errors
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.selection import LabelSource, RowsLike, Selection
 

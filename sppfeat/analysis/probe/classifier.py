@@ -18,7 +18,7 @@ from sppfeat.analysis.probe.rows import labeled_rows
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.wording import one_line
 from sppfeat.errors import StoreError
-from sppfeat.files.atomic import replace_file
+from sppfeat.files.outputs import replace_file
 from sppfeat.store.schema import ColumnBlock, check_dimension
 from sppfeat.store.selection import Selection
 

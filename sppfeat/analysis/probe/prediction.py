@@ -17,8 +17,7 @@ from sppfeat.analysis.rows import check_described, check_finite
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.values import StrPath
 from sppfeat.errors import StoreError
-from sppfeat.files.atomic import whole_file, write_errors
-from sppfeat.files.outputs import check_new_file
+from sppfeat.files.outputs import check_new_file, whole_file, write_errors
 from sppfeat.files.tables import join_fields
 from sppfeat.store.comparability import descriptor_differences
 from sppfeat.store.reader import FeatureFile

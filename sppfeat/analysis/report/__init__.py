@@ -30,7 +30,7 @@ from sppfeat.analysis.show.embedding import Embedding, choose_pictured, embed_ro
 from sppfeat.analysis.show.thumbnails import find_row_pictures, read_thumbnails
 from sppfeat.config.values import StrPath
 from sppfeat.errors import LabelError, StoreError
-from sppfeat.files.atomic import replace_file
+from sppfeat.files.outputs import replace_file
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.selection import LabelSource, RowsLike, Selection
 

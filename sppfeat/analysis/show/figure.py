@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sppfeat.config.machine import import_extra
 from sppfeat.config.wording import escaped
 from sppfeat.errors import ConfigError
-from sppfeat.files.atomic import replace_file
-from sppfeat.files.outputs import check_new_file
+from sppfeat.files.outputs import check_new_file, replace_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

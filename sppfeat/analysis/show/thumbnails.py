@@ -16,7 +16,7 @@ from sppfeat.config.wording import counted
 from sppfeat.decoding import Batch, DecoderPool, DecodeSettings
 from sppfeat.decoding.images import probe_image
 from sppfeat.errors import ImageError
-from sppfeat.files.byte_ranges import Place
+from sppfeat.files.places import Place
 from sppfeat.inputs.lookup import find_image
 from sppfeat.store.feature_table import FeatureTable
 

@@ -23,8 +23,7 @@ from sppfeat.boxes.formats.yolo import CLASS_FILES, read_yolo
 from sppfeat.boxes.table import BoxTable
 from sppfeat.config.values import StrPath, check_choice
 from sppfeat.errors import BoxError
-from sppfeat.files.cells import parse_number, shorten
-from sppfeat.files.tables import has_utf16_mark
+from sppfeat.files.tables import has_utf16_mark, parse_number, shorten
 
 __all__ = ["FORMATS", "BoxFile", "read_boxes", "recognize_format"]
 

@@ -11,9 +11,8 @@ from functools import cached_property
 from sppfeat.config.values import StrPath
 from sppfeat.config.wording import reason_of
 from sppfeat.errors import BoxError
-from sppfeat.files.cells import NUMBER_RULE, parse_number, shorten
-from sppfeat.files.folders import MOST_WAYS, FolderWalk
-from sppfeat.files.tables import has_utf16_mark
+from sppfeat.files.paths import MOST_WAYS, FolderWalk
+from sppfeat.files.tables import NUMBER_RULE, has_utf16_mark, parse_number, shorten
 
 __all__ = ["FOLDER_SUFFIXES", "AnnotationFiles"]
 

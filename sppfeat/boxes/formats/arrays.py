@@ -10,7 +10,7 @@ import numpy.typing as npt
 from sppfeat.boxes.formats.annotation_files import AnnotationFiles
 from sppfeat.boxes.table import BoxTable, BoxTableBuilder
 from sppfeat.config.regions import DEFAULT_CONVENTIONS
-from sppfeat.files.cells import shorten
+from sppfeat.files.tables import shorten
 
 __all__ = ["ARRAY_RULE", "build_table", "check_array", "check_expansion"]
 

@@ -8,8 +8,7 @@ from sppfeat.boxes.formats.annotation_files import AnnotationFiles
 from sppfeat.boxes.table import BoxTable, BoxTableBuilder
 from sppfeat.config.regions import DEFAULT_CONVENTIONS
 from sppfeat.errors import BoxError
-from sppfeat.files.cells import parse_whole, shorten
-from sppfeat.files.tables import encode_json_text, parse_json, unique_keys
+from sppfeat.files.tables import encode_json_text, parse_json, parse_whole, shorten, unique_keys
 
 __all__ = ["read_coco"]
 

@@ -12,7 +12,7 @@ from sppfeat.boxes.formats.annotation_files import AnnotationFiles
 from sppfeat.boxes.formats.arrays import ARRAY_RULE, build_table, check_array, check_expansion
 from sppfeat.boxes.table import BoxTable
 from sppfeat.errors import BoxError
-from sppfeat.files.cells import TEXT_RULE, encode_text, shorten
+from sppfeat.files.tables import TEXT_RULE, encode_text, shorten
 
 __all__ = ["MAT_V73_MAGIC", "read_mat"]
 

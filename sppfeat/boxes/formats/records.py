@@ -11,9 +11,15 @@ from sppfeat.boxes.formats.annotation_files import AnnotationFiles
 from sppfeat.boxes.table import BoxTable, BoxTableBuilder
 from sppfeat.config.regions import DEFAULT_CONVENTIONS
 from sppfeat.errors import BoxError
-from sppfeat.files.cells import NUMBER_RULE, parse_number, shorten
 from sppfeat.files.columns import COLUMN_SETS, LIST_KEYS, BoxColumns, find_box_columns
-from sppfeat.files.tables import encode_json_text, json_objects, split_rows
+from sppfeat.files.tables import (
+    NUMBER_RULE,
+    encode_json_text,
+    json_objects,
+    parse_number,
+    shorten,
+    split_rows,
+)
 
 __all__ = ["read_jsonl", "read_separated"]
 

@@ -7,7 +7,7 @@ from xml.parsers import expat
 from sppfeat.boxes.formats.annotation_files import AnnotationFiles
 from sppfeat.boxes.table import BoxTable, BoxTableBuilder
 from sppfeat.config.regions import DEFAULT_CONVENTIONS
-from sppfeat.files.cells import parse_whole, shorten
+from sppfeat.files.tables import parse_whole, shorten
 
 __all__ = ["read_voc"]
 

@@ -7,8 +7,8 @@ import os
 from sppfeat.boxes.formats.annotation_files import AnnotationFiles
 from sppfeat.boxes.table import BoxTable, BoxTableBuilder
 from sppfeat.config.regions import DEFAULT_CONVENTIONS
-from sppfeat.files.cells import parse_number, parse_whole, shorten
-from sppfeat.files.classes import ClassNumbers
+from sppfeat.files.columns import ClassNumbers
+from sppfeat.files.tables import parse_number, parse_whole, shorten
 
 __all__ = ["CLASS_FILES", "read_yolo"]
 

@@ -145,7 +145,7 @@ def _open_same_run(job: Job) -> "Iterator[Run]":
 
 def _sample_inputs(job: Job) -> list[bytes]:
     """Return the paths of some inputs, if they are files."""
-    from sppfeat.files.byte_ranges import Place
+    from sppfeat.files.places import Place
     from sppfeat.inputs import local_places
 
     storage = job.listing.storage

@@ -10,14 +10,19 @@ from pathlib import Path
 
 from sppfeat.config.values import StrPath
 from sppfeat.errors import ConfigError, SourceError, StoreError
-from sppfeat.files.atomic import put_in_place, replace_file, written_aside
 from sppfeat.files.locks import OutputLock
-from sppfeat.files.outputs import layout_of, remove_leftovers, replacement_of
+from sppfeat.files.outputs import (
+    layout_of,
+    put_in_place,
+    remove_leftovers,
+    replace_file,
+    replacement_of,
+    written_aside,
+)
+from sppfeat.files.places import FileVersion, object_digest
 from sppfeat.files.remote import check_url, shown, url_of
-from sppfeat.files.remote.failures import FailureKind, judge, retried
-from sppfeat.files.remote.service import Pause, Service
-from sppfeat.files.remote.transfers import watched
-from sppfeat.files.versions import FileVersion, object_digest
+from sppfeat.files.remote.objects import watched
+from sppfeat.files.remote.service import FailureKind, Pause, Service, judge, retried
 
 __all__ = ["LocalOutput", "local_output"]
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import BinaryIO
 
 from sppfeat.errors import ConfigError
-from sppfeat.files.versions import FileVersion
+from sppfeat.files.places import FileVersion
 from sppfeat.inputs.archives.index_cache import load_index, save_index
 from sppfeat.inputs.archives.tar import index_tar
 from sppfeat.inputs.archives.zip import index_zip

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from sppfeat.errors import StoreError
-from sppfeat.files.atomic import whole_file
+from sppfeat.files.outputs import whole_file
 from sppfeat.files.paths import PathTable
-from sppfeat.files.versions import FileVersion
+from sppfeat.files.places import FileVersion
 from sppfeat.inputs.members import Members
 from sppfeat.inputs.segments import OwnLabels, Segment
 

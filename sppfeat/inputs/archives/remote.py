@@ -11,12 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.errors import ConfigError, SourceError
-from sppfeat.files.byte_ranges import Place
+from sppfeat.files.places import FileVersion, Place
 from sppfeat.files.remote import shown
-from sppfeat.files.remote.failures import FailureKind, judge, source_error
-from sppfeat.files.remote.service import Service
-from sppfeat.files.remote.transfers import Fetcher, open_object
-from sppfeat.files.versions import FileVersion
+from sppfeat.files.remote.objects import Fetcher, open_object
+from sppfeat.files.remote.service import FailureKind, Service, judge, source_error
 from sppfeat.inputs.archives import index_archive, segment_at
 from sppfeat.inputs.archives.index_cache import load_index, save_index
 from sppfeat.inputs.members import Members, find_members

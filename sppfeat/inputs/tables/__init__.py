@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from sppfeat.config.wording import one_line
 from sppfeat.errors import SppfeatError
-from sppfeat.files.classes import NO_CLASS
+from sppfeat.files.columns import NO_CLASS
 from sppfeat.files.image_names import has_image_suffix
 from sppfeat.files.paths import PathTable, PathTableBuilder, possibly_repeated
 from sppfeat.files.tables import TableFile

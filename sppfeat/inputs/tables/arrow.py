@@ -13,9 +13,8 @@ import numpy.typing as npt
 from sppfeat.config.machine import import_extra
 from sppfeat.config.wording import one_line
 from sppfeat.errors import ConfigError, SppfeatError
-from sppfeat.files.cells import ErrorAt, encode_paths, encode_values, shorten
-from sppfeat.files.tables import TableFile
-from sppfeat.files.versions import FileVersion
+from sppfeat.files.places import FileVersion
+from sppfeat.files.tables import ErrorAt, TableFile, encode_paths, encode_values, shorten
 from sppfeat.inputs.members import FIRST_REFUSAL, STORED_MEMBER, Members, MemberStorage
 from sppfeat.inputs.segments import Segment
 from sppfeat.inputs.tables import Rows, make_segment, row_error

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from sppfeat.errors import SppfeatError
-from sppfeat.files.cells import encode_text, shorten
 from sppfeat.files.columns import (
     CLASS_NAMES,
     ID_NAMES,
@@ -15,9 +14,8 @@ from sppfeat.files.columns import (
     find_path_column,
     find_unique_column,
     looks_like_boxes,
-    show_names,
 )
-from sppfeat.files.tables import TableFile
+from sppfeat.files.tables import TableFile, encode_text, shorten, show_names
 
 __all__ = ["ArrowColumns", "ColumnPart", "find_arrow_columns"]
 

@@ -16,9 +16,8 @@ import numpy.typing as npt
 from sppfeat.config.machine import import_extra
 from sppfeat.config.wording import reason_of
 from sppfeat.errors import ConfigError, StoreError
-from sppfeat.files.byte_ranges import Place
+from sppfeat.files.places import FileVersion, Place
 from sppfeat.files.tables import TableFile
-from sppfeat.files.versions import FileVersion
 from sppfeat.inputs.segments import Segment
 from sppfeat.inputs.tables import make_segment
 from sppfeat.inputs.tables.arrow import PURPOSE, arrow_errors, read_arrow_rows

@@ -7,9 +7,8 @@ from itertools import chain, islice
 from typing import Any, BinaryIO
 
 from sppfeat.errors import SppfeatError
-from sppfeat.files.cells import encode_paths, encode_values
 from sppfeat.files.columns import ImageColumns, find_image_columns
-from sppfeat.files.tables import TableFile, json_objects
+from sppfeat.files.tables import TableFile, encode_paths, encode_values, json_objects
 from sppfeat.inputs.segments import Segment
 from sppfeat.inputs.tables import Rows, make_segment, row_error
 

@@ -12,8 +12,7 @@ import numpy.typing as npt
 from sppfeat.config.values import StrPath
 from sppfeat.config.wording import counted, one_line
 from sppfeat.errors import BoxError, ConfigError, LabelError
-from sppfeat.files.classes import ClassNumbers
-from sppfeat.files.columns import IMAGE_NAMES, LABEL_NAMES, find_column, repeated_column
+from sppfeat.files.columns import IMAGE_NAMES, LABEL_NAMES, ClassNumbers, find_column, repeated_column
 from sppfeat.files.image_names import match_images
 from sppfeat.files.tables import TableFile
 from sppfeat.store.feature_table import FeatureTable

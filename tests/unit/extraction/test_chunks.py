@@ -24,8 +24,8 @@ from sppfeat.config.specs import InputSpec
 from sppfeat.errors import ImageError, StoreError
 from sppfeat.extraction import chunks
 from sppfeat.extraction.extract import open_part
-from sppfeat.files.byte_ranges import Place
 from sppfeat.files.paths import PathTable
+from sppfeat.files.places import Place
 
 IN_CHUNKS = {"headers": "window"}
 SIZES = [(60, 90), (90, 60), (60, 60), (48, 100)]

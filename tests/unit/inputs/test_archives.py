@@ -26,7 +26,7 @@ import sppfeat
 from sppfeat.cli import main
 from sppfeat.decoding.images import decode_image, probe_image
 from sppfeat.errors import ConfigError, ImageError
-from sppfeat.files.byte_ranges import DEFLATED, Place
+from sppfeat.files.places import DEFLATED, Place
 from sppfeat.inputs import archives, list_images
 from sppfeat.inputs.archives import index_cache
 from sppfeat.inputs.archives.tar import index_tar

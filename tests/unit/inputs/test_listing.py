@@ -66,7 +66,7 @@ def test_a_large_folder_is_put_in_order_in_parts(names, data):
         expected += [f"{name}.jpg/{i}.png" for i in range(3)] if name in folders else [f"{name}.jpg"]
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         touch(folder, *expected, "x.txt")
-        patch.setattr("sppfeat.files.folders._SORTED_AT_ONCE", data.draw(st.integers(1, 9)))
+        patch.setattr("sppfeat.files.paths._SORTED_AT_ONCE", data.draw(st.integers(1, 9)))
         assert list(map(os.fsdecode, list_images([str(folder)]).paths)) == expected
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sppfeat.errors import ConfigError, StoreError
-from sppfeat.files.byte_ranges import Place
+from sppfeat.files.places import Place
 from sppfeat.inputs import list_images
 from sppfeat.inputs.tables.parquet import read_parquet
 from sppfeat.store.reader import FeatureFile

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from packages import need_packages
 
 from sppfeat.errors import ConfigError, SourceError
-from sppfeat.files.byte_ranges import DEFLATED, unpack
-from sppfeat.files.remote import transfers
+from sppfeat.files.places import DEFLATED, unpack
+from sppfeat.files.remote import objects as transfers
 from sppfeat.inputs import Distant, list_images
 from sppfeat.inputs.archives import remote as remote_archives
 from sppfeat.inputs.archives.remote import _NEAR, _joined_ranges

@@ -17,10 +17,10 @@ from object_store import ATTEMPTS, hurry
 from packages import need_packages
 
 from sppfeat.errors import ConfigError, SourceError
-from sppfeat.files.byte_ranges import Place
-from sppfeat.files.folders import walk_order
-from sppfeat.files.paths import PathTable
-from sppfeat.files.remote import check_url, shown, transfers
+from sppfeat.files.paths import PathTable, walk_order
+from sppfeat.files.places import Place
+from sppfeat.files.remote import check_url, shown
+from sppfeat.files.remote import objects as transfers
 from sppfeat.files.remote.service import N_TRANSFERS
 from sppfeat.inputs import list_images
 from sppfeat.inputs.remote import read_remote

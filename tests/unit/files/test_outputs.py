@@ -5,7 +5,7 @@ import os
 import pytest
 
 from sppfeat.errors import StoreError
-from sppfeat.files.atomic import replace_file, whole_file, whole_files
+from sppfeat.files.outputs import replace_file, whole_file, whole_files
 
 
 def test_what_fails_leaves_the_old_file_alone(tmp_path):

@@ -2,15 +2,15 @@
 
 import pytest
 
-from sppfeat.files.remote import failures
-from sppfeat.files.remote.failures import retried
+from sppfeat.files.remote import service
+from sppfeat.files.remote.service import retried
 
 
 @pytest.fixture
 def slept(monkeypatch):
     """The pauses so far, during which the only time passes."""
     pauses: list[float] = []
-    monkeypatch.setattr(failures.time, "monotonic", lambda: sum(pauses))
+    monkeypatch.setattr(service.time, "monotonic", lambda: sum(pauses))
     return pauses
 
 
