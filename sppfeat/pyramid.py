@@ -18,13 +18,13 @@ from torch.nn import functional as F
 from sppfeat.config.specs import NORMALIZATIONS, WINDOWS, parse_levels
 from sppfeat.config.values import CHOICES, check_choice
 from sppfeat.errors import BoxError, ConfigError
-from sppfeat.pooling.crop_pooling import pool_crops
 from sppfeat.pooling.region_pooling import (
     TABLE_DEVICES,
     empty_descriptors,
     from_finer,
     level_views,
     pool_by_tables,
+    pool_crops,
 )
 
 __all__ = [

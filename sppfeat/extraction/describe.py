@@ -22,10 +22,15 @@ from sppfeat.extraction.pipeline import BatchDescriber
 from sppfeat.extraction.plan import Plan
 from sppfeat.extraction.regions import Projector
 from sppfeat.extraction.row_sink import Rows
-from sppfeat.networks.acceleration import CompiledNetwork
 from sppfeat.networks.backbones import Backbone
-from sppfeat.networks.devices import Delivery, DeviceCopier, device_memory, float32_arithmetic
-from sppfeat.pooling.bin_tables import empty_tensor
+from sppfeat.networks.devices import (
+    CompiledNetwork,
+    Delivery,
+    DeviceCopier,
+    device_memory,
+    float32_arithmetic,
+)
+from sppfeat.pooling.bins import empty_tensor
 from sppfeat.pyramid import normalize_descriptors, pool_regions, spatial_pyramid_pool
 
 __all__ = ["Describer", "ImageBoxes", "make_batch_describer"]

@@ -33,9 +33,8 @@ from sppfeat.extraction.setup import (
 from sppfeat.extraction.sizes import FoundSizes, read_sizes
 from sppfeat.files.downloads import OnDownload
 from sppfeat.inputs import FileStorage, Listing, list_images
-from sppfeat.networks.acceleration import bfloat16_note
 from sppfeat.networks.backbones import Backbone
-from sppfeat.networks.devices import BATCH_PIXELS, choose_device
+from sppfeat.networks.devices import BATCH_PIXELS, bfloat16_note, choose_device
 from sppfeat.networks.named_weights import bundled_note
 from sppfeat.store.schema import ColumnBlock
 

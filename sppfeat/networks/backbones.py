@@ -14,9 +14,7 @@ from sppfeat.config.values import StrPath
 from sppfeat.errors import ConfigError, WeightsError
 from sppfeat.files.downloads import OnDownload
 from sppfeat.networks import zoo
-from sppfeat.networks.acceleration import fold_batch_norm
-from sppfeat.networks.heads import Head, check_head, cut_head
-from sppfeat.networks.layers import cut_network, probe_maps
+from sppfeat.networks.layers import Head, check_head, cut_head, cut_network, fold_batch_norm, probe_maps
 from sppfeat.networks.named_weights import IMAGENET_INPUT, WeightEntry, find_entry, read_entry
 from sppfeat.networks.receptive_field import FeatureGeometry, receptive_field
 from sppfeat.networks.weights import (

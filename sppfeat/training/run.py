@@ -15,9 +15,8 @@ from sppfeat.config.request import BackboneChoice
 from sppfeat.errors import SppfeatError
 from sppfeat.extraction.setup import load_chosen_backbone
 from sppfeat.files.downloads import OnDownload
-from sppfeat.networks.acceleration import bfloat16_note
 from sppfeat.networks.backbones import Backbone
-from sppfeat.networks.devices import choose_device, device_name
+from sppfeat.networks.devices import bfloat16_note, choose_device, device_name
 from sppfeat.training.checkpoints import TrainFolder, describe_training
 from sppfeat.training.examples import ImageSets, read_image_sets
 from sppfeat.training.learners import (

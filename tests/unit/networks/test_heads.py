@@ -8,8 +8,7 @@ from torchvision.models import get_model
 from sppfeat.errors import ConfigError, WeightsError
 from sppfeat.networks import zoo
 from sppfeat.networks.backbones import load_backbone
-from sppfeat.networks.heads import cut_head
-from sppfeat.networks.layers import cut_network
+from sppfeat.networks.layers import cut_head, cut_network
 from sppfeat.networks.weights import file_sha256
 from sppfeat.pyramid import spatial_pyramid_pool
 

@@ -6,13 +6,14 @@ from torch.nn import functional as F
 
 from sppfeat import pyramid
 from sppfeat.pooling import region_pooling
-from sppfeat.pooling.region_pooling import from_finer, pool_by_tables
+from sppfeat.pooling.region_pooling import from_finer, pool_by_tables, pool_crops
 from sppfeat.pyramid import pool_regions
 
 MAP_SIDES = st.integers(1, 30)
 LEVELS = st.lists(st.integers(1, 8), min_size=1, max_size=4, unique=True).map(tuple)
 N_REGIONS = st.integers(1, 90)
 SEEDS = st.integers(0, 2**31)
+KERNELS = [pool_by_tables, pool_crops]
 
 
 def random_regions(seed: int, n: int, map_hw: tuple[int, int], n_maps: int = 1) -> torch.Tensor:
@@ -47,21 +48,30 @@ def one_by_one(
     return torch.cat(rows)
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
 @given(seed=SEEDS, n=N_REGIONS, height=MAP_SIDES, width=MAP_SIDES, levels=LEVELS)
-def test_maxima_by_tables_are_those_of_each_crop_bit_for_bit(seed, n, height, width, levels):
+def test_maxima_are_those_of_each_crop_bit_for_bit(kernel, seed, n, height, width, levels):
     feature_map = random_map(seed, (1, 5, height, width))
     regions = random_regions(seed, n, (height, width))
-    result = pool_by_tables(feature_map[0], regions[:, 1:], levels, mode="max")
+    result = kernel(feature_map[0], regions[:, 1:], levels, mode="max")
     assert torch.equal(result, one_by_one(feature_map, regions, levels, "max"))
 
 
+@pytest.mark.parametrize(
+    ("kernel", "rtol", "atol"), [(pool_by_tables, 1e-6, 1e-10), (pool_crops, 2e-7, 1e-12)]
+)
 @given(seed=SEEDS, n=N_REGIONS, height=MAP_SIDES, width=MAP_SIDES, levels=LEVELS)
-def test_means_by_tables_are_those_of_each_crop(seed, n, height, width, levels):
+def test_means_are_those_of_each_crop_in_double_precision(kernel, rtol, atol, seed, n, height, width, levels):
     feature_map = random_map(seed, (1, 5, height, width))
     regions = random_regions(seed, n, (height, width))
-    result = pool_by_tables(feature_map[0], regions[:, 1:], levels, mode="avg")
-    expected = one_by_one(feature_map.double(), regions, levels, "avg")
-    assert torch.allclose(result.double(), expected, rtol=1e-6, atol=1e-10)
+    result = kernel(feature_map[0], regions[:, 1:], levels, mode="avg")
+    expected = one_by_one(feature_map.double(), regions, levels, "avg").float()
+    assert torch.allclose(result, expected, rtol=rtol, atol=atol)
+
+
+def test_no_crop_gives_no_row():
+    feature_map, regions = random_map(0, (1, 5, 4, 4)), torch.empty((0, 4), dtype=torch.int64)
+    assert pool_crops(feature_map[0], regions, (2, 1), mode="max").shape == (0, 25)
 
 
 @pytest.mark.slow
@@ -93,6 +103,19 @@ def test_many_regions_of_many_maps_of_any_dtype(mode, dtype, memory_format):
         assert torch.allclose(result.double(), expected, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("mode", ["max", "avg"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_few_regions_of_any_dtype(mode, dtype, memory_format):
+    feature_map = random_map(0, (1, 16, 11, 17)).to(dtype).contiguous(memory_format=memory_format)
+    regions = random_regions(0, 9, (11, 17))
+    result = pool_crops(feature_map[0], regions[:, 1:], (4, 3, 1), mode=mode)
+    expected = one_by_one(feature_map.double(), regions, (4, 3, 1), mode)
+    assert result.dtype == dtype
+    tolerance = 0 if mode == "max" else torch.finfo(dtype).eps
+    assert torch.allclose(result.double(), expected, rtol=tolerance, atol=tolerance)
+
+
 @pytest.mark.parametrize("n", [1, 2, 23, 24, 25, 27, 28, 29])
 @pytest.mark.parametrize("mode", ["max", "avg"])
 def test_no_number_of_regions_is_special(n, mode):
@@ -103,14 +126,23 @@ def test_no_number_of_regions_is_special(n, mode):
 
 
 @pytest.mark.parametrize("mode", ["max", "avg"])
+@pytest.mark.parametrize("n", [20, 100])  # by crops, and by tables
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_what_is_not_finite_stays_where_it_is(mode, value):
+def test_what_is_not_finite_stays_where_it_is(mode, n, value):
     feature_map = random_map(3, (1, 4, 20, 20))
     feature_map[0, 2, 5, 6] = value
-    regions = random_regions(3, 100, (20, 20))
-    result = pool_regions(feature_map, regions, (2, 1), mode=mode)
+    regions = torch.cat((random_regions(3, n, (20, 20)), torch.tensor([[0, 5, 4, 8, 9]])))
     expected = one_by_one(feature_map, regions, (2, 1), mode)
+    assert expected.isfinite().all() == (mode == "max" and value < 0)  # a maximum passes over minus infinity
+    result = pool_regions(feature_map, regions, (2, 1), mode=mode)
     assert torch.allclose(result, expected, rtol=1e-6, atol=1e-7, equal_nan=True)
+
+
+def test_a_mean_of_zeros_is_zero_and_one_of_large_values_does_not_overflow():
+    feature_map = torch.zeros(1, 2, 6, 6, dtype=torch.float16)
+    feature_map[0, 1] = 60_000
+    result = pool_crops(feature_map[0], torch.tensor([[0, 0, 6, 6]]), (1,), mode="avg")
+    assert result.tolist() == [[0.0, 60_000.0]]
 
 
 @pytest.mark.parametrize("mode", ["max", "avg"])
