@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sppfeat._version import __version__
 
 if TYPE_CHECKING:
-    from sppfeat.analysis.export.export import export
+    from sppfeat.analysis.export import export
     from sppfeat.analysis.inspection import info, verify
     from sppfeat.analysis.probe import predict, probe
     from sppfeat.analysis.reduce import reduce
@@ -50,7 +50,7 @@ __all__ = [
 # `sppfeat --help` and the decoding workers import the package, and must start fast.
 _LAZY = {
     "Extractor": "sppfeat.extractor",
-    "export": "sppfeat.analysis.export.export",
+    "export": "sppfeat.analysis.export",
     "extract": "sppfeat.extraction.extract",
     "info": "sppfeat.analysis.inspection",
     "merge": "sppfeat.store.merge:merge_shards",

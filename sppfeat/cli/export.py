@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import sppfeat
-from sppfeat.analysis.export.formats import EXPORT_DTYPES, EXPORT_FORMATS
+from sppfeat.analysis.choices import EXPORT_DTYPES, EXPORT_FORMATS
 from sppfeat.cli.bars import Bar
 from sppfeat.cli.options import (
     feature_file_argument,
@@ -22,7 +22,7 @@ from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError
 
 if TYPE_CHECKING:
-    from sppfeat.analysis.export.export import ExportResult
+    from sppfeat.analysis.export import ExportResult
 
 __all__ = ["export"]
 
@@ -41,7 +41,7 @@ __all__ = ["export"]
 @option(
     "--format",
     "export_format",
-    type=click.Choice(tuple(EXPORT_FORMATS)),
+    type=click.Choice(EXPORT_FORMATS),
     help="[default: by the suffix of the output]",
 )
 @option(

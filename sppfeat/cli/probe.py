@@ -22,7 +22,7 @@ from sppfeat.cli.values import NumberRange
 from sppfeat.config.wording import counted, escaped, first_few
 
 if TYPE_CHECKING:
-    from sppfeat.analysis.probe.results import ProbeResult, Score
+    from sppfeat.analysis.probe.validation import ProbeResult, Score
 
 __all__ = ["probe"]
 

@@ -1,6 +1,6 @@
 """A projection of descriptors to fewer dimensions, as a feature file records it.
 
-This module applies projections, with numpy only; :mod:`sppfeat.analysis.reduce.projection` fits them.
+This module applies projections, with numpy only; :mod:`sppfeat.analysis.reduce` fits them.
 """
 
 import dataclasses

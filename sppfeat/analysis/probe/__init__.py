@@ -9,10 +9,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from sppfeat.analysis.choices import ProbeSettings
-from sppfeat.analysis.probe.classifier import fit_classifier, save_classifier
-from sppfeat.analysis.probe.prediction import Predictions, predict
-from sppfeat.analysis.probe.results import ProbeResult
-from sppfeat.analysis.probe.validation import cross_validate
+from sppfeat.analysis.probe.classifier import Predictions, fit_classifier, predict, save_classifier
+from sppfeat.analysis.probe.validation import ProbeResult, cross_validate
 from sppfeat.config.values import StrPath
 from sppfeat.errors import ConfigError
 from sppfeat.files.outputs import check_new_file

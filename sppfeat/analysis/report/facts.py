@@ -1,24 +1,44 @@
-"""Facts of a report, as plain data."""
+"""Facts of a report as plain data, gathered from a feature file and from the images of the pictured rows."""
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sppfeat.analysis.probe.results import ProbeResult
-from sppfeat.analysis.show.contact_sheet import ContactSheet
-from sppfeat.analysis.show.distributions import Norms, Sizes
-from sppfeat.analysis.show.embedding import Embedding
-from sppfeat.analysis.show.thumbnails import Thumbnail
+from sppfeat.analysis.choices import (
+    DEFAULT_EMBEDDING,
+    MOST_EMBEDDED,
+    MOST_NORMS,
+    MOST_PICTURED,
+    SHEET_NEIGHBORS,
+    SHEET_QUERIES,
+    ProbeSettings,
+)
+from sppfeat.analysis.inspection import describe
+from sppfeat.analysis.probe import ProbeResult, cross_validate
+from sppfeat.analysis.rows import check_described, count_labels, draw_classes, draw_stratified
+from sppfeat.analysis.search import describe_queries
+from sppfeat.analysis.show.contact_sheet import ContactSheet, draw_queries, make_contact_sheet
+from sppfeat.analysis.show.distributions import Norms, Sizes, measure_norms, measure_sizes
+from sppfeat.analysis.show.embedding import Embedding, choose_pictured, embed_rows
+from sppfeat.analysis.show.thumbnails import Thumbnail, find_row_pictures, read_thumbnails
+from sppfeat.analysis.wording import dimensions_text, network_text, variance_text
 from sppfeat.config.extract_config import ExtractConfig
+from sppfeat.config.wording import counted
+from sppfeat.errors import LabelError, StoreError
 from sppfeat.store.feature_table import FeatureTable
+from sppfeat.store.reduction import Reduction
+from sppfeat.store.selection import Selection
 
-__all__ = ["FailureGroup", "Probed", "ReportFacts", "group_failures"]
+__all__ = ["STEPS", "OnStep", "ReportFacts", "describe_provenance", "gather_facts", "group_failures"]
 
-
+STEPS = ("norms", "embedding", "neighbours", "pictures", "probe", "page")
+_PICTURE_SIDE = 96  # pixels
 _NUMBER = re.compile(r"[0-9]+")
 _MOST_PATHS = 5  # to name for each reason
+_MOST_SOURCES = 20  # maximum number of source files to name
+OnStep = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -103,6 +123,99 @@ class ReportFacts:
     seed: int
 
 
+def gather_facts(
+    selection: Selection,
+    *,
+    title: str | None = None,
+    method: str = DEFAULT_EMBEDDING,
+    most: int = MOST_EMBEDDED,
+    most_probed: int = MOST_EMBEDDED,
+    root: str | None = None,
+    seed: int = 0,
+    on_step: OnStep = lambda n_done, n_steps, step: None,
+) -> ReportFacts:
+    """Gathers the facts of a report; reads the file and the images of the rows that are pictured.
+
+    Memory holds only those descriptors that are embedded or probed. See :func:`report` for the arguments and errors.
+
+    Args:
+        selection: rows, columns and labels of an open file.
+        most_probed: maximum number of rows to train and test classifiers on; 0 for no probe.
+    """
+
+    def begin(step: str) -> None:
+        on_step(STEPS.index(step), len(STEPS), step)
+
+    file = selection.file
+    check_described(selection)
+    begin("norms")
+    norms = measure_norms(selection, most=MOST_NORMS, seed=seed) if len(selection) else None
+    begin("embedding")
+    embedding = embed_rows(selection, method=method, most=most, seed=seed) if len(selection) else None
+    if embedding is not None and not len(embedding.selection):
+        embedding = None
+    pictured = choose_pictured(embedding, most=MOST_PICTURED, seed=seed) if embedding is not None else {}
+    begin("neighbours")
+    sheet = _find_neighbors(embedding, selection, seed=seed)
+    begin("pictures")
+    pictures = find_row_pictures(file, [*pictured, *(sheet.rows if sheet else [])], root=root)
+    thumbnails = read_thumbnails(pictures, exif=file.config.input.exif, side=_PICTURE_SIDE)
+    begin("probe")
+    probed, why_not = _probe(selection, most=most_probed, seed=seed)
+    begin("page")
+    return ReportFacts(
+        title=title or file.path.name,
+        name=file.path.name,
+        content=describe(file),
+        n_described=len(file.rows_with_descriptor()),
+        n_selected=len(selection),
+        n_columns=selection.dimension,
+        classes=tuple(count_labels(selection)) if selection.y is not None else (),
+        config=file.config,
+        reduction="" if file.reduction is None else reduction_text(file.reduction),
+        provenance=tuple(describe_provenance(file)),
+        norms=norms,
+        sizes=tuple(measure_sizes(file, of=of) for of in ("images", "boxes")[: 1 + file.has_boxes]),
+        embedding=embedding,
+        pictured=pictured,
+        sheet=sheet,
+        thumbnails=thumbnails,
+        probe=probed,
+        why_no_probe=why_not,
+        failures=tuple(group_failures(file)),
+        seed=seed,
+    )
+
+
+def _find_neighbors(embedding: Embedding | None, selection: Selection, *, seed: int) -> ContactSheet | None:
+    """Contact sheet of some embedded rows, all of them finite, and their nearest rows in the whole selection."""
+    if embedding is None or len(selection) < 2:
+        return None
+    queries = draw_queries(embedding.selection, SHEET_QUERIES, seed=seed)
+    # Otherwise most neighbors of a box would be overlapping boxes of the same image.
+    one_per_image = selection.file.has_boxes
+    descriptors = describe_queries(queries, selection)
+    return make_contact_sheet(selection, queries, descriptors, k=SHEET_NEIGHBORS, one_per_image=one_per_image)
+
+
+def _probe(selection: Selection, *, most: int, seed: int) -> tuple[Probed | None, str]:
+    """Result of a probe and an empty text, or None and the reason."""
+    if not most:
+        return None, "It was not asked for."
+    if not len(selection):
+        return None, "There are no descriptors."
+    how = ProbeSettings(seed=seed)
+    n_classes = sum(bool(name and n) for name, n in count_labels(selection))
+    some = selection
+    if most < how.folds * n_classes:  # too few rows per class for all folds
+        some = draw_classes(selection, max(2, most // (2 * how.folds)), least=how.folds, seed=seed)
+    drawn = draw_stratified(some, most, seed=seed)
+    try:
+        return Probed(cross_validate(drawn, how), len(drawn), len(selection), n_classes, how.folds), ""
+    except (LabelError, StoreError) as error:
+        return None, f"{error}."
+
+
 def group_failures(file: FeatureTable) -> list[FailureGroup]:
     """Groups failed images by reason, most frequent first."""
     images: dict[str, list[int]] = {}
@@ -124,3 +237,68 @@ def _name(file: FeatureTable, image: int) -> str:
     ids = file.image_id_table
     path = file.path_of(image)
     return f"{path} (id {os.fsdecode(ids[image])})" if ids and ids[image] else path
+
+
+def describe_provenance(file: FeatureTable) -> list[tuple[str, str]]:
+    """Lists the known facts about the origin of a file, as names and values."""
+    config, ids = file.config, file.image_id_table
+    found = [
+        ("file", str(file.path.absolute())),
+        ("made", file.attribute("created")),
+        ("by", f"sppfeat {file.attribute('sppfeat_version')}, schema {file.schema_version}"),
+        ("images under", file.root),
+        ("ids of images", f"as the inputs had them, the first: {os.fsdecode(ids[0])}" if ids else ""),
+        ("network", network_text(config.backbone)),
+        ("file of weights", file.attribute("weights_path")),
+        ("SHA-256 of weights", config.backbone.weights_sha256),
+    ]
+    if config.regions is not None:
+        found += [
+            ("boxes", file.attribute("boxes_path") or config.regions.boxes),
+            ("SHA-256 of boxes", str(config.to_dict().get("boxes_sha256") or "")),
+        ]
+    if file.norm_factors:
+        found.append(("factors of the mean norm", ", ".join(f"{factor:.6g}" for factor in file.norm_factors)))
+    if (shard := file.shard) is not None:
+        images = _range_text("image", shard.first_image, shard.stop_image)
+        rows = _range_text("row", shard.first_row, shard.stop_row)
+        text = f"shard {shard.index} of {shard.count}: {images} of {shard.n_images:,}, {rows} of {shard.n_rows:,}"
+        found.append(("part of a run", text))
+    if file.sources is not None:
+        n = len(file.sources.files)
+        found.append(("merged of", f"{counted(n, 'file', thousands=',')}, in which the descriptors lie"))
+        for i, source in enumerate(file.sources.files[:_MOST_SOURCES]):
+            rows = _range_text("row", source.first_row, source.stop_row)
+            found.append((f"file {i + 1} of {n}", f"{file.sources.path_of(i)}: {rows}"))
+        if n > _MOST_SOURCES:
+            found.append(("and more", f"{n - _MOST_SOURCES:,}; sppfeat info --json names all"))
+    if (reduction := file.reduction) is not None:
+        found += [
+            ("reduced", reduction_text(reduction)),
+            ("fitted on rows", ", ".join(reduction.spec.fit_rows)),
+            ("fitted on the file with fingerprint", reduction.record.source_fingerprint),
+            ("fingerprint of the reduction", reduction.fingerprint),
+        ]
+    found.append(("fingerprint of the settings", file.attribute("fingerprint")))
+    return [(name, value) for name, value in found if value]
+
+
+def reduction_text(reduction: Reduction) -> str:
+    """Dimensions of a reduction, and the share of the variance that it keeps."""
+    record, spec = reduction.record, reduction.spec
+    text = dimensions_text(
+        spec.method,
+        selected=record.selection.width,
+        source_dimension=reduction.source_dimension,
+        dimension=reduction.dimension,
+    )
+    text += " values, whitened" if spec.whiten else " values"
+    text += ", scaled to l2 norm 1" if spec.normalize == "l2" else ""
+    if record.explained_variance is not None:
+        text += f"; {variance_text(record.explained_variance, record.fitted_rows)}"
+    return text
+
+
+def _range_text(what: str, first: int, stop: int) -> str:
+    """Text of a half-open range, counted from 0: its first and last members."""
+    return f"{what}s {first:,} to {stop - 1:,}" if stop > first else f"no {what}"

@@ -1,19 +1,21 @@
-"""The HTML page of a report, which needs no other file."""
+"""The HTML page of a report, which needs no other file, and its charts, which suit light pages and dark ones."""
 
+import base64
 import functools
 import json
 import re
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sppfeat._version import __version__
-from sppfeat.analysis.report.charts import draw_charts, picture_uri
 from sppfeat.analysis.report.facts import ReportFacts
 from sppfeat.analysis.show.contact_sheet import SheetLine
-from sppfeat.analysis.show.distributions import norms_text, sizes_text
-from sppfeat.analysis.show.embedding import caption, mark_classes, mark_text
+from sppfeat.analysis.show.distributions import draw_norms, draw_sizes, norms_text, sizes_text
+from sppfeat.analysis.show.embedding import caption, draw_embedding, mark_classes, mark_text
+from sppfeat.analysis.show.figure import draw_png
+from sppfeat.analysis.show.thumbnails import Thumbnail, encode_jpeg
 from sppfeat.analysis.wording import network_text, rounded
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.machine import import_extra
@@ -21,13 +23,24 @@ from sppfeat.config.wording import counted, escaped
 from sppfeat.errors import ConfigError
 from sppfeat.files.outputs import check_new_file
 
-__all__ = ["check_page_path", "render_page"]
+__all__ = ["Chart", "check_page_path", "draw_charts", "picture_uri", "render_page"]
 
 _MOST_CLASSES = 30  # to list
 _MOST_REASONS = 20  # of failures
 _MOST_PAIRS = 10  # of confused classes
 _LONGEST = 1000  # maximum number of letters to show of a text from the file
 _BETWEEN_PARTS = re.compile(r"(?<=[_./-])(?=[^_./-])")
+# Inches, small enough for letters of 7 points to be readable on a phone.
+_EMBEDDING_SIDE = 4.2
+_SIZES_SIDE = 4.0
+
+
+class Chart(NamedTuple):
+    """A chart as the data URI of a PNG file with a transparent background, and its size in pixels."""
+
+    uri: str
+    width: int
+    height: int
 
 
 def check_page_path(path: Path, *, inputs: Sequence[object] = (), overwrite: bool) -> None:
@@ -115,3 +128,46 @@ def _bytes(value: float) -> str:
             return f"{value:.3g} {unit}"
         value /= 1000
     return f"{value:.3g} TB"
+
+
+def draw_charts(facts: ReportFacts) -> dict[str, list[Chart]]:
+    """Draws the charts of a report under ``"embedding"``, ``"norms"`` (one per layer) and ``"sizes"`` (images, boxes).
+
+    Missing facts give no chart.
+    """
+    charts: dict[str, list[bytes]] = {"embedding": [], "norms": [], "sizes": []}
+    embedding, norms = facts.embedding, facts.norms
+    if embedding is not None:
+        shown = facts.pictured, facts.thumbnails
+        charts["embedding"] = [draw_png(lambda: draw_embedding(embedding, *shown, side=_EMBEDDING_SIDE))]
+    if norms is not None and len(norms.values):
+        charts["norms"] = [
+            draw_png(lambda i=i: draw_norms(norms, [i]))  # type: ignore[misc]
+            for i in range(len(norms.layers))
+        ]
+    charts["sizes"] = [
+        draw_png(lambda sizes=sizes: draw_sizes(sizes, side=_SIZES_SIDE))  # type: ignore[misc]
+        for sizes in facts.sizes
+        if len(sizes.widths)
+    ]
+    # Bytes 16 to 23 of a PNG file hold its width and height.
+    return {
+        name: [
+            Chart(
+                _uri("image/png", png), int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
+            )
+            for png in pngs
+        ]
+        for name, pngs in charts.items()
+    }
+
+
+def picture_uri(thumbnail: Thumbnail | None) -> str:
+    """Data URI of a thumbnail as a JPEG file; empty if there is no picture."""
+    if thumbnail is None or thumbnail.pixels is None:
+        return ""
+    return _uri("image/jpeg", encode_jpeg(thumbnail.pixels))
+
+
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

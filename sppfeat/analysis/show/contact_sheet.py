@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.analysis.choices import DEFAULT_METRIC, SHEET_NEIGHBORS, SHEET_QUERIES
+from sppfeat.analysis.neighbors import nearest_rows
 from sppfeat.analysis.rows import check_described
-from sppfeat.analysis.search.neighbors import nearest_rows
-from sppfeat.analysis.search.queries import Query, describe_queries, read_queries
+from sppfeat.analysis.search import Query, describe_queries, read_queries
 from sppfeat.analysis.show.figure import Picture, check_picture_path, cut_middle, new_figure, write_picture
 from sppfeat.analysis.show.thumbnails import (
     Thumbnail,
@@ -126,7 +126,7 @@ def show_neighbors(
     Args:
         file: the feature file.
         output: the picture to write: .png, .svg or .pdf.
-        queries: images, boxes and rows, as texts for :func:`sppfeat.analysis.search.queries.read_queries`; if there are
+        queries: images, boxes and rows, as texts for :func:`sppfeat.analysis.search.read_queries`; if there are
             none, rows of different classes are drawn at random.
         k: number of neighbors per query.
         n_random: number of rows to draw if there are no queries.
@@ -134,7 +134,7 @@ def show_neighbors(
         one_per_image: of each image take only its nearest row, and none of the query's own.
         root: folder that now holds the images; the recorded one if None.
         weights, weights_dir, device: the network for queries that are not rows; see
-            :func:`sppfeat.analysis.search.queries.describe_queries`.
+            :func:`sppfeat.analysis.search.describe_queries`.
         seed: seed of the draw.
         overwrite: replace the output if it exists.
         on_progress: called with the number of rows searched and their total.
@@ -200,7 +200,7 @@ def make_contact_sheet(
 ) -> ContactSheet:
     """Finds the rows of a selection nearest to queries ``(q, d)``; a row is never its own neighbor.
 
-    For the other arguments see :func:`~sppfeat.analysis.search.neighbors.nearest_rows`.
+    For the other arguments see :func:`~sppfeat.analysis.neighbors.nearest_rows`.
     """
     own = [-1 if query.row is None else query.row for query in queries]
     found = nearest_rows(selection, descriptors, k, metric=metric, exclude=own, **how)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from sppfeat.analysis.search.queries import Query
+from sppfeat.analysis.search import Query
 from sppfeat.config.machine import available_cores
 from sppfeat.config.wording import counted
 from sppfeat.decoding import Batch, DecoderPool, DecodeSettings

@@ -24,8 +24,8 @@ from hypothesis.extra.numpy import arrays
 from json_fields import check_fields
 
 import sppfeat
-from sppfeat.analysis.export.export import export
-from sppfeat.analysis.export.text_files import number_texts
+from sppfeat.analysis.export import export
+from sppfeat.analysis.export_writers import number_texts
 from sppfeat.cli import main
 from sppfeat.errors import ConfigError, LabelError
 from sppfeat.extraction.rows import rows_of_table
@@ -380,7 +380,7 @@ def test_nothing_stays_of_what_was_interrupted(file, tmp_path, name):
 
 def test_more_than_matlab_5_holds(file, tmp_path, monkeypatch):
     pytest.importorskip("scipy")
-    monkeypatch.setattr("sppfeat.analysis.export.array_files._MAT_LIMIT", 4096 + 64)
+    monkeypatch.setattr("sppfeat.analysis.export_writers._MAT_LIMIT", 4096 + 64)
     with pytest.raises(ConfigError, match=r"less than 2 GiB; found: 4 x 15 float32: 240 bytes; .*h5read"):
         export(file.select(), tmp_path / "x.mat")
     assert os.listdir(tmp_path) == []
@@ -391,11 +391,11 @@ def test_several_blocks_are_one_export(file, tmp_path, monkeypatch):
     forms = ("npz", "npy", "parquet", "mat", "tsv")
     for form in forms:
         export(selection, tmp_path / f"1.{form}", export_format=form)
-    from sppfeat.analysis.export.contents import Contents
+    from sppfeat.analysis.export_writers import Contents
 
     blocks = Contents.blocks
     monkeypatch.setattr(Contents, "blocks", lambda self, nbytes=0: blocks(self, 2 * 15 * 4))
-    monkeypatch.setattr("sppfeat.analysis.export.text_files._ROWS_AT_ONCE", 2)
+    monkeypatch.setattr("sppfeat.analysis.export_writers._ROWS_AT_ONCE", 2)
     monkeypatch.setattr("sppfeat.store.selection.row_table._TEXTS_AT_ONCE", 2)
     for form in forms:
         seen: list[tuple[int, int]] = []

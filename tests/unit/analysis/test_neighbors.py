@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sppfeat.analysis.choices import METRICS
-from sppfeat.analysis.search.neighbors import exact_distances, nearest_rows, to_points
+from sppfeat.analysis.neighbors import exact_distances, nearest_rows, to_points
 from sppfeat.config.machine import row_ranges
 from sppfeat.errors import ConfigError
 from sppfeat.store.reader import FeatureFile

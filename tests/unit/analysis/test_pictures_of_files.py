@@ -13,7 +13,7 @@ from PIL import Image
 import sppfeat
 from sppfeat.analysis.reduce import reduce
 from sppfeat.analysis.rows import count_labels, draw_classes, draw_rows, draw_stratified
-from sppfeat.analysis.search.queries import Query, describe_queries
+from sppfeat.analysis.search import Query, describe_queries
 from sppfeat.analysis.show.contact_sheet import draw_queries, draw_sheet, make_contact_sheet, sheet_text
 from sppfeat.analysis.show.distributions import Sizes, draw_sizes, measure_norms, measure_sizes, norms_text
 from sppfeat.analysis.show.embedding import MOST_NAMED, draw_embedding, embed_rows, mark_classes

@@ -17,8 +17,7 @@ from labelled_files import box_file, image_file, separable
 import sppfeat
 from sppfeat.analysis.choices import ProbeSettings
 from sppfeat.analysis.probe import cross_validate
-from sppfeat.analysis.probe.ridge import Ridge
-from sppfeat.analysis.probe.rows import labeled_rows
+from sppfeat.analysis.probe.ridge import Ridge, labeled_rows
 from sppfeat.analysis.probe.validation import make_folds
 from sppfeat.cli import main
 from sppfeat.errors import ConfigError, LabelError, StoreError

@@ -20,8 +20,7 @@ from sharded_files import whole_images, write_shards, write_whole
 
 import sppfeat
 from sppfeat.analysis.reduce import reduce
-from sppfeat.analysis.report.facts import group_failures
-from sppfeat.analysis.report.provenance import describe_provenance
+from sppfeat.analysis.report.facts import describe_provenance, group_failures
 from sppfeat.analysis.wording import network_text
 from sppfeat.cli import main
 from sppfeat.config.extract_config import ExtractConfig

@@ -15,8 +15,8 @@ from feature_files import name_images
 from json_fields import check_fields
 
 import sppfeat
-from sppfeat.analysis.search.neighbors import nearest_rows
-from sppfeat.analysis.search.queries import Query, describe_queries, parse_query
+from sppfeat.analysis.neighbors import nearest_rows
+from sppfeat.analysis.search import Query, describe_queries, parse_query
 from sppfeat.cli import main
 from sppfeat.store.reader import FeatureFile
 

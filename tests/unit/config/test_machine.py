@@ -11,9 +11,8 @@ import pytest
 from labelled_files import image_file
 
 from sppfeat.analysis.choices import ProbeSettings
-from sppfeat.analysis.probe.classifier import fit_classifier
-from sppfeat.analysis.probe.prediction import decision_blocks
-from sppfeat.analysis.search.neighbors import nearest_rows
+from sppfeat.analysis.neighbors import nearest_rows
+from sppfeat.analysis.probe.classifier import decision_blocks, fit_classifier
 from sppfeat.analysis.show.distributions import measure_norms
 from sppfeat.analysis.show.embedding import embed_rows
 from sppfeat.config.machine import available_cores, available_nbytes

@@ -30,7 +30,7 @@ from sharded_files import (
 )
 
 import sppfeat
-from sppfeat.analysis.export.export import export
+from sppfeat.analysis.export import export
 from sppfeat.analysis.reduce import reduce
 from sppfeat.cli import main
 from sppfeat.errors import ConfigError, StoreError

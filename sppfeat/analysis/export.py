@@ -1,25 +1,69 @@
-"""Exports a selection of a feature file to a file or a stream."""
+"""Export of feature files to the formats of other programs: NumPy, Parquet, LIBSVM, MATLAB, tables of text.
+
+A selection of an open feature file goes in, with a path or an open stream. A file of another format comes out, whole or
+not at all, with the rows in the order of the selection.
+"""
 
 import contextlib
 import gzip
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 
-from sppfeat.analysis.export.contents import Contents
-from sppfeat.analysis.export.formats import EXPORT_FORMATS, dtype_of, format_of, paths_of
-from sppfeat.config.values import StrPath
+from sppfeat.analysis.choices import EXPORT_DTYPES, EXPORT_FORMATS
+from sppfeat.analysis.export_writers import (
+    Contents,
+    write_csv,
+    write_mat,
+    write_npy,
+    write_npz,
+    write_parquet,
+    write_svmlight,
+    write_tsv,
+)
+from sppfeat.config.values import StrPath, check_choice
 from sppfeat.errors import ConfigError
 from sppfeat.files.outputs import check_new_file, whole_files, write_errors
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.selection import LabelSource, RowsLike, Selection
 
 __all__ = ["ExportResult", "export"]
+
+
+class _Format(NamedTuple):
+    """Properties of a format.
+
+    Attributes:
+        write: writes it.
+        suffixes: file suffixes in lower case.
+        has_float16: True if the format can hold float16.
+        of_float16: default type for float16 descriptors.
+        has_table: True if texts and labels go into a CSV file beside the output.
+        is_text: True if the format can be written to standard output.
+    """
+
+    write: Callable[[Contents, list[BinaryIO]], None]
+    suffixes: tuple[str, ...]
+    has_float16: bool = True
+    of_float16: str = "float16"
+    has_table: bool = False
+    is_text: bool = False
+
+
+# Few readers of Parquet know half precision; MATLAB has none.
+_FORMATS = {
+    "npz": _Format(write_npz, (".npz",)),
+    "npy": _Format(write_npy, (".npy",), has_table=True),
+    "parquet": _Format(write_parquet, (".parquet", ".pq"), of_float16="float32"),
+    "svmlight": _Format(write_svmlight, (".svm", ".svmlight", ".libsvm"), has_table=True, is_text=True),
+    "mat": _Format(write_mat, (".mat",), has_float16=False, of_float16="float32"),
+    "csv": _Format(write_csv, (".csv", ".csv.gz"), is_text=True),
+    "tsv": _Format(write_tsv, (".tsv", ".tsv.gz"), is_text=True),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +141,7 @@ def export(
             features = opened.enter_context(FeatureFile(source))
             selection = features.select(rows=rows, layers=layers, levels=levels, labels=labels)
         file = selection.file
-        kind = dtype_of(name, dtype, file.dtype.name)
+        kind = _dtype_of(name, dtype, file.dtype.name)
         contents = Contents(selection, np.dtype(kind).newbyteorder("<"), on_progress)
         inputs = [*file.read_paths, labels]
         outputs = _write(contents, name, output, inputs=inputs, overwrite=overwrite)
@@ -119,14 +163,13 @@ def _write(
     contents: Contents, name: str, output: StrPath | BinaryIO, *, inputs: Sequence[object], overwrite: bool
 ) -> list[Path]:
     """Writes all files of an export, or a stream; returns the paths of the files."""
-    module, _, function = EXPORT_FORMATS[name].writer.partition(":")
-    write = getattr(import_module(f"sppfeat.analysis.export.{module}"), function)
+    write = _FORMATS[name].write
     if not isinstance(output, str | os.PathLike):
         with write_errors(str(getattr(output, "name", "the stream"))):
             write(contents, [output])
             output.flush()
         return []
-    outputs = [Path(new) for new in paths_of(os.fsdecode(output), name)]
+    outputs = [Path(new) for new in _paths_of(os.fsdecode(output), name)]
     for new in outputs:
         check_new_file(new, inputs=inputs, overwrite=overwrite)
     with (
@@ -145,9 +188,69 @@ def _write(
 def _format(output: Any, name: str | None) -> str:
     """Name of the format of an output, given or by its suffix; a stream takes text only."""
     if isinstance(output, str | os.PathLike):
-        return format_of(os.fsdecode(output), name)
-    texts = [text for text, form in EXPORT_FORMATS.items() if form.is_text]
+        return _format_of(os.fsdecode(output), name)
+    texts = [text for text, form in _FORMATS.items() if form.is_text]
     if name not in texts:
         found = "is not given" if name is None else f"is {name}"
         raise ConfigError(f"for standard output the format {found}; allowed: --format {'|'.join(texts)}")
     return name
+
+
+def _format_of(path: str, name: str | None = None) -> str:
+    """Name of the format of an output: the requested one, or the one that has its suffix.
+
+    Raises:
+        ConfigError: there is no such format, or the suffix belongs to none.
+
+    Example:
+        >>> _format_of("train.libsvm"), _format_of("train.data", "mat")
+        ('svmlight', 'mat')
+    """
+    if name is not None:
+        return check_choice("format", name, EXPORT_FORMATS)
+    found = _suffix(path)
+    if found is None:
+        suffixes = " ".join(s for form in _FORMATS.values() for s in form.suffixes)
+        raise ConfigError(
+            f"the suffix of {path!r} says no format; allowed: {suffixes}, or --format {'|'.join(EXPORT_FORMATS)}"
+        )
+    return found[0]
+
+
+def _paths_of(path: str, name: str) -> tuple[str, ...]:
+    """Paths of an export: the output and, if the format has one, the table beside it.
+
+    Example:
+        >>> _paths_of("out/train.npy", "npy"), _paths_of("train.data", "svmlight"), _paths_of("x.npz", "npz")
+        (('out/train.npy', 'out/train.csv'), ('train.data', 'train.data.csv'), ('x.npz',))
+    """
+    if not _FORMATS[name].has_table:
+        return (path,)
+    found = _suffix(path)
+    stem = path[: -len(found[1])] if found is not None and found[0] == name else path
+    return path, f"{stem}.csv"
+
+
+def _dtype_of(name: str, wanted: str | None, stored: str) -> str:
+    """Number type of an export: the wanted one, or by default the feature file's if the format can hold it.
+
+    Raises:
+        ConfigError: there is no such type, or the format cannot hold it.
+    """
+    form = _FORMATS[name]
+    if wanted is None:
+        return form.of_float16 if stored == "float16" else stored
+    allowed = [dtype for dtype in EXPORT_DTYPES if dtype != "float16" or form.has_float16]
+    if wanted not in allowed:
+        raise ConfigError(f"the dtype is {wanted!r}; allowed for {name}: {'|'.join(allowed)}")
+    return wanted
+
+
+def _suffix(path: str) -> tuple[str, str] | None:
+    """Format and suffix of a path; None if no format has its suffix."""
+    file_name = os.path.basename(path).lower()
+    for name, form in _FORMATS.items():
+        for suffix in form.suffixes:
+            if file_name.endswith(suffix) and file_name != suffix:
+                return name, suffix
+    return None

@@ -113,7 +113,7 @@ def test_digits_hang_on_neither_blocks_nor_threads(tmp_path, monkeypatch, n_clas
     assert saved.exit_code == 0, saved.output
     tables = set()
     for n_rows in [90, 1, *rng.integers(2, 90, 6)]:
-        monkeypatch.setattr("sppfeat.analysis.probe.prediction._BLOCK_NBYTES", 8 * 1920 * int(n_rows))
+        monkeypatch.setattr("sppfeat.analysis.probe.classifier._BLOCK_NBYTES", 8 * 1920 * int(n_rows))
         for n_threads in (1, 2):
             with threadpoolctl.threadpool_limits(n_threads):
                 tables.add(run("predict", tmp_path / "m.npz", path, "-q", "--scores").stdout)
