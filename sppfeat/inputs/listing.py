@@ -1,7 +1,7 @@
 """The listing of all images that a user names, with their classes, ids and storage."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
 
@@ -11,13 +11,18 @@ import numpy.typing as npt
 from sppfeat.config.values import check_choice
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError
+from sppfeat.files.columns import NO_CLASS, ClassNumbers
 from sppfeat.files.image_names import IMAGE_SUFFIXES
-from sppfeat.files.paths import PathTable
-from sppfeat.inputs.labels import label_images
+from sppfeat.files.paths import PathTable, natural_key, possibly_repeated
 from sppfeat.inputs.names import SCHEME, below, is_url
 from sppfeat.inputs.read import read_inputs
-from sppfeat.inputs.segments import Once, Segment, find_repeated
-from sppfeat.inputs.storage import FileStorage, JoinedStorage, Storage
+from sppfeat.inputs.segments import (
+    FileStorage,
+    JoinedStorage,
+    OwnLabels,
+    Segment,
+    Storage,
+)
 
 __all__ = ["LABEL_MODES", "Listing", "list_images"]
 
@@ -97,8 +102,8 @@ def list_images(
         raise ConfigError(f"no images in {', '.join(map(repr, inputs[:5]))}: {found}")
     root = _common_root(segments)
     paths = _joined_paths(segments, root)
-    once = find_repeated(segments, paths)
-    own, n_unlabelled = label_images(segments, paths, once=once, mode=labels, root=root)
+    once = _find_repeated(segments, paths)
+    own, n_unlabelled = _label_images(segments, paths, once=once, mode=labels, root=root)
     listed = paths if once.n_repeated == 0 else PathTable(paths[i] for i in once.kept.tolist())
     return Listing(
         root=root,
@@ -154,6 +159,64 @@ def _paths_below(segment: Segment, root: bytes) -> Iterable[bytes]:
     return (prefix + name for name in segment.names)
 
 
+@dataclass(frozen=True)
+class _Once:
+    """The distinct images among ``m`` mentions, which may repeat an image.
+
+    Attributes:
+        kept: ``(n,)`` int64, ascending: the first mention of each image.
+        same_as: ``(m,)`` int64: for each mention, the first mention of the same image.
+        told_by: ``(n,)`` int64: for each image, the mention whose folder gives the class: the first one from a
+            scanned input, or else the first one.
+    """
+
+    kept: npt.NDArray[np.int64]
+    same_as: npt.NDArray[np.int64]
+    told_by: npt.NDArray[np.int64]
+
+    @property
+    def n_repeated(self) -> int:
+        """Number of mentions that repeat an earlier one."""
+        return len(self.same_as) - len(self.kept)
+
+    def agreed(
+        self, fact_of: Callable[[int], bytes], error: Callable[[int, bytes, bytes], ConfigError]
+    ) -> dict[int, bytes]:
+        """Return the fact that any mention gives of each image that is mentioned repeatedly, by its first mention.
+
+        ``fact_of`` returns the fact that a mention gives, or nothing; two different ones are the ``error``.
+        """
+        again = self.same_as[self.same_as != np.arange(len(self.same_as))]
+        found: dict[int, bytes] = {}
+        for mention in np.flatnonzero(np.isin(self.same_as, again)).tolist():
+            first, fact = int(self.same_as[mention]), fact_of(mention)
+            if fact and found.setdefault(first, fact) != fact:
+                raise error(mention, found[first], fact)
+        return found
+
+
+def _find_repeated(segments: Sequence[Segment], paths: PathTable) -> _Once:
+    """Find the distinct images of all inputs, whose ``paths`` are relative to the root, and their repetitions."""
+    every = np.arange(len(paths), dtype=np.int64)
+    is_unique = len(segments) == 1 and segments[0].top is not None
+    suspects = every[:0] if is_unique else possibly_repeated(paths)
+    if not len(suspects):
+        return _Once(every, every, every)
+    is_scanned = np.repeat([s.top is not None for s in segments], [len(s.names) for s in segments])
+    first: dict[bytes, int] = {}
+    same_as, told_by = every.copy(), every.copy()
+    for image in suspects.tolist():
+        path = paths[image]
+        if path not in first:
+            first[path] = image
+            continue
+        same_as[image] = first[path]
+        if not is_scanned[told_by[first[path]]]:
+            told_by[first[path]] = image
+    kept = np.flatnonzero(same_as == every)
+    return _Once(kept, same_as, told_by[kept])
+
+
 def _joined_storage(segments: Sequence[Segment], files: FileStorage, kept: npt.NDArray[np.int64]) -> Storage:
     """The storage of the listed images."""
     if all(segment.storage is None for segment in segments):
@@ -170,7 +233,7 @@ def _joined_storage(segments: Sequence[Segment], files: FileStorage, kept: npt.N
     return JoinedStorage(tuple(parts), part_of, number_in)
 
 
-def _joined_ids(segments: Sequence[Segment], paths: PathTable, once: Once) -> PathTable | None:
+def _joined_ids(segments: Sequence[Segment], paths: PathTable, once: _Once) -> PathTable | None:
     """The ids of the listed images; an image that is named repeatedly has the first of its ids."""
     if all(segment.ids is None for segment in segments):
         return None
@@ -190,3 +253,110 @@ def _joined_ids(segments: Sequence[Segment], paths: PathTable, once: Once) -> Pa
 
     found = once.agreed(ids.__getitem__, clash)
     return PathTable(found.get(i) or ids[i] for i in once.kept.tolist())
+
+
+def _label_images(
+    segments: Sequence[Segment],
+    paths: PathTable,
+    *,
+    once: _Once,
+    mode: str,
+    root: bytes,
+) -> tuple[OwnLabels, int]:
+    """Find the class of each image of ``once``, and the number of images without one.
+
+    The number is 0 if no image has a class and none should. See :func:`sppfeat.inputs.list_images` for the modes.
+
+    Raises:
+        ConfigError: two inputs give the same image different classes.
+    """
+    kept, told_by = once.kept, once.told_by
+    if mode == "none":
+        return OwnLabels.none(len(kept)), 0
+    if mode == "auto" and any(segment.own_labels is not None for segment in segments):
+        return _own_classes(segments, paths, once)
+    # Classes are the folders below each input (train/cat/1.jpg given train), or below the common root if the inputs
+    # are the class folders themselves (train/cat given as train/*).
+    names = ClassNumbers[bytes]()
+    below_input, below_root = (
+        # int32 because several such arrays are in memory at a time
+        np.fromiter(names.numbers(folders), dtype=np.int32, count=len(paths))
+        for folders in (_folders_below_inputs(segments), _folders_below_root(segments, paths, root))
+    )
+    below_input, below_root = below_input[told_by], below_root[kept]
+    scanned = np.repeat(
+        [segment.top is not None for segment in segments], [len(segment.names) for segment in segments]
+    )[told_by]
+    # Only scanned images decide: an extra file next to train must not turn train into a class.
+    counted = scanned if scanned.any() else np.ones(len(kept), dtype=bool)
+    best = min(below_input, below_root, key=lambda codes: int((codes[counted] == NO_CLASS).sum()))
+    n_unlabelled = int((best == NO_CLASS).sum())
+    if mode == "auto" and (n_unlabelled or len(np.unique(best)) < 2):
+        return OwnLabels.none(len(kept)), n_unlabelled if n_unlabelled < len(kept) else 0
+    return OwnLabels(*names.in_order(best, key=natural_key)), n_unlabelled
+
+
+def _own_classes(segments: Sequence[Segment], paths: PathTable, once: _Once) -> tuple[OwnLabels, int]:
+    """The classes that the inputs themselves give, in the inputs' order if they agree on one, else in natural order."""
+    told = [segment.own_labels or OwnLabels.none(len(segment.names)) for segment in segments]
+    orders = {own.classes for own in told if own.classes}
+    classes = (
+        orders.pop() if len(orders) == 1 else tuple(sorted(set[bytes]().union(*orders), key=natural_key))
+    )
+    number = {name: i for i, name in enumerate(classes)}
+    labels = np.concatenate(
+        [np.array([*map(number.__getitem__, own.classes), NO_CLASS])[own.labels] for own in told]
+    )
+    if once.n_repeated:
+
+        def clash(image: int, one: bytes, other: bytes) -> ConfigError:
+            return ConfigError(
+                f"the inputs say that {os.fsdecode(paths[image])!r} is both {os.fsdecode(one)!r} and "
+                f"{os.fsdecode(other)!r}; allowed: one class for an image"
+            )
+
+        names = (*classes, b"")  # the last for no class
+        for image, name in once.agreed(lambda image: names[labels[image]], clash).items():
+            labels[image] = number[name]
+    labels = labels[once.kept]
+    return OwnLabels(labels, classes), int((labels == NO_CLASS).sum()) if classes else 0
+
+
+def _folders_below_inputs(segments: Sequence[Segment]) -> Iterator[bytes]:
+    """Yield the first folder of each image below its input.
+
+    If every archive contains a single folder at its top, the folders below count instead: cat and dog in a photos.zip
+    with photos/cat and photos/dog.
+    """
+    archives = [segment for segment in segments if _is_archive(segment) and len(segment.names)]
+    depth = 1 if archives and all(map(_is_one_folder, archives)) else 0
+    for segment in segments:
+        if segment.top is None:
+            yield from repeat(b"", len(segment.names))
+        elif depth and _is_archive(segment):
+            yield from (_first_folder(name.split(b"/", 1)[-1]) for name in segment.names)
+        else:
+            yield from map(_first_folder, segment.names)
+
+
+def _is_archive(segment: Segment) -> bool:
+    return segment.top is not None and segment.above is not None
+
+
+def _is_one_folder(segment: Segment) -> bool:
+    folder = _first_folder(segment.names[0])
+    return bool(folder) and all(name.startswith(folder + b"/") for name in segment.names)
+
+
+def _folders_below_root(segments: Sequence[Segment], paths: PathTable, root: bytes) -> Iterator[bytes]:
+    """Yield the first folder of each image below the root, or, for an archive directly below the root, in it."""
+    start = 0
+    for segment in segments:
+        stop = start + len(segment.names)
+        yield from map(_first_folder, segment.names if segment.above == root else paths.part(start, stop))
+        start = stop
+
+
+def _first_folder(name: bytes) -> bytes:
+    folder, slash, _ = name.partition(b"/")
+    return folder if slash else b""

@@ -15,8 +15,7 @@ from sppfeat.files.places import FileVersion, Place
 from sppfeat.inputs.names import is_archive, is_url, kind_of
 from sppfeat.inputs.read import read_container
 from sppfeat.inputs.remote import read_remote
-from sppfeat.inputs.segments import Segment
-from sppfeat.inputs.storage import Storage, local_places
+from sppfeat.inputs.segments import Segment, Storage, local_places
 
 __all__ = ["find_image"]
 

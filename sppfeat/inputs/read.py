@@ -88,7 +88,7 @@ def read_container(path: bytes) -> Segment:
 
             return read_archive(path)
         case ContainerKind.MANIFEST:
-            from sppfeat.inputs.tables.text import read_manifest
+            from sppfeat.inputs.tables import read_manifest
 
             return read_manifest(path)
         case ContainerKind.PARQUET:

@@ -1,17 +1,78 @@
-"""Segments, the images of single inputs before they are joined, and the images that are named repeatedly."""
+"""Segments, the images of single inputs before they are joined, and the storages that fetch their bytes."""
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+import os
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.errors import ConfigError
+from sppfeat.errors import StoreError
 from sppfeat.files.columns import NO_CLASS, ClassNumbers
-from sppfeat.files.paths import PathTable, natural_key, possibly_repeated
-from sppfeat.inputs.storage import Storage
+from sppfeat.files.paths import PathTable, natural_key
+from sppfeat.files.places import DEFLATED, STORED, FileVersion, Place
 
-__all__ = ["Once", "OwnLabels", "Segment", "find_repeated", "if_any", "own_classes"]
+__all__ = [
+    "DEFLATED_MEMBER",
+    "FIRST_REFUSAL",
+    "HEADER_NBYTES",
+    "STORED_MEMBER",
+    "Distant",
+    "FileStorage",
+    "JoinedStorage",
+    "MemberStorage",
+    "Members",
+    "OwnLabels",
+    "Segment",
+    "Storage",
+    "find_members",
+    "if_any",
+    "local_places",
+    "own_classes",
+]
+
+
+class Storage(Protocol):
+    """A source of image bytes; images are numbered from 0 and kept as columns rather than one object per image."""
+
+    @property
+    def is_local(self) -> bool:
+        """True if the places of images are known at once, with nothing to fetch, copy or unpack first."""
+        ...
+
+    def fetch(
+        self, images: npt.NDArray[np.int64], scratch: Path
+    ) -> AbstractContextManager[Sequence[Place | str]]:
+        """Fetch images to this machine.
+
+        Args:
+            images: ``(n,)`` int64, numbers of the images; ascending ones are faster, since neighbors are read
+                together.
+            scratch: an existing folder for copies, which are deleted when the context ends.
+
+        Returns:
+            A context that gives, for each image, its place or the reason why it has none. Places are valid until the
+                context ends.
+        """
+        ...
+
+
+@runtime_checkable
+class Distant(Protocol):
+    """A storage whose images come from another machine."""
+
+    def nbytes_of(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Size of each of these images on this machine in bytes, ``(n,)`` int64; 0 if unknown."""
+        ...
+
+    def cancel(self) -> None:
+        """Cancel a :meth:`Storage.fetch` that another thread has started."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -80,58 +141,172 @@ def if_any(ids: PathTable) -> PathTable | None:
 
 
 @dataclass(frozen=True)
-class Once:
-    """The distinct images among ``m`` mentions, which may repeat an image.
+class FileStorage:
+    """Images that are local files.
 
     Attributes:
-        kept: ``(n,)`` int64, ascending: the first mention of each image.
-        same_as: ``(m,)`` int64: for each mention, the first mention of the same image.
-        told_by: ``(n,)`` int64: for each image, the mention whose folder gives the class: the first one from a
-            scanned input, or else the first one.
+        root: absolute path of a folder.
+        names: paths of the files relative to it.
     """
 
-    kept: npt.NDArray[np.int64]
-    same_as: npt.NDArray[np.int64]
-    told_by: npt.NDArray[np.int64]
+    root: bytes
+    names: PathTable
+
+    is_local = True
+
+    def fetch(
+        self,
+        images: npt.NDArray[np.int64],
+        scratch: Path,  # noqa: ARG002
+    ) -> AbstractContextManager[Sequence[Place | str]]:
+        """Return the places of the files themselves."""
+        return contextlib.nullcontext(
+            [Place(os.path.join(self.root, self.names[i])) for i in images.tolist()]
+        )
+
+
+STORED_MEMBER, DEFLATED_MEMBER, FIRST_REFUSAL = 0, 1, 2
+
+HEADER_NBYTES = 30
+"""Size of the fixed part of the header before each member of a zip file, in bytes."""
+
+
+@dataclass(frozen=True)
+class Members:
+    """The byte ranges of images that are parts of a file, such as members of an archive.
+
+    Attributes:
+        ranges: ``(n, 4)`` int64: the offset of the first byte of each member, or, with ``has_headers``, of the header
+            before it; its size in the file in bytes, without that header; ``STORED_MEMBER``, ``DEFLATED_MEMBER``, or,
+            from ``FIRST_REFUSAL`` on, a refusal; and its size in bytes once it is unpacked.
+        refusals: reasons why members cannot be read in place; ``FIRST_REFUSAL`` stands for the first.
+        has_headers: True if a header of variable length precedes each member, as in zip files.
+    """
+
+    ranges: npt.NDArray[np.int64]
+    refusals: tuple[str, ...]
+    has_headers: bool
+
+
+@dataclass(frozen=True)
+class MemberStorage:
+    """Images that are parts of a local file.
+
+    Attributes:
+        path: absolute path of the file.
+        version: version of the file when it was listed; no image of another version is read.
+        members: byte ranges of the images.
+        is_table: True for a table, which ends the run if it has changed; the images of an archive fail instead.
+    """
+
+    path: bytes
+    version: FileVersion
+    members: Members
+    is_table: bool = False
+
+    is_local = True
+
+    def fetch(
+        self,
+        images: npt.NDArray[np.int64],
+        scratch: Path,  # noqa: ARG002
+    ) -> AbstractContextManager[Sequence[Place | str]]:
+        """Return the places of images, which are parts of the file; StoreError if a table has changed."""
+        return contextlib.nullcontext(list(self._places(images)))
+
+    def _places(self, images: npt.NDArray[np.int64]) -> Iterator[Place | str]:
+        with contextlib.ExitStack() as stack:
+            try:
+                fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+                stack.callback(os.close, fd)
+                is_same = FileVersion.of(fd).has_content_of(self.version)
+                reason = None if is_same else "has changed since it was listed"
+            except OSError as error:
+                reason = f"cannot be read: {error.strerror}"
+            if reason is None:
+                yield from find_members(self.path, fd, self.members, images)
+            elif self.is_table:
+                raise StoreError(f"{os.fsdecode(self.path)!r} {reason}")
+            else:
+                yield from [f"its archive {reason}"] * len(images)
+
+
+def find_members(
+    path: bytes, fd: int, members: Members, images: npt.NDArray[np.int64]
+) -> Iterator[Place | str]:
+    """Yield the place of each image in a file with the bytes of an archive, or the reason why it has none."""
+    for offset, nbytes, packing, unpacked in members.ranges[images].tolist():
+        refusal = members.refusals[packing - FIRST_REFUSAL] if packing >= FIRST_REFUSAL else None
+        start = offset if refusal or not members.has_headers else _find_data(fd, offset)
+        if refusal or start is None:
+            yield refusal or "damaged in its archive: there is no header before it"
+        elif packing == DEFLATED_MEMBER:
+            yield Place(path, start, nbytes, DEFLATED, unpacked)
+        else:
+            yield Place(path, start, nbytes, STORED)
+
+
+def _find_data(fd: int, offset: int) -> int | None:
+    """The offset of a zip member's first byte, behind its header; None if there is no header at ``offset``."""
+    try:
+        header = os.pread(fd, HEADER_NBYTES, offset)  # cheap, as the bytes after it are read anyway
+    except OSError:  # a failing disk: what follows the header cannot be read either
+        return None
+    if len(header) < HEADER_NBYTES or header[:4] != b"PK\3\4":
+        return None
+    n_name, n_extra = struct.unpack_from("<HH", header, 26)  # they may differ from the central directory's
+    return int(offset + HEADER_NBYTES + n_name + n_extra)
+
+
+@dataclass(frozen=True)
+class JoinedStorage:
+    """Images of several storages.
+
+    Attributes:
+        parts: the storages.
+        part_of: ``(N,)`` uint32, the storage of each image.
+        number_in: ``(N,)`` int64, the number of each image in its storage.
+    """
+
+    parts: tuple[Storage, ...]
+    part_of: npt.NDArray[np.uint32]
+    number_in: npt.NDArray[np.int64]
 
     @property
-    def n_repeated(self) -> int:
-        """Number of mentions that repeat an earlier one."""
-        return len(self.same_as) - len(self.kept)
+    def is_local(self) -> bool:
+        """True if all storages are local."""
+        return all(part.is_local for part in self.parts)
 
-    def agreed(
-        self, fact_of: Callable[[int], bytes], error: Callable[[int, bytes, bytes], ConfigError]
-    ) -> dict[int, bytes]:
-        """Return the fact that any mention gives of each image that is mentioned repeatedly, by its first mention.
+    @contextlib.contextmanager
+    def fetch(self, images: npt.NDArray[np.int64], scratch: Path) -> Iterator[Sequence[Place | str]]:
+        """Fetch images to this machine, one storage after the other."""
+        places: list[Place | str] = [""] * len(images)
+        part_of = self.part_of[images]
+        with contextlib.ExitStack() as stack:
+            for part in np.unique(part_of).tolist():
+                own = np.flatnonzero(part_of == part)
+                found = stack.enter_context(self.parts[part].fetch(self.number_in[images[own]], scratch))
+                for position, place in zip(own.tolist(), found, strict=True):
+                    places[position] = place
+            yield places
 
-        ``fact_of`` returns the fact that a mention gives, or nothing; two different ones are the ``error``.
-        """
-        again = self.same_as[self.same_as != np.arange(len(self.same_as))]
-        found: dict[int, bytes] = {}
-        for mention in np.flatnonzero(np.isin(self.same_as, again)).tolist():
-            first, fact = int(self.same_as[mention]), fact_of(mention)
-            if fact and found.setdefault(first, fact) != fact:
-                raise error(mention, found[first], fact)
-        return found
+    def nbytes_of(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Size of each of these images on this machine in bytes, ``(n,)`` int64; 0 if unknown."""
+        nbytes = np.zeros(len(images), dtype=np.int64)
+        for i, part in enumerate(self.parts):
+            if isinstance(part, Distant):
+                own = self.part_of[images] == i
+                nbytes[own] = part.nbytes_of(self.number_in[images[own]])
+        return nbytes
+
+    def cancel(self) -> None:
+        """Cancel the transfers of all storages."""
+        for part in self.parts:
+            if isinstance(part, Distant):
+                part.cancel()
 
 
-def find_repeated(segments: Sequence[Segment], paths: PathTable) -> Once:
-    """Find the distinct images of all inputs, whose ``paths`` are relative to the root, and their repetitions."""
-    every = np.arange(len(paths), dtype=np.int64)
-    is_unique = len(segments) == 1 and segments[0].top is not None
-    suspects = every[:0] if is_unique else possibly_repeated(paths)
-    if not len(suspects):
-        return Once(every, every, every)
-    is_scanned = np.repeat([s.top is not None for s in segments], [len(s.names) for s in segments])
-    first: dict[bytes, int] = {}
-    same_as, told_by = every.copy(), every.copy()
-    for image in suspects.tolist():
-        path = paths[image]
-        if path not in first:
-            first[path] = image
-            continue
-        same_as[image] = first[path]
-        if not is_scanned[told_by[first[path]]]:
-            told_by[first[path]] = image
-    kept = np.flatnonzero(same_as == every)
-    return Once(kept, same_as, told_by[kept])
+def local_places(storage: Storage, images: npt.NDArray[np.int64]) -> Sequence[Place | str]:
+    """Return the places of images in a local storage, or the reasons why they have none; valid as long as the files."""
+    with storage.fetch(images, Path()) as places:
+        return places

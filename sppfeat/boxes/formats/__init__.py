@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from sppfeat.boxes.formats.annotation_files import FOLDER_SUFFIXES, AnnotationFiles
+from sppfeat.boxes.formats.arrays import MAT_V73_MAGIC, ZIP_MAGIC, read_mat, read_numpy
 from sppfeat.boxes.formats.coco import read_coco
-from sppfeat.boxes.formats.mat import MAT_V73_MAGIC, read_mat
-from sppfeat.boxes.formats.numpy_files import ZIP_MAGIC, read_numpy
 from sppfeat.boxes.formats.records import read_jsonl, read_separated
 from sppfeat.boxes.formats.voc import read_voc
 from sppfeat.boxes.formats.yolo import CLASS_FILES, read_yolo

@@ -1,7 +1,12 @@
-"""Box arrays, one per image: checks of their shape and dtype, and the table built from them."""
+"""Box files of one array per image: NumPy's .npz and .npy, and MATLAB's .mat, read with scipy. Nothing is unpickled."""
 
+import contextlib
+import io
 import math
-from collections.abc import Mapping
+import os
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,14 +15,207 @@ import numpy.typing as npt
 from sppfeat.boxes.formats.annotation_files import AnnotationFiles
 from sppfeat.boxes.table import BoxTable, BoxTableBuilder
 from sppfeat.config.regions import DEFAULT_CONVENTIONS
-from sppfeat.files.tables import shorten
+from sppfeat.errors import BoxError
+from sppfeat.files.tables import TEXT_RULE, encode_text, shorten
 
-__all__ = ["ARRAY_RULE", "build_table", "check_array", "check_expansion"]
+__all__ = [
+    "ARRAY_RULE",
+    "MAT_V73_MAGIC",
+    "ZIP_MAGIC",
+    "build_table",
+    "check_array",
+    "check_expansion",
+    "read_mat",
+    "read_numpy",
+]
 
 ARRAY_RULE = "integers or floats of up to 64 bits, of shape (K, 4), or (K, 5) with a score"
 
+
+ZIP_MAGIC = b"PK"
+
+
+MAT_V73_MAGIC = b"MATLAB 7.3"
+
 _MOST_BOXES = 200_000
 _MOST_BOXES_PER_BYTE = 50
+
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile reads no others in bounded memory
+_HEADER_BYTES = 10_012  # the longest header that numpy reads
+_READ_HEADER = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+_VARIABLES = ("boxes", "images")
+
+_INSTALL = "install it with: pip install 'sppfeat[mat]'"
+
+
+def read_numpy(source: AnnotationFiles) -> BoxTable:
+    """Read the boxes of an .npz, of one .npy, or of a folder of .npy files."""
+    if source.is_folder:
+        names = source.files_of_format(b".npy", "")
+        arrays = {
+            os.path.splitext(name)[0]: _read_array(source, source.read(name), "", name=name) for name in names
+        }
+        return build_table(arrays, "numpy")
+    content = source.read()
+    if content.startswith(ZIP_MAGIC):
+        return build_table(_read_archive(source, content), "numpy")
+    return build_table({source.stem: _read_array(source, content, "")}, "numpy", names="single")
+
+
+def _read_archive(source: AnnotationFiles, content: bytes) -> dict[bytes, npt.NDArray[Any]]:
+    boxes: dict[bytes, npt.NDArray[Any]] = {}
+    n_boxes = 0
+    with _damage_reported(source, ""):
+        archive = zipfile.ZipFile(io.BytesIO(content))
+    with archive:
+        for member in archive.infolist():
+            name, suffix = os.path.splitext(member.filename)
+            key = encode_text(name)
+            if suffix != ".npy" or not key:
+                raise source.error(
+                    "",
+                    f"found {shorten(member.filename)} in the archive; allowed: .npy, named by the image, {TEXT_RULE}",
+                )
+            where = f"key {shorten(os.fsdecode(key))}"
+            if key in boxes:
+                raise source.error(where, "found twice; allowed: every image once")
+            if member.compress_type not in _COMPRESSIONS:
+                raise source.error(
+                    where,
+                    f"found compression {member.compress_type}; allowed: none, or deflate, as numpy writes them",
+                )
+            with _damage_reported(source, where), archive.open(member) as file:
+                array = file.read(_HEADER_BYTES)
+                shape, *_ = _read_header(source, array, member.file_size, where)
+                n_boxes += shape[0]
+                check_expansion(source, where, n_boxes, len(content))
+                array += file.read(member.file_size)  # a read without a size would expand without limit
+            boxes[key] = _read_array(source, array, where)
+    return boxes
+
+
+@contextlib.contextmanager
+def _damage_reported(source: AnnotationFiles, where: str) -> Iterator[None]:
+    try:
+        yield
+    except (BoxError, MemoryError):
+        raise
+    except Exception as error:  # zipfile raises nearly anything on a damaged file
+        reason = shorten(str(error) or type(error).__name__)
+        raise source.error(where, f"found a damaged .npz: {reason}; allowed: a whole one") from error
+
+
+def _read_array(
+    source: AnnotationFiles, content: bytes, where: str, *, name: bytes | None = None
+) -> npt.NDArray[Any]:
+    shape, is_fortran, dtype, start = _read_header(
+        source, content[:_HEADER_BYTES], len(content), where, name=name
+    )
+    flat = np.frombuffer(content, dtype, count=math.prod(shape), offset=start)
+    return flat.reshape(shape, order="F" if is_fortran else "C")
+
+
+def _read_header(
+    source: AnnotationFiles, head: bytes, n_bytes: int, where: str, *, name: bytes | None = None
+) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    """Read shape, Fortran order, dtype and offset of the items of an .npy, and check them against the file's size."""
+
+    def error(found: str, allowed: str) -> BoxError:
+        return source.error(where, f"found {found}; allowed: {allowed}", name)
+
+    file = io.BytesIO(head)
+    try:
+        shape, is_fortran, dtype = _READ_HEADER[np.lib.format.read_magic(file)](file)
+    except Exception as reason:  # numpy raises nearly anything on a damaged header
+        found = f"{shorten(head[:40])}, {shorten(str(reason))}"
+        raise error(found, "an array as numpy.save writes it") from reason
+    if dtype.hasobject:
+        found = f"an array of Python objects, {dtype.str!r}, which would have to be unpickled"
+        raise error(found, ARRAY_RULE)
+    check_array(source, where, shape, dtype, name=name)
+    n_declared = file.tell() + math.prod(shape) * dtype.itemsize
+    if n_declared != n_bytes:
+        raise error(
+            f"{n_bytes} bytes, but {dtype} of shape {shape} has {n_declared}", "as many as it declares"
+        )
+    return shape, is_fortran, dtype, file.tell()
+
+
+def read_mat(source: AnnotationFiles) -> BoxTable:
+    """Read the boxes of a .mat file.
+
+    The variable ``boxes`` is an array with the boxes of one image, or a cell array of such arrays; a cell array
+    ``images`` then names the images.
+    """
+    variables = _load(source)
+    boxes = variables.get("boxes")
+    if not isinstance(boxes, np.ndarray):
+        found = "no such variable" if boxes is None else shorten(boxes)
+        raise source.error("boxes", f"found {found}; allowed: {ARRAY_RULE}, or cells")
+    if boxes.dtype != object:
+        check_array(source, "boxes", boxes.shape, boxes.dtype)
+        return build_table({source.stem: boxes}, "mat", names="single")
+    cells = boxes.ravel(order="F")
+    names = _image_names(source, variables.get("images"))
+    if len(names) != len(cells):
+        raise source.error(
+            "images", f"found {len(names)} names for {len(cells)} cells of boxes; allowed: as many"
+        )
+    for i, array in enumerate(cells, start=1):
+        if not isinstance(array, np.ndarray):
+            raise source.error(f"boxes{{{i}}}", f"found {type(array).__name__}; allowed: {ARRAY_RULE}")
+        check_array(source, f"boxes{{{i}}}", array.shape, array.dtype)
+    return build_table(dict(zip(names, cells, strict=True)), "mat")
+
+
+def _load(source: AnnotationFiles) -> dict[str, Any]:
+    content = source.read()
+    if content.startswith(MAT_V73_MAGIC):
+        raise source.error(
+            "", f"found {MAT_V73_MAGIC.decode()!r}, which is HDF5; allowed: saved with save(..., '-v7')"
+        )
+    try:
+        import scipy.io  # type: ignore[import-untyped, unused-ignore]
+    except ImportError as error:
+        raise source.error("", f"is read with scipy, which is not there; {_INSTALL}") from error
+    file = io.BytesIO(content)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about repeated variables, and variables that are not read here
+            found = []
+            with contextlib.suppress(Exception):  # a MATLAB object beside the boxes has no shape
+                found = scipy.io.whosmat(file, appendmat=False)
+            sizes = [math.prod(shape) for name, shape, _ in found if name == "boxes"]
+            # A text of no bytes would become as many blanks as its shape declares.
+            check_expansion(source, "boxes", sum(sizes) // 4, len(content))
+            variables: dict[str, Any] = scipy.io.loadmat(file, variable_names=_VARIABLES, appendmat=False)
+    except (BoxError, MemoryError):
+        raise
+    except Exception as error:  # scipy has no error of its own, and raises nearly anything on a damaged file
+        raise source.error(
+            "", f"found a file that scipy cannot read: {shorten(str(error))}; allowed: .mat of version 4 to 7"
+        ) from error
+    return variables
+
+
+def _image_names(source: AnnotationFiles, images: object) -> list[bytes]:
+    if not isinstance(images, np.ndarray) or images.dtype != object:
+        found = "no such variable" if images is None else shorten(images)
+        raise source.error("images", f"found {found}; allowed: a cell array of names, one a cell of boxes")
+    names: dict[bytes, int] = {}
+    for i, cell in enumerate(images.ravel(order="F"), start=1):
+        is_text = isinstance(cell, np.ndarray) and cell.dtype.kind == "U" and cell.size == 1
+        name = encode_text(str(cell.item())) if is_text else None
+        if not name or names.setdefault(name, i) != i:
+            rule = (
+                f"every image once, this one is images{{{names[name]}}} too"
+                if name
+                else f"a name, {TEXT_RULE}"
+            )
+            found = cell.tolist() if isinstance(cell, np.ndarray) and cell.size < 100 else type(cell).__name__
+            raise source.unexpected(f"images{{{i}}}", found, rule)
+    return list(names)
 
 
 def check_expansion(source: AnnotationFiles, where: str, n_boxes: int, n_bytes: int) -> None:

@@ -5,31 +5,34 @@ range of each image. Indexes of large archives are cached from run to run. The p
 of a run, and decodes no images.
 """
 
+import contextlib
+import hashlib
+import json
 import os
 import stat
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import BinaryIO
+from pathlib import Path
+from typing import Any, BinaryIO
 
-from sppfeat.errors import ConfigError
+import numpy as np
+
+from sppfeat.errors import ConfigError, StoreError
+from sppfeat.files.outputs import whole_file
+from sppfeat.files.paths import PathTable
 from sppfeat.files.places import FileVersion
-from sppfeat.inputs.archives.index_cache import load_index, save_index
 from sppfeat.inputs.archives.tar import index_tar
 from sppfeat.inputs.archives.zip import index_zip
-from sppfeat.inputs.members import Members, MemberStorage
-from sppfeat.inputs.segments import Segment
-from sppfeat.inputs.storage import Storage
+from sppfeat.inputs.segments import Members, MemberStorage, OwnLabels, Segment, Storage
 
-__all__ = ["index_archive", "read_archive", "segment_at"]
+__all__ = ["index_archive", "load_index", "read_archive", "save_index", "segment_at"]
 
 
-def index_archive(name: bytes, file: BinaryIO) -> tuple[Segment, Members]:
-    """Find the images of an open tar or zip file, whose name tells which; ConfigError if it is damaged or neither."""
-    return (index_tar if name.lower().endswith(b".tar") else index_zip)(file)
-
-
-def segment_at(top: bytes, segment: Segment, storage: Storage) -> Segment:
-    """Complete the segment of an archive with its absolute path or URL, and the storage of its images."""
-    return replace(segment, top=top, above=os.path.dirname(top), storage=storage)
+# Version of these files and of the reading of archives; indexes of other versions are built again.
+_SCHEMA = 3
+_FEWEST_IMAGES = 1000  # an index of this many images takes 30 ms to build, and 2 ms to load
+_SETTLED_NS = 2_000_000_000  # a younger file may change again without a new time stamp
 
 
 def read_archive(path: bytes) -> Segment:
@@ -52,3 +55,99 @@ def read_archive(path: bytes) -> Segment:
         raise ConfigError(f"cannot read {where}: {error}") from error
     segment, members = index
     return segment_at(path, segment, MemberStorage(path, version, members))
+
+
+def index_archive(name: bytes, file: BinaryIO) -> tuple[Segment, Members]:
+    """Find the images of an open tar or zip file, whose name tells which; ConfigError if it is damaged or neither."""
+    return (index_tar if name.lower().endswith(b".tar") else index_zip)(file)
+
+
+def segment_at(top: bytes, segment: Segment, storage: Storage) -> Segment:
+    """Complete the segment of an archive with its absolute path or URL, and the storage of its images."""
+    return replace(segment, top=top, above=os.path.dirname(top), storage=storage)
+
+
+def load_index(path: bytes, version: FileVersion) -> tuple[Segment, Members] | None:
+    """Load the index of the archive at an absolute path or URL; None if the cache has no valid one of this version."""
+    kept_at = _file_of(path)
+    if kept_at is None or not kept_at.exists():
+        return None
+    try:
+        with open(kept_at, "rb") as file, np.load(file, allow_pickle=False) as columns:
+            key = _key(path, version, {*columns} - {"key"})
+            return _index(columns) if bytes(columns["key"]) == key else None
+    except Exception:  # nearly any type, if the file is damaged; the index is then built again
+        return None
+
+
+def save_index(path: bytes, version: FileVersion, index: tuple[Segment, Members]) -> None:
+    """Save an index for :func:`load_index`, if that saves time and the cache can be written to."""
+    kept_at = _file_of(path)
+    if kept_at is None or len(index[0].names) < _FEWEST_IMAGES:
+        return
+    if abs(time.time_ns() - max(version.mtime_ns, version.ctime_ns)) < _SETTLED_NS:
+        return
+    columns = _columns(*index)
+    key = np.frombuffer(_key(path, version, columns), dtype=np.uint8)
+    # On a full disk or in a read-only home, the next run builds the index again.
+    with contextlib.suppress(OSError, StoreError):
+        kept_at.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with whole_file(kept_at) as file:
+            np.savez(file, key=key, **columns)
+
+
+def _file_of(path: bytes) -> Path | None:
+    """The file of an index, below ``XDG_CACHE_HOME`` or ``~/.cache``; None if neither is an absolute path."""
+    top = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(top):
+        top = os.path.expanduser("~/.cache")
+    name = f"{hashlib.sha256(path).hexdigest()[:40]}.npz"
+    return Path(top, "sppfeat", "indexes", name) if os.path.isabs(top) else None
+
+
+def _key(path: bytes, version: FileVersion, columns: Iterable[str]) -> bytes:
+    """The key of an index file, which identifies the archive, its version and the columns of its index.
+
+    It contains the time of the last metadata change, which no program can set. Size and modification time are not
+    enough: sizes of tar files are multiples of 10 kB, and unpacked or copied files can all have the same modification
+    time.
+    """
+    times = [version.mtime_ns, version.ctime_ns]
+    return json.dumps([_SCHEMA, path.hex(), version.nbytes, *times, *sorted(columns)]).encode()
+
+
+def _columns(segment: Segment, members: Members) -> dict[str, Any]:
+    """Convert an index to arrays."""
+    columns: dict[str, Any] = {
+        "ranges": members.ranges,
+        "has_headers": members.has_headers,
+        "counts": [segment.n_other_files, segment.n_repeated],
+    }
+    texts = {"names": segment.names, "refusals": PathTable(members.refusals)}
+    if segment.ids is not None:
+        texts["ids"] = segment.ids
+    if segment.own_labels is not None:
+        columns["labels"] = segment.own_labels.labels
+        texts["classes"] = PathTable(segment.own_labels.classes)
+    for name, table in texts.items():
+        columns[name], columns[f"{name}_ends"] = table.to_arrays()
+    return columns
+
+
+def _index(columns: Mapping[str, Any]) -> tuple[Segment, Members]:
+    """Convert arrays to an index; any exception, if they do not describe one."""
+
+    def texts(name: str) -> PathTable:
+        return PathTable.from_arrays(columns[name], columns[f"{name}_ends"])
+
+    n_other_files, n_repeated = map(int, columns["counts"])
+    segment = Segment(
+        None,
+        texts("names"),
+        own_labels=OwnLabels(columns["labels"], tuple(texts("classes"))) if "labels" in columns else None,
+        ids=texts("ids") if "ids" in columns else None,
+        n_other_files=n_other_files,
+        n_repeated=n_repeated,
+    )
+    refusals = tuple(map(os.fsdecode, texts("refusals")))
+    return segment, Members(columns["ranges"], refusals, bool(columns["has_headers"]))

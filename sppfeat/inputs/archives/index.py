@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.files.paths import PathTable, PathTableBuilder, possibly_repeated
-from sppfeat.inputs.members import FIRST_REFUSAL, STORED_MEMBER, Members
-from sppfeat.inputs.segments import Segment
+from sppfeat.inputs.segments import FIRST_REFUSAL, STORED_MEMBER, Members, Segment
 
 __all__ = ["IndexBuilder", "clean_name", "encode_name", "is_hidden"]
 

@@ -1,33 +1,45 @@
-"""The index of the images in a tar file, including WebDataset's layout."""
+"""The index of the images in a tar file, with the classes and ids of samples in WebDataset's layout.
 
+A damaged or truncated file is refused rather than read as far as possible.
+"""
+
+import json
+import os
 import posixpath
 import tarfile
 from array import array
 from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
+from sppfeat.errors import ConfigError
 from sppfeat.files.image_names import has_image_suffix
+from sppfeat.files.paths import PathTable
 from sppfeat.inputs.archives.index import IndexBuilder, clean_name, encode_name, is_hidden
-from sppfeat.inputs.archives.samples import LONGEST_TEXT, SampleTexts, is_sample_text
-from sppfeat.inputs.archives.tar_headers import tar_headers
-from sppfeat.inputs.members import Members
-from sppfeat.inputs.segments import Segment
+from sppfeat.inputs.segments import Members, OwnLabels, Segment, if_any, own_classes
 
-__all__ = ["index_tar"]
+__all__ = ["BLOCK", "LONGEST_TEXT", "SampleTexts", "index_tar", "is_sample_text", "sample_key", "tar_headers"]
+
+
+BLOCK = 512
+_LONGEST_HEADER = 16 << 20  # an extended header contains a name and attributes
+_LOOKED_BEHIND_END = 1 << 20  # writers fill their last record, usually of 10 kB, with zeros
+_PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+
+
+LONGEST_TEXT = 1 << 20
+"""Size of the longest text member that is read, in bytes."""
+
+_LONGEST_CLASS = 1000
+_CLASS_KEYS = ("class_name", "label", "class", "cls", "category")  # names come before numbers
+_ID_KEYS = ("id", "key")
 
 _MOST_LINKS = 40  # in a chain, the limit of Linux for files
 
 _SPARSE = "is a sparse file in its archive, which cannot be read in place"
 _NOT_REGULAR = "is not a regular file in its archive"
 _NO_TARGET = "is a link to something that is not in its archive"
-
-
-class _Link(NamedTuple):
-    """The target of a link: the last member of this name; for a hard link, the last one before the link."""
-
-    target: bytes
-    is_hard: bool
 
 
 def index_tar(file: BinaryIO) -> tuple[Segment, Members]:
@@ -65,6 +77,13 @@ def index_tar(file: BinaryIO) -> tuple[Segment, Members]:
     return replace(found, own_labels=texts.labels_of(found.names), ids=texts.ids_of(found.names)), ranges
 
 
+class _Link(NamedTuple):
+    """The target of a link: the last member of this name; for a hard link, the last one before the link."""
+
+    target: bytes
+    is_hard: bool
+
+
 def _link(name: bytes, header: tarfile.TarInfo) -> _Link:
     if header.islnk():
         return _Link(clean_name(header.linkname), True)
@@ -90,3 +109,169 @@ def _follow_links(members: IndexBuilder, links: dict[int, _Link]) -> None:
             if n_found == 0:
                 break
             member = found[n_found - 1]
+
+
+def tar_headers(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
+    """Yield the header of each member of an open tar file, which the caller may read in between.
+
+    Raises:
+        ConfigError: the file is not a tar file, is compressed, damaged or cut short; the message gives the position.
+    """
+    nbytes = file.seek(0, os.SEEK_END)
+    _check_start(file, nbytes)
+    file.seek(0)
+    place = 0
+    try:
+        # surrogateescape keeps names that are not UTF-8.
+        archive = tarfile.open(  # noqa: SIM115 - whoever opened the file closes it
+            fileobj=cast(BinaryIO, _Guarded(file)), mode="r:", encoding="utf-8", errors="surrogateescape"
+        )
+        while (header := archive.next()) is not None:
+            vars(archive)["members"].clear()  # or it would keep all of them
+            if header.size < 0 or archive.offset <= place:
+                raise tarfile.ReadError("a size below 0")
+            place = archive.offset
+            if place > nbytes:
+                raise _cut_short(nbytes, place)
+            yield header
+    except (OSError, ConfigError):
+        raise
+    except Exception as error:  # many types: ValueError, RecursionError, UnicodeError, ...
+        raise ConfigError(f"no header of a tar file at byte {place}: {error}") from error
+    _check_end(file, archive.offset, nbytes)
+
+
+class _Guarded:
+    """A file that limits each read to the largest allowed header, whatever size a damaged header claims."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._read = file.read
+        self.seek = file.seek
+        self.tell = file.tell
+
+    def read(self, nbytes: int) -> bytes:
+        if not 0 <= nbytes <= _LONGEST_HEADER:
+            raise tarfile.ReadError(f"a header of {nbytes} bytes; allowed: 0 to {_LONGEST_HEADER}")
+        return self._read(nbytes)
+
+
+def _check_start(file: BinaryIO, nbytes: int) -> None:
+    """Refuse an empty or compressed file."""
+    if nbytes == 0:
+        raise ConfigError("it is empty")
+    file.seek(0)
+    start = file.read(8)
+    for signature, name in _PACKED.items():
+        if start.startswith(signature):
+            raise ConfigError(
+                f"it is compressed by {name}, and images in it cannot be read in place: decompress it first, "
+                f"by {name} -d; allowed: .tar files without compression"
+            )
+
+
+def _check_end(file: BinaryIO, end: int, nbytes: int) -> None:
+    """Refuse a file without an end mark, or with another archive after it."""
+    file.seek(end)
+    block = file.read(BLOCK)
+    if not block:
+        raise ConfigError(
+            f"it ends at byte {nbytes} without the mark of its end, so that members may be missing; if it is "
+            "whole, 'head -c 1024 /dev/zero >> FILE' adds that"
+        )
+    if block.strip(b"\0"):
+        if len(block) < BLOCK:
+            raise _cut_short(nbytes, end + BLOCK)
+        raise ConfigError(f"it is damaged: no header of a member at byte {end}")
+    behind = end + BLOCK
+    rest = file.read(_LOOKED_BEHIND_END)
+    empty = len(rest) - len(rest.lstrip(b"\0"))
+    start = empty // BLOCK * BLOCK
+    if _is_header(rest[start : start + BLOCK]):
+        raise ConfigError(
+            f"another archive begins at byte {behind + start}, behind the end of the first: join tar files by "
+            "'tar --concatenate', not by cat"
+        )
+
+
+def _is_header(block: bytes) -> bool:
+    try:
+        tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except (tarfile.HeaderError, ValueError):
+        return False
+    return True
+
+
+def _cut_short(nbytes: int, needed: int) -> ConfigError:
+    return ConfigError(
+        f"it is cut short: it ends at byte {nbytes}, in a member that goes on to byte {needed}"
+    )
+
+
+def sample_key(name: bytes) -> tuple[bytes, bytes]:
+    """Split the name of a member at the first dot of its file name, into the key of its sample and the extension.
+
+    Example:
+        >>> sample_key(b"a.b/0001.seg.PNG")
+        (b'a.b/0001', b'seg.png')
+    """
+    folder, slash, last = name.rpartition(b"/")
+    stem, _, extension = last.partition(b".")
+    return folder + slash + stem, extension.lower()
+
+
+def is_sample_text(name: bytes) -> bool:
+    """Return True if a member describes the images of its sample."""
+    return sample_key(name)[1] in (b"cls", b"json")
+
+
+class SampleTexts:
+    """Collects classes and ids from the members ``KEY.cls`` and ``KEY.json``; the last one of each name counts."""
+
+    def __init__(self) -> None:
+        self._by_cls: dict[bytes, bytes] = {}
+        self._by_json: dict[bytes, bytes] = {}
+        self._ids: dict[bytes, bytes] = {}
+        self._known: dict[bytes, bytes] = {}  # one object for all samples of a class
+
+    def add(self, name: bytes, text: bytes) -> None:
+        """Read a member."""
+        key, extension = sample_key(name)
+        if extension == b"cls":
+            self._by_cls[key] = self._class(text.strip())
+            return
+        facts = _object(text)
+        self._by_json[key] = self._class(_first_text(facts, _CLASS_KEYS))
+        self._ids[key] = _first_text(facts, _ID_KEYS)
+
+    def _class(self, name: bytes) -> bytes:
+        """Return the name of a class; empty if it is no name."""
+        name = name.partition(b"\0")[0]
+        return self._known.setdefault(name, name) if len(name) <= _LONGEST_CLASS else b""
+
+    def labels_of(self, names: Iterable[bytes]) -> OwnLabels | None:
+        """Return the classes of images; None if none has a class."""
+        keys = (sample_key(name)[0] for name in names)
+        return own_classes(self._by_cls.get(key) or self._by_json.get(key, b"") for key in keys)
+
+    def ids_of(self, names: Iterable[bytes]) -> PathTable | None:
+        """Return the ids of images; None if none has an id."""
+        return if_any(PathTable(self._ids.get(sample_key(name)[0], b"") for name in names))
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    """Parse a JSON object; empty if the text is not one."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _first_text(facts: dict[str, Any], keys: Sequence[str]) -> bytes:
+    """Encode the first value that is text or a whole number; empty if there is none."""
+    for value in map(facts.get, keys):
+        if isinstance(value, str) and value.partition("\0")[0]:
+            return value.partition("\0")[0].encode("utf-8", "surrogatepass")
+        if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 64:
+            return str(value).encode()
+    return b""

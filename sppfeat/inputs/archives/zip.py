@@ -8,8 +8,7 @@ from typing import BinaryIO
 from sppfeat.errors import ConfigError
 from sppfeat.files.image_names import has_image_suffix
 from sppfeat.inputs.archives.index import IndexBuilder, clean_name, is_hidden
-from sppfeat.inputs.members import DEFLATED_MEMBER, HEADER_NBYTES, Members
-from sppfeat.inputs.segments import Segment
+from sppfeat.inputs.segments import DEFLATED_MEMBER, HEADER_NBYTES, Members, Segment
 
 __all__ = ["MOST_UNPACKED_NBYTES", "index_zip"]
 

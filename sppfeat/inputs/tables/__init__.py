@@ -1,28 +1,31 @@
 """Tables whose rows name or contain images: text, Parquet, Arrow and Hugging Face data sets.
 
 The path of a table goes in; a :class:`sppfeat.inputs.segments.Segment` of the images that its rows name or contain
-comes out. Each submodule reads one format, and this module makes the segment from the rows of any of them. The
+comes out. This module makes the segment from the rows of any of them, and reads text tables itself. The
 package must not know the other inputs of a run, and decodes no images.
 """
 
 import os
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
-from typing import NamedTuple
+from itertools import chain, islice
+from typing import Any, BinaryIO, NamedTuple
 
 from sppfeat.config.wording import one_line
 from sppfeat.errors import SppfeatError
-from sppfeat.files.columns import NO_CLASS
+from sppfeat.files.columns import NO_CLASS, ImageColumns, find_image_columns
 from sppfeat.files.image_names import has_image_suffix
 from sppfeat.files.paths import PathTable, PathTableBuilder, possibly_repeated
-from sppfeat.files.tables import TableFile
+from sppfeat.files.tables import TableFile, encode_paths, encode_values, json_objects
 from sppfeat.inputs.names import is_url, make_absolute
 from sppfeat.inputs.remote import find_objects
-from sppfeat.inputs.segments import OwnLabels, Segment, if_any, own_classes
-from sppfeat.inputs.storage import Storage
+from sppfeat.inputs.segments import OwnLabels, Segment, Storage, if_any, own_classes
 
-__all__ = ["Rows", "make_segment", "name_image", "row_error"]
+__all__ = ["Rows", "make_segment", "name_image", "read_manifest", "row_error"]
+
+
+_LINES_AT_ONCE = 512  # larger batches keep the garbage collector busy
 
 _FOLDERS_REMEMBERED = 1 << 12
 _DATA_FOLDER = b"data"  # the folder with a data set's files, next to its card
@@ -43,6 +46,68 @@ class Rows(NamedTuple):
     paths: Sequence[bytes]
     labels: Sequence[bytes]
     ids: Sequence[bytes]
+
+
+def read_manifest(path: bytes) -> Segment:
+    """Find the images that a table names, in the order of its rows, with their classes and ids if it has them.
+
+    Columns are found by :mod:`sppfeat.files.columns`, and paths are relative to the folder of the table.
+
+    Raises:
+        ConfigError: the file cannot be read, or is malformed; the message gives the line.
+    """
+    table = TableFile(path)
+    is_separated = os.path.splitext(path)[1].lower() in (b".csv", b".tsv")
+    with table.open_text() as file:
+        lines = (_separated_lines if is_separated else _json_lines)(table, file)
+        first = next(lines)
+        rows = _rows(table, lines if is_separated else chain([first], lines))
+        return make_segment(table, rows, has_boxes=first[1].has_boxes)
+
+
+_Line = tuple[int, ImageColumns, Sequence[Any]]
+"""Number, columns and values of a line; the first one of separated text is its header, without values."""
+
+
+def _separated_lines(table: TableFile, file: BinaryIO) -> Iterator[_Line]:
+    lines = table.rows(file)
+    number, header = next(lines, (1, []))
+
+    def header_error(what: str) -> SppfeatError:
+        return table.error(
+            f"line {number}", f"the header: {what} (a list of names without a header is given as @LIST)"
+        )
+
+    columns = find_image_columns(header, error=header_error)
+    yield number, columns, []
+    yield from ((line, columns, fields) for line, fields in lines)
+
+
+def _json_lines(table: TableFile, file: BinaryIO) -> Iterator[_Line]:
+    names: tuple[str, ...] | None = None
+    for line, entry in json_objects(table, file):
+        if tuple(entry) != names:
+            names = tuple(entry)
+            columns = find_image_columns(names, error=partial(table.error, f"line {line}"))
+        yield line, columns, list(entry.values())
+    if names is None:
+        raise table.error("", "is empty; allowed: a JSON object a line")
+
+
+def _rows(table: TableFile, lines: Iterator[_Line]) -> Iterator[Rows]:
+    while some := list(islice(lines, _LINES_AT_ONCE)):
+        numbers = [number for number, _, _ in some]
+        error_at = partial(row_error, table, "line", numbers)
+        yield Rows(
+            numbers,
+            encode_paths([values[columns.path] for _, columns, values in some], error_at),
+            encode_values([_value(values, columns.label) for _, columns, values in some], error_at),
+            encode_values([_value(values, columns.image_id) for _, columns, values in some], error_at),
+        )
+
+
+def _value(values: Sequence[Any], column: int | None) -> Any:
+    return None if column is None else values[column]
 
 
 def make_segment(

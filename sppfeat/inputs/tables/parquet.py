@@ -20,8 +20,7 @@ from sppfeat.files.places import FileVersion, Place
 from sppfeat.files.tables import TableFile
 from sppfeat.inputs.segments import Segment
 from sppfeat.inputs.tables import make_segment
-from sppfeat.inputs.tables.arrow import PURPOSE, arrow_errors, read_arrow_rows
-from sppfeat.inputs.tables.arrow_schema import ColumnPart, find_arrow_columns
+from sppfeat.inputs.tables.arrow import PURPOSE, ColumnPart, arrow_errors, find_arrow_columns, read_arrow_rows
 
 __all__ = ["ParquetStorage", "read_parquet"]
 

@@ -28,11 +28,10 @@ from sppfeat.decoding.images import decode_image, probe_image
 from sppfeat.errors import ConfigError, ImageError
 from sppfeat.files.places import DEFLATED, Place
 from sppfeat.inputs import archives, list_images
-from sppfeat.inputs.archives import index_cache
 from sppfeat.inputs.archives.tar import index_tar
 from sppfeat.inputs.archives.zip import index_zip
 from sppfeat.inputs.lookup import find_image
-from sppfeat.inputs.members import find_members
+from sppfeat.inputs.segments import find_members
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 PACKINGS = {"stored": zipfile.ZIP_STORED, "deflated": zipfile.ZIP_DEFLATED}
@@ -543,8 +542,8 @@ def test_an_archive_without_images_is_wrong_usage(tmp_path):
 def cache(tmp_path, monkeypatch):
     """An empty cache folder, in which every index is kept."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(index_cache, "_FEWEST_IMAGES", 1)
-    monkeypatch.setattr(index_cache, "_SETTLED_NS", 0)
+    monkeypatch.setattr(archives, "_FEWEST_IMAGES", 1)
+    monkeypatch.setattr(archives, "_SETTLED_NS", 0)
     return tmp_path / "cache" / "sppfeat" / "indexes"
 
 
@@ -625,10 +624,10 @@ def test_where_nothing_can_be_kept_archives_are_read_all_the_same(tmp_path, cach
 
 def test_no_index_is_kept_of_a_small_archive_or_one_that_was_written_just_now(tmp_path, cache, monkeypatch):
     archive = put(tmp_path / "a.tar", tar_bytes(SAMPLES))
-    monkeypatch.setattr(index_cache, "_SETTLED_NS", 10**12)
+    monkeypatch.setattr(archives, "_SETTLED_NS", 10**12)
     facts_of(archive)
-    monkeypatch.setattr(index_cache, "_SETTLED_NS", 0)
-    monkeypatch.setattr(index_cache, "_FEWEST_IMAGES", 3)
+    monkeypatch.setattr(archives, "_SETTLED_NS", 0)
+    monkeypatch.setattr(archives, "_FEWEST_IMAGES", 3)
     facts_of(archive)
     assert not cache.exists()
 

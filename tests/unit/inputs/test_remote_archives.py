@@ -17,9 +17,8 @@ from packages import need_packages
 from sppfeat.errors import ConfigError, SourceError
 from sppfeat.files.places import DEFLATED, unpack
 from sppfeat.files.remote import objects as transfers
-from sppfeat.inputs import Distant, list_images
-from sppfeat.inputs.archives import remote as remote_archives
-from sppfeat.inputs.archives.remote import _NEAR, _joined_ranges
+from sppfeat.inputs import Distant, list_images, remote
+from sppfeat.inputs.remote import _NEAR, _joined_ranges
 
 need_packages("s3fs", "moto")
 
@@ -37,8 +36,8 @@ def store(store, monkeypatch, tmp_path):
 def small_steps(monkeypatch):
     """Parts so small that small archives have many of them."""
     monkeypatch.setattr(transfers, "_AHEAD_NBYTES", 2000)
-    monkeypatch.setattr(remote_archives, "_PIECE", 1500)
-    monkeypatch.setattr(remote_archives, "_NEAR", 1000)
+    monkeypatch.setattr(remote, "_PIECE", 1500)
+    monkeypatch.setattr(remote, "_NEAR", 1000)
 
 
 IMAGES = {f"{i % 3}/{i:02d}.jpg": bytes([i]) * (50 + 397 * i) for i in range(24)}
@@ -137,7 +136,7 @@ def test_small_members_are_listed_many_at_once(store, monkeypatch):
 
 
 def test_an_index_is_kept(store, monkeypatch):
-    monkeypatch.setattr("sppfeat.inputs.archives.index_cache._FEWEST_IMAGES", 1)
+    monkeypatch.setattr("sppfeat.inputs.archives._FEWEST_IMAGES", 1)
     store.put({"a.tar": tar_of(IMAGES)})
     first = list_images(["s3://bucket/a.tar"])
     store.server.asked.clear()
