@@ -28,8 +28,8 @@ from sppfeat.analysis.export_writers import (
 from sppfeat.config.values import StrPath, check_choice
 from sppfeat.errors import ConfigError
 from sppfeat.files.outputs import check_new_file, whole_files, write_errors
-from sppfeat.store.reader import FeatureFile
-from sppfeat.store.selection import LabelSource, RowsLike, Selection
+from sppfeat.store.reader import FeatureFile, Selection
+from sppfeat.store.rows import LabelSource, RowsLike
 
 __all__ = ["ExportResult", "export"]
 

@@ -20,8 +20,8 @@ from sppfeat.config.machine import import_extra, row_ranges
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError, LabelError
 from sppfeat.files.tables import join_fields
-from sppfeat.store.selection import Selection
-from sppfeat.store.selection.row_table import EXTRA, RowColumn, TextColumn, tabulate_rows
+from sppfeat.store.reader import Selection
+from sppfeat.store.row_table import EXTRA, RowColumn, TextColumn, tabulate_rows
 
 __all__ = [
     "VECTORS",
@@ -68,7 +68,7 @@ class Contents:
 
     @cached_property
     def table(self) -> Mapping[str, RowColumn]:
-        """Columns of the rows besides the vectors; see :func:`sppfeat.store.selection.row_table.tabulate_rows`."""
+        """Columns of the rows besides the vectors; see :func:`sppfeat.store.row_table.tabulate_rows`."""
         return tabulate_rows(self.selection.file, self.selection.rows, self.selection.labels)
 
     @cached_property

@@ -19,7 +19,7 @@ from sppfeat.analysis.choices import DEFAULT_METRIC, DEFAULT_NEIGHBORS, METRICS
 from sppfeat.analysis.rows import find_nonfinite
 from sppfeat.config.values import check_choice
 from sppfeat.errors import ConfigError
-from sppfeat.store.selection import Selection
+from sppfeat.store.reader import Selection
 
 __all__ = ["Neighbors", "exact_distances", "nearest_rows", "to_points"]
 

@@ -27,10 +27,9 @@ from sppfeat.files.outputs import check_new_file, check_output, layout_of
 from sppfeat.store.comparability import extraction_differences
 from sppfeat.store.descriptor_columns import select_columns, take_rescaled
 from sppfeat.store.layout import create_reduced_file
-from sppfeat.store.reader import FeatureFile
+from sppfeat.store.reader import FeatureFile, Selection
 from sppfeat.store.reduction import FitRecord, Reduction
 from sppfeat.store.schema import Status
-from sppfeat.store.selection import Selection
 
 __all__ = ["ReduceReport", "fit_reduction", "reduce"]
 

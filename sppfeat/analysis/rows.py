@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from sppfeat.config.wording import counted, first_few
 from sppfeat.errors import ConfigError, StoreError
-from sppfeat.store.selection import Selection
+from sppfeat.store.reader import Selection
 
 __all__ = [
     "check_described",

@@ -28,8 +28,8 @@ from sppfeat.files.downloads import OnDownload
 from sppfeat.inputs import is_list, read_list
 from sppfeat.inputs.lookup import find_image
 from sppfeat.store.feature_table import FeatureTable
-from sppfeat.store.reader import FeatureFile
-from sppfeat.store.selection import LabelSource, RowsLike, Selection, select_rows
+from sppfeat.store.reader import FeatureFile, Selection
+from sppfeat.store.rows import LabelSource, RowsLike, select_rows
 
 __all__ = ["Found", "Hit", "Query", "describe_queries", "parse_query", "read_queries", "search"]
 

@@ -20,7 +20,7 @@ from sppfeat.extraction.shard_plan import PLACEHOLDER, cut_rows, shard_path
 from sppfeat.files.downloads import OnDownload
 from sppfeat.files.outputs import check_output
 from sppfeat.files.remote import url_of
-from sppfeat.store.creation import FILE_DTYPES
+from sppfeat.store.layout import FILE_DTYPES
 
 __all__ = ["PartsInTurn", "open_parts_in_turn"]
 

@@ -1,20 +1,212 @@
 """Opens feature files, and hands selected rows and columns to scikit-learn, pandas or torch."""
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.config.machine import check_copy, row_ranges
 from sppfeat.config.values import StrPath
-from sppfeat.store.descriptor_columns import select_columns
+from sppfeat.config.wording import counted
+from sppfeat.errors import ConfigError
+from sppfeat.store.descriptor_columns import ColumnSelection, needs_rescaling, rescale, select_columns
 from sppfeat.store.feature_table import FeatureTable
-from sppfeat.store.selection import LabelSource, RowsLike, Selection, read_labels, select_rows
+from sppfeat.store.row_table import to_pandas
+from sppfeat.store.rows import Labels, LabelSource, RowsLike, read_labels, select_rows
 
 if TYPE_CHECKING:
     from sppfeat.store.torch_dataset import FeatureDataset
 
-__all__ = ["FeatureFile", "open_features"]
+__all__ = ["FeatureFile", "Selection", "open_features"]
+
+
+_COPIED_NBYTES = 64 << 20  # of whole descriptors, cut and rescaled at a time
+
+
+@dataclass(frozen=True, repr=False)
+class Selection:
+    """Selected rows and columns of an open feature file; see :meth:`sppfeat.store.reader.FeatureFile.select`.
+
+    Attributes:
+        file: the open file.
+        rows: ``(n,)`` int64, indices of the selected rows.
+        columns: the selected columns.
+        labels: class labels of all rows in the file, selected or not.
+    """
+
+    file: FeatureTable
+    rows: npt.NDArray[np.int64]
+    columns: ColumnSelection
+    labels: Labels
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        rows = f"{len(self)} of {counted(self.file.n_rows, 'row')}"
+        return (
+            f"<Selection of {str(self.file.path)!r}: {rows} x {self.dimension} of {self.columns.dimension}>"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle without the descriptors, which can be read from the file again."""
+        return {name: value for name, value in vars(self).items() if name != "X"}
+
+    @property
+    def dimension(self) -> int:
+        """Length of a selected descriptor."""
+        return self.columns.width
+
+    @cached_property
+    def X(self) -> npt.NDArray[np.floating[Any]]:  # noqa: N802 - scikit-learn's name for it
+        """``(n, d)`` descriptors in the file's type: a read-only view of the memory map if possible, else a copy.
+
+        Raises:
+            ConfigError: memory cannot hold the copy.
+        """
+        return self.take(np.arange(len(self.rows)))
+
+    @property
+    def y(self) -> npt.NDArray[Any] | None:
+        """``(n,)``: class of each row, an index into :attr:`target_names` or -1; None if no classes are known."""
+        return None if self.labels.values is None else self.labels.values[self.rows]
+
+    @property
+    def target_names(self) -> list[str]:
+        """Class names that :attr:`y` indexes."""
+        return list(self.labels.names)
+
+    @property
+    def groups(self) -> npt.NDArray[np.int64]:
+        """``(n,)`` int64: image index of each row, for splits that keep the boxes of an image together."""
+        return self.file.image_index[self.rows]
+
+    @property
+    def paths(self) -> list[str]:
+        """``(n,)`` texts: path of each row's image, relative to the file's root."""
+        table = self.file.path_table
+        return [os.fsdecode(table[image]) for image in self.groups.tolist()]
+
+    def to_sklearn(self) -> tuple[npt.NDArray[np.floating[Any]], npt.NDArray[Any] | None]:
+        """Return :attr:`X` and :attr:`y`."""
+        return self.X, self.y
+
+    def to_pandas(self) -> Any:
+        """Return a ``pandas.DataFrame`` of everything but the descriptors, indexed by row index.
+
+        Raises:
+            ConfigError: pandas is not installed.
+            LabelError: labels are not numbers, or there are several per row.
+        """
+        return to_pandas(self.file, self.rows, self.labels)
+
+    def to_torch_dataset(self) -> "FeatureDataset":
+        """Return a ``torch.utils.data.Dataset`` of pairs: descriptor ``(d,)`` float32, and class int64, -1 for none."""
+        from sppfeat.store.torch_dataset import FeatureDataset  # imports torch, which nothing else here needs
+
+        y = self.y
+        classes = np.full(len(self), -1) if y is None else np.array(y)
+        return FeatureDataset(self.take, classes, self.target_names)
+
+    def iter_batches(
+        self, batch_size: int = 1024, *, seed: int | None = None
+    ) -> Iterator[tuple[npt.NDArray[np.floating[Any]], npt.NDArray[Any] | None]]:
+        """Yield ``X`` and ``y`` of ``batch_size`` rows at a time, for ``partial_fit``.
+
+        Args:
+            batch_size: rows per batch; the last batch may have fewer.
+            seed: seed for a random order; None for file order, in which a file sorted by class yields one class after
+                another.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; allowed: 1 or more")
+        y = self.y
+        order = np.arange(len(self.rows))
+        if seed is not None:
+            np.random.default_rng(seed).shuffle(order)
+        parts = (order[start : start + batch_size] for start in range(0, len(order), batch_size))
+        return ((self.take(part), None if y is None else y[part]) for part in parts)
+
+    def take(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.floating[Any]]:
+        """Return the selected columns of some of the selected rows.
+
+        If the selection drops levels or bins of a layer, the remaining columns of the layer are rescaled to l2 norm 1
+        where the file's ``normalize`` is ``l2`` or ``power``.
+
+        Args:
+            positions: ``(k,)`` int64, positions within :attr:`rows`.
+
+        Returns:
+            ``(k, d)``; a view if rows and columns are contiguous and nothing is rescaled.
+        """
+        rows = self.rows[positions]
+        features, columns, normalize = self.file.features, self.columns.one_range, self._normalize
+        is_whole = columns is not None and not needs_rescaling(self.columns, normalize)
+        if is_whole and len(rows) and (np.diff(rows) == 1).all():
+            return np.asanyarray(features[rows[0] : rows[-1] + 1, columns])
+        check_copy(self.file.path, (len(rows), self.dimension), self.file.dtype.itemsize)
+        if is_whole:
+            return np.asanyarray(features[rows, columns])
+        taken = np.empty((len(rows), self.dimension), dtype=self.file.dtype)
+        row_nbytes = self.columns.dimension * self.file.dtype.itemsize
+        for part in row_ranges(len(rows), row_nbytes=row_nbytes, nbytes=_COPIED_NBYTES):
+            # Contiguous columns are read from disk alone.
+            block = features[rows[part], columns] if columns else self.columns.take(features[rows[part]])
+            taken[part] = rescale(block, self.columns, normalize)
+            if part.stop < len(rows):  # more than fits at once
+                self.file.drop_pages()
+        return taken
+
+    def blocks(
+        self, positions: npt.NDArray[np.int64] | None = None, *, nbytes: int = _COPIED_NBYTES
+    ) -> Iterator[tuple[slice, npt.NDArray[np.floating[Any]]]]:
+        """Yield the rows of :meth:`take` in blocks, holding one block in memory.
+
+        The pages of a block are released before the next one is read. Copy what you keep, or it is reread from disk.
+
+        Args:
+            positions: ``(k,)`` int64, positions within :attr:`rows`; None for all.
+            nbytes: size of a block, counted as float32.
+
+        Yields:
+            A range of ``positions``, and its descriptors ``(b, d)``.
+        """
+        if positions is None:
+            positions = np.arange(len(self.rows))
+        for part in row_ranges(len(positions), row_nbytes=4 * self.dimension, nbytes=nbytes):
+            # Copy a few columns at once: reading through a view of them would read whole descriptors from disk.
+            yield part, np.ascontiguousarray(self.take(positions[part]))
+            self.file.drop_pages()
+
+    def of_descriptors(self, descriptors: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
+        """Select the same columns of descriptors from elsewhere, rescaled like those in :meth:`take`.
+
+        Args:
+            descriptors: ``(m, D)``, with all columns, such as those of :meth:`sppfeat.Extractor.from_file`.
+
+        Returns:
+            ``(m, d)`` in the file's type.
+
+        Raises:
+            ConfigError: the descriptors are not ``(m, D)`` for the file's ``D``.
+        """
+        if descriptors.ndim != 2 or descriptors.shape[1] != self.columns.dimension:
+            raise ConfigError(
+                f"descriptors of shape {descriptors.shape}; allowed: (m, {self.columns.dimension}), as in the file"
+            )
+        dtype = self.file.dtype
+        with np.errstate(over="ignore"):  # float16 overflows to infinity, as when a file is written
+            whole = descriptors.astype(dtype, copy=False)
+            return rescale(self.columns.take(whole), self.columns, self._normalize).astype(dtype, copy=False)
+
+    @property
+    def _normalize(self) -> str:
+        """The file's ``normalize`` setting if it matters here, else ``none``: invalid settings then do no harm."""
+        return self.file.config.descriptor.normalize if self.columns.incomplete else "none"
 
 
 class FeatureFile(FeatureTable):
@@ -85,15 +277,15 @@ class FeatureFile(FeatureTable):
     def iter_batches(
         self, batch_size: int = 1024, *, seed: int | None = None, **selection: Any
     ) -> Iterator[tuple[npt.NDArray[np.floating[Any]], npt.NDArray[Any] | None]]:
-        """Yield ``X`` and ``y`` in batches; see :meth:`sppfeat.store.selection.Selection.iter_batches`."""
+        """Yield ``X`` and ``y`` in batches; see :meth:`sppfeat.store.reader.Selection.iter_batches`."""
         return self.select(**selection).iter_batches(batch_size, seed=seed)
 
     def to_pandas(self, **selection: Any) -> Any:
-        """Return a table without descriptors; see :func:`sppfeat.store.selection.row_table.to_pandas`."""
+        """Return a table without descriptors; see :func:`sppfeat.store.row_table.to_pandas`."""
         return self.select(**selection).to_pandas()
 
     def to_torch_dataset(self, **selection: Any) -> "FeatureDataset":
-        """Return a data set; see :meth:`sppfeat.store.selection.Selection.to_torch_dataset`."""
+        """Return a data set; see :meth:`sppfeat.store.reader.Selection.to_torch_dataset`."""
         return self.select(**selection).to_torch_dataset()
 
     @property

@@ -69,7 +69,7 @@ def loaded_after_each(lines):
                 "import sppfeat.store.layout",
                 "import sppfeat.store.reader",
                 "sppfeat.open",
-                "import sppfeat.store.selection, sppfeat.analysis.export",
+                "import sppfeat.store.reader, sppfeat.analysis.export",
                 "import sppfeat.analysis.probe, sppfeat.analysis.probe.classifier",
                 "import sppfeat.analysis.reduce",
                 "import sppfeat.analysis.neighbors, sppfeat.analysis.search",

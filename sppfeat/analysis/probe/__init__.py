@@ -15,7 +15,7 @@ from sppfeat.config.values import StrPath
 from sppfeat.errors import ConfigError
 from sppfeat.files.outputs import check_new_file
 from sppfeat.store.reader import FeatureFile
-from sppfeat.store.selection import LabelSource, RowsLike
+from sppfeat.store.rows import LabelSource, RowsLike
 
 __all__ = ["Predictions", "ProbeResult", "cross_validate", "predict", "probe"]
 

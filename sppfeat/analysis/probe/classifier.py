@@ -25,10 +25,10 @@ from sppfeat.errors import StoreError
 from sppfeat.files.outputs import check_new_file, replace_file, whole_file, write_errors
 from sppfeat.files.tables import join_fields
 from sppfeat.store.comparability import descriptor_differences
-from sppfeat.store.reader import FeatureFile
+from sppfeat.store.reader import FeatureFile, Selection
+from sppfeat.store.row_table import RowColumn, TextColumn, tabulate_rows
+from sppfeat.store.rows import LabelSource, RowsLike
 from sppfeat.store.schema import ColumnBlock, check_dimension
-from sppfeat.store.selection import LabelSource, RowsLike, Selection
-from sppfeat.store.selection.row_table import RowColumn, TextColumn, tabulate_rows
 
 __all__ = [
     "Classifier",

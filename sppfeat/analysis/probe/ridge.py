@@ -22,7 +22,7 @@ from sppfeat.config.machine import import_extra
 from sppfeat.config.wording import counted, one_line
 from sppfeat.errors import ConfigError, LabelError
 from sppfeat.store.descriptor_columns import ColumnSelection
-from sppfeat.store.selection import Selection
+from sppfeat.store.reader import Selection
 
 __all__ = [
     "ClassSize",

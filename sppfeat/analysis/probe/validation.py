@@ -14,8 +14,8 @@ from sppfeat.config.machine import import_extra
 from sppfeat.config.wording import counted
 from sppfeat.errors import LabelError
 from sppfeat.store.descriptor_columns import select_columns
+from sppfeat.store.reader import Selection
 from sppfeat.store.schema import ColumnBlock, Status
-from sppfeat.store.selection import Selection
 
 __all__ = [
     "Ablated",

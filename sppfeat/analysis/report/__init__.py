@@ -14,7 +14,7 @@ from sppfeat.analysis.report.page import check_page_path, render_page
 from sppfeat.config.values import StrPath
 from sppfeat.files.outputs import replace_file
 from sppfeat.store.reader import FeatureFile
-from sppfeat.store.selection import LabelSource, RowsLike
+from sppfeat.store.rows import LabelSource, RowsLike
 
 __all__ = ["report"]
 

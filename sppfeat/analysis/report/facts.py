@@ -28,8 +28,8 @@ from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.wording import counted
 from sppfeat.errors import LabelError, StoreError
 from sppfeat.store.feature_table import FeatureTable
+from sppfeat.store.reader import Selection
 from sppfeat.store.reduction import Reduction
-from sppfeat.store.selection import Selection
 
 __all__ = ["STEPS", "OnStep", "ReportFacts", "describe_provenance", "gather_facts", "group_failures"]
 

@@ -25,8 +25,7 @@ from sppfeat.analysis.wording import rounded
 from sppfeat.config.values import StrPath
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError
-from sppfeat.store.reader import FeatureFile
-from sppfeat.store.selection import Selection
+from sppfeat.store.reader import FeatureFile, Selection
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -24,9 +24,8 @@ from sppfeat.config.values import StrPath, check_choice
 from sppfeat.config.wording import counted, one_line
 from sppfeat.errors import ConfigError
 from sppfeat.store.feature_table import FeatureTable
-from sppfeat.store.reader import FeatureFile
+from sppfeat.store.reader import FeatureFile, Selection
 from sppfeat.store.schema import Status
-from sppfeat.store.selection import Selection
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -22,8 +22,7 @@ from sppfeat.config.machine import import_extra
 from sppfeat.config.values import StrPath, check_choice
 from sppfeat.config.wording import counted, one_line
 from sppfeat.errors import ConfigError
-from sppfeat.store.reader import FeatureFile
-from sppfeat.store.selection import Selection
+from sppfeat.store.reader import FeatureFile, Selection
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -396,7 +396,7 @@ def test_several_blocks_are_one_export(file, tmp_path, monkeypatch):
     blocks = Contents.blocks
     monkeypatch.setattr(Contents, "blocks", lambda self, nbytes=0: blocks(self, 2 * 15 * 4))
     monkeypatch.setattr("sppfeat.analysis.export_writers._ROWS_AT_ONCE", 2)
-    monkeypatch.setattr("sppfeat.store.selection.row_table._TEXTS_AT_ONCE", 2)
+    monkeypatch.setattr("sppfeat.store.row_table._TEXTS_AT_ONCE", 2)
     for form in forms:
         seen: list[tuple[int, int]] = []
         one, two = (tmp_path / f"{i}.{form}" for i in (1, 2))

@@ -341,7 +341,7 @@ def test_a_file_without_rows(tmp_path):
 @pytest.mark.parametrize("columns", [{}, {"layers": "layer3"}, {"levels": 2}, {"bins": {2: [(0, 1)]}}])
 @pytest.mark.parametrize("positions", [None, [1, 2, 3], [4, 0, 2, 2], []])
 def test_blocks_are_all_rows_in_their_order(path, tmp_path, monkeypatch, normalize, columns, positions):
-    monkeypatch.setattr("sppfeat.store.selection._COPIED_NBYTES", 4 * DIMENSION * 2)
+    monkeypatch.setattr("sppfeat.store.reader._COPIED_NBYTES", 4 * DIMENSION * 2)
     with FeatureFile(with_normalize(path, tmp_path / "f.h5", normalize)) as opened:
         selection = opened.select(**columns)
         wanted = np.arange(len(selection)) if positions is None else np.array(positions, dtype=np.int64)

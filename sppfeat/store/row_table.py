@@ -11,8 +11,8 @@ import numpy.typing as npt
 from sppfeat.config.machine import import_extra
 from sppfeat.errors import LabelError
 from sppfeat.store.feature_table import FeatureTable
+from sppfeat.store.rows import Labels
 from sppfeat.store.schema import Status
-from sppfeat.store.selection.labels import Labels
 
 __all__ = ["EXTRA", "RowColumn", "TextColumn", "tabulate_rows", "to_pandas"]
 
