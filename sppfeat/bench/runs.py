@@ -27,8 +27,7 @@ from sppfeat.bench.timing import (
     synchronize,
     timed,
 )
-from sppfeat.config.options import make_request
-from sppfeat.config.request import Request
+from sppfeat.config.request import Request, make_request
 from sppfeat.config.specs import DescriptorSpec
 from sppfeat.decoding import Batch
 from sppfeat.decoding.images import read_image, resize_image

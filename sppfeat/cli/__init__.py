@@ -23,7 +23,7 @@ _COMMANDS = "extract info verify merge probe predict search show report export r
 
 @click.group(
     cls=CommandLine,
-    modules={name: name for name in _COMMANDS.split()},
+    names=_COMMANDS.split(),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="sppfeat")

@@ -4,8 +4,9 @@ from typing import Any
 
 import click
 
+from sppfeat.cli import options
 from sppfeat.cli.bars import Bar, download_bar
-from sppfeat.cli.options import json_option, option
+from sppfeat.cli.options import LEVELS, complete_backbones, flag, option
 from sppfeat.cli.output import (
     human_bytes,
     joined_numbers,
@@ -15,7 +16,6 @@ from sppfeat.cli.output import (
     say,
     table,
 )
-from sppfeat.cli.values import LEVELS, complete_backbones
 from sppfeat.config.specs import DEFAULT_LEVELS
 from sppfeat.errors import WeightsError
 
@@ -34,7 +34,7 @@ _HEADER = ["backbone", "channels", "stride", "dimension", "MB", "default layer",
     default=joined_numbers(DEFAULT_LEVELS),
     help="The pyramid, for the dimension.",
 )
-@option("--download", is_flag=True, help="Fetch the weights of NAME instead, for use without network.")
+@flag("--download", "Fetch the weights of NAME instead, for use without network.")
 @option(
     "--weights",
     default="DEFAULT",
@@ -47,7 +47,7 @@ _HEADER = ["backbone", "channels", "stride", "dimension", "MB", "default layer",
     metavar="FOLDER",
     help="With --download: where to put the files. [default: torch's hub cache]",
 )
-@json_option
+@options.json
 def backbones(
     name: str | None,
     levels: tuple[int, ...],

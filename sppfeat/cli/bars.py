@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from sppfeat.cli.signals import raise_if_dropped
+from sppfeat.cli.groups import raise_if_dropped
 
 if TYPE_CHECKING:
     from sppfeat.extraction.pipeline import Progress
@@ -86,7 +86,7 @@ class Bar:
         """Shows ``n`` units as done, with a new total if one is given, and a note after the bar.
 
         Raises:
-            KeyboardInterrupt: a signal asked to stop; see :func:`sppfeat.cli.signals.raise_if_dropped`.
+            KeyboardInterrupt: a signal asked to stop; see :func:`sppfeat.cli.groups.raise_if_dropped`.
         """
         raise_if_dropped()
         if total is not None:

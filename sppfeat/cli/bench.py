@@ -1,35 +1,25 @@
-"""``sppfeat bench``: commands that measure speed and memory."""
+"""``sppfeat bench``: commands that measure speed and memory; each prints a table, with notes on reading it."""
 
 from collections.abc import Callable
 from typing import Any
 
 import click
 
+from sppfeat.cli import options
 from sppfeat.cli.bars import Bar, download_bar
-from sppfeat.cli.bench_texts import extract_text, pooling_text, regions_text
-from sppfeat.cli.options import (
-    SIZE_HELP,
-    backbone_options,
-    batch_size_option,
-    device_option,
-    json_option,
-    levels_option,
-    option,
-    pool_option,
-    precision_option,
-    quiet_option,
-    workers_option,
-)
-from sppfeat.cli.output import print_json_or_text
-from sppfeat.cli.values import SIZE, NumberRange, Parsed, complete_files
+from sppfeat.cli.options import SIZE, SIZE_HELP, NumberRange, Parsed, complete_files, option
+from sppfeat.cli.output import joined_numbers, print_json_or_text, table
 from sppfeat.config.machine import keep_freed_memory
 from sppfeat.config.specs import DEFAULT_BOX_SIZE, DEFAULT_LEVELS, DEFAULT_SIZE
+from sppfeat.config.wording import counted
 
 __all__ = ["bench"]
 
 # The pyramid of the paper's detector, TPAMI 2015, section 4.1.
 _POOLING_LEVELS = (6, 3, 2, 1)
 _OUTPUT = ("quick", "quiet", "as_json")  # options that are no setting of a measurement
+_POOLING = {"max": "adaptive_max_pool2d", "avg": "adaptive_avg_pool2d"}
+_MISSING = "-"
 
 
 def _positive_numbers(text: str, separator: str = ",") -> tuple[int, ...]:
@@ -98,17 +88,17 @@ def bench() -> None:
     type=click.IntRange(1),
 )
 @_draw_seed_option
-@backbone_options
+@options.backbone
 @_size_option(DEFAULT_BOX_SIZE, DEFAULT_SIZE)
-@levels_option(DEFAULT_LEVELS)
-@pool_option
-@precision_option
-@device_option
+@options.levels(DEFAULT_LEVELS)
+@options.pool
+@options.precision
+@options.device
 @_repetitions_option(3)
 @_quick_option
-@json_option
-@quiet_option
-def regions(image: str | None, **options: Any) -> None:
+@options.json
+@options.quiet
+def regions(image: str | None, **values: Any) -> None:
     """Measure descriptors of many boxes: one run of the image beside a run per box, and from how many on it pays.
 
     From the decoded pixels of IMAGE (default: a synthetic photograph of 500 x 375 pixels) to descriptors in memory,
@@ -118,14 +108,14 @@ def regions(image: str | None, **options: Any) -> None:
     """
     from sppfeat.bench.regions import bench_regions
 
-    with _measuring(options) as bar, download_bar() as on_download:
+    with _measuring(values) as bar, download_bar() as on_download:
         result = bench_regions(
             image,
-            **_settings(options, layer=options.pop("layers")),
+            **_settings(values, layer=values.pop("layers")),
             on_progress=bar.move_to,
             on_download=on_download,
         )
-    _print(result, regions_text, options)
+    _print(result, _regions_text, values)
 
 
 @bench.command(short_help="Our pooling of boxes and maps beside torchvision's and torch's.")
@@ -146,8 +136,8 @@ def regions(image: str | None, **options: Any) -> None:
     metavar="HxW",
 )
 @_amount_option("--channels n_channels", "512", "32", "Of the feature map.", type=click.IntRange(1))
-@levels_option(_POOLING_LEVELS)
-@pool_option
+@options.levels(_POOLING_LEVELS)
+@options.pool
 @option(
     "--budget",
     "budget_seconds",
@@ -157,12 +147,12 @@ def regions(image: str | None, **options: Any) -> None:
     help="What takes longer for a number of boxes is stopped, and has no result there; nothing is repeated for longer.",
 )
 @_draw_seed_option
-@device_option
+@options.device
 @_repetitions_option(5)
 @_quick_option
-@json_option
-@quiet_option
-def pooling(**options: Any) -> None:
+@options.json
+@options.quiet
+def pooling(**values: Any) -> None:
     """Measure our pooling of boxes beside torchvision's, and of whole maps beside torch's.
 
     Boxes of one float32 feature map: pool_regions beside torchvision's roi_pool and roi_align and a loop over
@@ -171,10 +161,10 @@ def pooling(**options: Any) -> None:
     """
     from sppfeat.bench.pooling import bench_pooling
 
-    with _measuring(options) as bar:
-        levels = options["levels"] or _POOLING_LEVELS
-        result = bench_pooling(**_settings(options, levels=levels), on_progress=bar.move_to)
-    _print(result, pooling_text, options)
+    with _measuring(values) as bar:
+        levels = values["levels"] or _POOLING_LEVELS
+        result = bench_pooling(**_settings(values, levels=levels), on_progress=bar.move_to)
+    _print(result, _pooling_text, values)
 
 
 @bench.command(short_help="A run of whole images: each stage, all of it, and what bounds it.")
@@ -183,19 +173,19 @@ def pooling(**options: Any) -> None:
     "--images n_images", "256", "8", "The most images, evenly from all inputs.", type=click.IntRange(1)
 )
 @_draw_seed_option
-@backbone_options
+@options.backbone
 @_size_option(DEFAULT_SIZE, DEFAULT_SIZE // 2)
-@levels_option(DEFAULT_LEVELS)
-@pool_option
-@precision_option
-@device_option
-@batch_size_option
-@workers_option
+@options.levels(DEFAULT_LEVELS)
+@options.pool
+@options.precision
+@options.device
+@options.batch_size
+@options.workers
 @_repetitions_option(3)
 @_quick_option
-@json_option
-@quiet_option
-def extract(inputs: tuple[str, ...], **options: Any) -> None:
+@options.json
+@options.quiet
+def extract(inputs: tuple[str, ...], **values: Any) -> None:
     """Measure a run of whole images: each stage, all of it, and what bounds it.
 
     INPUT is what it is for 'sppfeat extract' (default: synthetic photographs). Each stage is measured by itself in
@@ -205,26 +195,191 @@ def extract(inputs: tuple[str, ...], **options: Any) -> None:
     """
     from sppfeat.bench.runs import bench_extract
 
-    preparing = Bar("preparing images", 0, unit="img", shown=not options["quiet"])
-    with preparing, download_bar() as on_download, _measuring(options) as bar:
+    preparing = Bar("preparing images", 0, unit="img", shown=not values["quiet"])
+    with preparing, download_bar() as on_download, _measuring(values) as bar:
         result = bench_extract(
             inputs,
-            **_settings(options),
+            **_settings(values),
             on_image=preparing.move_to,
             on_progress=bar.move_to,
             on_download=on_download,
         )
-    _print(result, extract_text, options)
+    _print(result, _extract_text, values)
 
 
-def _measuring(options: dict[str, Any]) -> Bar:
-    return Bar("measuring", 0, unit="pass", shown=not options["quiet"])
+def _measuring(values: dict[str, Any]) -> Bar:
+    return Bar("measuring", 0, unit="pass", shown=not values["quiet"])
 
 
-def _settings(options: dict[str, Any], **others: Any) -> dict[str, Any]:
+def _settings(values: dict[str, Any], **others: Any) -> dict[str, Any]:
     """The options that are settings of a measurement, with others in their place."""
-    return {name: value for name, value in options.items() if name not in _OUTPUT} | others
+    return {name: value for name, value in values.items() if name not in _OUTPUT} | others
 
 
-def _print(found: dict[str, Any], text: Callable[[dict[str, Any]], str], options: dict[str, Any]) -> None:
-    print_json_or_text(found, lambda: text(found), as_json=options["as_json"])
+def _print(found: dict[str, Any], text: Callable[[dict[str, Any]], str], values: dict[str, Any]) -> None:
+    print_json_or_text(found, lambda: text(found), as_json=values["as_json"])
+
+
+def _regions_text(found: dict[str, Any]) -> str:
+    rows = [
+        [
+            str(rung["boxes"]),
+            _seconds(rung["spp"]["seconds"]),
+            _seconds(rung["rcnn"]["seconds"]) + ("*" if rung["extrapolated_from"] else " "),
+            f"{rung['speedup']:.1f}",
+        ]
+        for rung in found["ladder"]
+    ]
+    image = "synthetic photograph" if found["image"] is None else found["image"]
+    lines = [
+        *_heading(found),
+        f"image:      {image}, {_hw(found['image_hw'])} pixels, run at {_hw(found['input_hw'])} (height x width)",
+        f"crops:      warped to {_hw(found['crop_hw'])}, {found['crop_batch']} at once",
+        "",
+        table(["boxes", "one run, s", "a run per box, s", "speed-up"], rows, right={0, 1, 2, 3}),
+        "",
+    ]
+    if largest := found["ladder"][-1]["extrapolated_from"]:
+        lines.append(f"* not measured with so many: {counted(largest, 'box')}, scaled in proportion")
+    return "\n".join([*lines, _crossover_text(found), _medians(found)])
+
+
+def _pooling_text(found: dict[str, Any]) -> str:
+    def timings(cells: list[dict[str, Any]], unit: str, *more: list[str]) -> str:
+        names = list(cells[0]["contenders"])
+        rows = [
+            [str(cell[unit]), *(_milliseconds(cell["contenders"][name]) for name in names)] for cell in cells
+        ]
+        return table([unit, *names], [*rows, *more], right=set(range(len(names) + 1)))
+
+    shares = found["same_values"]
+    same = [
+        f"{100 * shares[name]:.2f} %" if name in shares else _MISSING
+        for name in found["regions"][0]["contenders"]
+    ]
+    return "\n".join(
+        [
+            _machine_text(found["machine"]),
+            f"map:        {_hw(found['map_hw'])} cells (height x width), {counted(found['channels'], 'channel')}, "
+            "float32",
+            f"pyramid:    levels {joined_numbers(found['levels'])}, {found['mode']}: "
+            f"{counted(found['dimension'], 'value')} per box or map",
+            "",
+            "Boxes, ms:",
+            timings(found["regions"], "boxes", ["same", *same]),
+            "",
+            "Whole maps, ms:",
+            timings(found["whole"], "maps"),
+            "",
+            *_pooling_notes(found),
+            _medians(found, ", or until the budget is used up"),
+        ]
+    )
+
+
+def _extract_text(found: dict[str, Any]) -> str:
+
+    def row(name: str, rate: dict[str, Any]) -> list[str]:
+        return [name, f"{rate['ms_per_image']:.2f}", f"{rate['images_per_second']:.1f}"]
+
+    rows = [row(stage, rate) for stage, rate in found["stages"].items()]
+    rows += [row(name, found[name]) for name in ("extract", "forward", "loop")]
+    kind = "synthetic photograph" if found["synthetic"] else "image"
+    images = (
+        f"{counted(found['images'], kind)} in {counted(found['input_shapes'], 'input shape')}, "
+        f"{counted(found['batches'], 'batch', 'batches')}"
+    )
+    if found["unreadable"]:
+        images += (
+            "; " + counted(found["unreadable"], "left out: it", "left out: they") + " cannot be read or run"
+        )
+    if found["failed"]:
+        images += f"; {found['failed']} failed in the run: 'sppfeat extract' says why"
+    return "\n".join(
+        [
+            *_heading(found),
+            f"images:     {images}",
+            "",
+            table(["", "ms per image", "images/s"], rows, right={1, 2}),
+            "",
+            f"bound:      {found['bound']}",
+            f"extract:    the whole run with {counted(found['workers'], 'decoding process')}, after "
+            f"{found['prepare']['seconds']:.2f} s for listing, network and headers",
+            f"forward:    the bare network, same batches, decoded already; the run takes "
+            f"{found['extract_to_forward']:.2f} times as long",
+            f"loop:       Pillow, one image at a time, float32, adaptive pooling; the run is "
+            f"{found['speedup_over_loop']:.2f} times as fast",
+            _medians(found),
+        ]
+    )
+
+
+def _heading(found: dict[str, Any]) -> list[str]:
+    return [
+        _machine_text(found["machine"]),
+        f"backbone:   {found['backbone']}, weights {found['weights']}, layer {' + '.join(found['layers'])}",
+        f"descriptor: levels {joined_numbers(found['levels'])}, {found['pool']}: "
+        f"{counted(found['dimension'], 'value')}",
+    ]
+
+
+def _machine_text(machine: dict[str, Any]) -> str:
+    return (
+        f"machine:    {machine['processor']}, {counted(machine['cores'], 'core')}, {machine['system']}\n"
+        f"device:     {machine['device']}, {machine['precision']}, {counted(machine['threads'], 'thread')}, "
+        f"torch {machine['torch']}, sppfeat {machine['sppfeat']}"
+    )
+
+
+def _crossover_text(found: dict[str, Any]) -> str:
+    crossover = found["crossover"]
+    if crossover is None:
+        return f"crossover:  none: a run per box is faster with {counted(found['ladder'][-1]['boxes'], 'box')}, too"
+    text = f"crossover:  one run of the image wins from {counted(crossover['boxes'], 'box')} on"
+    if crossover["above"] is not None:
+        text += f", not with {crossover['above']}"
+    return f"{text} (not measured with so many)" if crossover["is_extrapolated"] else text
+
+
+def _pooling_notes(found: dict[str, Any]) -> list[str]:
+    of_regions = found["regions"]
+    notes = [
+        f"same:       share of the values that equal those of adaptive_loop, one {_POOLING[found['mode']]} per level "
+        "and box;",
+        "            roi_align interpolates: its values are others by definition",
+    ]
+    if found["mode"] != "max":
+        notes.append("            roi_pool takes maxima only: left out")
+    notes.append(
+        "layout:     ours is given channels-last maps, as the network leaves them, the others (N, C, H, W)"
+    )
+    notes.append("write_once: writing values of that number, pooling nothing: the floor")
+    in_pieces = [cell for cell in of_regions if cell["calls"] > 1]
+    if in_pieces:
+        pieces = ", ".join(
+            f"{counted(cell['boxes'], 'box')} in {counted(cell['calls'], 'call')}" for cell in in_pieces
+        )
+        notes.append(f"memory:     {pieces}, of every contender")
+    cells = [timing for cell in (*of_regions, *found["whole"]) for timing in cell["contenders"].values()]
+    if None in cells:
+        notes.append(
+            f"{_MISSING}:          stopped: took longer than the budget of {found['budget_seconds']:g} s"
+        )
+    return notes
+
+
+def _medians(found: dict[str, Any], but: str = "") -> str:
+    times = "once" if found["repetitions"] == 1 else f"{found['repetitions']} times"
+    return f"measured:   {times}, in turn{but}; shown are medians, --json has the spread"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.3g}" if seconds < 100 else f"{seconds:.0f}"
+
+
+def _milliseconds(timing: dict[str, Any] | None) -> str:
+    return _MISSING if timing is None else f"{1000 * timing['seconds']:.2f}"
+
+
+def _hw(hw: tuple[int, int]) -> str:
+    return " x ".join(map(str, hw))

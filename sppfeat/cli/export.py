@@ -8,15 +8,9 @@ import click
 
 import sppfeat
 from sppfeat.analysis.choices import EXPORT_DTYPES, EXPORT_FORMATS
+from sppfeat.cli import options
 from sppfeat.cli.bars import Bar
-from sppfeat.cli.options import (
-    feature_file_argument,
-    json_option,
-    option,
-    overwrite_output_option,
-    quiet_option,
-    selection_options,
-)
+from sppfeat.cli.options import option
 from sppfeat.cli.output import human_bytes, print_json, say, standard_output
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError
@@ -28,7 +22,7 @@ __all__ = ["export"]
 
 
 @click.command(short_help="Write features as NumPy, Parquet, LIBSVM, MATLAB or CSV files.")
-@feature_file_argument()
+@options.feature_file()
 @option(
     "-o",
     "--output",
@@ -49,11 +43,11 @@ __all__ = ["export"]
     type=click.Choice(EXPORT_DTYPES),
     help="Of the numbers. [default: as in the file; float32 for float16 in parquet, mat]",
 )
-@selection_options
-@overwrite_output_option
-@json_option
-@quiet_option
-def export(file: Path, output: str, as_json: bool, quiet: bool, **options: Any) -> None:
+@options.selection
+@options.overwrite
+@options.json
+@options.quiet
+def export(file: Path, output: str, as_json: bool, quiet: bool, **values: Any) -> None:
     """Write features of FILE in a format of others, with row numbers, paths, labels and boxes.
 
     Rows keep their order. Only those that have a descriptor are written, unless --rows status=any asks for all:
@@ -65,7 +59,7 @@ def export(file: Path, output: str, as_json: bool, quiet: bool, **options: Any) 
         raise ConfigError("--json prints to standard output, where -o - writes the features")
     with Bar("writing", 0, unit="row", shown=not quiet) as bar:
         target = standard_output() if is_stream else output
-        result = sppfeat.export(file, target, on_progress=bar.move_to, **options)
+        result = sppfeat.export(file, target, on_progress=bar.move_to, **values)
     if result.unknown_names:
         names = counted(result.unknown_names, "name of the labels is", "names of the labels are")
         say(f"note: {names} no image of the file")
@@ -75,7 +69,7 @@ def export(file: Path, output: str, as_json: bool, quiet: bool, **options: Any) 
         found = dataclasses.asdict(result)
         print_json({name: found[name] for name in found if name not in ("stored_dtype", "unknown_names")})
     elif not is_stream:
-        say(_text(result, wanted=options["dtype"]))
+        say(_text(result, wanted=values["dtype"]))
 
 
 def _text(result: "ExportResult", *, wanted: str | None) -> str:

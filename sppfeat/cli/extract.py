@@ -2,36 +2,25 @@
 
 import contextlib
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from sppfeat.cli import options
 from sppfeat.cli.bars import Bar, download_bar
-from sppfeat.cli.box_options import box_options
-from sppfeat.cli.distribution_options import ray_options, shard_options
-from sppfeat.cli.extract_texts import plan_text, result_text
-from sppfeat.cli.groups import EXIT_INTERRUPTED, EXIT_SOME_FAILED, leave
-from sppfeat.cli.options import (
-    backbone_options,
-    batch_size_option,
-    device_option,
-    dtype_option,
-    exif_option,
-    json_option,
-    levels_option,
-    option,
-    output_option,
-    pool_option,
-    precision_option,
-    setting_option,
-    size_option,
-    verbosity_options,
-    workers_option,
+from sppfeat.cli.extract_options import CHANNELS, box_options, ray_options, shard_options
+from sppfeat.cli.groups import EXIT_INTERRUPTED, EXIT_SOME_FAILED, Stop, leave, stop_on_signals
+from sppfeat.cli.options import complete_files, flag, option, path, setting
+from sppfeat.cli.output import (
+    box_counts_text,
+    first_of,
+    human_bytes,
+    joined_numbers,
+    labeled_lines,
+    print_json,
+    print_json_or_text,
+    say,
 )
-from sppfeat.cli.output import print_json, print_json_or_text, say
-from sppfeat.cli.signals import Stop, stop_on_signals
-from sppfeat.cli.values import CHANNELS, complete_files
 from sppfeat.config.distribution import RunOptions
 from sppfeat.config.request import Request
 from sppfeat.config.specs import (
@@ -43,37 +32,41 @@ from sppfeat.config.specs import (
     DescriptorSpec,
     InputSpec,
 )
+from sppfeat.config.wording import counted
 
 if TYPE_CHECKING:
     from sppfeat.config.extract_config import ExtractConfig
+    from sppfeat.extraction.box_report import BoxSummary
     from sppfeat.extraction.extract import ExtractResult
     from sppfeat.extraction.pipeline import Progress
     from sppfeat.extraction.report import PlanSummary
 
 __all__ = ["extract"]
 
+_SHOWN_FAILURES = 5
+
 
 @click.command(short_help="Write the descriptors of images, or of boxes in them, to an HDF5 file.")
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", shell_complete=complete_files)
-@output_option("The HDF5 file to write or continue.")
+@options.output("The HDF5 file to write or continue.")
 @option(
     "--labels",
     type=click.Choice(["auto", "folder", "none"]),
     default="auto",
     help="Class labels from the first-level folders: if all images lie in two or more such folders; always; never.",
 )
-@backbone_options
+@options.backbone
 @option("--head", help="Run the network's fully connected layers on each pooled region (vgg*, alexnet).")
 @option("--mean", type=CHANNELS, help="Mean of the network input, 0..1. [default: of the weights]")
 @option("--std", type=CHANNELS, help="Standard deviation of the network input. [default: of the weights]")
-@size_option(f"{DEFAULT_SIZE}; {DEFAULT_BOX_SIZE} with --boxes")
-@setting_option(
+@options.size(f"{DEFAULT_SIZE}; {DEFAULT_BOX_SIZE} with --boxes")
+@setting(
     InputSpec,
     "max_pixels",
     "Larger network inputs are scaled down to this many pixels.",
     type=click.IntRange(1),
 )
-@setting_option(
+@setting(
     InputSpec,
     "round_to",
     "Round both sides of the network input to multiples of K pixels, so that images of many sizes share few "
@@ -81,81 +74,59 @@ __all__ = ["extract"]
     type=click.IntRange(1, MAX_ROUND_TO),
     metavar="K",
 )
-@exif_option
-@setting_option(
+@options.exif
+@setting(
     InputSpec,
     "decode",
     "fast: JPEGs at least twice as large as their network input are decoded at 1/2, 1/4 or 1/8 of their size, "
     "which moves their descriptors by 2 to 15 %.",
 )
-@option("--flip", is_flag=True, help="Average with the descriptor of the mirror image.")
-@levels_option(DEFAULT_LEVELS, note="; with --head what it takes")
-@pool_option
+@flag("--flip", "Average with the descriptor of the mirror image.")
+@options.levels(DEFAULT_LEVELS, note="; with --head what it takes")
+@options.pool
 @option(
     "--normalize",
     metavar=f"{'|'.join(NORMALIZATIONS)}|meannorm:NORM",
     default=DescriptorSpec.normalize,
     help="Scaling, per layer; power is signed square root, then l2; meannorm one factor for all rows.",
 )
-@option(
-    "--normalize-from",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Scale as a feature file made with meannorm was scaled.",
-)
+@path("--normalize-from", "FILE", "Scale as a feature file made with meannorm was scaled.")
 @box_options
-@dtype_option("Of the stored descriptors.")
-@precision_option
-@device_option
-@batch_size_option
-@workers_option
-@option(
-    "--compile",
-    is_flag=True,
-    help="Compile the network first (minutes; needs a C++ compiler): for long runs.",
-)
-@setting_option(
+@options.dtype("Of the stored descriptors.")
+@options.precision
+@options.device
+@options.batch_size
+@options.workers
+@flag("--compile", "Compile the network first (minutes; needs a C++ compiler): for long runs.")
+@setting(
     RunOptions,
     "max_decode_pixels",
     "Larger images fail, undecoded: a guard against decompression bombs.",
     type=click.IntRange(1),
 )
-@option(
-    "--allow-nonfinite",
-    is_flag=True,
-    help="Keep descriptors with NaN or infinities; otherwise their image fails.",
-)
-@option(
-    "--fail-fast",
-    is_flag=True,
-    help="Stop at the first image that fails; the same command again begins with it.",
-)
-@option(
-    "--overwrite",
-    is_flag=True,
-    help="Start anew; an existing output is replaced once the new one is complete.",
-)
-@option("--retry-failed", is_flag=True, help="Try failed images of an existing output again.")
-@option("--add-new", is_flag=True, help="Add inputs that an existing output does not have.")
+@flag("--allow-nonfinite", "Keep descriptors with NaN or infinities; otherwise their image fails.")
+@flag("--fail-fast", "Stop at the first image that fails; the same command again begins with it.")
+@flag("--overwrite", "Start anew; an existing output is replaced once the new one is complete.")
+@flag("--retry-failed", "Try failed images of an existing output again.")
+@flag("--add-new", "Add inputs that an existing output does not have.")
 @shard_options
-@setting_option(
+@setting(
     Request,
     "headers",
     "Read all image headers before the first image is run, or those of some thousand images at a time; auto: "
     "first for up to 50,000 files in folders.",
 )
-@option(
+@path(
     "--scratch",
-    type=click.Path(path_type=Path),
-    metavar="FOLDER",
-    help="Where images that have to be fetched lie while they are needed, and remote outputs until they are complete. "
+    "FOLDER",
+    "Where images that have to be fetched lie while they are needed, and remote outputs until they are complete. "
     "[default: the system's folder for temporary files; the user's cache folder]",
 )
 @ray_options
-@option("--dry-run", is_flag=True, help="Print the plan and stop.")
-@json_option
-@verbosity_options
-def extract(**options: Any) -> None:
+@flag("--dry-run", "Print the plan and stop.")
+@options.json
+@options.verbosity
+def extract(**values: Any) -> None:
     """Write the descriptors of images, or of boxes in them, to an HDF5 file.
 
     INPUT is a folder (searched recursively), an image file, an archive (.tar, .zip; read in place), a table of images
@@ -175,21 +146,21 @@ def extract(**options: Any) -> None:
     """
     with stop_on_signals() as stop:
         try:
-            result = _extract(stop, **options)
+            result = _extract(stop, **values)
         except KeyboardInterrupt:
             say("Interrupted: the same command again continues.")
             leave(EXIT_INTERRUPTED)
-    if not options["dry_run"] and (result.pending or result.failed):
+    if not values["dry_run"] and (result.pending or result.failed):
         leave(EXIT_INTERRUPTED if result.pending else EXIT_SOME_FAILED)
 
 
-def _extract(stop: Stop, *, quiet: bool, verbose: bool, as_json: bool, **options: Any) -> "ExtractResult":
+def _extract(stop: Stop, *, quiet: bool, verbose: bool, as_json: bool, **values: Any) -> "ExtractResult":
     """Calls the library, with bars and the plan on standard error; prints the result."""
     from sppfeat.config.machine import keep_freed_memory
     from sppfeat.extraction.extract import extract as extract_features
 
     keep_freed_memory()
-    dry_run = options["dry_run"]
+    dry_run = values["dry_run"]
     with contextlib.ExitStack() as before, contextlib.ExitStack() as during:
         headers = before.enter_context(Bar("reading headers", 0, unit="img", shown=not quiet))
         bars = []
@@ -197,7 +168,7 @@ def _extract(stop: Stop, *, quiet: bool, verbose: bool, as_json: bool, **options
         def on_plan(plan: "PlanSummary", config: "ExtractConfig") -> None:
             before.close()
             if not quiet and not dry_run:
-                say(plan_text(plan, dataclasses.asdict(config) if verbose else None))
+                say(_plan_text(plan, dataclasses.asdict(config) if verbose else None))
             if not dry_run:
                 bars.append(during.enter_context(Bar("extracting", plan.to_do, unit="img", shown=not quiet)))
 
@@ -206,7 +177,7 @@ def _extract(stop: Stop, *, quiet: bool, verbose: bool, as_json: bool, **options
             bars[0].show(progress)
 
         result = extract_features(
-            **options,
+            **values,
             on_probe=headers.move_to,
             on_download=before.enter_context(download_bar()),
             on_plan=on_plan,
@@ -217,10 +188,79 @@ def _extract(stop: Stop, *, quiet: bool, verbose: bool, as_json: bool, **options
     counts = dataclasses.asdict(result)
     plan = counts.pop("plan")
     if dry_run:
-        print_json_or_text({"plan": plan}, lambda: plan_text(result.plan, None), as_json=as_json)
+        print_json_or_text({"plan": plan}, lambda: _plan_text(result.plan, None), as_json=as_json)
         return result
     if not quiet:
-        say(result_text(result, verbose))
+        say(_result_text(result, verbose))
     if as_json:
         print_json({"plan": plan, "result": counts})
     return result
+
+
+def _plan_text(plan: "PlanSummary", settings: dict[str, Any] | None) -> str:
+    """Formats a plan as lines of text, with the settings at the end if they are given."""
+    rounded = f" (multiples of {plan.round_to})" if plan.round_to > 1 else ""
+    shapes = f" in {counted(plan.input_shapes, 'input shape')}{rounded}"
+    if plan.unmeasured:
+        shapes = f", the sizes of {plan.unmeasured} are learnt on the way"
+    images = f"{plan.images}{shapes}, {counted(plan.rows, 'row')}"
+    if plan.classes:
+        images += f", {counted(plan.classes, 'class')}"
+    pooling = f"levels {joined_numbers(plan.levels)}"
+    if plan.head:
+        pooling += f", then {plan.head}"
+    if plan.normalize != "none":
+        pooling += f", {plan.normalize}"
+    lines = [
+        ("images", images),
+        *_box_lines(plan.boxes),
+        ("backbone", f"{plan.backbone}, weights {plan.weights}, layer {' + '.join(plan.layers)}"),
+        ("descriptor", f"{pooling}: {counted(plan.dimension, 'value')}"),
+        ("output", f"{plan.output}, {human_bytes(plan.output_bytes)}"),
+        ("device", f"{plan.device}, {plan.precision}, {counted(plan.workers, 'decoding process')}"),
+    ]
+    if plan.already_done or plan.already_failed:
+        done = f"{plan.already_done} done, {plan.already_failed} failed before, {plan.to_do} to do"
+        lines.insert(1, ("continuing", done))
+    if plan.shard:
+        lines.insert(0, ("part", plan.shard))
+    if plan.unreadable:
+        text = counted(plan.unreadable, "image: it", "images: they") + " will be marked as failed"
+        lines.insert(1, ("unreadable", text))
+    lines += [("note", note) for note in plan.notes]
+    lines += [("setting", f"{part}: {values}") for part, values in (settings or {}).items()]
+    return labeled_lines(lines, width=13)
+
+
+def _box_lines(boxes: "BoxSummary | None") -> list[tuple[str, str]]:
+    if boxes is None:
+        return []
+    text = f"{boxes.boxes} of {boxes.source}"
+    if boxes.format:
+        text += f", read as {boxes.format}: {boxes.convention}"
+    if boxes.same_region:
+        text += "; " + counted(boxes.same_region, "falls", "fall") + " on the region of another one"
+    lines = [("boxes", text)]
+    if len(boxes.scales) > 1:
+        rows_of_scales = (f"{side}: {counted(n, 'row')}" for side, n in boxes.scales.items())
+        lines.append(("scales", ", ".join(rows_of_scales)))
+    return lines
+
+
+def _result_text(result: "ExtractResult", verbose: bool) -> str:
+    """Formats the result of a run as lines of text, with all failures if ``verbose``."""
+    rate = f", {result.images_per_second} images/s" if result.images_per_second else ""
+    lines = [
+        f"{result.done} of {counted(result.images, 'image')} done, {result.failed} failed "
+        f"({result.done_now} + {result.failed_now} now, {result.seconds:.1f} s{rate}): {result.output}"
+    ]
+    if result.boxes:
+        lines.append(f"  boxes: {box_counts_text(result.boxes)}")
+    failures = [f"  failed: {failure.path!r}: {failure.error}" for failure in result.failures]
+    shown = None if verbose else _SHOWN_FAILURES
+    lines += first_of(failures, shown, more="  ... and {} more: 'sppfeat info' or -v lists them")
+    if result.pending:
+        lines.append(
+            counted(result.pending, "image is", "images are") + " left: the same command again continues."
+        )
+    return "\n".join(lines)

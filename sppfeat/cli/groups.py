@@ -1,13 +1,17 @@
-"""Groups of commands, which import a command's module when it is needed and turn errors into exit codes."""
+"""The group of all commands, and how a command ends: by itself, with an error, or on a signal."""
 
+import contextlib
 import importlib
-from collections.abc import Mapping
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 from typing import Any, NoReturn
 
 import click
 
 from sppfeat.cli.output import say
-from sppfeat.cli.signals import stop_on_signals
 from sppfeat.errors import ConfigError, SppfeatError
 
 __all__ = [
@@ -16,8 +20,10 @@ __all__ = [
     "EXIT_SOME_FAILED",
     "EXIT_USAGE",
     "CommandLine",
-    "LazyGroup",
+    "Stop",
     "leave",
+    "raise_if_dropped",
+    "stop_on_signals",
 ]
 
 EXIT_ERROR = 1
@@ -25,40 +31,36 @@ EXIT_USAGE = 2
 EXIT_SOME_FAILED = 3  # finished, but some images failed
 EXIT_INTERRUPTED = 130  # the same command again continues
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 def leave(code: int) -> NoReturn:
     """Ends the running command with an exit code."""
     click.get_current_context().exit(code)
 
 
-class LazyGroup(click.Group):
-    """A group that imports the module of a command only when the command is needed.
+class CommandLine(click.Group):
+    """The group of all commands: imports a command when it is needed, and turns errors and signals into exit codes.
 
     Args:
-        modules: module in this package of each command, by command name, in the order of --help; a command and its
-            function have the same name.
+        names: the commands, in the order of --help; each is a function and a module of this package with its name.
         **settings: see ``click.Group``.
     """
 
-    def __init__(self, *, modules: Mapping[str, str], **settings: Any) -> None:
+    def __init__(self, *, names: Sequence[str], **settings: Any) -> None:
         super().__init__(**settings)
-        self._modules = modules
+        self._names = names
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """Names of all commands."""
-        return list(self._modules)
+        return list(self._names)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """Imports the command with a name; None if there is no such command."""
-        if cmd_name not in self._modules:
+        if cmd_name not in self._names:
             return None
-        module = importlib.import_module(f"sppfeat.cli.{self._modules[cmd_name]}")
-        command: click.Command = getattr(module, cmd_name)
+        command: click.Command = getattr(importlib.import_module(f"sppfeat.cli.{cmd_name}"), cmd_name)
         return command
-
-
-class CommandLine(LazyGroup):
-    """The group of all commands, which turns errors and interruptions into exit codes."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs a command; prints an error or interruption and exits with its code."""
@@ -71,3 +73,78 @@ class CommandLine(LazyGroup):
         except KeyboardInterrupt:
             say("Interrupted.")
             ctx.exit(EXIT_INTERRUPTED)
+
+
+class Stop:
+    """The state of a request to stop, made by a signal.
+
+    Before the first batch there is nothing to finish, so a signal stops the run at once.
+    """
+
+    def __init__(self) -> None:
+        self._is_wanted = False
+        self._has_batches = False
+
+    def begin_batches(self) -> None:
+        """From now on, lets the first signal wait for the end of the current batch."""
+        self._has_batches = True
+
+    def is_wanted(self) -> bool:
+        """True if a signal has asked to stop after this batch."""
+        return self._is_wanted
+
+    def handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """Signal handler: notes the request, or raises KeyboardInterrupt if the run must stop at once."""
+        if self._is_wanted or not self._has_batches:
+            self._is_wanted = True
+            raise KeyboardInterrupt
+        self._is_wanted = True
+        say("\nStopping after this batch; once more stops at once.")
+
+    def raise_if_dropped(self) -> None:
+        """Raises KeyboardInterrupt again if a signal raised it and the exception was dropped."""
+        if self._is_wanted and not self._has_batches:
+            raise KeyboardInterrupt
+
+
+_innermost: Stop | None = None  # made by the innermost stop_on_signals
+
+
+def raise_if_dropped() -> None:
+    """Raises the KeyboardInterrupt of a signal again if the exception was dropped.
+
+    Python drops exceptions while it deletes an object, h5py while it converts texts.
+    """
+    if _innermost is not None and threading.current_thread() is threading.main_thread():
+        _innermost.raise_if_dropped()
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[Stop]:
+    """Handles signals: the first asks to stop after the current batch, the second raises KeyboardInterrupt.
+
+    Ignored signals stay ignored, such as SIGHUP under ``nohup`` or SIGINT in the background of a script. Outside the
+    main thread, signals cannot be handled and nothing happens.
+    """
+    global _innermost
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    heeded = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    outer, hook = _innermost, sys.unraisablehook
+    try:
+        _innermost, sys.unraisablehook = stop, _quiet(hook)
+        for number in heeded:
+            signal.signal(number, stop.handle)
+        yield stop
+    finally:
+        for number, handler in heeded.items():
+            signal.signal(number, handler)
+        _innermost, sys.unraisablehook = outer, hook
+
+
+def _quiet(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Makes a hook that reports dropped exceptions, but for KeyboardInterrupt: :func:`raise_if_dropped` repeats it."""
+    return lambda dropped: None if dropped.exc_type is KeyboardInterrupt else hook(dropped)

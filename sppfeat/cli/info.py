@@ -7,7 +7,7 @@ import click
 
 import sppfeat
 from sppfeat.analysis.wording import dimensions_text, variance_text
-from sppfeat.cli.options import feature_file_argument, json_option
+from sppfeat.cli import options
 from sppfeat.cli.output import box_counts_text, first_of, human_bytes, labeled_lines, print_json_or_text
 from sppfeat.config.wording import counted, escaped, first_few
 
@@ -17,8 +17,8 @@ _SHOWN = 10
 
 
 @click.command(short_help="Say what is in a feature file.")
-@feature_file_argument()
-@json_option
+@options.feature_file()
+@options.json
 def info(file: Path, as_json: bool) -> None:
     """Say what is in a feature file: images, rows, columns, settings, failures.
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import sppfeat
+from sppfeat.cli import options
 from sppfeat.cli.bars import Bar
-from sppfeat.cli.options import json_option, option, overwrite_output_option, quiet_option
+from sppfeat.cli.options import flag
 from sppfeat.cli.output import human_bytes, print_json, say
 from sppfeat.config.wording import counted
 
@@ -23,11 +24,11 @@ __all__ = ["merge"]
 @click.command(short_help="Make one feature file of all shards of an extraction.")
 @click.argument("output", type=click.Path(path_type=Path))
 @click.argument("shards", nargs=-1, required=True)
-@option("--copy", is_flag=True, help="Copy the descriptors: the merged file then needs the shards no more.")
-@overwrite_output_option
-@json_option
-@quiet_option
-def merge(output: Path, shards: tuple[str, ...], as_json: bool, quiet: bool, **options: Any) -> None:
+@flag("--copy", "Copy the descriptors: the merged file then needs the shards no more.")
+@options.overwrite
+@options.json
+@options.quiet
+def merge(output: Path, shards: tuple[str, ...], as_json: bool, quiet: bool, **values: Any) -> None:
     """Make one feature file of the files that 'sppfeat extract --shard' wrote: OUTPUT of all SHARDS, in any order.
 
     It has every image and row of the extraction, in the order of one that was not cut. Its descriptors stay where they
@@ -45,7 +46,7 @@ def merge(output: Path, shards: tuple[str, ...], as_json: bool, quiet: bool, **o
             output,
             list(_named(shards)),
             on_progress=lambda phase, done, total: bar.move_to(done, total, note=phase),
-            **options,
+            **values,
         )
     if as_json:
         print_json({**dataclasses.asdict(found), "seconds": round(found.seconds, 3)})

@@ -1,89 +1,173 @@
-"""Options that several commands share, and settings made from options."""
+"""Options that several commands share, as decorators, with the types and the shell completions of their values."""
 
+import importlib.util
+import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
 from sppfeat.analysis.choices import DEFAULT_METRIC, METRICS
 from sppfeat.cli.output import joined_numbers
-from sppfeat.cli.values import (
-    AUTO_OR_INT,
-    DEVICE,
-    LEVELS,
-    SIZE,
-    complete_backbones,
-    complete_files,
-    complete_weights,
-)
-from sppfeat.config.distribution import RunOptions
+from sppfeat.config.distribution import RunOptions, parse_device
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.request import BackboneChoice
-from sppfeat.config.specs import COMPACT_NAME, DEFAULT_BACKBONE, DescriptorSpec, InputSpec
+from sppfeat.config.specs import COMPACT_NAME, DEFAULT_BACKBONE, DescriptorSpec, InputSpec, parse_levels
 from sppfeat.config.values import CHOICES
+from sppfeat.errors import ConfigError
+from sppfeat.networks.zoo import choose_names
 
 __all__ = [
+    "AUTO_OR_INT",
+    "LEVELS",
+    "SIZE",
     "SIZE_HELP",
-    "backbone_options",
-    "batch_size_option",
-    "columns_options",
-    "device_option",
-    "dtype_option",
-    "exif_option",
-    "feature_file_argument",
+    "NumberRange",
+    "Parsed",
+    "backbone",
+    "batch_size",
+    "columns",
+    "complete_backbones",
+    "complete_files",
+    "complete_weights",
+    "device",
+    "dtype",
+    "exif",
+    "feature_file",
+    "flag",
     "given_options",
-    "is_given",
-    "json_option",
-    "labels_from_option",
-    "levels_option",
-    "metric_option",
+    "json",
+    "labels_from",
+    "levels",
+    "metric",
+    "neighbors",
     "option",
-    "output_option",
-    "overwrite_output_option",
-    "pool_option",
-    "precision_option",
-    "quiet_option",
-    "recorded_weights_options",
-    "root_option",
-    "rows_option",
-    "selection_options",
-    "setting_option",
-    "size_option",
+    "output",
+    "overwrite",
+    "path",
+    "pool",
+    "precision",
+    "quiet",
+    "recorded_weights",
+    "root",
+    "rows",
+    "selection",
+    "setting",
+    "size",
     "together",
-    "verbosity_options",
-    "weights_dir_option",
-    "workers_option",
+    "verbosity",
+    "weights_dir",
+    "workers",
 ]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-_T = TypeVar("_T")
+
+_MODEL = re.compile(r"^@register_model\((?:name=\"(\w+)\")?\)\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
 
 
-def option(*names: str, **settings: Any) -> Callable[[_F], _F]:
+class Parsed(click.ParamType):  # type: ignore[type-arg]
+    """An option type whose values a function parses; a text that it refuses is a usage error.
+
+    Args:
+        name: name of the type in --help.
+        parse: converts a text to a value, or raises ConfigError or ValueError.
+        refusal: message for a refused text, in which ``{!r}`` stands for the text; if empty, the message of the error.
+    """
+
+    def __init__(self, name: str, parse: Callable[[str], Any], *, refusal: str = "") -> None:
+        self.name = name
+        self._parse = parse
+        self._refusal = refusal
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parses a text; returns any other value unchanged."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._parse(value)
+        except (ConfigError, ValueError) as error:
+            self.fail(self._refusal.format(value) if self._refusal else str(error), param, ctx)
+
+
+class NumberRange(click.FloatRange):
+    """A range of numbers that refuses NaN, which click's ranges accept."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parses a number and checks its range."""
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value} is no number", param, ctx)
+        return number
+
+
+LEVELS = Parsed("levels", parse_levels)
+SIZE = Parsed(
+    "pixels|native",
+    lambda text: text if text == "native" else int(text),
+    refusal="{!r} is neither a number of pixels nor 'native'",
+)
+AUTO_OR_INT = Parsed(  # None for auto
+    "auto|N",
+    lambda text: None if text == "auto" else int(text),
+    refusal="{!r} is neither a whole number nor 'auto'",
+)
+
+
+def complete_files(_context: Any, _parameter: Any, incomplete: str) -> list[CompletionItem]:
+    """Lets the shell complete paths."""
+    return [CompletionItem(incomplete, type="file")]
+
+
+def complete_weights(context: Any, parameter: Any, incomplete: str) -> list[CompletionItem]:
+    """Completes ``DEFAULT`` and ``none``, or paths."""
+    words = [word for word in ("DEFAULT", "none") if incomplete and word.startswith(incomplete)]
+    return [*map(CompletionItem, words)] or complete_files(context, parameter, incomplete)
+
+
+def complete_backbones(_context: Any, _parameter: Any, incomplete: str) -> list[CompletionItem]:
+    """Completes the names of networks, which it reads from torchvision's sources, because importing takes seconds."""
+    return [CompletionItem(name) for name in choose_names(_declared_models()) if name.startswith(incomplete)]
+
+
+def _declared_models() -> list[str]:
+    found = importlib.util.find_spec("torchvision")
+    if found is None or not found.origin:
+        return []
+    sources = (Path(found.origin).parent / "models").glob("*.py")
+    matches = (match for source in sources for match in _MODEL.finditer(source.read_text(encoding="utf-8")))
+    return [match[1] or match[2] for match in matches]
+
+
+def option(*names: str, **more: Any) -> Callable[[_F], _F]:
     """Declares an option that shows its default and can be set by the environment variable ``SPPFEAT_<OPTION>``.
 
     An option with the name of a setting of :data:`sppfeat.config.values.CHOICES` takes these.
     """
     long_name = next(name for name in names if name.startswith("--")).split("/")[0]
     name = long_name.removeprefix("--").replace("-", "_")
-    settings.setdefault("envvar", f"SPPFEAT_{name.upper()}")
+    more.setdefault("envvar", f"SPPFEAT_{name.upper()}")
     if name in CHOICES:
-        settings.setdefault("type", click.Choice(CHOICES[name]))
-    settings.setdefault("show_default", True)
-    return click.option(*names, **settings)
+        more.setdefault("type", click.Choice(CHOICES[name]))
+    more.setdefault("show_default", True)
+    return click.option(*names, **more)
 
 
-def setting_option(kind: type[Any], name: str, text: str, **more: Any) -> Callable[[_F], _F]:
-    """Declares an option with the name, default and type of a field of a settings dataclass.
+def flag(names: str, text: str, **more: Any) -> Callable[[_F], _F]:
+    """Declares an option without value, by its names, such as ``--quiet -q``, and its help text."""
+    return option(*names.split(), is_flag=True, help=text, **more)
 
-    Args:
-        kind: the dataclass.
-        name: name of the field.
-        text: help text.
-        **more: see ``click.option``.
-    """
+
+def path(names: str, metavar: str, text: str) -> Callable[[_F], _F]:
+    """Declares an option whose value is a path, by its names, such as ``--from origin``, and its help text."""
+    return option(*names.split(), type=click.Path(path_type=Path), metavar=metavar, help=text)
+
+
+def setting(kind: type[Any], name: str, text: str, **more: Any) -> Callable[[_F], _F]:
+    """Declares an option with the name, default and type of a field of a settings dataclass, and its help text."""
     default = getattr(kind, name)
     if name not in CHOICES:
         more.setdefault("type", type(default))
@@ -101,20 +185,28 @@ def together(*options: Callable[[Any], Any]) -> Callable[[_F], _F]:
     return decorate
 
 
-def feature_file_argument(name: str = "file") -> Callable[[_F], _F]:
-    """Declares an argument that is the path of a feature file."""
-    return click.argument(name, type=click.Path(path_type=Path))
+def given_options(names: Iterable[str]) -> list[str]:
+    """Flags of those parameters that were given on the command line, such as ``--layer`` for ``layers``.
+
+    A parameter that has its value by default or from the environment is not among them.
+    """
+    context = click.get_current_context()
+    parameters = {parameter.name: parameter for parameter in context.command.params}
+    return [
+        next(text for text in parameters[name].opts if text.startswith("--"))
+        for name in names
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    ]
 
 
-weights_dir_option = option(
+# The network and its input.
+weights_dir = option(
     "--weights-dir",
     type=click.Path(readable=False),  # files in a folder that cannot be listed may still be readable
     metavar="FOLDER",
     help="Look here for the file of named weights, before torch's hub cache and the network.",
 )
-
-# The network.
-backbone_options = together(
+backbone = together(
     option(
         "--backbone",
         default=DEFAULT_BACKBONE,
@@ -128,13 +220,8 @@ backbone_options = together(
         metavar="NAME|FILE|none",
         help="Weights by name, a local file (.pth, .safetensors), or none: untrained.",
     ),
-    weights_dir_option,
-    option(
-        "--seed",
-        type=int,
-        default=BackboneChoice.seed,
-        help="Seed of the untrained network of --weights none.",
-    ),
+    weights_dir,
+    setting(BackboneChoice, "seed", "Seed of the untrained network of --weights none."),
     option(
         "--layer",
         "layers",
@@ -143,17 +230,19 @@ backbone_options = together(
         help="Layer to pool, see 'sppfeat backbones NAME'; repeatable: side by side. [default: the last feature map]",
     ),
 )
-
-
 SIZE_HELP = "Short side of the network input; the aspect ratio is kept."
 
 
-def size_option(default: str) -> Callable[[_F], _F]:
+def size(default: str) -> Callable[[_F], _F]:
     """Declares ``--size``; ``default`` is the text that describes its default."""
     return option("--size", type=SIZE, metavar="PIXELS|native", help=f"{SIZE_HELP} [default: {default}]")
 
 
-def levels_option(default: Sequence[int], note: str = "") -> Callable[[_F], _F]:
+exif = setting(InputSpec, "exif", "What to do with the EXIF orientation.")
+
+
+# The descriptor.
+def levels(default: Sequence[int], note: str = "") -> Callable[[_F], _F]:
     """Declares ``--levels``, whose value is None if not given; ``default`` and ``note`` are shown in its help."""
     return option(
         "--levels",
@@ -163,93 +252,41 @@ def levels_option(default: Sequence[int], note: str = "") -> Callable[[_F], _F]:
     )
 
 
-pool_option = setting_option(DescriptorSpec, "pool", "What is taken of each bin.")
-
-exif_option = setting_option(InputSpec, "exif", "What to do with the EXIF orientation.")
+pool = setting(DescriptorSpec, "pool", "What is taken of each bin.")
 
 
-def dtype_option(text: str) -> Callable[[_F], _F]:
+def dtype(text: str) -> Callable[[_F], _F]:
     """Declares ``--dtype`` with this help text."""
-    return setting_option(DescriptorSpec, "dtype", text)
+    return setting(DescriptorSpec, "dtype", text)
 
 
-precision_option = setting_option(
+# The machine.
+precision = setting(
     ExtractConfig,
     "precision",
     "Of the network; fp32 is exact, bf16 fast where the machine has it, tf32 for CUDA.",
 )
-
-batch_size_option = option(
-    "--batch-size", type=AUTO_OR_INT, metavar="auto|N", default="auto", help="Images per batch."
-)
-
-workers_option = option(
-    "--workers",
-    type=AUTO_OR_INT,
-    metavar="auto|N",
-    default="auto",
-    help="Processes that decode images; 0: none.",
-)
-
-quiet_option = option("--quiet", "-q", is_flag=True, help="No progress bar.")
-
-
-device_option = option(
+device = option(
     "--device",
-    type=DEVICE,
+    type=Parsed("device", parse_device),
     metavar="auto|cpu|cuda|cuda:N|mps",
     default=RunOptions.device,
     help="Where to compute; auto takes CUDA if there is one.",
 )
 
-metric_option = option(
-    "--metric",
-    type=click.Choice(METRICS),
-    default=DEFAULT_METRIC,
-    help="Distance: one minus the cosine of the angle, 0 to 2; or the Euclidean distance.",
-)
 
-root_option = option("--root", type=click.Path(), help="Folder of the images now. [default: as recorded]")
-
-# Weights, device and so on for running the network of a feature file again.
-recorded_weights_options = together(
-    option("--weights", metavar="NAME|FILE", help="Where the weights are now. [default: as recorded]"),
-    weights_dir_option,
-    device_option,
-)
+def _auto_or_int(name: str, text: str) -> Callable[[_F], _F]:
+    return option(name, type=AUTO_OR_INT, metavar="auto|N", default="auto", help=text)
 
 
-def output_option(text: str) -> Callable[[_F], _F]:
-    """Declares the required option ``--output`` with this help text."""
-    return option("-o", "--output", type=click.Path(path_type=Path), required=True, help=text)
+batch_size = _auto_or_int("--batch-size", "Images per batch.")
+workers = _auto_or_int("--workers", "Processes that decode images; 0: none.")
 
 
-overwrite_output_option = option(
-    "--overwrite", is_flag=True, help="Replace the output once the new one is complete."
-)
-
-json_option = option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
-
-
-def verbosity_options(function: _F) -> _F:
-    """Declares ``--quiet`` and ``--verbose``."""
-    function = option("--quiet", "-q", is_flag=True, help="Say nothing but errors.")(function)
-    return option("--verbose", "-v", is_flag=True, help="Say more: all failures, all settings.")(function)
-
-
-def is_given(name: str) -> bool:
-    """True if a parameter of the running command comes from the command line, not from a default or the environment."""
-    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
-
-
-def given_options(names: Iterable[str]) -> list[str]:
-    """Flags of those parameters that were given on the command line, such as ``--layer`` for ``layers``."""
-    parameters = {parameter.name: parameter for parameter in click.get_current_context().command.params}
-    return [
-        next(flag for flag in parameters[name].opts if flag.startswith("--"))
-        for name in names
-        if is_given(name)
-    ]
+# Feature files.
+def feature_file(name: str = "file") -> Callable[[_F], _F]:
+    """Declares an argument that is the path of a feature file."""
+    return click.argument(name, type=click.Path(path_type=Path))
 
 
 def _given(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> Any:  # noqa: ARG001
@@ -257,9 +294,9 @@ def _given(context: click.Context, parameter: click.Parameter, values: tuple[str
     return values or None
 
 
-# The rows, columns and labels of a feature file. The parameters are called rows, layers, levels and labels, like the
-# arguments of FeatureFile.select; an option that is not given is None.
-rows_option = option(
+# The parameters of a selection are called rows, layers, levels and labels, like the arguments of FeatureFile.select;
+# an option that is not given is None.
+rows = option(
     "--rows",
     multiple=True,
     callback=_given,
@@ -267,17 +304,7 @@ rows_option = option(
     help="Which rows: label=NAME, image=PATH (* and ? stand for anything), A:B, N,N,..., flag=ok|clipped|..., or "
     "status=any for those without descriptor, too; repeatable. [default: all that have a descriptor]",
 )
-
-labels_from_option = option(
-    "--labels-from",
-    "labels",
-    shell_complete=complete_files,
-    metavar="FILE|box|image",
-    help="Labels: a .csv or .tsv with columns label, and path or row; or those of boxes or images. "
-    "[default: as in the file]",
-)
-
-columns_options = together(
+columns = together(
     option("--levels", type=LEVELS, metavar="N,N,...", help="Only these levels. [default: all of the file]"),
     option(
         "--layer",
@@ -288,6 +315,56 @@ columns_options = together(
         help="Only this layer; repeatable. [default: all of the file]",
     ),
 )
+labels_from = option(
+    "--labels-from",
+    "labels",
+    shell_complete=complete_files,
+    metavar="FILE|box|image",
+    help="Labels: a .csv or .tsv with columns label, and path or row; or those of boxes or images. "
+    "[default: as in the file]",
+)
+selection = together(rows, columns, labels_from)
+
+root = option("--root", type=click.Path(), help="Folder of the images now. [default: as recorded]")
+
+# For running the network of a feature file again.
+recorded_weights = together(
+    option("--weights", metavar="NAME|FILE", help="Where the weights are now. [default: as recorded]"),
+    weights_dir,
+    device,
+)
+
+metric = option(
+    "--metric",
+    type=click.Choice(METRICS),
+    default=DEFAULT_METRIC,
+    help="Distance: one minus the cosine of the angle, 0 to 2; or the Euclidean distance.",
+)
 
 
-selection_options = together(rows_option, columns_options, labels_from_option)
+def neighbors(default: int, most: int | None = None) -> Callable[[_F], _F]:
+    """Declares the number of neighbors per query, ``k``."""
+    return option(
+        "--neighbours",
+        "-k",
+        "k",
+        type=click.IntRange(1, most),
+        default=default,
+        metavar="K",
+        help="How many rows per query.",
+    )
+
+
+# The output.
+def output(text: str) -> Callable[[_F], _F]:
+    """Declares the required option ``--output`` with this help text."""
+    return option("-o", "--output", type=click.Path(path_type=Path), required=True, help=text)
+
+
+overwrite = flag("--overwrite", "Replace the output once the new one is complete.")
+json = flag("--json as_json", "Print the result as JSON on standard output.")
+quiet = flag("--quiet -q", "No progress bar.")
+verbosity = together(
+    flag("--verbose -v", "Say more: all failures, all settings."),
+    flag("--quiet -q", "Say nothing but errors."),
+)

@@ -1,69 +1,38 @@
 """``sppfeat predict``: classifies the rows of a feature file with a saved classifier."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
+import sppfeat
+from sppfeat.cli import options
 from sppfeat.cli.bars import Bar
-from sppfeat.cli.options import (
-    feature_file_argument,
-    labels_from_option,
-    option,
-    overwrite_output_option,
-    quiet_option,
-    rows_option,
-)
+from sppfeat.cli.options import flag, path
 from sppfeat.cli.output import say, standard_output
 from sppfeat.config.wording import counted
 
 __all__ = ["predict"]
 
-_STANDARD_OUTPUT = Path("-")
-
 
 @click.command(short_help="Classify the rows of a feature file with a saved classifier.")
 @click.argument("model", type=click.Path(path_type=Path))
-@feature_file_argument("features")
-@option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="CSV|-",
-    help="File to write. [default: standard output]",
-)
-@option("--scores", is_flag=True, help="A column for the score of each class, too.")
-@rows_option
-@labels_from_option
-@overwrite_output_option
-@quiet_option
-def predict(
-    model: Path,
-    features: Path,
-    output: Path | None,
-    scores: bool,
-    rows: tuple[str, ...] | None,
-    labels: str | None,
-    overwrite: bool,
-    quiet: bool,
-) -> None:
+@options.feature_file("features")
+@path("-o --output", "CSV|-", "File to write. [default: standard output]")
+@flag("--scores with_scores", "A column for the score of each class, too.")
+@options.rows
+@options.labels_from
+@options.overwrite
+@options.quiet
+def predict(model: Path, features: Path, output: Path | None, quiet: bool, **values: Any) -> None:
     """Classify the rows of a feature file with a classifier of 'sppfeat probe --save', as CSV.
 
     The file's descriptors must have been made with the settings of those that the classifier was fitted on. Where
     rows have labels, the accuracy is said on standard error.
     """
-    import sppfeat
-
     with Bar("predicting", 0, unit="row", shown=not quiet) as bar:
-        found = sppfeat.predict(
-            model,
-            features,
-            standard_output() if output is None or output == _STANDARD_OUTPUT else output,
-            with_scores=scores,
-            rows=rows,
-            labels=labels,
-            overwrite=overwrite,
-            on_progress=bar.move_to,
-        )
+        target = standard_output() if output is None or str(output) == "-" else output
+        found = sppfeat.predict(model, features, target, on_progress=bar.move_to, **values)
     if found.n_without:
         one, many = "row of the file has no descriptor and is", "rows of the file have no descriptor and are"
         say(f"note: {counted(found.n_without, one, many)} left out")

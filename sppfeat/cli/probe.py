@@ -6,19 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import sppfeat
 from sppfeat.analysis.choices import CLASS_WEIGHTS, ProbeSettings
+from sppfeat.cli import options
 from sppfeat.cli.bars import Bar
-from sppfeat.cli.options import (
-    feature_file_argument,
-    json_option,
-    option,
-    overwrite_output_option,
-    quiet_option,
-    selection_options,
-    setting_option,
-)
+from sppfeat.cli.options import NumberRange, flag, option, path, setting
 from sppfeat.cli.output import joined_numbers, print_json, print_result, say, table
-from sppfeat.cli.values import NumberRange
 from sppfeat.config.wording import counted, escaped, first_few
 
 if TYPE_CHECKING:
@@ -31,12 +24,12 @@ _SHOWN_SETTINGS = ("folds", "repeats", "seed", "C", "class_weight", "min_per_cla
 
 
 @click.command(short_help="Say what a linear classifier makes of a feature file, and save it.")
-@feature_file_argument("features")
-@setting_option(ProbeSettings, "folds", "Of the cross-validation.", type=click.IntRange(2))
-@setting_option(ProbeSettings, "repeats", "Shuffles of the rows into folds.", type=click.IntRange(1))
-@setting_option(ProbeSettings, "seed", "Of the first shuffle.", type=click.IntRange(0, 2**31))
+@options.feature_file("features")
+@setting(ProbeSettings, "folds", "Of the cross-validation.", type=click.IntRange(2))
+@setting(ProbeSettings, "repeats", "Shuffles of the rows into folds.", type=click.IntRange(1))
+@setting(ProbeSettings, "seed", "Of the first shuffle.", type=click.IntRange(0, 2**31))
 @option("--C", "C", type=float, default=ProbeSettings.C, help="Less is more regularisation.")
-@setting_option(
+@setting(
     ProbeSettings,
     "class_weight",
     "balanced: classes count alike, whatever their size; none: rows do.",
@@ -48,24 +41,19 @@ _SHOWN_SETTINGS = ("folds", "repeats", "seed", "C", "class_weight", "min_per_cla
     metavar="N",
     help="Leave out classes with fewer rows; with boxes, with rows in fewer images. [default: --folds]",
 )
-@option("--no-ablation", is_flag=True, help="Do not try levels and layers by themselves.")
+@flag("--no-ablation", "Do not try levels and layers by themselves.")
 @option("--pairs", type=click.IntRange(0), default=_SHOWN, help="Confused pairs of classes to show.")
-@selection_options
-@option(
-    "--save",
-    type=click.Path(path_type=Path),
-    metavar="MODEL",
-    help="Fit the classifier on all rows and write it to this file, for 'sppfeat predict'.",
-)
-@overwrite_output_option
+@options.selection
+@path("--save", "MODEL", "Fit the classifier on all rows and write it to this file, for 'sppfeat predict'.")
+@options.overwrite
 @option(
     "--max-memory",
     type=NumberRange(0, min_open=True),
     metavar="GB",
     help="Memory that may be used. [default: a quarter of the machine's]",
 )
-@json_option
-@quiet_option
+@options.json
+@options.quiet
 def probe(
     features: Path,
     no_ablation: bool,
@@ -73,7 +61,7 @@ def probe(
     max_memory: float | None,
     as_json: bool,
     quiet: bool,
-    **options: Any,
+    **values: Any,
 ) -> None:
     """Say how well a linear classifier tells the classes of a feature file apart, by cross-validation.
 
@@ -81,24 +69,22 @@ def probe(
     gives by itself on the same folds, and the pairs of classes that are confused most often. Boxes of one image
     are never on both sides of a split.
     """
-    import sppfeat
-
     with Bar("probing", 1, unit="step", shown=not quiet) as bar:
         result = sppfeat.probe(
             features,
             ablation=not no_ablation,
             max_nbytes=None if max_memory is None else int(min(max_memory, 2.0**30) * 1e9),
             on_progress=bar.move_to,
-            **options,
+            **values,
         )
-    options["min_per_class"] = options["min_per_class"] or options["folds"]
-    model = options["save"]
+    values["min_per_class"] = values["min_per_class"] or values["folds"]
+    model = values["save"]
     if as_json:
-        settings = {name: options[name] for name in _SHOWN_SETTINGS}
+        settings = {name: values[name] for name in _SHOWN_SETTINGS}
         found = {"path": str(features), **settings, **dataclasses.asdict(result)}
         print_json({**found, "model": None if model is None else str(model)})
         return
-    print_result(_text(features, result, options, n_pairs=pairs))
+    print_result(_text(features, result, values, n_pairs=pairs))
     if model is not None:
         say(f"classifier: {model!s}, fitted on all {result.n_rows} rows")
 

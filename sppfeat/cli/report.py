@@ -7,27 +7,20 @@ import click
 
 import sppfeat
 from sppfeat.analysis.choices import DEFAULT_EMBEDDING, EMBEDDINGS, MOST_EMBEDDED
+from sppfeat.cli import options
 from sppfeat.cli.bars import Bar
-from sppfeat.cli.options import (
-    feature_file_argument,
-    option,
-    output_option,
-    overwrite_output_option,
-    quiet_option,
-    root_option,
-    selection_options,
-)
+from sppfeat.cli.options import flag, option
 from sppfeat.cli.output import human_bytes, say
 
 __all__ = ["report"]
 
 
 @click.command(short_help="One page about a feature file: pictures, probe, failures, settings.")
-@feature_file_argument()
-@output_option("The page to write: .html.")
-@overwrite_output_option
+@options.feature_file()
+@options.output("The page to write: .html.")
+@options.overwrite
 @option("--title", metavar="TEXT", help="Of the page. [default: the file's name]")
-@selection_options
+@options.selection
 @option(
     "--method",
     type=click.Choice(EMBEDDINGS),
@@ -40,11 +33,11 @@ __all__ = ["report"]
     default=MOST_EMBEDDED,
     help="Of more rows so many are drawn for the embedding, and as many for the probe.",
 )
-@option("--no-probe", is_flag=True, help="Train no classifiers.")
-@root_option
+@flag("--no-probe", "Train no classifiers.")
+@options.root
 @option("--seed", type=click.IntRange(0, 2**31), default=0, help="Of all that is drawn.")
-@quiet_option
-def report(file: Path, output: Path, no_probe: bool, quiet: bool, **options: Any) -> None:
+@options.quiet
+def report(file: Path, output: Path, no_probe: bool, quiet: bool, **values: Any) -> None:
     """Write one page about a feature file, for any browser; everything is in it, and it loads nothing.
 
     What is in the file, an embedding with pictures, rows beside their nearest rows, what a linear classifier makes of
@@ -60,6 +53,6 @@ def report(file: Path, output: Path, no_probe: bool, quiet: bool, **options: Any
             output,
             probe=not no_probe,
             on_progress=lambda n, total, step: bar.move_to(n, total, note=step),
-            **options,
+            **values,
         )
     say(f"{human_bytes(nbytes)}: {output}")

@@ -6,18 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import sppfeat
 from sppfeat.analysis.choices import DEFAULT_NEIGHBORS
+from sppfeat.cli import options
 from sppfeat.cli.bars import Bar, download_bar
-from sppfeat.cli.options import (
-    feature_file_argument,
-    json_option,
-    metric_option,
-    option,
-    quiet_option,
-    recorded_weights_options,
-    root_option,
-    selection_options,
-)
+from sppfeat.cli.options import flag
 from sppfeat.cli.output import print_json_or_text, table
 from sppfeat.config.wording import escaped
 
@@ -28,30 +21,18 @@ __all__ = ["search"]
 
 
 @click.command(short_help="Find the rows of a feature file that are most like an image, a box or a row.")
-@feature_file_argument()
+@options.feature_file()
 @click.argument("queries", nargs=-1, required=True, metavar="QUERY...")
-@option(
-    "--neighbours",
-    "-k",
-    "k",
-    type=click.IntRange(1),
-    default=DEFAULT_NEIGHBORS,
-    metavar="K",
-    help="How many rows per query.",
-)
-@metric_option
-@option("--one-per-image", is_flag=True, help="Of each image only its nearest row.")
-@option(
-    "--include-self",
-    is_flag=True,
-    help="A row may be its own neighbour (with --one-per-image: its image may).",
-)
-@selection_options
-@root_option
-@recorded_weights_options
-@json_option
-@quiet_option
-def search(file: Path, queries: tuple[str, ...], as_json: bool, quiet: bool, **options: Any) -> None:
+@options.neighbors(DEFAULT_NEIGHBORS)
+@options.metric
+@flag("--one-per-image", "Of each image only its nearest row.")
+@flag("--include-self", "A row may be its own neighbour (with --one-per-image: its image may).")
+@options.selection
+@options.root
+@options.recorded_weights
+@options.json
+@options.quiet
+def search(file: Path, queries: tuple[str, ...], as_json: bool, quiet: bool, **values: Any) -> None:
     """Find the rows of a feature file that are most like an image, a box or a row.
 
     A QUERY is an image, a box of one (photo.jpg#x0,y0,x1,y1, in pixels of the image as displayed), a row of the file
@@ -61,15 +42,13 @@ def search(file: Path, queries: tuple[str, ...], as_json: bool, quiet: bool, **o
     All queries are looked at before anything is computed; if one is wrong, nothing is printed. The search is exact:
     every row is compared, and rows at the same distance come in the order of the file.
     """
-    import sppfeat
-
     with Bar("searching", 0, unit="row", shown=not quiet) as bar, download_bar() as on_download:
         found = sppfeat.search(
             file,
             queries,
             on_progress=lambda stage, done, total: bar.move_to(done, total, note=stage),
             on_download=on_download,
-            **options,
+            **values,
         )
     as_objects = [
         {

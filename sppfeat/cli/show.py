@@ -15,42 +15,17 @@ from sppfeat.analysis.choices import (
     SHEET_QUERIES,
     SIZES_OF,
 )
+from sppfeat.cli import options
 from sppfeat.cli.bars import Bar, download_bar
-from sppfeat.cli.groups import LazyGroup
-from sppfeat.cli.options import (
-    backbone_options,
-    columns_options,
-    device_option,
-    exif_option,
-    feature_file_argument,
-    given_options,
-    is_given,
-    json_option,
-    levels_option,
-    metric_option,
-    option,
-    output_option,
-    overwrite_output_option,
-    pool_option,
-    quiet_option,
-    recorded_weights_options,
-    root_option,
-    rows_option,
-    selection_options,
-    size_option,
-    together,
-)
+from sppfeat.cli.options import Parsed, flag, given_options, option, path, together
 from sppfeat.cli.output import print_json, say
-from sppfeat.cli.values import Parsed
 from sppfeat.config.specs import DEFAULT_BOX_SIZE, DEFAULT_LEVELS, DEFAULT_SIZE
 from sppfeat.errors import ConfigError
 
 if TYPE_CHECKING:
     from sppfeat.analysis.show.figure import Picture
 
-__all__ = ["embedding", "image", "neighbours", "norms", "show", "sizes"]
-
-_MODULES = dict.fromkeys(("image", "embedding", "neighbours", "norms", "sizes"), "show")
+__all__ = ["show"]
 
 # Options that contradict --from, whose file records these settings.
 _RECORDED = ("backbone", "seed", "layers", "size", "levels", "pool", "exif")
@@ -63,13 +38,20 @@ def _box(text: str) -> tuple[float, ...]:
 
 _BOX = Parsed("box", _box, refusal="{!r} is not four numbers such as 10,20,110,220")
 
-_picture_option = output_option("The picture to write: .png, .svg or .pdf.")
+_picture_option = options.output("The picture to write: .png, .svg or .pdf.")
 _seed_option = option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Of all that is drawn.")
 
-_file_and_output = together(feature_file_argument(), _picture_option, overwrite_output_option)
+_file_and_output = together(options.feature_file(), _picture_option, options.overwrite)
 
 
-@click.group(cls=LazyGroup, modules=_MODULES, short_help="Draw pictures of an image, or of a feature file.")
+class _InOrder(click.Group):
+    """A group whose --help lists its commands in the order of their definition."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(self.commands)
+
+
+@click.group(cls=_InOrder, short_help="Draw pictures of an image, or of a feature file.")
 def show() -> None:
     """Draw pictures, as .png, .svg or .pdf.
 
@@ -77,10 +59,10 @@ def show() -> None:
     """
 
 
-@click.command(short_help="The pyramid's bins on a photograph, and what is pooled in them.")
+@show.command(short_help="The pyramid's bins on a photograph, and what is pooled in them.")
 @click.argument("photo", required=False)
 @_picture_option
-@overwrite_output_option
+@options.overwrite
 @option(
     "--box",
     "boxes",
@@ -90,13 +72,7 @@ def show() -> None:
     help="A box in pixels of the photograph as displayed; repeatable. [default: the whole image]",
 )
 @option("--channel", type=click.IntRange(0), help="Show this channel. [default: all, by their l2 norm]")
-@option(
-    "--from",
-    "file",
-    type=click.Path(path_type=Path),
-    metavar="FEATURES",
-    help="A feature file: its network and all its settings.",
-)
+@path("--from file", "FEATURES", "A feature file: its network and all its settings.")
 @option(
     "--row",
     type=int,
@@ -104,10 +80,10 @@ def show() -> None:
     help="Show this row of --from: its image and box; then without PHOTO and --box.",
 )
 @option("--root", type=click.Path(), help="Folder of the images of --from now. [default: as recorded]")
-@backbone_options
-@size_option(f"{DEFAULT_SIZE}; {DEFAULT_BOX_SIZE} with --box")
-@levels_option(DEFAULT_LEVELS)
-@pool_option
+@options.backbone
+@options.size(f"{DEFAULT_SIZE}; {DEFAULT_BOX_SIZE} with --box")
+@options.levels(DEFAULT_LEVELS)
+@options.pool
 @option("--projection", help="How boxes become cells. [default: sppnet, or of --from]")
 @option(
     "--margin",
@@ -115,10 +91,10 @@ def show() -> None:
     metavar="PIXELS",
     help="Network-input pixels by which each box is tightened on each side (sppnet only). [default: 0, or of --from]",
 )
-@exif_option
-@device_option
-@json_option
-def image(photo: str | None, as_json: bool, layers: tuple[str, ...], **options: Any) -> None:
+@options.exif
+@options.device
+@options.json
+def image(photo: str | None, as_json: bool, layers: tuple[str, ...], **values: Any) -> None:
     """Draw the pyramid's bins on a photograph, what is pooled in them, and where it came from.
 
     For PHOTO, or boxes in it, and each layer: the network input with the box (dashed) and its region, the cells that
@@ -131,24 +107,24 @@ def image(photo: str | None, as_json: bool, layers: tuple[str, ...], **options: 
     """
     from sppfeat.analysis.show.image_picture import show_image
 
-    if options["file"] is None:
-        options["layer"] = layers
+    if values["file"] is None:
+        values["layer"] = layers
     else:
         for flag in given_options(_RECORDED):
             raise ConfigError(f"{flag} is given, and --from, which has it already: leave one of them out")
-        unused = {*_RECORDED, *(() if is_given("weights") else ("weights",))}
-        options = {name: value for name, value in options.items() if name not in unused}
+        unused = {*_RECORDED, *(() if given_options(["weights"]) else ("weights",))}
+        values = {name: value for name, value in values.items() if name not in unused}
     with download_bar() as on_download:
-        picture = show_image(photo, options.pop("output"), on_download=on_download, **options)
+        picture = show_image(photo, values.pop("output"), on_download=on_download, **values)
     if as_json:
         print_json(picture.found)
     else:
         _say_picture(picture)
 
 
-@click.command(short_help="Rows as points of a plane, coloured by class, with pictures.")
+@show.command(short_help="Rows as points of a plane, coloured by class, with pictures.")
 @_file_and_output
-@selection_options
+@options.selection
 @option(
     "--method",
     type=click.Choice(EMBEDDINGS),
@@ -165,9 +141,9 @@ def image(photo: str | None, as_json: bool, layers: tuple[str, ...], **options: 
 @option(
     "--pictures", type=click.IntRange(0), default=MOST_PICTURED, help="How many rows at most are pictured."
 )
-@root_option
+@options.root
 @_seed_option
-def embedding(file: Path, output: Path, **options: Any) -> None:
+def embedding(file: Path, output: Path, **values: Any) -> None:
     """Draw rows as points of a plane, coloured by class, some of them as pictures of their image or box.
 
     Classes have a colour and a shape; of more than 20 the most frequent ones, and the others are grey. Needs
@@ -175,23 +151,15 @@ def embedding(file: Path, output: Path, **options: Any) -> None:
     """
     from sppfeat.analysis.show.embedding import show_embedding
 
-    _say_picture(show_embedding(file, output, **options))
+    _say_picture(show_embedding(file, output, **values))
 
 
-@click.command(short_help="A contact sheet: rows beside the rows that are nearest to them.")
-@feature_file_argument()
+@show.command(short_help="A contact sheet: rows beside the rows that are nearest to them.")
+@options.feature_file()
 @click.argument("queries", nargs=-1, metavar="[QUERY]...")
 @_picture_option
-@overwrite_output_option
-@option(
-    "--neighbours",
-    "-k",
-    "k",
-    type=click.IntRange(1, 50),
-    default=SHEET_NEIGHBORS,
-    metavar="K",
-    help="How many rows per query.",
-)
+@options.overwrite
+@options.neighbors(SHEET_NEIGHBORS, most=50)
 @option(
     "--random",
     "n_random",
@@ -199,16 +167,14 @@ def embedding(file: Path, output: Path, **options: Any) -> None:
     default=SHEET_QUERIES,
     help="Without a QUERY: so many rows, drawn at random.",
 )
-@metric_option
-@option(
-    "--one-per-image", is_flag=True, help="Of each image only its nearest row, and none of the query's own."
-)
-@selection_options
-@root_option
-@recorded_weights_options
+@options.metric
+@flag("--one-per-image", "Of each image only its nearest row, and none of the query's own.")
+@options.selection
+@options.root
+@options.recorded_weights
 @_seed_option
-@quiet_option
-def neighbours(file: Path, queries: tuple[str, ...], output: Path, quiet: bool, **options: Any) -> None:
+@options.quiet
+def neighbours(file: Path, queries: tuple[str, ...], output: Path, quiet: bool, **values: Any) -> None:
     """Draw a contact sheet: in each line a query, then the rows that are nearest to it, with distance and class.
 
     A QUERY is what `sppfeat search` takes: an image, a box of one (photo.jpg#x0,y0,x1,y1), a row of the file
@@ -219,29 +185,29 @@ def neighbours(file: Path, queries: tuple[str, ...], output: Path, quiet: bool, 
     from sppfeat.analysis.show.contact_sheet import show_neighbors
 
     with Bar("searching", 0, unit="row", shown=not quiet) as bar:
-        picture = show_neighbors(file, output, queries, on_progress=bar.move_to, **options)
+        picture = show_neighbors(file, output, queries, on_progress=bar.move_to, **values)
     _say_picture(picture)
 
 
-@click.command(short_help="Histograms of the norms of descriptors, layer by layer.")
+@show.command(short_help="Histograms of the norms of descriptors, layer by layer.")
 @_file_and_output
-@rows_option
-@columns_options
+@options.rows
+@options.columns
 @option(
     "--most", type=click.IntRange(1), default=MOST_NORMS, help="Of more rows so many are drawn at random."
 )
 @_seed_option
-def norms(file: Path, output: Path, **options: Any) -> None:
+def norms(file: Path, output: Path, **values: Any) -> None:
     """Draw histograms of the l2 norms of descriptors, one per layer.
 
     The norms are those of the file, after its --normalize. Rows that are zero throughout a layer are counted.
     """
     from sppfeat.analysis.show.distributions import show_norms
 
-    _say_picture(show_norms(file, output, **options))
+    _say_picture(show_norms(file, output, **values))
 
 
-@click.command(short_help="Widths by heights of images or boxes, with histograms.")
+@show.command(short_help="Widths by heights of images or boxes, with histograms.")
 @_file_and_output
 @option(
     "--of",
@@ -249,14 +215,14 @@ def norms(file: Path, output: Path, **options: Any) -> None:
     default=SIZES_OF[0],
     help="Sizes of images as displayed; or of boxes, as far as they lie inside their image.",
 )
-def sizes(file: Path, output: Path, **options: Any) -> None:
+def sizes(file: Path, output: Path, **values: Any) -> None:
     """Draw widths by heights of images or boxes, with a histogram of either and lines of common aspect ratios.
 
     Images that failed are left out, and counted.
     """
     from sppfeat.analysis.show.distributions import show_sizes
 
-    _say_picture(show_sizes(file, output, **options))
+    _say_picture(show_sizes(file, output, **values))
 
 
 def _say_picture(picture: "Picture") -> None:

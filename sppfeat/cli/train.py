@@ -8,18 +8,17 @@ from typing import Any
 
 import click
 
+from sppfeat.cli import options
 from sppfeat.cli.bars import Bar, download_bar
-from sppfeat.cli.groups import EXIT_INTERRUPTED, EXIT_SOME_FAILED, leave
+from sppfeat.cli.groups import EXIT_INTERRUPTED, EXIT_SOME_FAILED, leave, stop_on_signals
 from sppfeat.cli.options import (
-    device_option,
+    Parsed,
+    complete_backbones,
+    complete_files,
+    complete_weights,
     given_options,
-    json_option,
     option,
-    output_option,
     together,
-    verbosity_options,
-    weights_dir_option,
-    workers_option,
 )
 from sppfeat.cli.output import (
     first_of,
@@ -29,15 +28,7 @@ from sppfeat.cli.output import (
     print_json_or_text,
     say,
 )
-from sppfeat.cli.signals import stop_on_signals
-from sppfeat.cli.values import (
-    Parsed,
-    complete_backbones,
-    complete_files,
-    complete_weights,
-)
-from sppfeat.config.options import settings_from
-from sppfeat.config.request import BackboneChoice
+from sppfeat.config.request import BackboneChoice, settings_from
 from sppfeat.config.specs import DEFAULT_BACKBONE
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError
@@ -52,7 +43,7 @@ from sppfeat.training.settings import (
     flag_of,
 )
 
-__all__ = ["epoch_text", "plan_text", "result_text", "train"]
+__all__ = ["train"]
 
 _SHOWN = 5
 _TEACHER = Parsed("name[:layer,...][=weights]", TeacherChoice.parse)
@@ -84,7 +75,7 @@ def _setting(setting: "dataclasses.Field[Any]") -> Callable[[Any], Any]:
 
 @click.command(short_help="Train a network with the pyramid in it, by labels or by other networks.")
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", shell_complete=complete_files)
-@output_option("The folder for weights (model.pth), checkpoints, log and the list of images.")
+@options.output("The folder for weights (model.pth), checkpoints, log and the list of images.")
 @option(
     "--val",
     "validation",
@@ -106,7 +97,7 @@ def _setting(setting: "dataclasses.Field[Any]") -> Callable[[Any], Any]:
     metavar="NAME|FILE|none",
     help="Weights to begin with, as for 'extract'; none: random values.",
 )
-@weights_dir_option
+@options.weights_dir
 @option("--layer", metavar="NODE", help="Layer that the pyramid pools. [default: the last feature map]")
 @_settings(NetworkSettings)
 @option(
@@ -124,12 +115,12 @@ def _setting(setting: "dataclasses.Field[Any]") -> Callable[[Any], Any]:
     *("epochs", "batch_size", "optimizer", "learning_rate", "weight_decay", "warmup_epochs"),
     *("label_smoothing", "ema", "seed", "precision"),
 )
-@device_option
-@workers_option
+@options.device
+@options.workers
 @_settings(TrainRun, "weights_dtype", "checkpoint_minutes", "resume", "overwrite", "dry_run")
-@json_option
-@verbosity_options
-def train(**options: Any) -> None:
+@options.json
+@options.verbosity
+def train(**values: Any) -> None:
     """Train a network with the pyramid in it, by labels or by other networks.
 
     INPUT is a folder, an image file, @FILE or -, as for 'extract'. With one folder per class the network learns
@@ -141,16 +132,16 @@ def train(**options: Any) -> None:
 
     Exit codes: 0 done; 1 error; 2 wrong usage; 3 finished, but some images could not be read; 130 interrupted.
     """
-    for name, reason in _without_effect(options):
+    for name, reason in _without_effect(values):
         for flag in given_options([name]):
             raise ConfigError(f"{flag} would have no effect: it is for {reason}")
     from sppfeat.training.run import train as run_training
 
-    request = _request(options)
+    request = _request(values)
     quiet, verbose, as_json, dry = (
-        options["quiet"],
-        options["verbose"],
-        options["as_json"],
+        values["quiet"],
+        values["verbose"],
+        values["as_json"],
         request.run.dry_run,
     )
     settings = request.settings.canonical() if verbose else None
@@ -162,7 +153,7 @@ def train(**options: Any) -> None:
         def on_plan(plan: dict[str, Any]) -> None:
             bars[0].close()
             if not dry and not quiet:
-                say(plan_text(plan, settings))
+                say(_plan_text(plan, settings))
             bars.append(
                 stack.enter_context(Bar("training", plan["steps"], unit="step", shown=not (quiet or dry)))
             )
@@ -174,7 +165,7 @@ def train(**options: Any) -> None:
 
         def on_epoch(entry: dict[str, Any]) -> None:
             if not quiet:
-                bars[1].say(epoch_text(entry))
+                bars[1].say(_epoch_text(entry))
 
         try:
             found = run_training(
@@ -193,11 +184,11 @@ def train(**options: Any) -> None:
             leave(EXIT_INTERRUPTED)
     if dry:
         found |= {"settings": settings} if settings else {}
-        print_json_or_text(found, lambda: plan_text(found["plan"], settings), as_json=as_json)
+        print_json_or_text(found, lambda: _plan_text(found["plan"], settings), as_json=as_json)
         return
     result = found["result"]
     if not quiet:
-        say(result_text(result, verbose))
+        say(_result_text(result, verbose))
     if as_json:
         print_json(found)
     if not result["finished"]:
@@ -206,43 +197,43 @@ def train(**options: Any) -> None:
         leave(EXIT_SOME_FAILED)
 
 
-def _without_effect(options: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _without_effect(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yields parameters that have no effect with the other options, each with the options that it needs."""
-    if options["teachers"]:
+    if values["teachers"]:
         for name in ("labels", "hidden", "dropout", "label_smoothing"):
             yield name, "class labels, which --teacher does without"
-        if options["distill"] == "map":
+        if values["distill"] == "map":
             for name in ("levels", "pool"):
                 yield name, "class labels and --distill descriptor"
     else:
         yield "distill", "--teacher"
-    if options["views"] == "crop":
+    if values["views"] == "crop":
         yield "round_to", "--views full"
     else:
         yield "min_crop", "--views crop"
-    if not (options["validation"] or options["val_fraction"]):
+    if not (values["validation"] or values["val_fraction"]):
         for name in ("val_sizes", "val_every"):
             yield name, "--val and --val-fraction"
 
 
-def _request(options: dict[str, Any]) -> TrainRequest:
+def _request(values: dict[str, Any]) -> TrainRequest:
     settings = TrainSettings(
         backbone=BackboneChoice(
-            name=options["backbone"],
-            weights=options["weights"],
-            layers=(options["layer"],) if options["layer"] else (),
-            seed=options["seed"],
+            name=values["backbone"],
+            weights=values["weights"],
+            layers=(values["layer"],) if values["layer"] else (),
+            seed=values["seed"],
         ),
-        data=settings_from(DataSettings, options, val_sizes=options["val_sizes"] or ()),
-        network=settings_from(NetworkSettings, options),
-        recipe=settings_from(Recipe, options),
-        teachers=options["teachers"],
+        data=settings_from(DataSettings, values, val_sizes=values["val_sizes"] or ()),
+        network=settings_from(NetworkSettings, values),
+        recipe=settings_from(Recipe, values),
+        teachers=values["teachers"],
     )
-    run = settings_from(TrainRun, options)
-    return settings_from(TrainRequest, options, settings=settings, run=run)
+    run = settings_from(TrainRun, values)
+    return settings_from(TrainRequest, values, settings=settings, run=run)
 
 
-def plan_text(plan: dict[str, Any], settings: dict[str, Any] | None) -> str:
+def _plan_text(plan: dict[str, Any], settings: dict[str, Any] | None) -> str:
     """Formats a plan as lines of text, with the settings at the end if they are given."""
     labels = counted(plan["classes"], "class") if plan["classes"] else "no labels"
     images = f"{counted(plan['images'], 'image')}, {labels}; {plan['validation_images']} to validate on" + (
@@ -266,12 +257,12 @@ def plan_text(plan: dict[str, Any], settings: dict[str, Any] | None) -> str:
     return text if settings is None else "\n".join([text, "settings:", json.dumps(settings, indent=2)])
 
 
-def epoch_text(entry: dict[str, Any]) -> str:
+def _epoch_text(entry: dict[str, Any]) -> str:
     """Formats the log entry of an epoch as a line.
 
     Example:
         >>> entry = {"epoch": 3, "size": 224, "loss": 1.5, "images": 100, "seconds": 10.0, "learning_rate": 0.1}
-        >>> epoch_text({**entry, "validation": {"224": {"images": 20, "loss": 1.25, "top1": 0.5}}})
+        >>> _epoch_text({**entry, "validation": {"224": {"images": 20, "loss": 1.25, "top1": 0.5}}})
         'epoch 3: size 224, loss 1.5000, 10.0 images/s; validation at 224: loss 1.2500, top1 50.0 %'
     """
     text = (
@@ -284,7 +275,7 @@ def epoch_text(entry: dict[str, Any]) -> str:
     return text
 
 
-def result_text(result: dict[str, Any], verbose: bool) -> str:
+def _result_text(result: dict[str, Any], verbose: bool) -> str:
     """Formats the result of a training as lines of text, with all left-out images if ``verbose``."""
     if result["finished"]:
         came = f"Done: {counted(result['epochs'], 'epoch')}; weights in {result['weights']}"

@@ -7,16 +7,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import sppfeat
+from sppfeat.cli import options
 from sppfeat.cli.bars import Bar, download_bar
 from sppfeat.cli.groups import EXIT_ERROR, leave
-from sppfeat.cli.options import (
-    feature_file_argument,
-    json_option,
-    option,
-    quiet_option,
-    recorded_weights_options,
-    root_option,
-)
+from sppfeat.cli.options import option
 from sppfeat.cli.output import print_json_or_text
 from sppfeat.config.wording import counted
 
@@ -27,7 +21,7 @@ __all__ = ["verify"]
 
 
 @click.command(short_help="Check a feature file, and compute rows again.")
-@feature_file_argument()
+@options.feature_file()
 @option(
     "--recompute",
     type=click.IntRange(0),
@@ -36,11 +30,11 @@ __all__ = ["verify"]
     help="Compute K random rows again and compare.",
 )
 @option("--seed", type=int, default=0, help="Of the choice of rows.")
-@root_option
-@recorded_weights_options
-@json_option
-@quiet_option
-def verify(file: Path, as_json: bool, quiet: bool, **options: Any) -> None:
+@options.root
+@options.recorded_weights
+@options.json
+@options.quiet
+def verify(file: Path, as_json: bool, quiet: bool, **values: Any) -> None:
     """Check a feature file: structure, NaN, infinities, zero and duplicate rows, status counts.
 
     With --recompute K, K random rows are computed again from their images, one at a time, and compared:
@@ -50,7 +44,7 @@ def verify(file: Path, as_json: bool, quiet: bool, **options: Any) -> None:
     Exit code 1 if there is a problem. Zero and duplicate rows are warnings: images may be like that.
     """
     with Bar("verifying", 0, unit="row", shown=not quiet) as bar, download_bar() as on_download:
-        found = sppfeat.verify(file, on_progress=bar.move_to, on_download=on_download, **options)
+        found = sppfeat.verify(file, on_progress=bar.move_to, on_download=on_download, **values)
     print_json_or_text(dataclasses.asdict(found), lambda: _text(found), as_json=as_json)
     if not found.ok:
         leave(EXIT_ERROR)

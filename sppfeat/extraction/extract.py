@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from sppfeat.config.extract_config import ExtractConfig
-from sppfeat.config.options import make_request
-from sppfeat.config.request import Request
+from sppfeat.config.request import Request, make_request
 from sppfeat.config.values import StrPath
 from sppfeat.errors import ConfigError
 from sppfeat.extraction.output import Failure, Outcome, open_output

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 import sppfeat
 from sppfeat.cli import main
-from sppfeat.config.options import make_request
+from sppfeat.config.request import make_request
 
 TINY = ["--levels", "1,2", "--device", "cpu", "--workers", "0"]
 CSV = """image,x0,y0,x1,y1,label

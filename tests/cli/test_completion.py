@@ -10,7 +10,7 @@ import pytest
 from click.shell_completion import get_completion_class
 
 from sppfeat.cli import main
-from sppfeat.cli.values import complete_backbones
+from sppfeat.cli.options import complete_backbones
 from sppfeat.networks.zoo import model_names
 
 

@@ -15,7 +15,7 @@ from training_runs import tiny_network, write_classes  # noqa: F401
 
 import sppfeat
 from sppfeat.cli import main
-from sppfeat.cli.signals import Stop
+from sppfeat.cli.groups import Stop
 from sppfeat.training import run as session
 from sppfeat.training.checkpoints import TrainFolder
 

@@ -16,7 +16,7 @@ from killing import TINY
 import sppfeat
 from sppfeat.cli import main
 from sppfeat.cli.bars import Bar
-from sppfeat.cli.signals import stop_on_signals
+from sppfeat.cli.groups import stop_on_signals
 from sppfeat.store.reader import FeatureFile
 
 pytestmark = pytest.mark.slow
