@@ -26,11 +26,11 @@ from sppfeat.config.wording import counted
 from sppfeat.decoding import DecodeSettings
 from sppfeat.errors import BoxError, ConfigError, ImageError
 from sppfeat.extraction.describe import Describer, ImageBoxes
-from sppfeat.extraction.plan import schedule
+from sppfeat.extraction.pipeline import schedule
+from sppfeat.extraction.plan import input_sizes
 from sppfeat.extraction.recompute import load_recorded_backbone, name_image, naming, read_pixels, read_size
 from sppfeat.extraction.regions import Projector, best_scales
-from sppfeat.extraction.setup import adopt_mean_norm, configure, descriptor_columns
-from sppfeat.extraction.sizes import input_sizes
+from sppfeat.extraction.run import adopt_mean_norm, configure, descriptor_columns
 from sppfeat.files.downloads import OnDownload
 from sppfeat.files.places import Place
 from sppfeat.geometry import FeatureGeometry

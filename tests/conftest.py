@@ -158,7 +158,7 @@ def networks_loaded_once() -> Iterator[None]:
     """Load and walk each network of an extraction once in all tests: both take longer than a dozen pictures."""
     from sppfeat import extractor
     from sppfeat.config.specs import DEFAULT_BACKBONE
-    from sppfeat.extraction import recompute, setup
+    from sppfeat.extraction import recompute, run
     from sppfeat.networks.backbones import Backbone, load_backbone
 
     loaded: dict[str, Backbone] = {}
@@ -188,7 +188,7 @@ def networks_loaded_once() -> Iterator[None]:
 
     walk = Backbone.geometry
     with pytest.MonkeyPatch.context() as patch:
-        for module in (extractor, recompute, setup):
+        for module in (extractor, recompute, run):
             patch.setattr(module, "load_backbone", load)
         patch.setattr(Backbone, "geometry", geometry)
         yield

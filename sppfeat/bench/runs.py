@@ -35,8 +35,8 @@ from sppfeat.errors import ImageError
 from sppfeat.extraction.describe import Describer
 from sppfeat.extraction.extract import open_part
 from sppfeat.extraction.part import Part
-from sppfeat.extraction.plan import schedule
-from sppfeat.extraction.setup import load_chosen_backbone
+from sppfeat.extraction.pipeline import schedule
+from sppfeat.extraction.run import load_chosen_backbone
 from sppfeat.files.downloads import OnDownload
 from sppfeat.networks.backbones import Backbone
 from sppfeat.pyramid import spatial_pyramid_pool

@@ -36,10 +36,9 @@ from sppfeat.config.wording import counted
 
 if TYPE_CHECKING:
     from sppfeat.config.extract_config import ExtractConfig
-    from sppfeat.extraction.box_report import BoxSummary
     from sppfeat.extraction.extract import ExtractResult
     from sppfeat.extraction.pipeline import Progress
-    from sppfeat.extraction.report import PlanSummary
+    from sppfeat.extraction.report import BoxSummary, PlanSummary
 
 __all__ = ["extract"]
 

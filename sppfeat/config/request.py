@@ -133,7 +133,7 @@ class Request:
         headers: ``first`` to read all image headers before the first image enters the network, ``window`` to read
             those of a few thousand images at a time, ``auto`` to choose by the number and location of the images.
         shard_bytes: the most bytes of descriptors per file; shards are written one after the other, each into its own
-            file; see :mod:`sppfeat.extraction.sized_parts`.
+            file; see :mod:`sppfeat.extraction.shard_files`.
         scratch: an existing folder for inputs that have to be fetched before they can be read; None for the system's
             folder for temporary files.
         ray: options of a Ray cluster that does the work, see :mod:`sppfeat.extraction.ray`; None to work

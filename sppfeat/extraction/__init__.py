@@ -7,15 +7,15 @@ part after another; the actors of a Ray cluster each take the next one. A part r
 that are fetched and measured together, and a chunk in *batches* of images of one network-input size.
 
 One whole image takes this way, as a :class:`~sppfeat.files.places.Place`, in a
-:class:`~sppfeat.decoding.Batch`, :class:`~sppfeat.decoding.Decoded`, and as :class:`~sppfeat.extraction.row_sink.Rows`:
+:class:`~sppfeat.decoding.Batch`, :class:`~sppfeat.decoding.Decoded`, and as :class:`~sppfeat.extraction.pipeline.Rows`:
 
-- :mod:`~sppfeat.extraction.plan`: ``schedule`` puts it into a batch, ``_at_each_scale`` for each scale.
-- :mod:`~sppfeat.extraction.pipeline`: ``_located`` adds its place, from ``local_places`` and ``fetch`` of its storage.
+- :mod:`~sppfeat.extraction.pipeline`: ``schedule`` puts it into a batch, ``_at_each_scale`` for each scale;
+  ``_located`` adds its place, from ``local_places`` and ``fetch`` of its storage.
 - :mod:`~sppfeat.decoding`: ``decode`` hands it to a process, where ``decode_image`` reads and resizes it.
 - :mod:`~sppfeat.extraction.describe`: ``describe``, ``describe_images``, ``make_batch``, ``compute_maps``,
   ``_pool_whole`` and ``_scale``, with ``Backbone.maps`` of networks, ``spatial_pyramid_pool`` and ``pool_levels`` of
   :mod:`~sppfeat.pyramid`, and ``DeviceCopier`` to the device and back.
-- :mod:`~sppfeat.extraction.row_sink`: ``add``, ``end_batch``, and in its thread ``_write`` and ``_mark``.
+- :mod:`~sppfeat.extraction.pipeline`: ``add``, ``end_batch``, and in its thread ``_write`` and ``_mark``.
 - :mod:`~sppfeat.extraction.part`: ``write_rows`` and ``mark_done`` keep the part's record.
 - :mod:`~sppfeat.store.writer`: ``write_rows`` and ``_write_at``, ``mark_done``, and ``_pwrite`` to the disk.
 

@@ -18,10 +18,9 @@ from torch.nn import functional as F
 
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.errors import ConfigError
-from sppfeat.extraction.pipeline import BatchDescriber
+from sppfeat.extraction.pipeline import BatchDescriber, Rows
 from sppfeat.extraction.plan import Plan
 from sppfeat.extraction.regions import Projector
-from sppfeat.extraction.row_sink import Rows
 from sppfeat.networks.backbones import Backbone
 from sppfeat.networks.devices import (
     CompiledNetwork,

@@ -13,10 +13,10 @@ from sppfeat.extraction.output import Failure, Outcome, open_output
 from sppfeat.extraction.part import Part, Parts
 from sppfeat.extraction.parts import find_part
 from sppfeat.extraction.pipeline import Progress
+from sppfeat.extraction.plan import PLACEHOLDER, shard_path
 from sppfeat.extraction.report import PlanSummary
 from sppfeat.extraction.run import OnProbe, open_run
-from sppfeat.extraction.shard_plan import PLACEHOLDER, shard_path
-from sppfeat.extraction.sized_parts import open_parts_in_turn
+from sppfeat.extraction.shard_files import open_parts_in_turn
 from sppfeat.files.downloads import OnDownload
 
 __all__ = ["ExtractResult", "extract", "open_part", "open_parts"]

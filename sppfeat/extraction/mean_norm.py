@@ -13,9 +13,8 @@ import numpy.typing as npt
 
 from sppfeat.decoding import Decoder
 from sppfeat.errors import ConfigError, ImageError
-from sppfeat.extraction.pipeline import BatchDescriber, run_pipeline
-from sppfeat.extraction.plan import Plan, schedule
-from sppfeat.extraction.row_sink import Rows
+from sppfeat.extraction.pipeline import BatchDescriber, Rows, run_pipeline, schedule
+from sppfeat.extraction.plan import Plan
 from sppfeat.store.schema import ColumnBlock
 
 __all__ = ["estimate_factors", "sample_plan"]

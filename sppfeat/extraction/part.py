@@ -18,13 +18,11 @@ from sppfeat.errors import ImageError
 from sppfeat.extraction.chunks import Chunk, iterate_chunks
 from sppfeat.extraction.describe import make_batch_describer
 from sppfeat.extraction.output import Failure, Outcome, Output, count_outcome
-from sppfeat.extraction.pipeline import Progress, run_pipeline
-from sppfeat.extraction.plan import Plan, schedule
+from sppfeat.extraction.pipeline import Progress, Rows, run_pipeline, schedule
+from sppfeat.extraction.plan import Plan, read_sizes_at
 from sppfeat.extraction.report import PlanSummary, summarize_plan
 from sppfeat.extraction.resume import copy_rows
-from sppfeat.extraction.row_sink import Rows
 from sppfeat.extraction.run import Run
-from sppfeat.extraction.sizes import read_sizes_at
 from sppfeat.files.outputs import put_in_place
 from sppfeat.files.places import Place
 from sppfeat.store.layout import Provenance, create_file

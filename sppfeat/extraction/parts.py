@@ -11,6 +11,7 @@ from sppfeat.config.wording import counted
 from sppfeat.errors import StoreError
 from sppfeat.extraction.output import Output
 from sppfeat.extraction.part import Part
+from sppfeat.extraction.plan import FoundSizes, ShardPlan, cut_plan, cut_shard
 from sppfeat.extraction.report import plan_notes
 from sppfeat.extraction.resume import (
     MatchedInputs,
@@ -22,8 +23,6 @@ from sppfeat.extraction.resume import (
     relabeled_images,
 )
 from sppfeat.extraction.run import Run
-from sppfeat.extraction.shard_plan import ShardPlan, cut_plan, cut_shard
-from sppfeat.extraction.sizes import FoundSizes
 from sppfeat.files.outputs import extension_of, replacement_of
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import Status

@@ -1,35 +1,84 @@
-"""Turns batches of a plan into stored rows: decode, describe, write.
+"""Turns images of a plan into stored rows: cut into batches, decode, describe, write.
 
 Worker processes decode and another thread writes, so that the network rarely waits for either.
 """
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from sppfeat.decoding import Batch, Decoded, Decoder
 from sppfeat.errors import DeviceMemoryError
-from sppfeat.extraction.plan import Plan
-from sppfeat.extraction.row_sink import Rows, RowSink, SinkThread
+from sppfeat.extraction.plan import Plan, shape_keys
 from sppfeat.files.places import Place
+from sppfeat.store.schema import RowRegions
 
-__all__ = ["BatchDescriber", "FindPlaces", "Progress", "run_pipeline"]
+__all__ = [
+    "BatchDescriber",
+    "FindPlaces",
+    "Progress",
+    "RowSink",
+    "Rows",
+    "SinkThread",
+    "no_wait",
+    "run_pipeline",
+    "schedule",
+]
 
 _DECODE, _NETWORK, _WRITE = range(3)
+_NBYTES_AHEAD = 128 << 20  # of descriptors waiting for the sink
+_TASK_NBYTES = 4 << 20  # of rows handed over at a time: a single row is not worth waking the thread
+
+
+def no_wait() -> None:
+    """Return at once: the values are in main memory already."""
+
+
+class Rows(NamedTuple):
+    """Descriptors of some rows of one image.
+
+    Attributes:
+        image: index of the image in the plan.
+        rows: ``(K,)`` int64, row indices in the plan, ascending.
+        descriptors: ``(K, D)`` float32.
+        regions: flags and pooled regions of the rows; None for whole images.
+        wait: blocks until the device has delivered the descriptors; call it before reading them.
+    """
+
+    image: int
+    rows: npt.NDArray[np.int64]
+    descriptors: npt.NDArray[np.floating[Any]]
+    regions: RowRegions | None = None
+    wait: Callable[[], None] = no_wait
+
 
 FindPlaces = Callable[[npt.NDArray[np.int64]], Sequence[Place | str]]
 """Images of a plan to their places, or to the reason why they have none."""
-
 
 BatchDescriber = Callable[[Sequence[int], npt.NDArray[np.uint8], int], Iterator[Rows]]
 """Images, their pixels ``(N, H, W, 3)`` uint8 RGB and a scale to their rows, in pieces of bounded size.
 
 Raises DeviceMemoryError if the device lacks memory; a smaller batch may fit.
 """
+
+
+class RowSink(Protocol):
+    """Stores rows, and then the outcome of each image."""
+
+    def write_rows(self, rows: Rows) -> None:
+        """Store the descriptors of rows, with their flags and regions."""
+
+    def mark_done(self, image: int) -> None:
+        """Mark an image as done, after all its rows."""
+
+    def mark_failed(self, image: int, reason: str) -> None:
+        """Mark an image as failed, and record the reason."""
 
 
 class Progress(NamedTuple):
@@ -115,6 +164,66 @@ def run_pipeline(
     return last
 
 
+def schedule(
+    input_hw: npt.NDArray[np.int32],
+    images: npt.NDArray[np.int64],
+    *,
+    batch_size: int | None,
+    batch_pixels: int,
+    uses: npt.NDArray[np.bool_] | None = None,
+) -> Iterator[Batch]:
+    """Cut images into batches of equal network-input size: largest size first, then in plan order.
+
+    Images that have equal sizes at every scale stay together, and all scales of a group follow each other, so that few
+    images are unfinished at any time.
+
+    Args:
+        input_hw: ``(N, S, 2)`` int32, network-input sizes of every image in pixels; 0 if it cannot be processed.
+        images: ``(n,)`` int64, indices of the images to run; images that cannot be processed are skipped.
+        batch_size: images per batch; None: as many as fit in ``batch_pixels``, at least one.
+        batch_pixels: network-input pixels per batch if ``batch_size`` is None.
+        uses: ``(n, S)`` bool, True for the scales at which each of ``images`` must be run; None: all scales.
+
+    Yields:
+        The batches, still without places and image sizes.
+    """
+    hw = input_hw[images]
+    if uses is None:
+        uses = np.ones(hw.shape[:2], dtype=bool)
+    keys = shape_keys(hw.reshape(-1, 2)).reshape(hw.shape[:2])
+    pixels = hw.prod(axis=2, dtype=np.int64).max(axis=1, initial=0)
+    order = np.lexsort((images, *(-keys).T, -pixels))
+    wanted = np.asarray((keys > 0).all(axis=1) & uses.any(axis=1))
+    order = order[wanted[order]]
+    changes = np.flatnonzero((np.diff(keys[order], axis=0) != 0).any(axis=1)) + 1
+    bounds = np.array([0, *changes, len(order)]) if len(order) else order
+    for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+        step = batch_size or max(1, batch_pixels // int(pixels[order[start]]))
+        for first in range(start, stop, step):
+            group = order[first : min(first + step, stop)]
+            yield from _at_each_scale(images[group], hw[order[start]], uses[group])
+
+
+def _at_each_scale(
+    images: npt.NDArray[np.int64], input_hw: npt.NDArray[np.int32], uses: npt.NDArray[np.bool_]
+) -> Iterator[Batch]:
+    """Yield one batch for each scale that any of the images needs; ``input_hw`` is ``(S, 2)``."""
+    last = len(input_hw) - 1 - uses[:, ::-1].argmax(axis=1)
+    for scale, (height, width) in enumerate(input_hw.tolist()):
+        here = uses[:, scale]
+        if here.any():
+            is_last = (last[here] == scale).tolist()
+            yield Batch(images[here].tolist(), (), (), (height, width), scale, is_last)
+
+
+def _located(plan: Plan, batches: Iterable[Batch], find_places: FindPlaces) -> Iterator[Batch]:
+    """Add places and image sizes to batches, as late as possible: only few batches have them at a time."""
+    for batch in batches:
+        images = np.array(batch.images, dtype=np.int64)
+        image_hw = [(h, w) for h, w in plan.image_hw[images].tolist()]
+        yield batch._replace(places=find_places(images), image_hw=image_hw)
+
+
 class _SplittingDescriber:
     """Describes batches; if the device lacks memory, halves them and remembers the size that fits."""
 
@@ -150,6 +259,124 @@ class _SplittingDescriber:
             parts.extendleft([(first + half, stop), (first, first + half)])
 
 
+class SinkThread:
+    """A thread that passes rows and image outcomes to a sink, in order; a context manager.
+
+    If the context ends with an exception, the rows of an unfinished batch are dropped, so that no image with incomplete
+    rows is ever marked; finished batches still reach the sink. Meanwhile no other thread may use the sink. An error of
+    the sink is raised by the next call.
+
+    Attributes:
+        n_done, n_failed: numbers of images marked as done, and as failed, so far.
+    """
+
+    def __init__(self, sink: RowSink, *, dtype: str, nonfinite: str) -> None:
+        self.n_done = 0
+        self.n_failed = 0
+        self._sink = sink
+        self._dtype = dtype
+        self._checks_values = nonfinite == "fail"
+        self._failures: dict[int, str] = {}  # by image, until its last batch; used by the thread only
+        self._is_broken = False
+        self._unsent: list[Rows] = []
+        self._unsent_nbytes = 0
+        self._submitted: deque[tuple[Future[None], int]] = deque()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sppfeat-writing")
+
+    def __enter__(self) -> "SinkThread":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.shutdown(wait=True)
+
+    def add(self, rows: Rows) -> None:
+        """Hand over rows; block while too many are waiting for the sink."""
+        self._unsent.append(rows)
+        self._unsent_nbytes += rows.descriptors.nbytes
+        if self._unsent_nbytes >= _TASK_NBYTES:
+            unsent, nbytes = self._take_unsent()
+            self._submit(lambda: self._write(unsent), nbytes)
+
+    def end_batch(self, batch: Batch, failures: Mapping[int, str]) -> None:
+        """Finish a batch: mark its images that no later batch contains; the first failure of an image counts."""
+        rows, nbytes = self._take_unsent()
+
+        # A single task: an interruption between two tasks would leave rows without their marks.
+        def end() -> None:
+            for image, reason in failures.items():
+                self._failures.setdefault(image, reason)
+            self._write(rows)
+            self._mark(batch)
+
+        self._submit(end, nbytes)
+
+    def finish(self) -> None:
+        """Wait until the sink has stored all batches that were ended."""
+        while self._submitted:
+            self._submitted.popleft()[0].result()
+
+    def _take_unsent(self) -> tuple[list[Rows], int]:
+        rows, nbytes = self._unsent, self._unsent_nbytes
+        self._unsent, self._unsent_nbytes = [], 0
+        return rows, nbytes
+
+    def _submit(self, task: Callable[[], None], nbytes: int) -> None:
+        while self._submitted and (
+            self._submitted[0][0].done() or nbytes + sum(n for _, n in self._submitted) > _NBYTES_AHEAD
+        ):
+            self._submitted.popleft()[0].result()
+        self._submitted.append((self._thread.submit(self._unless_broken, task), nbytes))
+
+    def _unless_broken(self, task: Callable[[], None]) -> None:
+        """Run a task unless an earlier one failed: no mark may follow rows that were not written."""
+        if self._is_broken:
+            return
+        try:
+            task()
+        except BaseException:
+            self._is_broken = True
+            raise
+
+    def _write(self, unsent: list[Rows]) -> None:
+        for rows in unsent:
+            if rows.image in self._failures:
+                continue
+            rows.wait()
+            unfit = _explain_unstorable(rows.descriptors, self._dtype) if self._checks_values else None
+            if unfit is None:
+                self._sink.write_rows(rows)
+            else:
+                self._failures[rows.image] = unfit
+
+    def _mark(self, batch: Batch) -> None:
+        for image, is_last in zip(batch.images, batch.is_last, strict=True):
+            if not is_last:
+                continue
+            reason = self._failures.pop(image, None)
+            if reason is None:
+                self._sink.mark_done(image)
+                self.n_done += 1
+            else:
+                self._sink.mark_failed(image, reason)
+                self.n_failed += 1
+
+
+def _explain_unstorable(descriptors: npt.NDArray[np.floating[Any]], dtype: str) -> str | None:
+    """Return the reason why descriptors ``(K, D)`` cannot be stored; None if they can."""
+    peak = float(np.abs(descriptors).max(initial=0.0))  # NaN if any value is NaN
+    if not np.isfinite(peak):
+        n_bad = int((~np.isfinite(descriptors)).sum())
+        return f"{n_bad} of the {descriptors.size} values of its descriptors are not finite"
+    limit = float(np.finfo(dtype).max)
+    if peak > limit:
+        return (
+            f"the descriptor holds {peak:.6g}, beyond {dtype} (at most {limit:g}): use float32, or normalise"
+        )
+    return None
+
+
 class _StageClock:
     """Seconds that the main thread has spent on decoding, network and writing."""
 
@@ -163,11 +390,3 @@ class _StageClock:
         if stage is not None:
             self.seconds[stage] += now - self._last
         self._last = now
-
-
-def _located(plan: Plan, batches: Iterable[Batch], find_places: FindPlaces) -> Iterator[Batch]:
-    """Add places and image sizes to batches, as late as possible: only few batches have them at a time."""
-    for batch in batches:
-        images = np.array(batch.images, dtype=np.int64)
-        image_hw = [(h, w) for h, w in plan.image_hw[images].tolist()]
-        yield batch._replace(places=find_places(images), image_hw=image_hw)

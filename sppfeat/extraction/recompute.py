@@ -19,9 +19,9 @@ from sppfeat.decoding import DecodeSettings
 from sppfeat.decoding.images import decode_image, image_from_array, probe_image, resize_image
 from sppfeat.errors import ImageError, StoreError
 from sppfeat.extraction.describe import Describer, ImageBoxes
+from sppfeat.extraction.plan import input_sizes
 from sppfeat.extraction.regions import Projector
-from sppfeat.extraction.setup import descriptor_columns
-from sppfeat.extraction.sizes import input_sizes
+from sppfeat.extraction.run import descriptor_columns
 from sppfeat.files.downloads import OnDownload
 from sppfeat.files.places import Place
 from sppfeat.inputs.lookup import find_image

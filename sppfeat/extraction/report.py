@@ -1,19 +1,68 @@
-"""The summary of a run before it starts, and notes for the user."""
+"""The summary of a run before it starts, with counts of its boxes, and notes for the user."""
 
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config.wording import counted
-from sppfeat.extraction.box_report import BoxSummary, box_notes, summarize_boxes
+from sppfeat.boxes.table import BoxTable
+from sppfeat.config.regions import RegionSpec, RowFlag
+from sppfeat.config.specs import InputSpec
+from sppfeat.config.wording import counted, first_few, one_line
 from sppfeat.extraction.plan import Plan
 from sppfeat.extraction.run import Run
+from sppfeat.files.image_names import count_same_file_names
 from sppfeat.networks.devices import device_name
 from sppfeat.store.layout import feature_nbytes
 from sppfeat.store.schema import Status
+from sppfeat.store.tables import RowBoxes
 
-__all__ = ["PlanSummary", "plan_notes", "summarize_plan"]
+__all__ = ["BoxSummary", "PlanSummary", "box_notes", "plan_notes", "summarize_boxes", "summarize_plan"]
+
+_SHOWN = 3
+_MAX_FRACTION = 2.0  # coordinates beyond this are unlikely to be fractions of an image
+_FLAGGED = {
+    RowFlag.CLIPPED: (
+        "box reaches over the border of its image and is clipped to it",
+        "boxes reach over the border of their image and are clipped to it",
+    ),
+    RowFlag.DEGENERATE: (
+        "box has no area inside its image: its row is NaN",
+        "boxes have no area inside their image: their rows are NaN",
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxSummary:
+    """Counts of the boxes of a plan.
+
+    Attributes:
+        source: the box file, ``grid:...`` or ``multiview``.
+        format, convention: format and convention of the box file; empty without one.
+        boxes: number of boxes in the box file, or of views.
+        rows: number of rows in the output.
+        same_region: number of boxes that share the row of another box (with ``--drop-duplicates``).
+        clipped: number of rows whose box extends beyond its image.
+        degenerate: number of rows whose box has no area inside its image; these rows are NaN.
+        of_no_input: number of boxes whose image is not among the inputs.
+        images_without_boxes: number of inputs without boxes.
+        scales: number of rows pooled at each short side, by its size in pixels or ``native``.
+    """
+
+    source: str
+    format: str
+    convention: str
+    boxes: int
+    rows: int
+    same_region: int
+    clipped: int
+    degenerate: int
+    of_no_input: int
+    images_without_boxes: int
+    scales: dict[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +162,27 @@ def summarize_plan(
     )
 
 
+def summarize_boxes(
+    plan: Plan, boxes: RowBoxes, spec: RegionSpec, inputs: InputSpec, path: str
+) -> BoxSummary:
+    """Count the boxes of a plan by their outcome; ``path`` is that of the box file, empty without one."""
+    names = ["native" if side is None else str(side) for side in inputs.short_sides]
+    per_scale = np.bincount(boxes.scale[boxes.scale >= 0], minlength=len(names)).tolist()
+    return BoxSummary(
+        source=path or spec.boxes,
+        format=spec.box_format or "",
+        convention=str(spec.convention or ""),
+        boxes=len(boxes.box_row),
+        rows=len(boxes),
+        same_region=int((boxes.box_row >= 0).sum()) - len(boxes),
+        clipped=int(((boxes.flag & RowFlag.CLIPPED) != 0).sum()),
+        degenerate=int(boxes.is_degenerate.sum()),
+        of_no_input=int((boxes.box_row < 0).sum()),
+        images_without_boxes=len(_without_boxes(plan)),
+        scales=dict(zip(names, per_scale, strict=True)),
+    )
+
+
 def plan_notes(plan: Plan, run: Run, *, is_new: bool) -> list[str]:
     """Describe what the user should know about a plan: fast decoding, and suspicious boxes."""
     notes = _decode_notes(plan, run.config.input.decode)
@@ -134,3 +204,117 @@ def _decode_notes(plan: Plan, decode: str) -> list[str]:
         f"their size, which moves their descriptors by 2 to 15 %; {n_images} of "
         f"{counted(plan.n_images, 'image is', 'images are')} as large"
     ]
+
+
+def box_notes(plan: Plan, boxes: RowBoxes, table: BoxTable | None, *, is_new: bool = True) -> list[str]:
+    """Describe suspicious boxes of a plan, one note per kind, each with a count and the first examples.
+
+    The plan holds all inputs if ``is_new``; else it continues a file, and holds the images of the file.
+    """
+    notes = [] if table is None else list(_file_notes(plan, boxes, table, is_new=is_new))
+    empty = _without_boxes(plan)
+    if len(empty):
+        names = _examples([plan.paths[i] for i in empty.tolist()])
+        notes.append(f"{counted(len(empty), 'image has', 'images have')} no boxes, and no rows: {names}")
+    for flag, nouns in _FLAGGED.items():
+        rows = np.flatnonzero(boxes.flag & flag)
+        if len(rows):
+            notes.append(f"{counted(len(rows), *nouns)}: {_example_boxes(plan, boxes, rows)}")
+    return notes
+
+
+def _file_notes(plan: Plan, boxes: RowBoxes, table: BoxTable, *, is_new: bool) -> Iterator[str]:
+    """Yield the notes about the content of a box file, and how it fits the images."""
+    yield from _unit_notes(table)
+    if table.names == "single" and plan.n_images == 1 and len(table.images):
+        stem = os.path.splitext(os.path.basename(plan.paths[0]))[0]
+        if stem != table.images[0]:
+            yield (
+                f"the box file is of one image, {os.fsdecode(table.images[0])!r} by its name: taken for the one "
+                f"input, {os.fsdecode(plan.paths[0])!r}"
+            )
+    unused = np.flatnonzero(boxes.box_row < 0)
+    if len(unused):
+        names = [table.images[i] for i in np.unique(table.image[unused]).tolist()]
+        among = "inputs" if is_new else "images of the file"
+        n_elsewhere = count_same_file_names(names, plan.paths)
+        elsewhere = f"; {counted(n_elsewhere, 'has', 'have')} the file name of one, in another folder"
+        yield (
+            f"{counted(len(unused), 'box is', 'boxes are')} of "
+            f"{counted(len(names), 'image that is', 'images that are')} not among the {among}: {_examples(names)}"
+            f"{elsewhere if n_elsewhere else ''}"
+        )
+    yield from _size_notes(plan, boxes, table)
+    yield from _label_notes(boxes, table)
+
+
+def _unit_notes(table: BoxTable) -> Iterator[str]:
+    """Note boxes that look like fractions read as pixels, or the reverse: the most common mistake."""
+    numbers = table.boxes[np.isfinite(table.boxes).all(axis=1)]
+    if not len(table):
+        yield "the box file has no boxes"
+    if not len(numbers):
+        return
+    if table.convention.units == "absolute" and numbers.min() >= 0 and numbers.max() <= 1:
+        lie = counted(
+            len(numbers), "box lies within 0..1 and is", "boxes, all of them, lie within 0..1 and are"
+        )
+        yield f"{lie} read as pixels; for fractions of the image say --box-units normalized"
+    if table.convention.units == "normalized" and np.median(numbers.max(axis=1)) > _MAX_FRACTION:
+        yield (
+            f"most of {counted(len(numbers), 'box')} are read as fractions of the image and lie far beyond 1; "
+            "if they are pixels, say --box-units absolute"
+        )
+
+
+def _label_notes(boxes: RowBoxes, table: BoxTable) -> Iterator[str]:
+    """Note boxes that share the row of a box of another class, as happens when duplicates are dropped."""
+    known = np.flatnonzero(boxes.box_row >= 0)
+    of_row = boxes.annotations.label
+    differs = known[table.label[known] != of_row[boxes.box_row[known]]]
+    if len(differs):
+        first, row = int(differs[0]), int(boxes.box_row[differs[0]])
+        own, other = (
+            repr(table.classes[label]) if label >= 0 else "no class"
+            for label in (table.label[first], of_row[row])
+        )
+        yield (
+            f"{counted(len(differs), 'box shares', 'boxes share')} the row of a box of another class, such as box "
+            f"{first}, {own}, in row {row}, {other}: the row keeps what was said of the first; /box_row leads there"
+        )
+
+
+def _size_notes(plan: Plan, boxes: RowBoxes, table: BoxTable) -> Iterator[str]:
+    """Note images whose size differs from the size in the box file: the boxes may be for another version."""
+    images, first = np.unique(plan.row_images, return_index=True)
+    said = table.image_hw[table.image[boxes.source[first]]]
+    found = plan.image_hw[images]
+    differs = (said > 0).all(axis=1) & (found > 0).all(axis=1) & (said != found).any(axis=1)
+    if differs.any():
+        i = int(np.flatnonzero(differs)[0])
+        turned = differs & (said == found[:, ::-1]).all(axis=1)
+        hint = "; --exif ignore is for boxes drawn on images as they are stored" if turned.any() else ""
+        yield (
+            f"{counted(int(differs.sum()), 'image has', 'images have')} another size than the box file says, such as "
+            f"{os.fsdecode(plan.paths[int(images[i])])!r}: {_size(found[i])}, in the box file {_size(said[i])}{hint}"
+        )
+
+
+def _without_boxes(plan: Plan) -> npt.NDArray[np.int64]:
+    return np.flatnonzero(plan.rows[:, 0] == plan.rows[:, 1])
+
+
+def _examples(names: Sequence[bytes]) -> str:
+    return first_few((one_line(repr(os.fsdecode(name))) for name in names), _SHOWN)
+
+
+def _example_boxes(plan: Plan, boxes: RowBoxes, rows: npt.NDArray[np.int64]) -> str:
+    shown, images = [], plan.row_images[rows[:_SHOWN]].tolist()
+    for row, image in zip(rows.tolist(), images, strict=False):
+        numbers = ", ".join(f"{value:g}" for value in boxes.boxes_px[row].tolist())
+        shown.append(f"[{numbers}] of {os.fsdecode(plan.paths[image])!r} ({_size(plan.image_hw[image])})")
+    return "; ".join(shown) + ("; ..." if len(rows) > _SHOWN else "")
+
+
+def _size(hw: npt.NDArray[np.int32]) -> str:
+    return f"{hw[1]} x {hw[0]}"

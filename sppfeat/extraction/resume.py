@@ -13,9 +13,8 @@ from sppfeat.config.extract_config import ExtractConfig, config_differences
 from sppfeat.config.regions import RowFlag
 from sppfeat.config.specs import InputSpec
 from sppfeat.errors import StoreError
-from sppfeat.extraction.plan import Plan
-from sppfeat.extraction.row_planner import RowPlanner
-from sppfeat.extraction.sizes import FoundSizes, input_sizes
+from sppfeat.extraction.plan import FoundSizes, Plan, input_sizes
+from sppfeat.extraction.rows import RowPlanner
 from sppfeat.files.paths import PathIndex, PathTable
 from sppfeat.inputs import Listing, Storage
 from sppfeat.inputs.names import below, is_below

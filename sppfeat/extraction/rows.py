@@ -1,36 +1,203 @@
-"""Makes the rows of boxes, from a box file or from views of each image."""
+"""Plans the rows of boxes, of a box file or views of each image: their images, scales, and sizes read later."""
 
-from collections.abc import Callable
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import chain
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from sppfeat.boxes.coordinates import boxes_to_px, clip_boxes
 from sppfeat.boxes.table import BoxTable
-from sppfeat.boxes.views import Views
+from sppfeat.boxes.views import VIEW_SIDE, Views, grid_views, multiview_views
+from sppfeat.config.regions import GridSpec
+from sppfeat.config.specs import InputSpec
+from sppfeat.config.wording import counted, one_line
+from sppfeat.errors import BoxError
+from sppfeat.extraction.plan import BoxRows, FoundSizes, Plan, input_sizes
+from sppfeat.extraction.regions import MapSizes, Projector, best_scales
+from sppfeat.files.image_names import count_same_file_names, match_images
 from sppfeat.files.paths import PathTable
 from sppfeat.store.tables import Annotations, RowBoxes
 
-__all__ = ["BoxRows", "rows_of_table", "rows_of_views"]
+__all__ = [
+    "RowPlanner",
+    "choose_scales",
+    "drop_duplicates",
+    "fill_in_sizes",
+    "rows_of_table",
+    "rows_of_views",
+]
 
 
-class BoxRows(NamedTuple):
-    """The rows of some images: a box for each.
+@dataclass(frozen=True)
+class RowPlanner:
+    """Plans the rows of the boxes of a box file, or of views of each image.
 
     Attributes:
-        ranges: ``(N, 2)`` int64, half-open range of each image's rows.
-        boxes: the box of each row.
+        input: the network-input settings.
+        projector: projects boxes to cells.
+        map_sizes: finds the sizes of the maps, so that boxes on the same cells share a row; None: a row for each box.
+        table: the content of the box file; None for views.
+        path: path of the box file, for messages.
+        grid: the grid of views; None for a box file, and for the views of SPP-net's multi-view test.
     """
 
-    ranges: npt.NDArray[np.int64]
-    boxes: RowBoxes
+    input: InputSpec
+    projector: Projector
+    map_sizes: MapSizes | None = None
+    table: BoxTable | None = None
+    path: str = ""
+    grid: GridSpec | None = None
 
     @property
-    def row_images(self) -> npt.NDArray[np.int64]:
-        """``(R,)`` int64, index of each row's image."""
-        return np.repeat(np.arange(len(self.ranges)), np.diff(self.ranges, axis=1).reshape(-1))
+    def needs_sizes(self) -> bool:
+        """True if the number of rows depends on the sizes of the images, as that of windows of a fixed size does."""
+        return self.map_sizes is not None or (self.grid is not None and self.grid.in_pixels)
+
+    @property
+    def has_views(self) -> bool:
+        """True if boxes are views of each image; False if they come from a box file."""
+        return self.table is None
+
+    def rows(
+        self, root: bytes, paths: Sequence[bytes], image_hw: npt.NDArray[np.int32], *, first: int = 0
+    ) -> BoxRows:
+        """Plan the rows of the images from ``first`` on.
+
+        ``paths`` are those of all ``N`` images; ``image_hw``, ``(N - first, 2)``, is of the images to plan, 0 if
+        unknown.
+
+        Raises:
+            BoxError: no box belongs to any of the images, or a name matches two images.
+        """
+        if self.table is None:
+            rows = rows_of_views(self._views, image_hw)
+        else:
+            image_of = self._match_images(self.table, root, paths, is_whole=not first)
+            rows = rows_of_table(self.table, np.where(image_of < first, -1, image_of - first), image_hw)
+        rows = choose_scales(rows, image_hw, self.input.short_sides)
+        if self.map_sizes is None:
+            return rows
+        input_hw, _ = input_sizes(image_hw, self.input)
+        return drop_duplicates(rows, image_hw, input_hw, projector=self.projector, map_sizes=self.map_sizes)
+
+    def refit(self, boxes: RowBoxes, image_hw: tuple[int, int]) -> RowBoxes | None:
+        """Adapt the boxes of one image to another image size; None if that would change which rows there are."""
+        hw = np.array([image_hw], dtype=np.int32)
+        row_hw = np.repeat(hw, len(boxes), axis=0)
+        scale = np.full(len(boxes), -1, dtype=np.int16)
+        if self.table is None:
+            views = self._views(image_hw)
+            if views.ids != tuple(boxes.annotations.ids):
+                return None
+            boxes_px, scale = views.boxes_px, views.scale
+        else:
+            boxes_px = boxes_to_px(self.table.boxes[boxes.source], self.table.convention, row_hw)
+        if self.map_sizes is not None:
+            own = boxes.box_row[boxes.source]  # the indices of these rows
+            if np.isin(boxes.box_row, own).sum() > len(boxes):
+                return None  # boxes that shared a region may not share it now
+        flag = clip_boxes(boxes_px, row_hw)[1]
+        moved = dataclasses.replace(boxes, boxes_px=boxes_px, flag=flag, scale=scale)
+        rows = BoxRows(np.array([[0, len(boxes)]]), moved)
+        return choose_scales(rows, hw, self.input.short_sides).boxes
+
+    def join(self, boxes: RowBoxes, added: RowBoxes) -> RowBoxes:
+        """Append the rows of new images to those of a file.
+
+        Raises:
+            BoxError: a box belongs both to an image of the file and to a new one.
+        """
+        shifted = np.where(added.box_row >= 0, added.box_row + len(boxes), -1)
+        if self.table is None:
+            moved = dataclasses.replace(added, source=added.source + len(boxes.box_row))
+            return boxes.followed_by(moved, box_row=np.concatenate((boxes.box_row, shifted)))
+        twice = np.flatnonzero((boxes.box_row >= 0) & (shifted >= 0))
+        if len(twice):
+            name = self.table.images[int(self.table.image[twice[0]])].decode("utf-8", "backslashreplace")
+            raise BoxError(
+                f"{self.path!r}: the image {name!r} is another one among the new inputs than in the file; start "
+                "anew with --overwrite, or name it by more of its path"
+            )
+        return boxes.followed_by(added, box_row=np.where(boxes.box_row >= 0, boxes.box_row, shifted))
+
+    def _match_images(
+        self, table: BoxTable, root: bytes, paths: Sequence[bytes], *, is_whole: bool
+    ) -> npt.NDArray[np.int64]:
+        """Return ``(M,)`` int64, the input of each image of the box file; -1 for none."""
+        try:
+            image_of = match_images(table.images, root, paths, kind=table.names)
+        except BoxError as error:
+            raise BoxError(f"{self.path!r}: {error}") from error
+        if is_whole and len(image_of) and (image_of < 0).all():
+            n_elsewhere = count_same_file_names(list(table.images), paths)
+            said = counted(n_elsewhere, "has", "have") + " the file name of an input, in another folder"
+            raise BoxError(
+                f"{self.path!r}: none of its images ({len(image_of)}) is among the inputs; the first is "
+                f"{one_line(repr(os.fsdecode(table.images[0])))}, the first input "
+                f"{os.fsdecode(paths[0])!r}{f'; {said}' if n_elsewhere else ''}"
+            )
+        return image_of
+
+    def _views(self, image_hw: tuple[int, int]) -> Views:
+        """Return the views of an image; one that cannot be processed gets views, too, whose rows stay NaN.
+
+        The windows of the multi-view test are squares in the network input. Without rounding, both of their directions
+        use the scale of the short side, since the long side keeps the aspect ratio to within half a pixel. With
+        ``round_to``, each direction has its own scale.
+        """
+        if self.grid is not None:
+            return grid_views(self.grid, image_hw)
+        image = np.array(image_hw)
+        input_hw = input_sizes(image[None].astype(np.int32), self.input)[0][0]
+        if self.input.round_to == 1:
+            image, input_hw = image.min(keepdims=True), input_hw.min(axis=1, keepdims=True)
+        windows = VIEW_SIDE * image / np.where(input_hw > 0, input_hw, image)
+        sides = np.broadcast_to(windows, (len(windows), 2)).tolist()
+        return multiview_views(image_hw, self.input.short_sides, [(h, w) for h, w in sides])
+
+
+def fill_in_sizes(
+    plan: Plan,
+    images: npt.NDArray[np.int64],
+    found: FoundSizes,
+    spec: InputSpec,
+    planner: RowPlanner | None,
+) -> npt.NDArray[np.int64]:
+    """Fill the sizes of some images into a plan, and adapt their boxes; their rows stay the same.
+
+    An image whose rows would change fails, and one of unknown size keeps its former size. Another thread may run other
+    images of the plan meanwhile.
+
+    Returns:
+        ``(m,)`` int64, the images whose size has changed.
+    """
+    sizes, reasons = found
+    is_new = (sizes > 0).all(axis=1) & (sizes != plan.image_hw[images]).any(axis=1)
+    changed = images[is_new]
+    plan.image_hw[changed] = sizes[is_new]
+    plan.input_hw[images], too_odd = input_sizes(plan.image_hw[images], spec)
+    for image in images.tolist():
+        plan.errors.pop(image, None)
+    plan.errors.update({int(images[position]): reason for position, reason in {**too_odd, **reasons}.items()})
+    boxes = plan.boxes
+    if boxes is None or planner is None:
+        return np.asarray(changed)
+    for image in changed.tolist():
+        rows, (height, width) = slice(*plan.rows[image].tolist()), plan.image_hw[image].tolist()
+        fitted = planner.refit(boxes.take(rows), (height, width))
+        if fitted is None:
+            plan.errors[image] = (
+                f"its size is {height} x {width} (height x width), not what it was when the file was laid out, and "
+                f"gives other rows than the {rows.stop - rows.start} that the file has: start anew with --overwrite"
+            )
+        else:
+            for name in ("boxes_px", "flag", "scale"):
+                getattr(boxes, name)[rows] = getattr(fitted, name)
+    return np.asarray(changed)
 
 
 def rows_of_table(
@@ -103,3 +270,70 @@ def _make_ranges(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return consecutive half-open ranges ``(N, 2)`` of the lengths ``counts``."""
     ends = np.cumsum(counts, dtype=np.int64)
     return np.stack((ends - counts, ends), axis=1)
+
+
+def choose_scales(
+    rows: BoxRows, image_hw: npt.NDArray[np.int32], short_sides: Sequence[int | None]
+) -> BoxRows:
+    """Choose the scale of each row of scale -1, if its box has an area and the size of its image is known."""
+    boxes = rows.boxes
+    row_hw = image_hw[rows.row_images]
+    clipped, _ = clip_boxes(boxes.boxes_px, row_hw)
+    scale = boxes.scale.copy()
+    open_rows = (scale < 0) & ~boxes.is_degenerate & (row_hw > 0).all(axis=1)
+    short_side = row_hw.min(axis=1, keepdims=True)  # apart from the box, the choice depends on nothing else
+    for group in _group_rows(short_side, np.flatnonzero(open_rows)):
+        square = (int(short_side[group[0], 0]),) * 2
+        scale[group] = best_scales(clipped[group], square, short_sides)
+    scale[boxes.is_degenerate] = -1
+    return rows._replace(boxes=dataclasses.replace(boxes, scale=scale))
+
+
+def drop_duplicates(
+    rows: BoxRows,
+    image_hw: npt.NDArray[np.int32],
+    input_hw: npt.NDArray[np.int32],
+    *,
+    projector: Projector,
+    map_sizes: MapSizes,
+) -> BoxRows:
+    """Drop rows with the same region of the same maps as an earlier row; ``box_row`` then points to that row.
+
+    Images whose ``input_hw``, ``(N, S, 2)``, is 0 keep all their rows.
+    """
+    boxes, image = rows.boxes, rows.row_images
+    usable = np.asarray((input_hw > 0).all(axis=(1, 2)))
+    pooled = np.flatnonzero((boxes.scale >= 0) & usable[image])
+    row_input_hw = input_hw[image, np.maximum(boxes.scale, 0)]
+    cells = np.zeros((len(boxes), len(projector.geometries), 4), dtype=np.int64)
+    for group in _group_rows(np.concatenate((image_hw[image], row_input_hw), axis=1), pooled):
+        height, width = image_hw[image[group[0]]].tolist()
+        in_h, in_w = row_input_hw[group[0]].tolist()
+        cells[group] = projector.project(
+            boxes.boxes_px[group],
+            boxes.mirrored[group],
+            image_hw=(height, width),
+            input_hw=(in_h, in_w),
+            map_hws=map_sizes((in_h, in_w)),
+        ).region
+    flat_cells = cells.reshape(len(boxes), 4 * cells.shape[1])
+    keys = np.column_stack((image, boxes.scale, boxes.mirrored, flat_cells))[pooled]
+    _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    same_as = np.arange(len(boxes))
+    same_as[pooled] = pooled[first[inverse.reshape(-1)]]
+    kept = np.unique(same_as)
+    new_row = np.searchsorted(kept, same_as)
+    is_row = boxes.box_row >= 0
+    box_row = boxes.box_row.copy()
+    box_row[is_row] = new_row[boxes.box_row[is_row]]
+    return BoxRows(np.searchsorted(kept, rows.ranges), dataclasses.replace(boxes.take(kept), box_row=box_row))
+
+
+def _group_rows(keys: npt.NDArray[np.int32], rows: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
+    """Split rows ``(n,)`` into groups of equal keys; ``keys`` has one line per row of the table."""
+    if not len(rows):
+        return []
+    _, inverse = np.unique(keys[rows], axis=0, return_inverse=True)
+    order = np.argsort(inverse.reshape(-1), kind="stable")
+    bounds = np.flatnonzero(np.diff(inverse.reshape(-1)[order])) + 1
+    return np.split(rows[order], bounds)

@@ -24,8 +24,8 @@ from sppfeat.decoding import Batch
 from sppfeat.decoding.images import read_image, resize_image
 from sppfeat.decoding.worker import describe_exit
 from sppfeat.errors import DecoderError, ImageError
-from sppfeat.extraction.plan import schedule
-from sppfeat.extraction.sizes import input_sizes
+from sppfeat.extraction.pipeline import schedule
+from sppfeat.extraction.plan import input_sizes
 from sppfeat.training.examples import Examples, full_input
 from sppfeat.training.settings import DataSettings
 

@@ -14,7 +14,7 @@ from sppfeat.config.specs import InputSpec
 from sppfeat.config.wording import counted
 from sppfeat.decoding import Decoder, DecoderPool, DecodeSettings, InlineDecoder
 from sppfeat.errors import ConfigError
-from sppfeat.extraction.sizes import input_sizes, read_sizes
+from sppfeat.extraction.plan import input_sizes, read_sizes
 from sppfeat.inputs import FileStorage, Listing, list_images
 from sppfeat.training.settings import DataSettings, TrainRequest
 

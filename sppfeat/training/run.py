@@ -13,7 +13,7 @@ import torch
 from sppfeat.config.machine import available_cores
 from sppfeat.config.request import BackboneChoice
 from sppfeat.errors import SppfeatError
-from sppfeat.extraction.setup import load_chosen_backbone
+from sppfeat.extraction.run import load_chosen_backbone
 from sppfeat.files.downloads import OnDownload
 from sppfeat.networks.backbones import Backbone
 from sppfeat.networks.devices import bfloat16_note, choose_device, device_name

@@ -31,7 +31,7 @@ from sppfeat.config.request import BackboneChoice, DescriptorChoice, Request
 from sppfeat.config.specs import InputSpec
 from sppfeat.decoding.images import probe_image
 from sppfeat.extraction.extract import open_part
-from sppfeat.extraction.setup import load_chosen_backbone
+from sppfeat.extraction.run import load_chosen_backbone
 from sppfeat.files.image_names import IMAGE_SUFFIXES
 
 NETWORK = ["--backbone", "squeezenet1_1", "--weights", "none", "--levels", "1,2", "--device", "cpu"]

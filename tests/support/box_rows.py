@@ -6,8 +6,8 @@ from sppfeat.boxes.table import BoxTable, BoxTableBuilder
 from sppfeat.boxes.views import VIEW_SIDE, multiview_views
 from sppfeat.config.regions import BoxConvention
 from sppfeat.config.specs import InputSpec
-from sppfeat.extraction.plan import Plan, make_plan
-from sppfeat.extraction.rows import BoxRows, rows_of_table
+from sppfeat.extraction.plan import BoxRows, Plan, make_plan
+from sppfeat.extraction.rows import rows_of_table
 from sppfeat.files.paths import PathTable
 from sppfeat.inputs import Listing
 

@@ -208,8 +208,8 @@ def load() -> None:
     import torch
     from tqdm import tqdm
 
-    import sppfeat.extraction.setup as setup
     from sppfeat.cli import main
+    from sppfeat.extraction import run
     from sppfeat.networks.backbones import Backbone
 
     torch.set_num_threads(1)
@@ -218,7 +218,7 @@ def load() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGHUP):  # also where the tests run under nohup
         signal.signal(number, signal.SIG_DFL)
-    setup.load_backbone = functools.cache(setup.load_backbone)
+    run.load_backbone = functools.cache(run.load_backbone)
     Backbone.geometry = functools.cache(Backbone.geometry)
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(SystemExit):
         write_image(Path(folder) / "warm.png", 40, 40, seed=0)

@@ -14,9 +14,8 @@ from feature_files import BLOCKS, DIMENSION, LAYERS, config
 from sppfeat.boxes.views import grid_views
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.regions import BoxConvention, RegionSpec, RowFlag, parse_grid
-from sppfeat.extraction.plan import Plan, make_plan
+from sppfeat.extraction.plan import Plan, ShardChoice, cut_shard, make_plan
 from sppfeat.extraction.rows import rows_of_table, rows_of_views
-from sppfeat.extraction.shard_plan import ShardChoice, cut_shard
 from sppfeat.files.paths import PathTable
 from sppfeat.inputs import Listing
 from sppfeat.store.layout import Provenance, create_file

@@ -58,7 +58,6 @@ def loaded_after_each(lines):
                 "import sppfeat.extraction.plan",
                 "import sppfeat.extraction.pipeline",
                 "import sppfeat.boxes.formats",
-                "import sppfeat.extraction.rows",
                 "import sppfeat.store.reduction",
             ),
             {"numpy", "PIL"},

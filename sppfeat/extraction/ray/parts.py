@@ -26,13 +26,12 @@ from sppfeat.extraction.output import Outcome, open_output, read_outcome
 from sppfeat.extraction.part import Parts
 from sppfeat.extraction.parts import find_part
 from sppfeat.extraction.pipeline import Progress
-from sppfeat.extraction.plan import Plan
+from sppfeat.extraction.plan import PLACEHOLDER, Plan, shard_path
 from sppfeat.extraction.ray.actor import Job, PartActor
 from sppfeat.extraction.ray.cluster import Actors, choose_actors, connect
 from sppfeat.extraction.report import PlanSummary, plan_notes
 from sppfeat.extraction.run import OnProbe, Run, open_run
 from sppfeat.extraction.shard_files import ShardFiles
-from sppfeat.extraction.shard_plan import PLACEHOLDER, shard_path
 from sppfeat.files.downloads import OnDownload
 from sppfeat.files.remote import url_of
 from sppfeat.store.feature_table import StoredFile
@@ -350,7 +349,7 @@ def is_made_of_parts(output: Path) -> bool:
 
 
 def cut_into_parts(plan: Plan) -> npt.NDArray[np.int64]:
-    """Return the bounds of the parts of a plan, as in :func:`sppfeat.extraction.shard_plan.cut_plan`.
+    """Return the bounds of the parts of a plan, as in :func:`sppfeat.extraction.plan.cut_plan`.
 
     The parts do not depend on the actors, so that other actors can continue a run. There are many parts, so they need
     not take equally long.

@@ -15,9 +15,9 @@ from sppfeat.config.specs import InputSpec
 from sppfeat.decoding import Decoded
 from sppfeat.errors import ConfigError, ImageError
 from sppfeat.extraction.mean_norm import estimate_factors, sample_plan
+from sppfeat.extraction.pipeline import Rows
 from sppfeat.extraction.plan import make_plan
-from sppfeat.extraction.row_planner import choose_scales
-from sppfeat.extraction.row_sink import Rows
+from sppfeat.extraction.rows import choose_scales
 from sppfeat.files.paths import PathTable
 from sppfeat.inputs import Listing
 from sppfeat.store.schema import column_blocks

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 
 from sppfeat.config.regions import BoxConvention, RegionSpec, RowFlag
 from sppfeat.config.specs import InputSpec
+from sppfeat.extraction.plan import input_sizes
 from sppfeat.extraction.regions import Projector, map_sizes
-from sppfeat.extraction.row_planner import choose_scales, drop_duplicates
-from sppfeat.extraction.rows import rows_of_views
-from sppfeat.extraction.sizes import input_sizes
+from sppfeat.extraction.rows import choose_scales, drop_duplicates, rows_of_views
 from sppfeat.geometry import FeatureGeometry, choose_scale, project_boxes, sub_cell_boxes
 from sppfeat.networks.backbones import load_backbone
 

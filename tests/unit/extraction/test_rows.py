@@ -1,15 +1,21 @@
-"""Rows of boxes: every box of an input once, image by image, and what was said of it with it."""
+"""Rows of a box file or of windows: every box of an input once, planned again for another size, and joined."""
 
 import math
 
 import numpy as np
-from box_rows import sizes_of, table_of, views_of
-from hypothesis import given
+import pytest
+from box_rows import ROOT, sizes_of, table_of, views_of
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sppfeat.boxes.views import grid_views
-from sppfeat.config.regions import BoxConvention, GridSpec
-from sppfeat.extraction.rows import rows_of_table, rows_of_views
+from sppfeat.config.regions import BoxConvention, GridSpec, RowFlag, parse_grid
+from sppfeat.config.specs import InputSpec
+from sppfeat.errors import BoxError
+from sppfeat.extraction.plan import input_sizes
+from sppfeat.extraction.regions import Projector
+from sppfeat.extraction.rows import RowPlanner, rows_of_table, rows_of_views
+from sppfeat.geometry import FeatureGeometry
 
 NUMBERS = st.integers(-50, 150).map(float) | st.sampled_from([math.nan, math.inf])
 BOXES = st.lists(st.tuples(st.integers(0, 5).map(str), st.tuples(*[NUMBERS] * 4)), max_size=25)
@@ -94,3 +100,215 @@ def test_multiview_rows_know_their_scale_and_their_side():
     assert found.mirrored.tolist() == ([False] * 10 + [True] * 10) * 6
     assert np.isnan(found.boxes_px[40:80]).all()
     assert found.boxes_px[80].tolist() == [0, 0, 300, 400]
+
+
+YOLO = BoxConvention(coords="cxcywh", units="normalized")
+PROJECTOR = Projector((FeatureGeometry(16.0, 0.0),), "sppnet", 0.0)
+NAMES = [f"{i}.jpg" for i in range(6)]
+PATHS = [name.encode() for name in NAMES]
+IMAGE_HW = [(60, 80), (80, 60), (40, 40), (0, 0), (100, 30), (64, 64)]
+NAMED_BOXES = st.lists(
+    st.tuples(st.sampled_from([*NAMES, "other.jpg"]), st.tuples(*[st.integers(-20, 120).map(float)] * 4)),
+    max_size=20,
+)
+
+
+def sizes(input_hw):
+    return [tuple(math.ceil(side / 16) for side in input_hw)]
+
+
+def planner_of(source, *, drop=False, **settings):
+    """Of a list of boxes in a file, of a grid, or of the views of the multi-view test."""
+    spec = InputSpec(**{"size": 64, **settings})
+    return RowPlanner(spec, PROJECTOR, sizes if drop else None, **source)
+
+
+def file_boxes(boxes, **settings):
+    return {"table": table_of(boxes, **settings), "path": "boxes.csv"}
+
+
+def views(name):
+    return {} if name == "multiview" else {"grid": parse_grid(name)}
+
+
+def content(boxes):
+    """Everything that rows say, in plain Python; NaN as None."""
+    numbers = [[None if math.isnan(v) else v for v in box] for box in boxes.boxes_px.tolist()]
+    said = boxes.annotations
+    return {
+        "boxes_px": numbers,
+        "flag": boxes.flag.tolist(),
+        "scale": boxes.scale.tolist(),
+        "mirrored": boxes.mirrored.tolist(),
+        "source": boxes.source.tolist(),
+        "ids": list(said.ids),
+        "label": said.label.tolist(),
+        "extra": [list(column) for column in said.extra],
+    }
+
+
+# --- rows -----------------------------------------------------------------------------------------
+
+
+def test_equal_regions_are_one_row_only_where_that_is_asked_for():
+    boxes = [
+        ("0.jpg", (0, 0, 30, 30)),
+        ("0.jpg", (0, 0, 30.25, 30)),
+        ("0.jpg", (9, 9, 9, 9)),
+        ("x.jpg", (0, 0, 1, 1)),
+    ]
+    arguments = ROOT, PATHS, sizes_of(IMAGE_HW)
+    assert planner_of(file_boxes(boxes)).rows(*arguments).boxes.box_row.tolist() == [0, 1, 2, -1]
+    ranges, rows = planner_of(file_boxes(boxes), drop=True).rows(*arguments)
+    assert rows.box_row.tolist() == [0, 0, 1, -1]
+    assert ranges[0].tolist() == [0, 2]
+
+
+def test_a_box_file_of_none_of_the_inputs_is_an_error():
+    planner = planner_of(file_boxes([("a/x.jpg", (0, 0, 1, 1)), ("y.jpg", (0, 0, 1, 1))]))
+    with pytest.raises(BoxError, match=r"^'boxes\.csv': none of its images \(2\) .*'a/x\.jpg'.*'0\.jpg'$"):
+        planner.rows(ROOT, PATHS, sizes_of(IMAGE_HW))
+
+
+def test_an_unclear_name_is_an_error_that_says_the_file():
+    planner = planner_of(file_boxes([("1.jpg", (0, 0, 1, 1))]))
+    with pytest.raises(BoxError, match=r"^'boxes\.csv': .*'a/1\.jpg'"):
+        planner.rows(ROOT, [b"a/1.jpg", b"b/1.jpg"], sizes_of([(9, 9)] * 2))
+
+
+# --- another size than planned --------------------------------------------------------------------
+
+
+@given(NAMED_BOXES, st.sampled_from([None, YOLO]), st.sampled_from([(60, 80), (33, 200), (1, 1)]))
+def test_boxes_of_an_image_whose_size_was_not_known_become_those_of_its_size(boxes, convention, hw):
+    boxes = [("3.jpg", (0, 0, 0.5, 0.5)), *boxes]
+    planner = planner_of(file_boxes(boxes, convention=convention), scales=(64, 128, 224))
+    ranges, rows = planner.rows(ROOT, PATHS, sizes_of(IMAGE_HW))
+    fitted = planner.refit(rows.take(np.arange(*ranges[3])), hw)
+    known = [own if i != 3 else hw for i, own in enumerate(IMAGE_HW)]
+    ranges, expected = planner.rows(ROOT, PATHS, sizes_of(known))
+    assert content(fitted) == content(expected.take(np.arange(*ranges[3])))
+
+
+@pytest.mark.parametrize(("source", "now"), [("file", (600, 900)), ("grid:1x1", (60, 2000))])
+def test_the_scale_is_chosen_again_for_another_size(source, now):
+    # An image that could not be decoded, and is another one now.
+    # Once: the scale that was chosen for the size before stays.
+    sides = (64, 128, 224, 448)
+    boxes = file_boxes([("0.jpg", (0, 0, 40, 40))])
+    planner = planner_of(boxes if source == "file" else views(source), scales=sides)
+    before = planner.rows(ROOT, PATHS[:1], sizes_of([(60, 80)])).boxes
+    expected = planner.rows(ROOT, PATHS[:1], sizes_of([now])).boxes
+    assert expected.scale.tolist() != before.scale.tolist()
+    assert content(planner.refit(before, now)) == content(expected)
+
+
+def test_views_keep_their_scales_at_another_size():
+    planner = planner_of(views("multiview"), scales=(224, 256))
+    for hw in ((60, 80), (0, 0)):
+        before = planner.rows(ROOT, PATHS[:1], sizes_of([hw])).boxes
+        expected = planner.rows(ROOT, PATHS[:1], sizes_of([(600, 900)])).boxes
+        assert content(planner.refit(before, (600, 900))) == content(expected)
+
+
+def test_a_box_gains_and_loses_its_area_with_the_size():
+    planner = planner_of(file_boxes([("0.jpg", (70, 0, 90, 40)), ("0.jpg", (0, 0, 5, 5))]))
+    before = planner.rows(ROOT, PATHS[:1], sizes_of([(40, 70)])).boxes
+    assert (before.flag.tolist(), before.scale.tolist()) == ([RowFlag.DEGENERATE, 0], [-1, 0])
+    wide = planner.refit(before, (40, 80))
+    assert (wide.flag.tolist(), wide.scale.tolist()) == ([RowFlag.CLIPPED, 0], [0, 0])
+    narrow = planner.refit(wide, (40, 60))
+    assert (narrow.flag.tolist(), narrow.scale.tolist()) == ([RowFlag.DEGENERATE, 0], [-1, 0])
+
+
+def test_windows_that_would_be_others_cannot_be_refitted():
+    planner = planner_of(views("grid:20x20px"))
+    before = planner.rows(ROOT, PATHS[:1], sizes_of([(40, 60)])).boxes
+    assert planner.refit(before, (40, 61)) is None
+    assert planner.refit(before, (60, 40)) is None  # as many, at other places: 3 x 2 instead of 2 x 3
+    assert planner.refit(before, (39, 59)).boxes_px[-1].tolist() == [39, 19, 59, 39]
+
+
+def test_boxes_without_duplicates_cannot_be_refitted_where_they_become_different():
+    # Two boxes on the same cells of a 32 x 32 image; of a 32 x 320 one they are different.
+    # Once: the second box keeps the row, and so gets the descriptor, of the first.
+    boxes = [("0.jpg", (0.0, 0.0, 0.05, 1.0)), ("0.jpg", (0.0, 0.0, 0.1, 1.0))]
+    planner = planner_of(file_boxes(boxes, convention=BoxConvention(units="normalized")), drop=True)
+    before = planner.rows(ROOT, PATHS[:1], sizes_of([(32, 32)])).boxes
+    assert before.box_row.tolist() == [0, 0]
+    assert planner.rows(ROOT, PATHS[:1], sizes_of([(32, 320)])).boxes.box_row.tolist() == [0, 1]
+    assert planner.refit(before, (32, 320)) is None
+    unknown = planner.rows(ROOT, PATHS[:1], sizes_of([(0, 0)])).boxes
+    assert unknown.box_row.tolist() == [0, 1]
+    assert planner.refit(unknown, (32, 32)).boxes_px.tolist() == [[0, 0, 1.6, 32], [0, 0, 3.2, 32]]
+
+
+# --- images that are added ------------------------------------------------------------------------
+
+
+@given(NAMED_BOXES, st.integers(1, 6), st.booleans())
+def test_boxes_of_added_images_follow_those_of_the_file(boxes, first, drop):
+    boxes = [*boxes, *((name, (0, 0, 9, 9)) for name in (NAMES[0], NAMES[-1]))]
+    source = file_boxes(boxes, images=NAMES)
+    planner = planner_of(source, drop=drop, scales=(64, 224))
+    image_hw = sizes_of(IMAGE_HW)
+    old = planner.rows(ROOT, PATHS[:first], image_hw[:first]).boxes
+    added = planner.rows(ROOT, PATHS, image_hw[first:], first=first).boxes
+    joined, every = planner.join(old, added), planner.rows(ROOT, PATHS, image_hw).boxes
+    assert content(joined) == content(every)
+    assert joined.box_row.tolist() == every.box_row.tolist()
+
+
+@pytest.mark.parametrize("boxes", ["grid:2x3", "multiview"])
+@pytest.mark.parametrize("drop", [False, True])
+def test_windows_of_added_images_follow_those_of_the_file(boxes, drop):
+    planner = planner_of(views(boxes), drop=drop)
+    image_hw = sizes_of(IMAGE_HW)
+    every = planner.rows(ROOT, PATHS, image_hw).boxes
+    for first in (1, 3, 5):
+        old = planner.rows(ROOT, PATHS[:first], image_hw[:first]).boxes
+        joined = planner.join(old, planner.rows(ROOT, PATHS, image_hw[first:], first=first).boxes)
+        assert content(joined) == content(every)
+        assert joined.box_row.tolist() == every.box_row.tolist()
+
+
+def test_a_box_goes_to_one_image_only_when_images_are_added():
+    # Once: '1.jpg' was a/1.jpg; with 1.jpg added it is that one, and the box has a row of both images.
+    planner = planner_of(file_boxes([("1.jpg", (0, 0, 9, 9)), ("2.jpg", (0, 0, 9, 9))]))
+    old_paths, every_path = [b"a/1.jpg", b"2.jpg"], [b"a/1.jpg", b"2.jpg", b"1.jpg"]
+    old = planner.rows(ROOT, old_paths, sizes_of([(9, 9)] * 2)).boxes
+    try:
+        added = planner.rows(ROOT, every_path, sizes_of([(9, 9)]), first=2).boxes
+        joined = planner.join(old, added)
+    except BoxError:
+        return
+    assert sorted(joined.source.tolist()) == [0, 1]
+
+
+def test_images_without_boxes_can_be_added_to_those_of_a_file_of_one_image():
+    # Once: a file of the boxes of one image is refused as soon as a second image is added.
+    planner = planner_of(file_boxes([("boxes", (0, 0, 9, 9))], names="single"))
+    old = planner.rows(ROOT, [b"1.jpg"], sizes_of([(9, 9)])).boxes
+    ranges, added = planner.rows(ROOT, [b"1.jpg", b"2.jpg"], sizes_of([(9, 9)]), first=1)
+    assert ranges.tolist() == [[0, 0]]
+    assert planner.join(old, added).box_row.tolist() == [0]
+
+
+# Once: max_pixels (and min_side) change the short side that a scale stands for, and the windows of the views stay as
+# large as if they had not: 113 pixels of the input instead of 224 for 100 x 5000 at 560.
+@example((100, 5000), 560, 1)
+@example((50, 60), 560, 1)
+@given(
+    st.tuples(st.integers(30, 900), st.integers(30, 900)),
+    st.sampled_from([None, 100, 224, 300, 560]),
+    st.sampled_from([1, 16, 32, 33, 256]),
+)
+def test_views_are_224_pixels_of_the_input_whatever_bounds_or_rounds_its_sides(image_hw, side, step):
+    spec = InputSpec(size=side, round_to=step)
+    planner = RowPlanner(spec, PROJECTOR)
+    boxes = planner.rows(ROOT, [b"a.jpg"], sizes_of([image_hw])).boxes.boxes_px[1:10]
+    input_hw = input_sizes(sizes_of([image_hw]), spec)[0][0, 0].tolist()
+    wanted = [[min(224, side) for side in input_hw]] * 9
+    sides = (boxes[:, [3, 2]] - boxes[:, [1, 0]]) * np.divide(input_hw, image_hw)
+    # Without rounding, the long side keeps the aspect ratio to within half a pixel.
+    assert np.abs(sides - wanted).max() <= (0.51 if step == 1 else 1e-3)

@@ -34,7 +34,7 @@ from sppfeat.analysis.export import export
 from sppfeat.analysis.reduce import reduce
 from sppfeat.cli import main
 from sppfeat.errors import ConfigError, StoreError
-from sppfeat.extraction.shard_plan import ShardChoice
+from sppfeat.extraction.plan import ShardChoice
 from sppfeat.files.locks import OutputLock
 from sppfeat.store.layout import create_file
 from sppfeat.store.merge import merge_shards

@@ -10,7 +10,7 @@ from feature_files import BLOCKS, config, new_file
 from sppfeat.config.specs import DescriptorSpec, InputSpec
 from sppfeat.errors import ConfigError
 from sppfeat.extraction.plan import make_plan
-from sppfeat.extraction.setup import adopt_mean_norm
+from sppfeat.extraction.run import adopt_mean_norm
 from sppfeat.files.paths import PathTable
 from sppfeat.inputs import Listing
 from sppfeat.store.layout import Provenance, create_file

@@ -9,9 +9,9 @@ from box_rows import ROOT, plan_of, sizes_of, table_of
 
 from sppfeat.config.regions import BoxConvention, RegionSpec, parse_grid
 from sppfeat.config.specs import InputSpec
-from sppfeat.extraction.box_report import box_notes, summarize_boxes
 from sppfeat.extraction.regions import Projector
-from sppfeat.extraction.row_planner import RowPlanner
+from sppfeat.extraction.report import box_notes, summarize_boxes
+from sppfeat.extraction.rows import RowPlanner
 from sppfeat.files.paths import PathTable
 from sppfeat.geometry import FeatureGeometry
 
