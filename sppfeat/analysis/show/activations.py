@@ -1,9 +1,10 @@
 """The data for a picture of one image: feature maps, pooled values, and the cells where the maxima were found."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +13,14 @@ from torch import Tensor
 
 from sppfeat.boxes.coordinates import clip_boxes
 from sppfeat.config.regions import RowFlag
-from sppfeat.errors import BoxError, ConfigError, StoreError
+from sppfeat.config.values import StrPath
+from sppfeat.config.wording import escaped
+from sppfeat.errors import BoxError, ConfigError, ImageError, StoreError
 from sppfeat.extraction.regions import best_scales
 from sppfeat.extractor import Extractor, ImageLike
 from sppfeat.geometry import FeatureGeometry, cell_boxes, scale_boxes
+from sppfeat.inputs.lookup import find_image
+from sppfeat.inputs.names import is_url
 from sppfeat.pooling.bins import distinct_bins
 from sppfeat.pyramid import pool_regions
 from sppfeat.store.reader import FeatureFile
@@ -25,8 +30,10 @@ __all__ = [
     "PooledLayer",
     "PooledLevel",
     "View",
+    "layer_text",
     "pool_region",
     "pooled_boxes",
+    "pooled_numbers",
     "strength",
     "view_of_row",
 ]
@@ -112,6 +119,12 @@ class PooledLayer:
         """Height and width of the map, in cells."""
         return self.map.shape[1], self.map.shape[2]
 
+    @property
+    def stride(self) -> npt.NDArray[np.float64]:
+        """``(2,)`` float64, pixels of the network input from one cell to the next, along x and y."""
+        cell = self.cells_in((0, 0, 1, 1))
+        return cell[2:] - cell[:2]
+
     def cells_in(self, cells: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Edges in pixels of the input, or beyond it, of cells ``(..., 4)``: ``x0, y0, x1, y1``, half-open."""
         geometry = self.geometry
@@ -176,8 +189,14 @@ def pooled_boxes(
     return pooled
 
 
-def view_of_row(file: FeatureFile, row: int) -> tuple[int, View]:
-    """Image index of a row, and the view of it that the row describes; refuses rows without descriptor."""
+def view_of_row(file: FeatureFile, row: int, *, root: StrPath | None = None) -> tuple[str, View]:
+    """Path of the image of a row, below ``root`` (the recorded one if None), and the view that the row describes.
+
+    Raises:
+        ConfigError: the file has no such row.
+        StoreError: the row has no descriptor.
+        ImageError: there is no such image.
+    """
     if not 0 <= row < file.n_rows:
         raise ConfigError(f"row is {row}; allowed: 0 to {file.n_rows - 1}, the rows of {str(file.path)!r}")
     image = int(file.image_index[row])
@@ -186,15 +205,19 @@ def view_of_row(file: FeatureFile, row: int) -> tuple[int, View]:
             f"row {row} of {str(file.path)!r} has no descriptor: its image {file.path_of(image)!r} failed or is "
             "pending, or its box has no area in it"
         )
+    path = os.path.join(root or file.root, file.path_of(image))
+    try:
+        if not is_url(os.fsencode(path)):  # looking for a URL would download it
+            find_image(b"", os.fsencode(path))
+    except ImageError as error:
+        raise ImageError(f"{path!r}: {error}; --root says where the images are now") from error
     if not file.has_boxes:
-        return image, View()
+        return path, View()
     scale = int(scale_indices(file.row_scale[row : row + 1], file.config.input)[0])
     x0, y0, x1, y1 = box = file.boxes[row].tolist()
     is_whole = box == whole_image_boxes(file.image_hw[image : image + 1])[0].tolist()
     is_view = file.config.regions is not None and file.config.regions.boxes == "multiview"
-    return image, View(
-        None if is_whole and is_view else (x0, y0, x1, y1), scale, bool(file.row_mirrored[row])
-    )
+    return path, View(None if is_whole and is_view else (x0, y0, x1, y1), scale, bool(file.row_mirrored[row]))
 
 
 def _clip(view: View, image_hw: tuple[int, int]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -244,3 +267,63 @@ def _origin(fmap: npt.NDArray[np.float32], bins: npt.NDArray[np.int64]) -> npt.N
         found = np.stack((y0 + first // (x1 - x0), x0 + first % (x1 - x0)), axis=1)
         cells[is_single, i, j] = found[is_single]
     return cells
+
+
+def pooled_numbers(layers: Sequence[PooledLayer], channel: int | None) -> dict[str, Any]:
+    """The numbers in a picture of one box, as plain values; strengths are those of all channels or of one."""
+    first = layers[0]
+    return {
+        "box_px": first.view.box_px,
+        "mirrored": first.view.mirrored,
+        "clipped": bool(first.flag & RowFlag.CLIPPED),
+        "sub_cell": bool(first.flag & RowFlag.SUB_CELL),
+        "input_hw": first.input_hw,
+        "box_in": first.box_in,
+        "layers": [
+            {
+                "layer": layer.name,
+                "channels": len(layer.map),
+                "map_hw": layer.map_hw,
+                "stride": layer.geometry and np.broadcast_to(layer.geometry.stride, 2).tolist(),
+                "offset": layer.geometry and np.broadcast_to(layer.geometry.offset, 2).tolist(),
+                "region": layer.region,
+                "levels": [
+                    {
+                        "level": level.level,
+                        "bins": level.bins.reshape(-1, 4).tolist(),
+                        "strength": strength(level.values, channel).ravel().tolist(),
+                        "maxima": [[y, x, int(counts[y, x])] for y, x in np.argwhere(counts).tolist()],
+                    }
+                    for level in layer.levels
+                    for counts in [level.count_maxima(layer.map_hw, channel)]
+                ],
+            }
+            for layer in layers
+        ],
+    }
+
+
+def layer_text(layer: PooledLayer) -> str:
+    """Names the box and its layer, and describes its region."""
+    x0, y0, x1, y1 = layer.region
+    if layer.view.box_px is None:
+        what = "the whole image"
+    else:
+        what = "box " + ", ".join(f"{value:.6g}" for value in layer.view.box_px)
+        what += " (clipped to the image)" if layer.flag & RowFlag.CLIPPED else ""
+        what += " (smaller than a cell)" if layer.flag & RowFlag.SUB_CELL else ""
+    what += ", mirrored" if layer.view.mirrored else ""
+    (map_h, map_w), (in_h, in_w) = layer.map_hw, layer.input_hw
+    if layer.geometry is None:
+        cells = "spread evenly over the image, as this network has no stride that could be computed"
+    else:
+        stride, offset = (
+            " and ".join(f"{v:g}" for v in (value[::-1] if isinstance(value, tuple) else (value,)))
+            for value in layer.geometry
+        )
+        cells = f"stride {stride}, offset {offset} pixels"
+    return (
+        f"{what}: {y1 - y0} x {x1 - x0} cells of layer {escaped(layer.name)}\n"
+        f"region x {x0}..{x1 - 1}, y {y0}..{y1 - 1} of a map of {map_h} x {map_w} cells (height x width), {cells}; "
+        f"network input {in_h} x {in_w} pixels"
+    )

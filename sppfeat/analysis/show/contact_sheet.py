@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -148,9 +147,9 @@ def show_neighbors(
         ImageError: the image of a query cannot be read.
         StoreError: the file cannot be read, or the output exists or cannot be written.
     """
-    asked, path = read_queries(queries) if queries else [], Path(output)
+    asked = read_queries(queries) if queries else []
     inputs = [file, selection.get("labels"), *(query.path for query in asked)]
-    check_picture_path(path, inputs=inputs, overwrite=overwrite)
+    path = check_picture_path(output, inputs=inputs, overwrite=overwrite)
     if len(asked) > _MOST_LINES:
         raise ConfigError(f"{len(asked)} queries; allowed: {_MOST_LINES} lines of one picture")
     with FeatureFile(file) as features:

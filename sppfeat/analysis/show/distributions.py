@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -113,8 +112,7 @@ def show_norms(
             or matplotlib is not installed.
         StoreError: the file cannot be read, or the output exists or cannot be written.
     """
-    path = Path(output)
-    check_picture_path(path, inputs=[file], overwrite=overwrite)
+    path = check_picture_path(output, inputs=[file], overwrite=overwrite)
     with FeatureFile(file) as features:
         norms = measure_norms(features.select(**selection), most=most, seed=seed)
     numbers = range(len(norms.layers))
@@ -215,8 +213,7 @@ def show_sizes(file: StrPath, output: StrPath, *, of: str = "images", overwrite:
             not installed.
         StoreError: the file cannot be read, or the output exists or cannot be written.
     """
-    path = Path(output)
-    check_picture_path(path, inputs=[file], overwrite=overwrite)
+    path = check_picture_path(output, inputs=[file], overwrite=overwrite)
     with FeatureFile(file) as features:
         sizes = measure_sizes(features, of=of)
     write_picture(lambda: draw_sizes(sizes, title=sizes_text(sizes)), path, overwrite=overwrite)

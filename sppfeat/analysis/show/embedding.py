@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -97,8 +96,7 @@ def show_embedding(
             descriptor, or a package is not installed.
         StoreError: the file cannot be read, or the output exists or cannot be written.
     """
-    path = Path(output)
-    check_picture_path(path, inputs=[file, selection.get("labels")], overwrite=overwrite)
+    path = check_picture_path(output, inputs=[file, selection.get("labels")], overwrite=overwrite)
     with FeatureFile(file) as features:
         embedding = embed_rows(features.select(**selection), method=method, most=most, seed=seed)
         if not len(embedding.selection):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sppfeat.config.machine import import_extra
+from sppfeat.config.values import StrPath
 from sppfeat.config.wording import escaped
 from sppfeat.errors import ConfigError
 from sppfeat.files.outputs import check_new_file, replace_file
@@ -106,12 +107,14 @@ class Picture(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def check_picture_path(path: Path, *, inputs: Sequence[object] = (), overwrite: bool) -> None:
-    """Refuses an output that cannot be written or is an input, so that nothing is computed in vain."""
+def check_picture_path(output: StrPath, *, inputs: Sequence[object] = (), overwrite: bool) -> Path:
+    """Path of an output; refuses one that cannot be written or is an input, so that nothing is computed in vain."""
+    path = Path(output)
     if path.suffix.lower() not in _METADATA:
         raise ConfigError(f"the output is {str(path)!r}; allowed: a name that ends in .png, .svg or .pdf")
     import_extra("matplotlib", extra="plot", purpose="a picture")
     check_new_file(path, inputs=inputs, overwrite=overwrite)
+    return path
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +13,9 @@ from sppfeat.analysis.show.activations import (
     PooledLayer,
     PooledLevel,
     View,
+    layer_text,
     pooled_boxes,
+    pooled_numbers,
     strength,
     view_of_row,
 )
@@ -29,35 +30,18 @@ from sppfeat.analysis.show.figure import (
     write_picture,
 )
 from sppfeat.analysis.wording import network_text
-from sppfeat.config.regions import RowFlag
 from sppfeat.config.specs import DEFAULT_BOX_SIZE, DEFAULT_SIZE
 from sppfeat.config.values import StrPath
-from sppfeat.config.wording import escaped
-from sppfeat.errors import ConfigError, ImageError
+from sppfeat.errors import ConfigError
 from sppfeat.extractor import Extractor
 from sppfeat.files.downloads import OnDownload
-from sppfeat.inputs.lookup import find_image
-from sppfeat.inputs.names import is_url
 from sppfeat.store.reader import FeatureFile
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-__all__ = [
-    "MAXIMA",
-    "draw_bins",
-    "draw_image",
-    "draw_map",
-    "draw_maxima",
-    "draw_overview",
-    "draw_pooled",
-    "map_limits",
-    "panel_size",
-    "pooled_limits",
-    "show_image",
-    "window_of",
-]
+__all__ = ["draw_bins", "draw_image", "draw_maxima", "draw_pooled", "show_image", "window_of"]
 
 _MAX_PANEL_ROWS = 6  # boxes times layers
 _MAX_LEVELS = 6
@@ -67,7 +51,18 @@ _MAX_LEVELS = 6
 _COLUMN, _AROUND_PANELS, _AROUND_BLOCKS = 2.2, 1.5, 0.95
 _BARS = 0.55  # of which for color bars
 _LEAST_WIDTH = 6.0  # room for three color bars
+_PANEL_WIDTH, _PANEL_HEIGHT = 2.05, 2.2  # at most
+
 _LONGEST_NAME = 80
+_MAXIMA = "magma_r"
+_LEVEL_COLORS = (COLORS[0], COLORS[1], COLORS[2], COLORS[4], COLORS[5], COLORS[3])
+_LEAST_CELLS = 5  # minimum side of the visible window, in cells, without its margin
+_AROUND = 0.6  # margin of the window around region and box, in strides
+# Strides between an outline and the edge of its bin, so that overlapping bins can be told apart.
+_INSET = 0.13
+_LIGHTENED = 0.7  # share of the contrast that a picture in gray keeps
+_LETTER_POINTS = (10, 4.5)  # height of a line, width of a digit
+_LEAST_BIN_POINTS = 2.5
 
 
 def show_image(
@@ -113,8 +108,7 @@ def show_image(
         WeightsError: weights cannot be loaded.
         StoreError: the file cannot be read, its row has no descriptor, or the output exists or cannot be written.
     """
-    path = Path(output)
-    check_picture_path(path, inputs=[image, file], overwrite=overwrite)
+    path = check_picture_path(output, inputs=[image, file], overwrite=overwrite)
     is_row, is_converted = row is not None, projection is not None or margin is not None
     for is_wrong, message in (
         (file is None and is_row, "--row is about a feature file, but there is none: --from"),
@@ -134,7 +128,7 @@ def show_image(
     else:
         with FeatureFile(file) as features:
             if row is not None:
-                found, view = _find_row(features, row, root)
+                found, view = view_of_row(features, row, root=root)
                 views, title = [view], f"{os.path.basename(found)}, row {row} of {features.path.name}"
             extractor = Extractor.from_file(features, on_download=on_download, **network)
     check_picture_path(path, inputs=[found], overwrite=overwrite)  # the image of a row
@@ -157,52 +151,8 @@ def show_image(
     draw = partial(draw_image, layers, title=title, note=note, channel=channel)
     page = write_picture(draw, path, overwrite=overwrite)
     numbers: dict[str, Any] = {"output": str(path), "image": found, "image_hw": image_hw, "channel": channel}
-    numbers["boxes"] = [_box_numbers(of_box, channel) for of_box in pooled]
+    numbers["boxes"] = [pooled_numbers(of_box, channel) for of_box in pooled]
     return Picture(path, (f"{page[0]} x {page[1]} pixels (width x height)",), numbers)
-
-
-def _find_row(file: FeatureFile, row: int, root: StrPath | None) -> tuple[str, View]:
-    index, view = view_of_row(file, row)
-    found = os.path.join(root or file.root, file.path_of(index))
-    try:
-        if not is_url(os.fsencode(found)):  # looking for a URL would download it
-            find_image(b"", os.fsencode(found))
-    except ImageError as error:
-        raise ImageError(f"{found!r}: {error}; --root says where the images are now") from error
-    return found, view
-
-
-def _box_numbers(layers: Sequence[PooledLayer], channel: int | None) -> dict[str, Any]:
-    first = layers[0]
-    return {
-        "box_px": first.view.box_px,
-        "mirrored": first.view.mirrored,
-        "clipped": bool(first.flag & RowFlag.CLIPPED),
-        "sub_cell": bool(first.flag & RowFlag.SUB_CELL),
-        "input_hw": first.input_hw,
-        "box_in": first.box_in,
-        "layers": [
-            {
-                "layer": layer.name,
-                "channels": len(layer.map),
-                "map_hw": layer.map_hw,
-                "stride": layer.geometry and np.broadcast_to(layer.geometry.stride, 2).tolist(),
-                "offset": layer.geometry and np.broadcast_to(layer.geometry.offset, 2).tolist(),
-                "region": layer.region,
-                "levels": [
-                    {
-                        "level": level.level,
-                        "bins": level.bins.reshape(-1, 4).tolist(),
-                        "strength": strength(level.values, channel).ravel().tolist(),
-                        "maxima": [[y, x, int(counts[y, x])] for y, x in np.argwhere(counts).tolist()],
-                    }
-                    for level in layer.levels
-                    for counts in [level.count_maxima(layer.map_hw, channel)]
-                ],
-            }
-            for layer in layers
-        ],
-    }
 
 
 def draw_image(
@@ -216,8 +166,7 @@ def draw_image(
     for layer in layers:
         if channel is not None and not 0 <= channel < (n := len(layer.map)):
             raise ConfigError(f"channel is {channel}; allowed: 0 to {n - 1}, those of layer {layer.name}")
-    sizes = [(panel_size((0, 0, *of.input_hw[::-1])), panel_size(window_of(of))) for of in layers]
-    rows = [(max(overview[1], panel[1]), panel[1]) for overview, panel in sizes]
+    rows = [_panel_heights(layer) for layer in layers]
     width = max(_LEAST_WIDTH, _COLUMN * (1 + len(layers[0].levels)))
     heights = [sum(own) + _AROUND_PANELS for own in rows]
     figure = new_figure(width, sum(heights) + _AROUND_BLOCKS)
@@ -226,7 +175,8 @@ def draw_image(
     figure.supxlabel(f"{note}\n{_legend(layers)}", x=0.01, ha="left", **look)
     parts = figure.subfigures(len(layers), 1, squeeze=False, height_ratios=heights)[:, 0]
     for i, (part, layer) in enumerate(zip(parts, layers, strict=True)):
-        part.suptitle(_caption(layer, i, len(layers)), x=0.01, ha="left", wrap=True)
+        number = f"{i + 1} of {len(layers)}: " if len(layers) > 1 else ""
+        part.suptitle(number + layer_text(layer), x=0.01, ha="left", wrap=True)
         ratios = (sum(rows[i]) + _AROUND_PANELS - _BARS, _BARS)
         upper, lower = part.subfigures(2, 1, squeeze=False, height_ratios=ratios)[:, 0]
         _draw_panels(upper, layer, channel, rows[i])
@@ -238,10 +188,16 @@ def _draw_panels(
     part: "SubFigure", layer: PooledLayer, channel: int | None, heights: Sequence[float]
 ) -> None:
     grid = part.subplots(2, 1 + len(layer.levels), gridspec_kw={"height_ratios": heights})
-    draw_overview(grid[0, 0], layer)
-    grid[0, 0].set_title("network input")
-    draw_map(grid[1, 0], layer, channel)
-    grid[1, 0].set_title("feature map")
+    overview, feature_map = grid[:, 0]
+    _draw_picture(overview, layer, layer.pixels, _whole(layer))
+    overview.set_title("network input")
+    _draw_gray(feature_map, layer)
+    strengths, limits = strength(layer.map, channel), _map_limits(layer, channel)
+    _draw_heat(feature_map, strengths, _map_in(layer), HEAT, limits)
+    feature_map.set_title("feature map")
+    for axes in (overview, feature_map):
+        _outline(axes, layer.cells_in(layer.region), "white", "solid")
+        _outline_box(axes, layer)
     for position, level in enumerate(layer.levels):
         above, below = grid[:, 1 + position]
         draw_pooled(above, layer, level, channel)
@@ -265,46 +221,19 @@ def _draw_bars(part: "SubFigure", layer: PooledLayer, channel: int | None) -> No
 
     what = f"l2 norm of {len(layer.map)} channels" if channel is None else f"channel {channel}"
     bars = [
-        (HEAT, map_limits(layer, channel), f"map: {what}"),
-        (HEAT, pooled_limits(layer, channel), f"pooled: {what}"),
-        (MAXIMA, (0.0, 1.0), "maxima from a cell / the most"),
+        (HEAT, _map_limits(layer, channel), f"map: {what}"),
+        (HEAT, _pooled_limits(layer, channel), f"pooled: {what}"),
+        (_MAXIMA, (0.0, 1.0), "maxima from a cell / the most"),
     ]
     all_axes = part.subplots(1, 3, gridspec_kw={"wspace": 0.15})
     for axes, (colors, limits, label) in zip(all_axes, bars, strict=True):
-        if colors == MAXIMA and layer.levels[0].cells is None:
+        if colors == _MAXIMA and layer.levels[0].cells is None:
             axes.remove()
             continue
         how: dict[str, Any] = {"orientation": "horizontal", "ticks": MaxNLocator(4), "format": "%g"}
         bar = part.colorbar(ScalarMappable(Normalize(*limits), colors), cax=axes, label=label, **how)
         bar.outline.set_visible(False)
         axes.tick_params(length=2, pad=1)
-
-
-def _caption(layer: PooledLayer, position: int, n_blocks: int) -> str:
-    """Names the box and its layer, and describes its region."""
-    x0, y0, x1, y1 = layer.region
-    what = f"{position + 1} of {n_blocks}: " if n_blocks > 1 else ""
-    if layer.view.box_px is None:
-        what += "the whole image"
-    else:
-        what += "box " + ", ".join(f"{value:.6g}" for value in layer.view.box_px)
-        what += " (clipped to the image)" if layer.flag & RowFlag.CLIPPED else ""
-        what += " (smaller than a cell)" if layer.flag & RowFlag.SUB_CELL else ""
-    what += ", mirrored" if layer.view.mirrored else ""
-    (map_h, map_w), (in_h, in_w) = layer.map_hw, layer.input_hw
-    if layer.geometry is None:
-        cells = "spread evenly over the image, as this network has no stride that could be computed"
-    else:
-        stride, offset = (
-            " and ".join(f"{v:g}" for v in (value[::-1] if isinstance(value, tuple) else (value,)))
-            for value in layer.geometry
-        )
-        cells = f"stride {stride}, offset {offset} pixels"
-    return (
-        f"{what}: {y1 - y0} x {x1 - x0} cells of layer {escaped(layer.name)}\n"
-        f"region x {x0}..{x1 - 1}, y {y0}..{y1 - 1} of a map of {map_h} x {map_w} cells (height x width), {cells}; "
-        f"network input {in_h} x {in_w} pixels"
-    )
 
 
 def _legend(layers: Sequence[PooledLayer]) -> str:
@@ -319,70 +248,12 @@ def _legend(layers: Sequence[PooledLayer]) -> str:
     )
 
 
-MAXIMA = "magma_r"
-_BOX_COLOR, _REGION_COLOR = COLORS[3], "white"
-_LEVEL_COLORS = (COLORS[0], COLORS[1], COLORS[2], COLORS[4], COLORS[5], COLORS[3])
-_PANEL_WIDTH, _PANEL_HEIGHT = 2.05, 2.2  # inches, at most
-_LEAST_CELLS = 5  # minimum side of the visible window, in cells, without its margin
-_AROUND = 0.6  # margin of the window around region and box, in strides
-# Strides between an outline and the edge of its bin, so that overlapping bins can be told apart.
-_INSET = 0.13
-_LIGHTENED = 0.7  # share of the contrast that a picture in gray keeps
-_LETTER_POINTS = (10, 4.5)  # height of a line, width of a digit
-_LEAST_BIN_POINTS = 2.5  # outlines of smaller bins would merge into gray
-
-
-def window_of(layer: PooledLayer) -> npt.NDArray[np.float64]:
-    """``(4,)``, the visible part of the network input as ``x0, y0, x1, y1`` in pixels: region, box and a margin."""
-    region_in, stride = layer.cells_in(layer.region), _stride(layer)
-    first, last = np.minimum(region_in[:2], layer.box_in[:2]), np.maximum(region_in[2:], layer.box_in[2:])
-    around = np.maximum(_AROUND, (_LEAST_CELLS - (last - first) / stride) / 2) * stride
-    return _inside(layer, np.concatenate((first - around, last + around)))
-
-
-def map_limits(layer: PooledLayer, channel: int | None) -> tuple[float, float]:
-    """Smallest and largest strength of the visible cells."""
-    x0, y0 = layer.cells_in((0, 0, 1, 1))[:2]
-    left, top, right, bottom = (window_of(layer) - (x0, y0, x0, y0)) / np.tile(_stride(layer), 2)
-    rows = slice(max(0, int(top)), int(np.ceil(bottom)))
-    columns = slice(max(0, int(left)), int(np.ceil(right)))
-    return _limits(strength(layer.map, channel)[rows, columns])
-
-
-def pooled_limits(layer: PooledLayer, channel: int | None) -> tuple[float, float]:
-    """Smallest and largest strength of the bins of all levels."""
-    return _limits(np.concatenate([strength(level.values, channel).ravel() for level in layer.levels]))
-
-
-def panel_size(window: Any) -> tuple[float, float]:
-    """Width and height in inches of a panel that shows this part of an image."""
-    width, height = window[2] - window[0], window[3] - window[1]
-    scale = min(_PANEL_WIDTH / width, _PANEL_HEIGHT / height)
-    return float(width * scale), float(height * scale)
-
-
-def draw_overview(axes: "Axes", layer: PooledLayer) -> None:
-    """Draws the whole network input, with the box (dashed) and the region (solid)."""
-    _show(axes, layer.pixels, _whole(layer), _whole(layer))
-    _outline(axes, layer.cells_in(layer.region), _REGION_COLOR, "solid")
-    _outline_box(axes, layer)
-
-
-def draw_map(axes: "Axes", layer: PooledLayer, channel: int | None) -> None:
-    """Draws the strength of each cell of the map, and the region."""
-    _show_gray(axes, layer)
-    limits = map_limits(layer, channel)
-    _show(axes, strength(layer.map, channel), _map_in(layer), window_of(layer), HEAT, limits)
-    _outline(axes, layer.cells_in(layer.region), _REGION_COLOR, "solid")
-    _outline_box(axes, layer)
-
-
 def draw_pooled(axes: "Axes", layer: PooledLayer, level: PooledLevel, channel: int | None) -> None:
     """Draws the strength of each bin's pooled vector; bins get equal parts of the region, so that none is hidden."""
-    _show_gray(axes, layer)
-    values, limits = strength(level.values, channel), pooled_limits(layer, channel)
+    _draw_gray(axes, layer)
+    values, limits = strength(level.values, channel), _pooled_limits(layer, channel)
     extent = _inside(layer, layer.cells_in(layer.region))
-    _show(axes, values, extent, window_of(layer), HEAT, limits)
+    _draw_heat(axes, values, extent, HEAT, limits)
     n, (x0, y0, x1, y1) = level.level, extent
     texts = [[f"{v:.0f}" if 100 <= abs(v) < 1e6 else f"{v:.3g}" for v in row] for row in values.tolist()]
     letters_hw = np.array((y1 - y0, x1 - x0)) / n * _points_per_pixel(layer) / _LETTER_POINTS
@@ -396,30 +267,27 @@ def draw_pooled(axes: "Axes", layer: PooledLayer, level: PooledLevel, channel: i
 
 def draw_maxima(axes: "Axes", layer: PooledLayer, level: PooledLevel, channel: int | None) -> None:
     """Draws the picture in gray and, if the level holds maxima, the number of maxima found in each cell."""
-    _show_gray(axes, layer)
+    _draw_gray(axes, layer)
     if level.cells is not None:
         counts = level.count_maxima(layer.map_hw, channel)
         share = np.ma.masked_equal(counts / max(1, counts.max()), 0)
         alpha = np.where(counts > 0, 0.45 + 0.55 * share.filled(0), 0)
-        _show(axes, share, _map_in(layer), window_of(layer), MAXIMA, (0, 1), alpha)
+        _draw_heat(axes, share, _map_in(layer), _MAXIMA, (0, 1), alpha)
     _outline_box(axes, layer)
 
 
 def draw_bins(axes: "Axes", layer: PooledLayer, position: int) -> None:
-    """Draws the bins of the level at a position, each with all its cells; cells of several bins are darker.
-
-    Draws nothing if the bins are too small to tell apart.
-    """
+    """Draws the bins of the level at a position, each with all its cells; cells of several bins are darker."""
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
 
-    color, stride = _LEVEL_COLORS[position % len(_LEVEL_COLORS)], _stride(layer)
+    color, stride = _LEVEL_COLORS[position], layer.stride
     boxes = _inside(layer, layer.cells_in(layer.levels[position].bins).reshape(-1, 4))
     boxes += np.tile(stride * _INSET, 2) * [1, 1, -1, -1]
     bins = [Rectangle((x0, y0), x1 - x0, y1 - y0) for x0, y0, x1, y1 in boxes.tolist()]
     bin_points = _points_per_pixel(layer) * float((boxes[:, 2:] - boxes[:, :2]).min())
     if bin_points < _LEAST_BIN_POINTS:
-        return
+        return  # their outlines would merge into gray
     width = min(1.1, 0.2 + 0.13 * _points_per_pixel(layer) * float(stride.min()), bin_points / 12)
     axes.add_collection(PatchCollection(bins, facecolor=color, alpha=0.1, linewidth=0))
     for linewidth, edgecolor in ((width * 2, (0, 0, 0, 0.55)), (width, color)):
@@ -427,10 +295,48 @@ def draw_bins(axes: "Axes", layer: PooledLayer, position: int) -> None:
         axes.add_collection(PatchCollection(bins, facecolor="none", zorder=3, **look))
 
 
-def _stride(layer: PooledLayer) -> npt.NDArray[np.float64]:
-    """``(2,)`` float64, pixels of the network input from one cell to the next, along x and y."""
-    cell = layer.cells_in((0, 0, 1, 1))
-    return cell[2:] - cell[:2]
+def window_of(layer: PooledLayer) -> npt.NDArray[np.float64]:
+    """``(4,)``, the visible part of the network input as ``x0, y0, x1, y1`` in pixels: region, box and a margin."""
+    region_in, stride = layer.cells_in(layer.region), layer.stride
+    first, last = np.minimum(region_in[:2], layer.box_in[:2]), np.maximum(region_in[2:], layer.box_in[2:])
+    around = np.maximum(_AROUND, (_LEAST_CELLS - (last - first) / stride) / 2) * stride
+    return _inside(layer, np.concatenate((first - around, last + around)))
+
+
+def _map_limits(layer: PooledLayer, channel: int | None) -> tuple[float, float]:
+    """Smallest and largest strength of the visible cells."""
+    x0, y0 = layer.cells_in((0, 0, 1, 1))[:2]
+    left, top, right, bottom = (window_of(layer) - (x0, y0, x0, y0)) / np.tile(layer.stride, 2)
+    rows = slice(max(0, int(top)), int(np.ceil(bottom)))
+    columns = slice(max(0, int(left)), int(np.ceil(right)))
+    return _limits(strength(layer.map, channel)[rows, columns])
+
+
+def _pooled_limits(layer: PooledLayer, channel: int | None) -> tuple[float, float]:
+    """Smallest and largest strength of the bins of all levels."""
+    return _limits(np.concatenate([strength(level.values, channel).ravel() for level in layer.levels]))
+
+
+def _limits(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+    finite = values[np.isfinite(values)]
+    return widened(float(finite.min()), float(finite.max()), 0.1) if len(finite) else (-1.0, 1.0)
+
+
+def _panel_heights(layer: PooledLayer) -> tuple[float, float]:
+    """Heights in inches of the upper panels, one of which shows the whole network input, and of the lower ones."""
+    window = window_of(layer)
+    lower = float((window[3] - window[1]) * _inches_per_pixel(window))
+    return max(lower, layer.input_hw[0] * _inches_per_pixel(_whole(layer))), lower
+
+
+def _inches_per_pixel(window: Any) -> float:
+    """Inches of the page per pixel of the network input, in a panel that shows this part of it."""
+    return float(min(_PANEL_WIDTH / (window[2] - window[0]), _PANEL_HEIGHT / (window[3] - window[1])))
+
+
+def _points_per_pixel(layer: PooledLayer) -> float:
+    """Points of the page (1/72 inch) per pixel of the network input, in a panel that shows the window."""
+    return 72 * _inches_per_pixel(window_of(layer))
 
 
 def _map_in(layer: PooledLayer) -> npt.NDArray[np.float64]:
@@ -446,45 +352,38 @@ def _inside(layer: PooledLayer, boxes: npt.NDArray[np.float64]) -> npt.NDArray[n
     return np.clip(boxes, 0, 2 * layer.input_hw[::-1])
 
 
-def _points_per_pixel(layer: PooledLayer) -> float:
-    """Points of the page (1/72 inch) per pixel of the network input, in a panel that shows the window."""
-    window = window_of(layer)
-    return 72 * panel_size(window)[0] / float(window[2] - window[0])
-
-
-def _show(
-    axes: "Axes",
-    values: npt.NDArray[Any],
-    extent: Any,
-    window: Any,
-    colors: str = "gray",
-    limits: tuple[float, float] = (0, 255),
-    alpha: Any = None,
-) -> None:
-    """Draws values over an extent, and shows the window; both are ``x0, y0, x1, y1``."""
-    (x0, y0, x1, y1), (left, top, right, bottom) = extent, window
-    shown = values if values.dtype == np.uint8 else np.ma.masked_invalid(values)
-    look: Any = {"vmin": limits[0], "vmax": limits[1], "alpha": alpha, "extent": (x0, x1, y1, y0)}
-    look["interpolation"], look["zorder"] = ("antialiased", 1) if colors == "gray" else ("nearest", 2)
-    axes.imshow(shown, colors, **look)
-    axes.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[], anchor="NW")
+def _draw_picture(axes: "Axes", layer: PooledLayer, pixels: npt.NDArray[Any], window: Any) -> None:
+    """Draws the network input, or other pixels in its place, and shows the window of it."""
+    x0, y0, x1, y1 = window
+    extent = (0, layer.input_hw[1], layer.input_hw[0], 0)
+    axes.imshow(pixels, "gray", vmin=0, vmax=255, extent=extent, interpolation="antialiased", zorder=1)
+    axes.set(xlim=(x0, x1), ylim=(y1, y0), xticks=[], yticks=[], anchor="NW")
     axes.spines[:].set_visible(False)
 
 
-def _show_gray(axes: "Axes", layer: PooledLayer) -> None:
-    """Shows the window of the picture in light gray."""
+def _draw_gray(axes: "Axes", layer: PooledLayer) -> None:
+    """Draws the visible part of the network input in light gray."""
     gray = layer.pixels @ np.array([0.299, 0.587, 0.114])
-    _show(axes, 255 - (255 - gray) * _LIGHTENED, _whole(layer), window_of(layer))
+    _draw_picture(axes, layer, 255 - (255 - gray) * _LIGHTENED, window_of(layer))
 
 
-def _limits(values: npt.NDArray[np.float64]) -> tuple[float, float]:
-    finite = values[np.isfinite(values)]
-    return widened(float(finite.min()), float(finite.max()), 0.1) if len(finite) else (-1.0, 1.0)
+def _draw_heat(
+    axes: "Axes",
+    values: npt.NDArray[Any],
+    box_in: npt.NDArray[np.float64],
+    colors: str,
+    limits: tuple[float, float],
+    alpha: Any = None,
+) -> None:
+    """Draws values as colors over a box of the network input."""
+    x0, y0, x1, y1 = box_in.tolist()
+    look: Any = {"vmin": limits[0], "vmax": limits[1], "alpha": alpha, "extent": (x0, x1, y1, y0)}
+    axes.imshow(np.ma.masked_invalid(values), colors, **look, interpolation="nearest", zorder=2)
 
 
 def _outline_box(axes: "Axes", layer: PooledLayer) -> None:
     if layer.view.box_px is not None:
-        _outline(axes, np.array(layer.box_in), _BOX_COLOR, (0, (3, 2)))
+        _outline(axes, np.array(layer.box_in), COLORS[3], (0, (3, 2)))
 
 
 def _outline(axes: "Axes", box: npt.NDArray[np.float64], color: str, style: Any) -> None:
