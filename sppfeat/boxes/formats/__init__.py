@@ -8,7 +8,6 @@ readers must not know the images of a run: they convert no boxes and match no na
 import codecs
 import json
 import os
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -20,11 +19,12 @@ from sppfeat.boxes.formats.records import read_jsonl, read_separated
 from sppfeat.boxes.formats.voc import read_voc
 from sppfeat.boxes.formats.yolo import CLASS_FILES, read_yolo
 from sppfeat.boxes.table import BoxTable
+from sppfeat.config.regions import BOX_FORMATS
 from sppfeat.config.values import StrPath, check_choice
 from sppfeat.errors import BoxError
 from sppfeat.files.tables import has_utf16_mark, parse_number, shorten
 
-__all__ = ["FORMATS", "BoxFile", "read_boxes", "recognize_format"]
+__all__ = ["BoxFile", "read_boxes", "recognize_format"]
 
 _READERS: Mapping[str, Callable[[AnnotationFiles], BoxTable]] = {
     "csv": partial(read_separated, box_format="csv"),
@@ -36,9 +36,6 @@ _READERS: Mapping[str, Callable[[AnnotationFiles], BoxTable]] = {
     "numpy": read_numpy,
     "mat": read_mat,
 }
-FORMATS = tuple(_READERS)
-"""Names of the formats of box files."""
-
 _HEAD_BYTES = 2**20  # no line of a table is longer
 _MAGIC = {b"\x93NUMPY": "numpy", ZIP_MAGIC: "numpy", b"MATLAB 5.0": "mat", MAT_V73_MAGIC: "mat"}
 _FOLDERS = dict(zip(FOLDER_SUFFIXES, ("voc", "yolo", "numpy"), strict=True))
@@ -51,7 +48,7 @@ class BoxFile:
 
     Attributes:
         table: the boxes.
-        box_format: one of ``FORMATS``.
+        box_format: one of ``BOX_FORMATS``.
         sha256: digest of the file's bytes, in hexadecimal; for a folder, digest of the names and digests of all files
             read, independent of the folder's own path.
         path: path as the user gave it.
@@ -69,14 +66,14 @@ def read_boxes(path: StrPath, *, box_format: str | None = None) -> BoxFile:
     Args:
         path: path of the file; for ``voc``, ``yolo`` and ``numpy`` also of a folder, which is read recursively,
             without hidden files.
-        box_format: one of ``FORMATS``; None to recognize it.
+        box_format: one of ``BOX_FORMATS``; None to recognize it.
 
     Raises:
         BoxError: the file cannot be read or recognized, or is malformed; the message gives the place and the reason.
-        ConfigError: ``box_format`` is not one of ``FORMATS``.
+        ConfigError: ``box_format`` is not one of ``BOX_FORMATS``.
     """
     if box_format is not None:
-        check_choice("box-format", box_format, FORMATS)
+        check_choice("box-format", box_format, BOX_FORMATS)
     source = AnnotationFiles(path)
     chosen = box_format or recognize_format(source)
     try:
@@ -91,16 +88,16 @@ def read_boxes(path: StrPath, *, box_format: str | None = None) -> BoxFile:
 
 
 def recognize_format(source: AnnotationFiles) -> str:
-    """Recognize the format of a box file or folder, one of ``FORMATS``; anything else is a BoxError."""
+    """Recognize the format of a box file or folder, one of ``BOX_FORMATS``; anything else is a BoxError."""
     if source.is_folder:
         return _recognize_folder(source)
-    head = source.head(_HEAD_BYTES)
+    head = source.single.head(_HEAD_BYTES)
     for magic, box_format in _MAGIC.items():
         if head.startswith(magic):
             return box_format
     if not head.strip(_BLANK):
         raise _unrecognized(source, "an empty file")
-    suffix = os.path.splitext(source.name)[1].lower()
+    suffix = os.path.splitext(source.single.name)[1].lower()
     if head.lstrip(_BLANK)[:1] == b"<":
         return "voc"
     if b"\0" in head and not has_utf16_mark(head):
@@ -111,9 +108,8 @@ def recognize_format(source: AnnotationFiles) -> str:
 
 
 def _recognize_folder(source: AnnotationFiles) -> str:
-    names = {suffix: source.files(suffix) for suffix in FOLDER_SUFFIXES}
-    names[b".txt"] = [name for name in names[b".txt"] if name not in CLASS_FILES]
-    counts = Counter({suffix: len(found) for suffix, found in names.items() if found})
+    files = {suffix: source.files(suffix, but=CLASS_FILES) for suffix in FOLDER_SUFFIXES}
+    counts = {suffix: len(found) for suffix, found in files.items() if found}
     if len(counts) == 1:
         return _FOLDERS[next(iter(counts))]
     found = ", ".join(f"{count} {suffix.decode()}" for suffix, count in counts.items())
@@ -146,5 +142,5 @@ def _is_entry(line: bytes) -> bool:
 
 
 def _unrecognized(source: AnnotationFiles, found: str, allowed: str = "") -> BoxError:
-    allowed += f"a format that --box-format names, one of {', '.join(FORMATS)}"
+    allowed += f"a format that --box-format names, one of {', '.join(BOX_FORMATS)}"
     return source.error("", f"found {found}; allowed: {allowed}")

@@ -1,4 +1,4 @@
-"""A file or folder of annotations: its bytes, their digest, and errors that name it."""
+"""A file or folder of annotations: the bytes of its files, their digest, and errors that name them."""
 
 import codecs
 import hashlib
@@ -14,64 +14,41 @@ from sppfeat.errors import BoxError
 from sppfeat.files.paths import MOST_WAYS, FolderWalk
 from sppfeat.files.tables import NUMBER_RULE, has_utf16_mark, parse_number, shorten
 
-__all__ = ["FOLDER_SUFFIXES", "AnnotationFiles"]
+__all__ = ["FOLDER_SUFFIXES", "AnnotationFile", "AnnotationFiles"]
 
 FOLDER_SUFFIXES = (b".xml", b".txt", b".npy")
 
 
-class AnnotationFiles:
-    """A box file or a folder of them, which remembers the digest of every file read.
+class AnnotationFile:
+    """A box file, given alone or found in a folder.
 
     Args:
-        path: path of the file or folder.
+        path: its path, as messages show it.
+        name: its name in the folder.
 
     Attributes:
-        path: the path as text.
-        is_folder: True for a folder.
-        name: name of the file in its folder; empty for a folder.
-
-    Raises:
-        BoxError: the path does not exist, or is neither a file nor a folder.
+        digest: SHA-256 of the file; empty until it is read.
     """
 
-    def __init__(self, path: StrPath) -> None:
-        self.path = os.fspath(path)
-        self._digests: dict[bytes, bytes] = {}
-        try:
-            raw = os.fsencode(self.path)
-            mode = os.stat(raw).st_mode
-        except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-            raise BoxError(
-                f"cannot read the box file {self.path!r}: {getattr(error, 'strerror', None) or error}"
-            ) from error
-        self.is_folder = stat.S_ISDIR(mode)
-        if not self.is_folder and not stat.S_ISREG(mode):
-            raise BoxError(f"cannot read boxes from {self.path!r}: it is neither a file nor a folder")
-        self._folder, self.name = (raw, b"") if self.is_folder else os.path.split(raw)
+    def __init__(self, path: str, name: bytes) -> None:
+        self.name = name
+        self.digest = b""
+        self._path = path
 
     @property
     def stem(self) -> bytes:
         """The file's name without its suffix."""
         return os.path.splitext(self.name)[0]
 
-    def error(self, where: str, what: str, name: bytes | None = None) -> BoxError:
-        """Make an error that names the file, or the file ``name`` of the folder, the place in it, and the fault."""
-        path = self.path if name is None or not self.is_folder else os.fsdecode(self._full(name))
-        return BoxError(f"{path!r}, {where}: {what}" if where else f"{path!r}: {what}")
+    def error(self, where: str, what: str) -> BoxError:
+        """Make an error that names the file, the place in it, and the fault."""
+        return BoxError(f"{self._path!r}, {where}: {what}" if where else f"{self._path!r}: {what}")
 
-    def unexpected(self, where: str, found: object, allowed: str, name: bytes | None = None) -> BoxError:
-        """Make an error that shows the value found; see :meth:`error`."""
-        return self.error(where, f"found {shorten(found)}; allowed: {allowed}", name)
+    def unexpected(self, where: str, found: object, allowed: str) -> BoxError:
+        """Make an error that shows the value found."""
+        return self.error(where, f"found {shorten(found)}; allowed: {allowed}")
 
-    def number(
-        self,
-        value: object,
-        where: str,
-        *,
-        title: str = "found",
-        or_blank: str = "",
-        name: bytes | None = None,
-    ) -> float:
+    def number(self, value: object, where: str, *, title: str = "found", or_blank: str = "") -> float:
         """Return a number, or NaN for None if ``or_blank`` says how a missing one is written.
 
         Anything else is an error that shows the value after ``title``.
@@ -80,93 +57,128 @@ class AnnotationFiles:
             return math.nan
         number = parse_number(value)
         if number is None:
-            raise self.error(where, f"{title} {shorten(value)}; allowed: {NUMBER_RULE}{or_blank}", name)
+            raise self.error(where, f"{title} {shorten(value)}; allowed: {NUMBER_RULE}{or_blank}")
         return number
 
     def head(self, n_bytes: int) -> bytes:
         """Read the first bytes of the file."""
-        return self._read(self.name, n_bytes)
+        try:
+            with open(self._path, "rb", opener=_open_at_once) as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise self.error("", "is neither a file nor a folder; allowed: a file")
+                return file.read(n_bytes)
+        except OSError as error:
+            raise self.error("", f"cannot be read: {reason_of(error)}") from error
 
-    def read(self, name: bytes | None = None) -> bytes:
-        """Read the file, or the file ``name`` of the folder, and remember its digest."""
-        if name is None and self.is_folder:
-            raise self.error("", "is a folder; allowed for this format: one file")
-        name = self.name if name is None else name
-        content = self._read(name, -1)
-        self._digests[name] = hashlib.sha256(content).digest()
+    def read(self) -> bytes:
+        """Read the file, and remember its digest."""
+        content = self.head(-1)
+        self.digest = hashlib.sha256(content).digest()
         return content
 
-    def read_text(self, name: bytes | None = None) -> bytes:
+    def read_text(self) -> bytes:
         """Read a text file and return its bytes without a byte order mark; UTF-16 and zero bytes are refused."""
-        content = self.read(name)
+        content = self.read()
         if has_utf16_mark(content):
-            raise self.error("line 1", "the text is in UTF-16; allowed: UTF-8", name)
+            raise self.error("line 1", "the text is in UTF-16; allowed: UTF-8")
         zero = content.find(b"\0")
         if zero >= 0:
             line = content.count(b"\n", 0, zero) + 1
-            raise self.error(f"line {line}", "found a zero byte '\\x00'; allowed: text in UTF-8", name)
+            raise self.error(f"line {line}", "found a zero byte '\\x00'; allowed: text in UTF-8")
         return content.removeprefix(codecs.BOM_UTF8)
 
-    def files(self, suffix: bytes) -> list[bytes]:
-        """List the files with a suffix, relative to the folder, in natural order, without hidden files.
 
-        A single file is always listed, whatever its suffix. Two files that differ only by its case are refused.
+class AnnotationFiles:
+    """A box file or a folder of them.
+
+    Attributes:
+        path: the path as text.
+        is_folder: True for a folder.
+
+    Raises:
+        BoxError: the path does not exist, or is neither a file nor a folder.
+    """
+
+    def __init__(self, path: StrPath) -> None:
+        self.path = os.fspath(path)
+        self._whole = AnnotationFile(self.path, os.path.basename(os.fsencode(self.path)))
+        self._files: dict[bytes, AnnotationFile] = {}  # those of a folder
+        try:
+            mode = os.stat(self.path).st_mode
+        except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+            reason = getattr(error, "strerror", None) or error
+            raise BoxError(f"cannot read the box file {self.path!r}: {reason}") from error
+        self.is_folder = stat.S_ISDIR(mode)
+        if not self.is_folder and not stat.S_ISREG(mode):
+            raise BoxError(f"cannot read boxes from {self.path!r}: it is neither a file nor a folder")
+
+    def error(self, where: str, what: str) -> BoxError:
+        """Make an error that names the file or folder, the place in it, and the fault."""
+        return self._whole.error(where, what)
+
+    @property
+    def single(self) -> AnnotationFile:
+        """The file itself; a folder is an error."""
+        if self.is_folder:
+            raise self.error("", "is a folder; allowed for this format: one file")
+        return self._whole
+
+    def files(self, suffix: bytes, *, but: Collection[bytes] = ()) -> list[AnnotationFile]:
+        """List the files with a suffix in natural order, without hidden files and those named ``but``.
+
+        A single file is always listed, whatever its name. Two files that differ only by the case of the suffix are
+        refused.
         """
         if not self.is_folder:
-            return [self.name]
-        names = [name for name in self._names if _suffix(name) == suffix]
-        stems: dict[bytes, bytes] = {}
-        for name in names:
-            other = stems.setdefault(os.path.splitext(name)[0], name)
-            if other is not name:
-                raise self.error(
-                    "", f"is of the same image as {os.fsdecode(other)!r}; allowed: one file an image", name
-                )
-        return names
+            return [self._whole]
+        files = [self._file(name) for name in self._names if _suffix(name) == suffix]
+        stems: dict[bytes, AnnotationFile] = {}
+        for file in files:
+            other = stems.setdefault(file.stem, file)
+            if other is not file:
+                same = f"is of the same image as {os.fsdecode(other.name)!r}"
+                raise file.error("", f"{same}; allowed: one file an image")
+        return [file for file in files if file.name not in but]
 
-    @cached_property
-    def _names(self) -> list[bytes]:
-        walk = FolderWalk(
-            self._folder,
-            lambda name: _suffix(name) in FOLDER_SUFFIXES,
-            unlistable=lambda name, error: self.error("", f"cannot be listed: {reason_of(error)}", name),
-            found_often=lambda name: self.error(
-                "", f"is found in more than {MOST_WAYS} ways, by links; allowed: {MOST_WAYS}", name
-            ),
-        )
-        return list(walk)
+    def files_of_format(
+        self, suffix: bytes, *, kind: str = "", but: Collection[bytes] = ()
+    ) -> list[AnnotationFile]:
+        """List the files as :meth:`files` does, at least one."""
+        files = self.files(suffix, but=but)
+        if not files:
+            raise self.error("", f"found no {suffix.decode()} file{kind} in the folder; allowed: one or more")
+        return files
 
-    def files_of_format(self, suffix: bytes, kind: str, *, but: Collection[bytes] = ()) -> list[bytes]:
-        """List the files with a suffix as :meth:`files` does, except those named ``but`` in a folder; at least one."""
-        names = [name for name in self.files(suffix) if not (self.is_folder and name in but)]
-        if not names:
-            what = f"{suffix.decode()} file{kind}"
-            raise self.error("", f"found no {what} in the folder; allowed: one or more")
-        return names
-
-    def has_file(self, name: bytes) -> bool:
-        """Return True if this is a folder that contains the name, even as a dangling link."""
-        return self.is_folder and os.path.lexists(self._full(name))
+    def find(self, name: bytes) -> AnnotationFile | None:
+        """Return the file of a folder by its name, even a dangling link; None if there is none."""
+        is_there = self.is_folder and os.path.lexists(os.path.join(self.path, os.fsdecode(name)))
+        return self._file(name) if is_there else None
 
     def sha256(self) -> str:
         """Return the SHA-256 of the file; for a folder, that of the sorted names and digests of all files read."""
         if not self.is_folder:
-            return self._digests[self.name].hex()
+            return self._whole.digest.hex()
         # All digests have the same length and no name holds a zero byte, so no two folders give the same bytes.
-        whole = b"".join(name + b"\0" + digest for name, digest in sorted(self._digests.items()))
-        return hashlib.sha256(whole).hexdigest()
+        read = sorted((file.name, file.digest) for file in self._files.values() if file.digest)
+        return hashlib.sha256(b"".join(name + b"\0" + digest for name, digest in read)).hexdigest()
 
-    def _full(self, name: bytes) -> bytes:
-        return os.path.join(self._folder, name)
+    @cached_property
+    def _names(self) -> list[bytes]:
+        walk = FolderWalk(
+            os.fsencode(self.path),
+            lambda name: _suffix(name) in FOLDER_SUFFIXES,
+            unlistable=lambda folder, error: self._file(folder).error(
+                "", f"cannot be listed: {reason_of(error)}"
+            ),
+            found_often=lambda folder: self._file(folder).error(
+                "", f"is found in more than {MOST_WAYS} ways, by links; allowed: {MOST_WAYS}"
+            ),
+        )
+        return list(walk)
 
-    def _read(self, name: bytes, n_bytes: int) -> bytes:
-        try:
-            with open(os.fsdecode(self._full(name)), "rb", opener=_open_at_once) as file:
-                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                    raise self.error("", "is neither a file nor a folder; allowed: a file", name)
-                return file.read(n_bytes)
-        except OSError as error:
-            raise self.error("", f"cannot be read: {reason_of(error)}", name) from error
+    def _file(self, name: bytes) -> AnnotationFile:
+        path = os.path.join(self.path, os.fsdecode(name))
+        return self._files.setdefault(name, AnnotationFile(path, name))
 
 
 def _open_at_once(path: str, flags: int) -> int:

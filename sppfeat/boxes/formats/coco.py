@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
-from sppfeat.boxes.formats.annotation_files import AnnotationFiles
+from sppfeat.boxes.formats.annotation_files import AnnotationFile, AnnotationFiles
 from sppfeat.boxes.table import BoxTable, BoxTableBuilder
 from sppfeat.config.regions import DEFAULT_CONVENTIONS
 from sppfeat.errors import BoxError
@@ -14,19 +14,10 @@ __all__ = ["read_coco"]
 
 # These keys make up most of a file and are unrelated to boxes. They are dropped while parsing, object by object, so
 # that the 450 MB of instances_train2017.json do not become several gigabytes in memory.
-_DROPPED = frozenset(
-    [
-        "segmentation",
-        "keypoints",
-        "num_keypoints",
-        "area",
-        "license",
-        "flickr_url",
-        "coco_url",
-        "date_captured",
-    ]
-)
-
+_DROPPED = frozenset({
+    "segmentation", "keypoints", "num_keypoints", "area",
+    "license", "flickr_url", "coco_url", "date_captured",
+})  # fmt: skip
 
 _Item = TypeVar("_Item", int, str)
 
@@ -38,21 +29,22 @@ def read_coco(source: AnnotationFiles) -> BoxTable:
     in the table, in the file's order. Results are ``[{"image_id": ..., "bbox": [...]}, ...]``, whose images are named
     by their ids, or by ``file_name`` if the entries have it.
     """
-    content = parse_json(source, source.read_text(), hook=_object)
+    file = source.single
+    content = parse_json(file, file.read_text(), hook=_object)
     if isinstance(content, list):
-        return _read_results(source, content)
+        return _read_results(file, content)
     if not isinstance(content, dict):
-        raise source.unexpected("", content, "an object of COCO instances or a list of results")
+        raise file.unexpected("", content, "an object of COCO instances or a list of results")
     categories: dict[str, str] = {}
     if "categories" in content:
         rule = "names that differ, as two categories of one name would be one class"
-        categories = {own: name for _, own, name in _named(source, content, "categories", "name", rule)}
+        categories = {own: name for _, own, name in _named(file, content, "categories", "name", rule)}
     builder = BoxTableBuilder(classes=tuple(categories.values()))
     images = {
         own: builder.add_image(entry.encode(name), (entry.side("height"), entry.side("width")))
-        for entry, own, name in _named(source, content, "images", "file_name", "every image once")
+        for entry, own, name in _named(file, content, "images", "file_name", "every image once")
     }
-    for entry in _entries_of(source, content, "annotations"):
+    for entry in _entries_of(file, content, "annotations"):
         label = entry.one_of("category_id", categories, "categories") if entry.has("category_id") else ""
         _add_box(builder, entry, entry.one_of("image_id", images, "images"), label, entry.iscrowd())
     return builder.build(DEFAULT_CONVENTIONS["coco"])
@@ -63,10 +55,10 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return entry if _DROPPED.isdisjoint(entry) else {k: v for k, v in entry.items() if k not in _DROPPED}
 
 
-def _read_results(source: AnnotationFiles, results: list[Any]) -> BoxTable:
+def _read_results(file: AnnotationFile, results: list[Any]) -> BoxTable:
     is_named = any(isinstance(result, dict) and "file_name" in result for result in results)
     builder = BoxTableBuilder()
-    for entry in _entries(source, results, ""):
+    for entry in _entries(file, results, ""):
         image = entry.name("file_name") if is_named else entry.id("image_id")
         label = entry.id("category_id") if entry.has("category_id") else ""
         _add_box(builder, entry, builder.add_image(entry.encode(image)), label, {})
@@ -81,58 +73,58 @@ def _add_box(
 
 
 def _named(
-    source: AnnotationFiles, content: dict[str, Any], key: str, name_key: str, rule: str
+    file: AnnotationFile, content: dict[str, Any], key: str, name_key: str, rule: str
 ) -> Iterator[tuple["_Entry", str, str]]:
     """Yield each object in a list with its id and name, which differ; ``rule`` says so of the names."""
     first: dict[tuple[str, str], str] = {}
-    for entry in _entries_of(source, content, key):
+    for entry in _entries_of(file, content, key):
         own, name = entry.id("id"), entry.name(name_key)
         for field, value, allowed in (("id", own, "once"), (name_key, name, rule)):
             other = first.setdefault((field, value), entry.where)
             if other != entry.where:
                 found = f"found {shorten(value)}, as in {other}"
-                raise source.error(f"{entry.where}.{field}", f"{found}; allowed: {allowed}")
+                raise file.error(f"{entry.where}.{field}", f"{found}; allowed: {allowed}")
         yield entry, own, name
 
 
-def _entries_of(source: AnnotationFiles, content: dict[str, Any], key: str) -> Iterator["_Entry"]:
+def _entries_of(file: AnnotationFile, content: dict[str, Any], key: str) -> Iterator["_Entry"]:
     """Yield the objects in the list under a key."""
     if key not in content:
         keys = shorten(list(content))
-        raise source.error(key, f"is not among the keys, {keys}; allowed: images and annotations")
+        raise file.error(key, f"is not among the keys, {keys}; allowed: images and annotations")
     if not isinstance(content[key], list):
-        raise source.unexpected(key, content[key], "a list of objects")
-    return _entries(source, content[key], key)
+        raise file.unexpected(key, content[key], "a list of objects")
+    return _entries(file, content[key], key)
 
 
-def _entries(source: AnnotationFiles, values: list[Any], key: str) -> Iterator["_Entry"]:
+def _entries(file: AnnotationFile, values: list[Any], key: str) -> Iterator["_Entry"]:
     for i, value in enumerate(values):
         if not isinstance(value, dict):
-            raise source.unexpected(f"{key}[{i}]", value, "an object")
-        yield _Entry(source, f"{key}[{i}]", value)
+            raise file.unexpected(f"{key}[{i}]", value, "an object")
+        yield _Entry(file, f"{key}[{i}]", value)
 
 
 class _Entry(NamedTuple):
     """An object in the file, whose values are checked as they are read.
 
     Attributes:
-        source: the file.
+        file: the file.
         where: JSON path of the object, for messages.
         values: its values by their keys.
     """
 
-    source: AnnotationFiles
+    file: AnnotationFile
     where: str
     values: dict[str, Any]
 
     def error(self, key: str, allowed: str) -> BoxError:
         """Make an error about the value of a key."""
         found = f"found {shorten(self.values[key])}" if key in self.values else "is missing"
-        return self.source.error(f"{self.where}.{key}", f"{found}; allowed: {allowed}")
+        return self.file.error(f"{self.where}.{key}", f"{found}; allowed: {allowed}")
 
     def encode(self, text: str) -> bytes:
         """Encode a text of the object."""
-        return encode_json_text(self.source, text, self.where)
+        return encode_json_text(self.file, text, self.where)
 
     def has(self, key: str) -> bool:
         """Return True if the value of a key is there, and not null."""
@@ -143,7 +135,7 @@ class _Entry(NamedTuple):
         value = self.values.get(key)
         if not isinstance(value, str) or not value:
             raise self.error(key, "a name, as text")
-        encode_json_text(self.source, value, f"{self.where}.{key}")
+        encode_json_text(self.file, value, f"{self.where}.{key}")
         return value
 
     def id(self, key: str) -> str:
@@ -151,7 +143,7 @@ class _Entry(NamedTuple):
         value = self.values.get(key)
         if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
             raise self.error(key, "an id, as whole number or text")
-        encode_json_text(self.source, str(value), f"{self.where}.{key}")
+        encode_json_text(self.file, str(value), f"{self.where}.{key}")
         return str(value)
 
     def one_of(self, key: str, known: Mapping[str, _Item], kind: str) -> _Item:
@@ -166,13 +158,13 @@ class _Entry(NamedTuple):
         box = self.values.get("bbox")
         if not isinstance(box, list) or len(box) != 4:
             raise self.error("bbox", "a list of four numbers")
-        return [self.source.number(value, f"{self.where}.bbox[{i}]") for i, value in enumerate(box)]
+        return [self.file.number(value, f"{self.where}.bbox[{i}]") for i, value in enumerate(box)]
 
     def score(self) -> float:
         """Return the score; NaN if there is none."""
         if not self.has("score"):
             return math.nan
-        return self.source.number(self.values["score"], f"{self.where}.score", or_blank=", or null")
+        return self.file.number(self.values["score"], f"{self.where}.score", or_blank=", or null")
 
     def iscrowd(self) -> dict[str, bytes]:
         """Return the column ``iscrowd`` of the box, if the object has this key."""

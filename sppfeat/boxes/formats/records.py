@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from sppfeat.boxes.formats.annotation_files import AnnotationFiles
+from sppfeat.boxes.formats.annotation_files import AnnotationFile, AnnotationFiles
 from sppfeat.boxes.table import BoxTable, BoxTableBuilder
 from sppfeat.config.regions import DEFAULT_CONVENTIONS
 from sppfeat.errors import BoxError
@@ -29,51 +29,53 @@ _MOST_CELLS = 10**7  # cells of all extra columns (20 bytes each), unless the fi
 
 def read_separated(source: AnnotationFiles, box_format: str) -> BoxTable:
     """Read the boxes of a file in the format ``csv`` or ``tsv``."""
-    rows = split_rows(source, io.BytesIO(source.read_text()), "," if box_format == "csv" else "\t")
+    file = source.single
+    rows = split_rows(file, io.BytesIO(file.read_text()), "," if box_format == "csv" else "\t")
     line, header = next(rows, (1, []))
     if header and all(parse_number(name) is not None for name in header[-4:]):
-        raise source.unexpected(f"line {line}", header, "a header, the names of the columns")
+        raise file.unexpected(f"line {line}", header, "a header, the names of the columns")
     columns = find_box_columns(
-        header, COLUMN_SETS, error=lambda what: source.error(f"line {line}", f"the header: {what}")
+        header, COLUMN_SETS, error=lambda what: file.error(f"line {line}", f"the header: {what}")
     )
     builder = BoxTableBuilder(extra_names=[columns.names[i] for i in columns.extra])
     for line, row in rows:
-        _Record(source, False, columns, line, row).add_to(builder)
+        _Record(file, False, columns, line, row).add_to(builder)
     return builder.build(DEFAULT_CONVENTIONS[box_format].replace(coords=columns.coords))
 
 
 def read_jsonl(source: AnnotationFiles) -> BoxTable:
     """Read the boxes of a JSON Lines file, whose lines name the keys of a box alike."""
-    content = source.read_text()
+    file = source.single
+    content = file.read_text()
     builder = BoxTableBuilder()
     most_cells = max(_MOST_CELLS, len(content))
     known: dict[tuple[str, ...], BoxColumns] = {}
     convention, first_line, first = DEFAULT_CONVENTIONS["jsonl"], 0, None
-    for line, entry in json_objects(source, io.BytesIO(content)):
+    for line, entry in json_objects(file, io.BytesIO(content)):
         where, keys = f"line {line}", tuple(entry)
         if keys not in known:
             for key in keys:
-                encode_json_text(source, key, where)
+                encode_json_text(file, key, where)
             known[keys] = find_box_columns(
-                keys, {**COLUMN_SETS, **LIST_KEYS}, error=partial(source.error, where)
+                keys, {**COLUMN_SETS, **LIST_KEYS}, error=partial(file.error, where)
             )
         columns = known[keys]
         if first is None:
             first_line, first = line, columns.coordinate_names
             convention = convention.replace(coords=columns.coords)
         if columns.coordinate_names != first:
-            raise source.error(
+            raise file.error(
                 where,
                 f"the box is {','.join(columns.coordinate_names)}, but {','.join(first)} on line {first_line}; "
                 "allowed: the same on all lines",
             )
-        _Record(source, True, columns, line, list(entry.values())).add_to(builder)
+        _Record(file, True, columns, line, list(entry.values())).add_to(builder)
         n_boxes, n_keys = len(builder), len(builder.extra_names)
         if n_keys > _MAX_EXTRA:
             found = f"found {shorten(list(builder.extra_names)[_MAX_EXTRA])}"
-            raise source.error(where, f"{found}, the {_MAX_EXTRA + 1}th further key; allowed: {_MAX_EXTRA}")
+            raise file.error(where, f"{found}, the {_MAX_EXTRA + 1}th further key; allowed: {_MAX_EXTRA}")
         if n_boxes * n_keys > most_cells:
-            raise source.error(
+            raise file.error(
                 where,
                 f"found {n_boxes} boxes and {n_keys} further keys; allowed: {most_cells} boxes times keys",
             )
@@ -83,7 +85,7 @@ def read_jsonl(source: AnnotationFiles) -> BoxTable:
 class _Record(NamedTuple):
     """A record of one box, whose values are checked as they are read; ``is_json`` tells JSON values from texts."""
 
-    source: AnnotationFiles
+    file: AnnotationFile
     is_json: bool
     columns: BoxColumns
     line: int
@@ -110,7 +112,7 @@ class _Record(NamedTuple):
         if not isinstance(box, list) or len(box) != 4:
             raise self._error(column, "a list of four numbers")
         return [
-            self.source.number(value, f"line {self.line}", title=f"{name}[{i}] is", or_blank=", or null")
+            self.file.number(value, f"line {self.line}", title=f"{name}[{i}] is", or_blank=", or null")
             for i, value in enumerate(box)
         ]
 
@@ -142,12 +144,12 @@ class _Record(NamedTuple):
             return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
         except RecursionError as error:
             found = f"found {shorten(value)}, nested too deeply"
-            raise self.source.error(f"line {self.line}", f"{found}; allowed: a few levels") from error
+            raise self.file.error(f"line {self.line}", f"{found}; allowed: a few levels") from error
 
     def _encode(self, text: str) -> bytes:
-        return encode_json_text(self.source, text, f"line {self.line}")
+        return encode_json_text(self.file, text, f"line {self.line}")
 
     def _error(self, column: int, allowed: str) -> BoxError:
         title = f"{'' if self.is_json else 'column '}{self.columns.names[column]!r}"
         found = f"{title} is {shorten(self.values[column])}"
-        return self.source.error(f"line {self.line}", f"{found}; allowed: {allowed}")
+        return self.file.error(f"line {self.line}", f"{found}; allowed: {allowed}")
