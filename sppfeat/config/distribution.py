@@ -27,11 +27,7 @@ _TASKS_OF_NODES = re.compile(r"(?:^|,)([0-9]{1,9})")  # in a text such as 4(x3),
 
 
 def parse_device(device: str) -> str:
-    """Return ``device`` unchanged if it is ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-
-    Raises:
-        ConfigError: ``device`` is none of these.
-    """
+    """Return ``device`` unchanged if it is ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``."""
     if not isinstance(device, str) or not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]+)?", device):
         raise ConfigError(f"device is {device!r}; allowed: auto, cpu, cuda, cuda:N, mps")
     return device
@@ -42,14 +38,10 @@ class RunOptions:
     """Options for the work of one process; none of them changes a descriptor.
 
     Attributes:
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         batch_size: images per batch, or None to choose by pixels and device.
         workers: decoding processes, 0 to decode in this process, or None to choose.
-        max_decode_pixels: the most pixels of an image; a larger one fails without being decoded.
-        compile: compile the network with torch.
-        local_rank: index of this process among the processes that share the work on this machine, from 0; with
-            ``auto`` the process takes the device with that index.
-        n_local: number of processes that share the work, and the cores, of this machine.
+        local_rank: index of this process among the ``n_local`` processes that share the work and the cores of this
+            machine, from 0; with ``auto`` the process takes the device with that index.
     """
 
     device: str = "auto"
@@ -73,12 +65,8 @@ class RayOptions:
     Attributes:
         ray_address: address of a running cluster, as ``ray.init`` takes it; None for the value of ``RAY_ADDRESS``, or
             else a local cluster that is started for this run.
-        actors: number of processes, each with a network of its own; None for as many as the cluster has devices for.
-        gpus_per_actor: GPUs per actor, 0 to 1, so that several actors can share a device; None for 1 if the cluster
-            has GPUs.
-        cpus_per_actor: cores per actor; None for an equal share of the cluster's cores.
-        merge: form of the output: ``virtual`` refers to the descriptors in the part files, ``copy`` holds a copy of
-            them.
+        actors, gpus_per_actor, cpus_per_actor: None to choose by the devices and cores of the cluster.
+        merge: ``virtual`` for an output that refers to the descriptors in the part files, ``copy`` for one of its own.
     """
 
     ray_address: str | None = None
@@ -105,12 +93,7 @@ class RayOptions:
 
 @dataclass(frozen=True)
 class ShardChoice:
-    """The number of a shard, and the number of shards.
-
-    Attributes:
-        index: number of this shard, from 1.
-        count: number of shards.
-    """
+    """The number of a shard, from 1, and the number of shards."""
 
     index: int
     count: int
@@ -137,9 +120,6 @@ class Shard:
 
     Attributes:
         index, count: see :class:`ShardChoice`; the numbering at the time when the plan was cut.
-        first_image, stop_image: half-open range of the plan's images.
-        first_row, stop_row: half-open range of its rows.
-        n_images, n_rows: number of images and rows in the whole plan.
         plan: digest of the whole plan, see ``Plan.digest``.
     """
 
@@ -172,11 +152,7 @@ class Shard:
 
     @classmethod
     def from_json(cls, text: str) -> "Shard":
-        """Return the shard that :meth:`to_json` wrote.
-
-        Raises:
-            ConfigError: the text describes no valid shard.
-        """
+        """Return the shard that :meth:`to_json` wrote."""
         try:
             return cls(**json.loads(text))
         except (ValueError, TypeError, RecursionError) as error:
@@ -184,13 +160,7 @@ class Shard:
 
 
 class Rank(NamedTuple):
-    """One process among several that share a run.
-
-    Attributes:
-        shard: its part of the run.
-        local_index: its index among the processes on its machine, from 0, which is also the index of its device.
-        n_local: number of processes on its machine, which share the cores.
-    """
+    """One process among several that share a run; ``local_index`` counts those on its machine, from 0."""
 
     shard: ShardChoice
     local_index: int = 0
@@ -198,11 +168,7 @@ class Rank(NamedTuple):
 
 
 def parse_shard(text: str, environment: Mapping[str, str] = os.environ) -> Rank:
-    """Parse a shard such as ``3/16``; ``auto`` takes the rank that torchrun or srun gave this process.
-
-    Raises:
-        ConfigError: the text names no shard, or neither of them started this process, or their variables are invalid.
-    """
+    """Parse a shard such as ``3/16``; ``auto`` takes the rank that torchrun or srun gave this process."""
     if text != "auto":
         index, slash, count = text.partition("/")
         if not (slash and _NUMBER.fullmatch(index) and _NUMBER.fullmatch(count)):

@@ -31,10 +31,7 @@ _BOX_SETTINGS = set(RegionSpec(boxes="multiview").to_dict()) - {"boxes"}
 class ExtractConfig:
     """All settings that a descriptor depends on, and no others; equal settings give equal descriptors.
 
-    Attributes:
-        backbone, input, descriptor: see their classes.
-        precision: precision of the network: ``fp32``, ``tf32``, ``bf16`` or ``fp16``.
-        regions: the boxes to pool; None for whole images.
+    ``precision`` is that of the network; ``regions`` are the boxes to pool, or None for whole images.
     """
 
     backbone: BackboneSpec
@@ -112,7 +109,7 @@ def config_differences(
 
     Args:
         recorded, wanted: settings as :meth:`ExtractConfig.to_dict` returns them.
-        names: names for the owners of the two, in the order of the arguments.
+        names: owners of the two, for the lines.
     """
     absent = "(not set)"
     differing = [

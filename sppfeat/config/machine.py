@@ -59,11 +59,7 @@ def available_nbytes(root: Path = Path("/")) -> int:
 
 
 def check_copy(path: Path, shape: tuple[int, ...], itemsize: int) -> None:
-    """Refuse to copy more rows of a file than fit into memory: the system would kill the process.
-
-    Raises:
-        ConfigError: the copy is larger than :func:`available_nbytes`.
-    """
+    """Refuse to copy more rows of a file than fit into memory: the system would kill the process."""
     nbytes = math.prod(shape) * itemsize
     if nbytes > _UNCHECKED_NBYTES and nbytes > (most := available_nbytes()):
         raise ConfigError(
@@ -100,10 +96,8 @@ def keep_freed_memory() -> bool:
 
     Each batch allocates and frees hundreds of megabytes in large pieces. The GNU C library returns each such piece at
     once, and the system clears every new one page by page, which took a quarter of the time of pooling thousands of
-    boxes. The setting affects the whole process, so a program may call this function; a library should not.
-
-    Returns:
-        True if the C library accepted the setting; False for any C library other than GNU's.
+    boxes. The setting affects the whole process, so a program may call this function; a library should not. Returns
+    False for any other C library.
     """
     if not _has_glibc():
         return False
@@ -122,15 +116,11 @@ def return_freed_memory() -> None:
 
 
 def import_extra(module: str, *, extra: str, purpose: str) -> Any:
-    """Import a module of an optional package.
-
-    Args:
-        module: name of the module, such as ``sklearn.svm``.
-        extra: the extra of this package that installs it: ``sppfeat[extra]``.
-        purpose: the feature that needs it, in lower case; the error message begins with it.
+    """Import a module, such as ``sklearn.svm``, of an optional package, which ``sppfeat[extra]`` installs.
 
     Raises:
-        ConfigError: it is not installed, or cannot be loaded; the message says how to install it.
+        ConfigError: it is not installed, or cannot be loaded. The message begins with ``purpose``, the feature that
+            needs it.
     """
     try:
         return importlib.import_module(module)

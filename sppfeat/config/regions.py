@@ -72,11 +72,7 @@ class BoxConvention:
             )
 
     def replace(self, **changes: Any) -> "BoxConvention":
-        """Return a copy with the given fields changed; None leaves a field as it is.
-
-        Raises:
-            ConfigError: the result is inconsistent.
-        """
+        """Return a copy with the given fields changed; None leaves a field as it is."""
         return dataclasses.replace(self, **{k: v for k, v in changes.items() if v is not None})
 
     def __str__(self) -> str:
@@ -116,9 +112,6 @@ class GridSpec(NamedTuple):
 def parse_grid(text: str) -> GridSpec:
     """Parse a grid such as ``grid:3x3``, ``grid:3x4:0.5`` or ``grid:224x224px:0.5``.
 
-    Raises:
-        ConfigError: the text describes no grid.
-
     Example:
         >>> parse_grid("grid:3x4:0.5")
         GridSpec(rows=3, columns=4, in_pixels=False, overlap=0.5)
@@ -142,9 +135,7 @@ class RegionSpec:
 
     Attributes:
         boxes: ``file``, ``grid:...`` or ``multiview``.
-        boxes_sha256: SHA-256 of the box file, in hexadecimal; empty without a file.
-        box_format: format of the box file; None without a file.
-        convention: convention of the box file; None without a file.
+        boxes_sha256, box_format, convention: of the box file; empty or None without a file.
         projection: rule that turns boxes into cells, see :func:`sppfeat.geometry.project_boxes`.
         margin: network-input pixels by which each box is tightened on each side.
         drop_duplicates: write a single row for all boxes of an image that project to the same region.
@@ -180,9 +171,7 @@ class RegionSpec:
     def take_from(cls, flat: dict[str, Any]) -> "RegionSpec | None":
         """Remove the settings of :meth:`to_dict` from a flat dict and return them; None for whole images.
 
-        Raises:
-            KeyError: a setting is missing.
-            ConfigError: a setting is invalid.
+        A missing setting is a KeyError, an invalid one a ConfigError.
         """
         if "boxes" not in flat:
             return None

@@ -40,13 +40,11 @@ class BackboneChoice:
 
 @dataclass(frozen=True, kw_only=True)
 class DescriptorChoice:
-    """The descriptor that a user asks for.
+    """The descriptor that a user asks for; see :class:`sppfeat.config.specs.DescriptorSpec`.
 
     Attributes:
         levels: the pyramid; None for the default, or for the level that a head expects.
-        pool, normalize, dtype, nonfinite: see :class:`sppfeat.config.specs.DescriptorSpec`.
-        normalize_from: a feature file from which to take the ``meannorm`` normalization and its factors; None for
-            none.
+        normalize_from: a feature file from which to take the ``meannorm`` normalization and its factors.
     """
 
     levels: tuple[int, ...] | None = None
@@ -57,15 +55,7 @@ class DescriptorChoice:
     normalize_from: Path | None = None
 
     def spec(self, *, head: str | None = None, head_level: int | None = None) -> DescriptorSpec:
-        """Return the checked settings.
-
-        Args:
-            head: last fully connected layer after the pooling, or None.
-            head_level: the pyramid level that the head expects.
-
-        Raises:
-            ConfigError: settings are invalid, or cannot be combined with the head.
-        """
+        """Return the checked settings, with the one level that the head after the pooling expects, if there is one."""
         levels = self.levels or DEFAULT_LEVELS
         if head_level is not None:
             if self.levels not in (None, (head_level,)):
@@ -87,14 +77,12 @@ class DescriptorChoice:
 
 @dataclass(frozen=True, kw_only=True)
 class BoxChoice:
-    """The boxes that a user asks for.
+    """The boxes that a user asks for; see :class:`sppfeat.config.regions.RegionSpec` and its convention.
 
     Attributes:
         boxes: a box file, ``grid:...`` or ``multiview``.
         box_format: format of the file; None to recognize it.
-        box_coords, box_units, box_origin, box_ends, box_order: see :class:`sppfeat.config.regions.BoxConvention`; None
-            for the convention of the format.
-        margin, drop_duplicates, projection: see :class:`sppfeat.config.regions.RegionSpec`.
+        box_coords, box_units, box_origin, box_ends, box_order: None for the convention of the format.
     """
 
     boxes: str
@@ -118,26 +106,19 @@ class BoxChoice:
 class Request:
     """Everything that a user asks of an extraction.
 
+    The options of ``sppfeat extract`` say what the switches do.
+
     Attributes:
         inputs, labels: see :func:`sppfeat.inputs.list_images`.
-        output: the feature file.
         backbone, input, descriptor, precision, boxes: settings that a descriptor depends on.
-        run: options that no descriptor depends on.
-        overwrite: replace an existing output once the new one is complete.
-        retry_failed: retry the failed images of an existing output.
-        add_new: add inputs that are missing from an existing output.
-        fail_fast: stop at the first image that fails; the next run retries it.
         dry_run: plan only; write nothing, take no lock.
         shard: extract only this part of the plan, into a file of its own.
         shared: write the shard's rows into one output that other processes fill as well.
-        headers: ``first`` to read all image headers before the first image enters the network, ``window`` to read
-            those of a few thousand images at a time, ``auto`` to choose by the number and location of the images.
         shard_bytes: the most bytes of descriptors per file; shards are written one after the other, each into its own
             file; see :mod:`sppfeat.extraction.shard_files`.
         scratch: an existing folder for inputs that have to be fetched before they can be read; None for the system's
             folder for temporary files.
-        ray: options of a Ray cluster that does the work, see :mod:`sppfeat.extraction.ray`; None to work
-            in this process.
+        ray: options of a Ray cluster that does the work; None to work in this process.
     """
 
     inputs: tuple[str, ...]
@@ -245,10 +226,7 @@ _CONVERSIONS: dict[str, Callable[[Any], Any]] = {
 def make_request(inputs: StrPath | Sequence[StrPath], output: StrPath, **options: Any) -> Request:
     """Make a request from options with the names of the command line, such as ``levels`` and ``box_format``.
 
-    Args:
-        inputs: the inputs.
-        output: the feature file.
-        **options: options by name; those that are left out, or None, have the defaults of the command line.
+    Options that are left out, or None, have the defaults of the command line.
 
     Raises:
         ConfigError: there is no option of that name, a value is not allowed, or options exclude each other.

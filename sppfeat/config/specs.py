@@ -10,10 +10,8 @@ from typing import Any
 from sppfeat.config.values import (
     check_choice,
     check_fields,
-    distinct_names,
     set_fields,
     set_numbers,
-    three_numbers,
     whole_number,
 )
 from sppfeat.errors import ConfigError
@@ -52,10 +50,7 @@ _MAX_SIDE = 65_535  # the largest side that JPEG can hold
 
 
 def parse_levels(levels: str | Iterable[int]) -> tuple[int, ...]:
-    """Parse a pyramid from ``"1,2,4"`` or from integers.
-
-    Raises:
-        ConfigError: there is no level, a level is repeated, or one is outside 1..64.
+    """Parse a pyramid, of distinct levels from 1 to 64, from ``"1,2,4"`` or from integers.
 
     Example:
         >>> parse_levels("1,2,4")
@@ -76,9 +71,6 @@ def parse_levels(levels: str | Iterable[int]) -> tuple[int, ...]:
 
 def parse_normalize(normalize: str) -> tuple[str, float | None]:
     """Parse a normalization into its method and the mean norm of ``meannorm:NORM``, or None.
-
-    Raises:
-        ConfigError: no such method, or a norm that is not a positive number.
 
     Example:
         >>> parse_normalize("l2"), parse_normalize("meannorm:20")
@@ -109,7 +101,7 @@ class BackboneSpec:
         mean, std: mean and standard deviation of the input, for values in 0..1, in RGB order.
         interpolation: Pillow filter for resizing.
         seed: seed of the initial values if ``weights`` is ``none``; None otherwise.
-        head: last fully connected layer after the pooling, ``fc6`` or ``fc7``, or None.
+        head: last fully connected layer after the pooling, or None.
     """
 
     name: str
@@ -123,8 +115,8 @@ class BackboneSpec:
     head: str | None = None
 
     def __post_init__(self) -> None:
-        mean, std = three_numbers("mean", self.mean), three_numbers("std", self.std)
-        set_fields(self, layers=distinct_names("layers", self.layers), mean=mean, std=std)
+        mean, std = _three_numbers("mean", self.mean), _three_numbers("std", self.std)
+        set_fields(self, layers=_layer_names(self.layers), mean=mean, std=std)
         if min(self.std) <= 0:
             raise ConfigError(f"std is {list(self.std)}; allowed: numbers above 0")
         for name in ("name", "weights", "weights_sha256"):
@@ -146,7 +138,6 @@ class InputSpec:
         max_pixels: upper limit on height x width.
         min_side: lower limit on the short side in pixels: the smallest that the backbone accepts.
         round_to: both sides are rounded to multiples of this number of pixels; 1 leaves them as they are.
-        exif: ``apply`` or ``ignore`` the EXIF orientation.
         decode: ``exact``, or ``fast`` to decode JPEGs at 1/2, 1/4 or 1/8 of their size, but never below the size of
             the network input.
         flip: average with the descriptor of the mirror image.
@@ -184,11 +175,9 @@ class DescriptorSpec:
 
     Attributes:
         levels: the pyramid.
-        pool: ``max`` or ``avg``.
         normalize: ``none``, ``l2``, ``power`` or ``meannorm:NORM``.
         norm_factors: factor of ``meannorm`` for each layer, taken from another file; None to estimate them from the
             images of the run.
-        dtype: dtype of the stored descriptors.
         nonfinite: ``fail`` to record an image as failed if its descriptor holds NaN, infinities or values beyond the
             range of ``dtype``; ``keep`` to store them.
     """
@@ -233,8 +222,6 @@ class ReductionSpec:
         method: ``pca``, principal components, or ``random``, a Gaussian random projection.
         components: the dimension of the reduced descriptors.
         whiten: bring every component to variance 1; only with ``pca``.
-        normalize: normalization of the reduced descriptors: ``none`` or ``l2``.
-        seed: seed of the order of rows, the randomized solver and the random projection.
         layers, levels: columns to reduce; None for all.
         fit_rows: conditions that select the rows to fit on; empty for all rows that have a descriptor.
     """
@@ -272,3 +259,21 @@ def _level(part: Any) -> int:
     if isinstance(part, bool) or (isinstance(part, str) and not re.fullmatch(r" *[0-9]+ *", part)):
         raise ValueError(f"{part!r} is not a whole number")
     return int(part) if isinstance(part, str) else operator.index(part)
+
+
+def _layer_names(values: Any) -> tuple[str, ...]:
+    listed = [] if isinstance(values, str) else list(values)
+    if not listed or len(set(listed)) != len(listed) or not all(isinstance(v, str) and v for v in listed):
+        raise ConfigError(f"layers are {values!r}; allowed: one or more names, each once")
+    return tuple(listed)
+
+
+def _three_numbers(name: str, values: Any) -> tuple[float, ...]:
+    """Return three floats: 1 and 1.0 are the same setting and must have the same fingerprint."""
+    try:
+        numbers = tuple(float(value) for value in values)
+    except (TypeError, ValueError, OverflowError):
+        numbers = ()
+    if len(numbers) != 3 or not all(math.isfinite(number) for number in numbers):
+        raise ConfigError(f"{name} is {values!r}; allowed: three numbers, for R, G and B in 0..1")
+    return numbers

@@ -1,6 +1,5 @@
 """The types, limits and checks that settings share."""
 
-import math
 import operator
 import os
 from collections.abc import Sequence
@@ -14,10 +13,8 @@ __all__ = [
     "StrPath",
     "check_choice",
     "check_fields",
-    "distinct_names",
     "set_fields",
     "set_numbers",
-    "three_numbers",
     "whole_number",
 ]
 
@@ -50,11 +47,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
-    """Return ``value`` if it is one of ``choices``.
-
-    Raises:
-        ConfigError: ``value`` is none of them; the message names the setting, the value and the choices.
-    """
+    """Return ``value`` if it is one of ``choices``; any other is a ConfigError that names the setting ``name``."""
     if value not in choices:
         raise ConfigError(f"{name} is {value!r}; allowed: {', '.join(choices)}")
     return value
@@ -84,16 +77,11 @@ def check_fields(spec: object, *names: str) -> None:
 
 
 def whole_number(name: str, value: Any, least: int, most: int | None = None, unit: str = "") -> int:
-    """Return ``value`` as an int.
-
-    Args:
-        name: name of the setting, for the message.
-        value: a whole number of any integer type except bool.
-        least, most: the allowed range, both included; no upper limit if ``most`` is None.
-        unit: text after the allowed range in the message.
+    """Return ``value``, of any integer type except bool, as an int.
 
     Raises:
-        ConfigError: ``value`` is not a whole number, or is out of range.
+        ConfigError: it is not a whole number, or not in ``least`` to ``most``, both included; ``unit`` follows the
+            range in the message.
     """
     try:
         number = None if isinstance(value, bool) else operator.index(value)
@@ -103,30 +91,3 @@ def whole_number(name: str, value: Any, least: int, most: int | None = None, uni
         allowed = f"{least} or more" if most is None else f"{least} to {most}"
         raise ConfigError(f"{name} is {value!r}; allowed: {allowed}{unit}")
     return number
-
-
-def distinct_names(name: str, values: Any) -> tuple[str, ...]:
-    """Return names as a tuple, checked to be distinct; ``name`` is that of the setting, for the message.
-
-    Raises:
-        ConfigError: there are no names, or one is repeated, empty or not a string.
-    """
-    listed = [] if isinstance(values, str) else list(values)
-    if not listed or len(set(listed)) != len(listed) or not all(isinstance(v, str) and v for v in listed):
-        raise ConfigError(f"{name} are {values!r}; allowed: one or more names, each once")
-    return tuple(listed)
-
-
-def three_numbers(name: str, values: Any) -> tuple[float, ...]:
-    """Return three floats: 1 and 1.0 are the same setting and must have the same fingerprint.
-
-    Raises:
-        ConfigError: ``values`` is anything else.
-    """
-    try:
-        numbers = tuple(float(value) for value in values)
-    except (TypeError, ValueError, OverflowError):
-        numbers = ()
-    if len(numbers) != 3 or not all(math.isfinite(number) for number in numbers):
-        raise ConfigError(f"{name} is {values!r}; allowed: three numbers, for R, G and B in 0..1")
-    return numbers
