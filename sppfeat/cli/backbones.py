@@ -117,7 +117,7 @@ def _list_networks(pattern: str, levels: tuple[int, ...], as_json: bool) -> None
         ]
         for entry in entries
     ]
-    print_json_or_text(entries, lambda: table(_HEADER, rows, right={1, 2, 3, 4}), as_json=as_json)
+    print_json_or_text(entries, table(_HEADER, rows, right={1, 2, 3, 4}), as_json=as_json)
 
 
 def _list_layers(name: str, as_json: bool) -> None:
@@ -136,7 +136,7 @@ def _list_layers(name: str, as_json: bool) -> None:
     ]
     heading = f"{name}: default layer {found['default_layer']}, weights {', '.join(found['weights'])}"
     layers = table(_LAYER_HEADER, rows, right={1, 2, 3})
-    print_json_or_text(found, lambda: f"{heading}\n\n{layers}", as_json=as_json)
+    print_json_or_text(found, f"{heading}\n\n{layers}", as_json=as_json)
 
 
 def _pixels(value: float | tuple[float, float] | None) -> str:

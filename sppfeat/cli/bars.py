@@ -43,12 +43,7 @@ class _StandardError:
 class Bar:
     """A progress bar on standard error; ``with`` closes it.
 
-    Args:
-        label: text in front of the bar.
-        total: number of units at the end; None or 0 if unknown.
-        unit: name of the units.
-        shown: False to show no bar.
-        scaled: show numbers in thousands and millions.
+    Its ``total`` is None or 0 if unknown; ``scaled`` shows numbers in thousands and millions.
     """
 
     def __init__(
@@ -83,11 +78,7 @@ class Bar:
         self._bar.write(text, file=_StandardError())
 
     def move_to(self, n: int, total: int | None = None, *, note: str = "") -> None:
-        """Shows ``n`` units as done, with a new total if one is given, and a note after the bar.
-
-        Raises:
-            KeyboardInterrupt: a signal asked to stop; see :func:`sppfeat.cli.groups.raise_if_dropped`.
-        """
+        """Shows ``n`` units as done, with a new total if one is given, and a note after the bar."""
         raise_if_dropped()
         if total is not None:
             self._bar.total = total

@@ -7,7 +7,7 @@ import click
 
 from sppfeat.cli import options
 from sppfeat.cli.bars import Bar, download_bar
-from sppfeat.cli.options import SIZE, SIZE_HELP, NumberRange, Parsed, complete_files, option
+from sppfeat.cli.options import SIZE, SIZE_HELP, NumberRange, Parsed, complete_files, flag, option, together
 from sppfeat.cli.output import joined_numbers, print_json_or_text, table
 from sppfeat.config.machine import keep_freed_memory
 from sppfeat.config.specs import DEFAULT_BOX_SIZE, DEFAULT_LEVELS, DEFAULT_SIZE
@@ -17,7 +17,6 @@ __all__ = ["bench"]
 
 # The pyramid of the paper's detector, TPAMI 2015, section 4.1.
 _POOLING_LEVELS = (6, 3, 2, 1)
-_OUTPUT = ("quick", "quiet", "as_json")  # options that are no setting of a measurement
 _POOLING = {"max": "adaptive_max_pool2d", "avg": "adaptive_avg_pool2d"}
 _MISSING = "-"
 
@@ -53,17 +52,21 @@ def _size_option(full: int, quick: int) -> Callable[[Any], Any]:
     return _amount_option("--size", str(full), str(quick), SIZE_HELP, type=SIZE, metavar="PIXELS|native")
 
 
-def _repetitions_option(full: int) -> Callable[[Any], Any]:
+def _common_options(*, repetitions: int) -> Callable[[Any], Any]:
+    """Declares the options that end the list of each command, with its default of ``--repetitions``."""
     text = "Measurements of each; their median is reported."
-    return _amount_option("--repetitions", str(full), "2", text, type=click.IntRange(1))
+    return together(
+        _amount_option("--repetitions", str(repetitions), "2", text, type=click.IntRange(1)),
+        flag(
+            "--quick",
+            "Less of everything: to see that it works, not how fast it is.",
+            is_eager=True,  # other defaults depend on it
+        ),
+        options.json,
+        options.quiet,
+    )
 
 
-_quick_option = option(
-    "--quick",
-    is_flag=True,
-    is_eager=True,  # other defaults depend on it
-    help="Less of everything: to see that it works, not how fast it is.",
-)
 _draw_seed_option = option("--draw-seed", type=int, default=0, help="Seed of boxes and synthetic images.")
 
 
@@ -94,10 +97,7 @@ def bench() -> None:
 @options.pool
 @options.precision
 @options.device
-@_repetitions_option(3)
-@_quick_option
-@options.json
-@options.quiet
+@_common_options(repetitions=3)
 def regions(image: str | None, **values: Any) -> None:
     """Measure descriptors of many boxes: one run of the image beside a run per box, and from how many on it pays.
 
@@ -108,14 +108,9 @@ def regions(image: str | None, **values: Any) -> None:
     """
     from sppfeat.bench.regions import bench_regions
 
-    with _measuring(values) as bar, download_bar() as on_download:
-        result = bench_regions(
-            image,
-            **_settings(values, layer=values.pop("layers")),
-            on_progress=bar.move_to,
-            on_download=on_download,
-        )
-    _print(result, _regions_text, values)
+    values["layer"] = values.pop("layers")
+    with download_bar() as on_download:
+        _measure(bench_regions, _regions_text, image, on_download=on_download, **values)
 
 
 @bench.command(short_help="Our pooling of boxes and maps beside torchvision's and torch's.")
@@ -148,10 +143,7 @@ def regions(image: str | None, **values: Any) -> None:
 )
 @_draw_seed_option
 @options.device
-@_repetitions_option(5)
-@_quick_option
-@options.json
-@options.quiet
+@_common_options(repetitions=5)
 def pooling(**values: Any) -> None:
     """Measure our pooling of boxes beside torchvision's, and of whole maps beside torch's.
 
@@ -161,10 +153,8 @@ def pooling(**values: Any) -> None:
     """
     from sppfeat.bench.pooling import bench_pooling
 
-    with _measuring(values) as bar:
-        levels = values["levels"] or _POOLING_LEVELS
-        result = bench_pooling(**_settings(values, levels=levels), on_progress=bar.move_to)
-    _print(result, _pooling_text, values)
+    values["levels"] = values["levels"] or _POOLING_LEVELS
+    _measure(bench_pooling, _pooling_text, **values)
 
 
 @bench.command(short_help="A run of whole images: each stage, all of it, and what bounds it.")
@@ -181,10 +171,7 @@ def pooling(**values: Any) -> None:
 @options.device
 @options.batch_size
 @options.workers
-@_repetitions_option(3)
-@_quick_option
-@options.json
-@options.quiet
+@_common_options(repetitions=3)
 def extract(inputs: tuple[str, ...], **values: Any) -> None:
     """Measure a run of whole images: each stage, all of it, and what bounds it.
 
@@ -196,28 +183,30 @@ def extract(inputs: tuple[str, ...], **values: Any) -> None:
     from sppfeat.bench.runs import bench_extract
 
     preparing = Bar("preparing images", 0, unit="img", shown=not values["quiet"])
-    with preparing, download_bar() as on_download, _measuring(values) as bar:
-        result = bench_extract(
+    with preparing, download_bar() as on_download:
+        _measure(
+            bench_extract,
+            _extract_text,
             inputs,
-            **_settings(values),
             on_image=preparing.move_to,
-            on_progress=bar.move_to,
             on_download=on_download,
+            **values,
         )
-    _print(result, _extract_text, values)
 
 
-def _measuring(values: dict[str, Any]) -> Bar:
-    return Bar("measuring", 0, unit="pass", shown=not values["quiet"])
-
-
-def _settings(values: dict[str, Any], **others: Any) -> dict[str, Any]:
-    """The options that are settings of a measurement, with others in their place."""
-    return {name: value for name, value in values.items() if name not in _OUTPUT} | others
-
-
-def _print(found: dict[str, Any], text: Callable[[dict[str, Any]], str], values: dict[str, Any]) -> None:
-    print_json_or_text(found, lambda: text(found), as_json=values["as_json"])
+def _measure(
+    measurement: Callable[..., dict[str, Any]],
+    text: Callable[[dict[str, Any]], str],
+    *inputs: Any,
+    quick: bool,  # noqa: ARG001 - chooses other defaults
+    quiet: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Calls a measurement with a progress bar, and prints its result."""
+    with Bar("measuring", 0, unit="pass", shown=not quiet) as bar:
+        found = measurement(*inputs, on_progress=bar.move_to, **settings)
+    print_json_or_text(found, text(found), as_json=as_json)
 
 
 def _regions_text(found: dict[str, Any]) -> str:

@@ -187,7 +187,7 @@ def _extract(stop: Stop, *, quiet: bool, verbose: bool, as_json: bool, **values:
     counts = dataclasses.asdict(result)
     plan = counts.pop("plan")
     if dry_run:
-        print_json_or_text({"plan": plan}, lambda: _plan_text(result.plan, None), as_json=as_json)
+        print_json_or_text({"plan": plan}, _plan_text(result.plan, None), as_json=as_json)
         return result
     if not quiet:
         say(_result_text(result, verbose))

@@ -25,7 +25,7 @@ def info(file: Path, as_json: bool) -> None:
     Works while another process is writing the file.
     """
     found = sppfeat.info(file)
-    print_json_or_text(found, lambda: _text(found), as_json=as_json)
+    print_json_or_text(found, _text(found), as_json=as_json)
 
 
 def _text(found: dict[str, Any]) -> str:

@@ -22,12 +22,12 @@ from sppfeat.errors import ConfigError
 from sppfeat.networks.zoo import choose_names
 
 __all__ = [
-    "AUTO_OR_INT",
     "LEVELS",
     "SIZE",
     "SIZE_HELP",
     "NumberRange",
     "Parsed",
+    "auto_or_int",
     "backbone",
     "batch_size",
     "columns",
@@ -110,7 +110,7 @@ SIZE = Parsed(
     lambda text: text if text == "native" else int(text),
     refusal="{!r} is neither a number of pixels nor 'native'",
 )
-AUTO_OR_INT = Parsed(  # None for auto
+_AUTO_OR_INT = Parsed(
     "auto|N",
     lambda text: None if text == "auto" else int(text),
     refusal="{!r} is neither a whole number nor 'auto'",
@@ -275,12 +275,13 @@ device = option(
 )
 
 
-def _auto_or_int(name: str, text: str) -> Callable[[_F], _F]:
-    return option(name, type=AUTO_OR_INT, metavar="auto|N", default="auto", help=text)
+def auto_or_int(name: str, text: str) -> Callable[[_F], _F]:
+    """Declares an option that is a whole number, or None for ``auto``."""
+    return option(name, type=_AUTO_OR_INT, metavar="auto|N", default="auto", help=text)
 
 
-batch_size = _auto_or_int("--batch-size", "Images per batch.")
-workers = _auto_or_int("--workers", "Processes that decode images; 0: none.")
+batch_size = auto_or_int("--batch-size", "Images per batch.")
+workers = auto_or_int("--workers", "Processes that decode images; 0: none.")
 
 
 # Feature files.

@@ -4,7 +4,7 @@ import contextlib
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, BinaryIO
 
 import click
@@ -34,11 +34,7 @@ def say(text: str) -> None:
 
 
 def print_result(text: str) -> None:
-    """Prints a result on standard output.
-
-    Raises:
-        StoreError: standard output cannot be written, for example because the disk is full.
-    """
+    """Prints a result on standard output; a StoreError says that it cannot be written, as on a full disk."""
     _print(_printable(text))
 
 
@@ -47,20 +43,16 @@ def print_json(value: Any) -> None:
     _print(json.dumps(_finite(value), indent=2, allow_nan=False))
 
 
-def print_json_or_text(found: Any, text: Callable[[], str], *, as_json: bool) -> None:
-    """Prints a result on standard output, as JSON or as the text that ``text`` returns."""
+def print_json_or_text(found: Any, text: str, *, as_json: bool) -> None:
+    """Prints a result on standard output, as JSON or as a text."""
     if as_json:
         print_json(found)
     else:
-        print_result(text())
+        print_result(text)
 
 
 def standard_output() -> BinaryIO:
-    """Standard output as a binary stream.
-
-    Raises:
-        StoreError: standard output is closed.
-    """
+    """Standard output as a binary stream; a StoreError says that it is closed."""
     if sys.stdout is None:  # started with >&-
         raise StoreError("cannot write to standard output: it is closed")
     return sys.stdout.buffer

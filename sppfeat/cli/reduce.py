@@ -10,7 +10,7 @@ import sppfeat
 from sppfeat.analysis.wording import dimensions_text, variance_text
 from sppfeat.cli import options
 from sppfeat.cli.bars import Bar
-from sppfeat.cli.options import AUTO_OR_INT, flag, given_options, option, path, setting
+from sppfeat.cli.options import auto_or_int, flag, given_options, option, path, setting
 from sppfeat.cli.output import human_bytes, print_json, say
 from sppfeat.config.specs import REDUCED_NORMALIZATIONS, ReductionSpec
 from sppfeat.config.wording import counted
@@ -48,12 +48,9 @@ __all__ = ["reduce"]
     "::K (every K-th), N,N,..., flag=ok|clipped|...; repeatable. [default: all that have a descriptor]",
 )
 @setting(ReductionSpec, "seed", "Of what is random in it.", type=click.IntRange(0, 2**32 - 1))
-@option(
+@auto_or_int(
     "--batch-size",
-    type=AUTO_OR_INT,
-    metavar="auto|N",
-    default="auto",
-    help="Fit incrementally, at least N rows at a time; auto: all at once where they take at most 2 GB.",
+    "Fit incrementally, at least N rows at a time; auto: all at once where they take at most 2 GB.",
 )
 @options.dtype("Of the reduced descriptors.")
 @options.overwrite

@@ -60,7 +60,7 @@ def search(file: Path, queries: tuple[str, ...], as_json: bool, quiet: bool, **v
         }
         for own in found
     ]
-    print_json_or_text(as_objects, lambda: _text(found), as_json=as_json)
+    print_json_or_text(as_objects, _text(found), as_json=as_json)
 
 
 def _text(found: "list[Found]") -> str:

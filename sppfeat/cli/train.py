@@ -120,7 +120,7 @@ def _setting(setting: "dataclasses.Field[Any]") -> Callable[[Any], Any]:
 @_settings(TrainRun, "weights_dtype", "checkpoint_minutes", "resume", "overwrite", "dry_run")
 @options.json
 @options.verbosity
-def train(**values: Any) -> None:
+def train(quiet: bool, verbose: bool, as_json: bool, **values: Any) -> None:
     """Train a network with the pyramid in it, by labels or by other networks.
 
     INPUT is a folder, an image file, @FILE or -, as for 'extract'. With one folder per class the network learns
@@ -138,12 +138,7 @@ def train(**values: Any) -> None:
     from sppfeat.training.run import train as run_training
 
     request = _request(values)
-    quiet, verbose, as_json, dry = (
-        values["quiet"],
-        values["verbose"],
-        values["as_json"],
-        request.run.dry_run,
-    )
+    dry = request.run.dry_run
     settings = request.settings.canonical() if verbose else None
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(stop_on_signals())
@@ -184,7 +179,7 @@ def train(**values: Any) -> None:
             leave(EXIT_INTERRUPTED)
     if dry:
         found |= {"settings": settings} if settings else {}
-        print_json_or_text(found, lambda: _plan_text(found["plan"], settings), as_json=as_json)
+        print_json_or_text(found, _plan_text(found["plan"], settings), as_json=as_json)
         return
     result = found["result"]
     if not quiet:

@@ -45,7 +45,7 @@ def verify(file: Path, as_json: bool, quiet: bool, **values: Any) -> None:
     """
     with Bar("verifying", 0, unit="row", shown=not quiet) as bar, download_bar() as on_download:
         found = sppfeat.verify(file, on_progress=bar.move_to, on_download=on_download, **values)
-    print_json_or_text(dataclasses.asdict(found), lambda: _text(found), as_json=as_json)
+    print_json_or_text(dataclasses.asdict(found), _text(found), as_json=as_json)
     if not found.ok:
         leave(EXIT_ERROR)
 

@@ -66,13 +66,7 @@ class DescriptorChoice:
             if self.pool != "max":
                 raise ConfigError(f"pool is {self.pool!r}, but --head {head} takes maxima: allowed: max")
             levels = (head_level,)
-        return DescriptorSpec(
-            levels=levels,
-            pool=self.pool,
-            normalize=self.normalize,
-            dtype=self.dtype,
-            nonfinite=self.nonfinite,
-        )
+        return settings_from(DescriptorSpec, vars(self), levels=levels)
 
 
 @dataclass(frozen=True, kw_only=True)
