@@ -28,12 +28,7 @@ _SHOWN = 5
 def check_finite(
     rows: npt.NDArray[np.floating[Any]], selection: Selection, positions: npt.NDArray[np.int64]
 ) -> None:
-    """Refuses rows with values that are not finite.
-
-    Args:
-        rows: ``(k, d)`` values taken from the selection.
-        selection: rows and columns of an open file.
-        positions: ``(k,)`` positions of these rows in the selection.
+    """Refuses rows ``(k, d)`` with values that are not finite; ``positions`` are theirs in the selection.
 
     Raises:
         StoreError: a row holds NaN or infinities; names the first ones.

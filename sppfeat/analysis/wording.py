@@ -24,12 +24,7 @@ def dimensions_text(method: str, *, selected: int, source_dimension: int, dimens
 
 
 def variance_text(share: float, n_rows: int) -> str:
-    """Share of the variance, 0 to 1, that a reduction keeps, and number of rows that it was fitted on.
-
-    Example:
-        >>> variance_text(0.75514, 3030)
-        '75.51 % of the variance of the 3030 rows that it was fitted on'
-    """
+    """Share of the variance, 0 to 1, that a reduction keeps, and number of rows that it was fitted on."""
     return f"{100 * share:.2f} % of the variance of the {counted(n_rows, 'row')} that it was fitted on"
 
 

@@ -96,26 +96,10 @@ def bench_pooling(
     repetitions: int,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Measures all contenders in turn.
+    """Measures all contenders in turn; returns the fields of ``sppfeat bench pooling --json``.
 
-    Args:
-        counts: numbers of boxes.
-        map_hw: height and width of the feature map, in cells.
-        n_channels: number of channels of the map.
-        levels, pool: pyramid and pooling, see :func:`sppfeat.pyramid.pool_regions`.
-        device: device to pool on.
-        budget_seconds: seconds after which a contender is stopped, for each number of boxes.
-        draw_seed: seed of map and boxes.
-        repetitions: number of measurements of each contender.
-        on_progress: called with the number of passes done and the total number of passes.
-
-    Returns:
-        The fields of ``sppfeat bench pooling --json``; None in place of the timing of a contender that exceeded the
-            budget.
-
-    Raises:
-        ConfigError: this machine does not have the device.
-        DeviceMemoryError: the device has too little memory.
+    A contender that takes longer than ``budget_seconds`` for a number of boxes has None in place of its timing.
+    ``map_hw`` is in cells; ``draw_seed`` is that of map and boxes.
     """
     chosen = choose_device(device, _PRECISION)
     with torch.inference_mode(), device_memory(chosen):

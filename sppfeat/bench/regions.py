@@ -10,14 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from sppfeat.bench.samples import draw_boxes, synthetic_photo
-from sppfeat.bench.timing import (
-    counted_passes,
-    describe_conditions,
-    interleave,
-    scale_timing,
-    synchronize,
-    timed,
-)
+from sppfeat.bench.timing import Timing, counted_passes, describe_conditions, interleave, synchronize, timed
 from sppfeat.config.specs import InputSpec
 from sppfeat.decoding.images import read_image
 from sppfeat.errors import ImageError
@@ -39,11 +32,6 @@ class BoxContenders:
         boxes_px: ``(K, 4)`` int64 ``x0, y0, x1, y1`` in pixels of the image, half-open; none empty, all inside.
         size: short side of the network input for the one run, in pixels, or ``"native"``.
         **network: further options of :class:`sppfeat.extractor.Extractor`.
-
-    Attributes:
-        extractor: the extractor of the one run.
-        crop_side: side of a warped crop, in pixels.
-        crop_batch: number of crops per run of the network.
     """
 
     def __init__(
@@ -88,24 +76,13 @@ def bench_regions(
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     **network: Any,
 ) -> dict[str, Any]:
-    """Measures both ways for increasing numbers of boxes.
+    """Measures both ways for increasing numbers of boxes; returns the fields of ``sppfeat bench regions --json``.
 
     Args:
         image: an image file, or None for a synthetic photograph.
-        size: short side of the network input for the one run, in pixels, or ``"native"``.
-        n_boxes: largest number of boxes.
         n_crops: largest number of boxes to crop, warp and run separately; the time for more is scaled from these.
-        draw_seed: seed of the boxes and of the synthetic photograph.
-        repetitions: number of measurements of each way.
-        on_progress: called with the number of passes done and the total number of passes.
         **network: network, pyramid, precision and device, as options of :class:`sppfeat.extractor.Extractor`; among
             them ``device`` and ``weights``.
-
-    Returns:
-        The fields of ``sppfeat bench regions --json``.
-
-    Raises:
-        SppfeatError: settings, weights or the image cannot be used.
     """
     photo = _open_photo(image, draw_seed)
     image_hw = (photo.height, photo.width)
@@ -130,12 +107,7 @@ def bench_regions(
 
 
 def ladder(n: int) -> list[int]:
-    """The numbers 1, 2, 5, 10, 20, 50, ... up to ``n``, and ``n``.
-
-    Example:
-        >>> ladder(30)
-        [1, 2, 5, 10, 20, 30]
-    """
+    """The numbers 1, 2, 5, 10, 20, 50, ... up to ``n``, and ``n``."""
     counts = (step * 10**power for power in itertools.count() for step in (1, 2, 5))
     return [*itertools.takewhile(lambda count: count < n, counts), n]
 
@@ -143,10 +115,8 @@ def ladder(n: int) -> list[int]:
 def find_crossover(rungs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """Finds the number of boxes from which one run is faster; None if it is slower with the largest number.
 
-    Returns:
-        ``boxes``: smallest measured number of boxes from which one run is always faster; ``above``: largest measured
-            number with which it is not, or None; ``is_extrapolated``: True if the time for one run per box was scaled
-            at ``boxes``, not measured.
+    ``boxes`` is the smallest measured number from which one run is always faster, ``above`` the largest measured one
+    with which it is not, or None; ``is_extrapolated`` if the time of a run per box was scaled at ``boxes``.
     """
     lost = [i for i, rung in enumerate(rungs) if rung["speedup"] <= 1]
     first = lost[-1] + 1 if lost else 0
@@ -185,7 +155,7 @@ def _climb(
         passes = [timed(way.__name__, partial(once, way, n), synchronize=wait) for way in ways]
         found = interleave(passes, repetitions=repetitions, on_pass=on_pass)
         spp = found["spp"]
-        rcnn = found["rcnn"] if is_measured else scale_timing(rungs[n_measured - 1]["rcnn"], n / n_crops)
+        rcnn = found["rcnn"] if is_measured else _scaled(rungs[n_measured - 1]["rcnn"], n / n_crops)
         rungs.append(
             {
                 "boxes": n,
@@ -196,6 +166,11 @@ def _climb(
             }
         )
     return rungs
+
+
+def _scaled(timing: Timing, factor: float) -> Timing:
+    """The timing of ``factor`` times the work."""
+    return {name: value if name == "repetitions" else value * factor for name, value in timing.items()}
 
 
 def _open_photo(image: str | None, seed: int) -> Image.Image:

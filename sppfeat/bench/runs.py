@@ -45,9 +45,7 @@ from sppfeat.store.writer import FeatureWriter
 
 __all__ = [
     "DECODE_STAGES",
-    "NETWORK_STAGES",
     "STAGES",
-    "WRITE_STAGES",
     "Stages",
     "WholeRun",
     "bench_extract",
@@ -58,9 +56,9 @@ __all__ = [
 
 
 DECODE_STAGES = ("read", "decode", "resize")
-NETWORK_STAGES = ("transfer", "backbone", "pool")
-WRITE_STAGES = ("write",)
-STAGES = (*DECODE_STAGES, *NETWORK_STAGES, *WRITE_STAGES)
+_NETWORK_STAGES = ("transfer", "backbone", "pool")
+_WRITE_STAGES = ("write",)
+STAGES = (*DECODE_STAGES, *_NETWORK_STAGES, *_WRITE_STAGES)
 
 
 class Stages:
@@ -70,14 +68,6 @@ class Stages:
     ``resize`` scales the pixels to the network input and copies them into the batch; ``transfer`` copies the batch to
     the device and normalizes it; ``backbone`` computes feature maps; ``pool`` computes descriptors in memory; ``write``
     writes them to a file and flushes it to disk.
-
-    Args:
-        part: the planned run.
-        output: the file to write.
-
-    Attributes:
-        batches: batches of the run.
-        describer: the network with its pooling.
     """
 
     def __init__(self, part: Part, output: Path) -> None:
@@ -159,17 +149,12 @@ def find_bound(seconds: dict[str, float], n_workers: int) -> str:
 
     Decoding (by ``n_workers`` processes), network and writing overlap, so the slowest of the three limits the run; the
     result is its longest stage. If nothing overlaps (``n_workers`` is 0), the result is the longest of all stages.
-
-    Example:
-        >>> seconds = dict(read=0, decode=3, resize=2, transfer=0, backbone=4, pool=0, write=0)
-        >>> find_bound(seconds, n_workers=1), find_bound(seconds, n_workers=2)
-        ('decode', 'backbone')
     """
     if n_workers == 0:
         return max(STAGES, key=seconds.__getitem__)
     lanes: list[tuple[float, tuple[str, ...]]] = [
         (sum(seconds[stage] for stage in lane) / n, lane)
-        for lane, n in ((DECODE_STAGES, n_workers), (NETWORK_STAGES, 1), (WRITE_STAGES, 1))
+        for lane, n in ((DECODE_STAGES, n_workers), (_NETWORK_STAGES, 1), (_WRITE_STAGES, 1))
     ]
     return max(max(lanes)[1], key=seconds.__getitem__)
 
@@ -177,9 +162,7 @@ def find_bound(seconds: dict[str, float], n_workers: int) -> str:
 class WholeRun:
     """A whole extraction, with its own network, workers and file, which is deleted after each run.
 
-    Attributes:
-        n_workers: number of decoding processes of the last run.
-        n_failed: number of images that failed in the last run.
+    ``n_workers`` decoding processes ran last time, and ``n_failed`` images failed.
     """
 
     def __init__(self, request: Request) -> None:
@@ -224,14 +207,11 @@ def run_plain_loop(
 ) -> npt.NDArray[np.float32]:
     """Descriptors from the loop that most people write: Pillow, one image at a time, float32, adaptive pooling.
 
+    Returns ``(N, D)`` float32.
+
     Args:
         backbone: the network, neither folded nor converted, on ``device``.
         images: paths of image files, each with height and width of its network input in pixels.
-        descriptor: pyramid and pooling.
-        device: device that runs the network.
-
-    Returns:
-        ``(N, D)`` float32.
     """
     spec = backbone.spec
     mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (spec.mean, spec.std))
@@ -261,24 +241,14 @@ def bench_extract(
     on_download: OnDownload = lambda name, done, total: None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Measures a run of whole images: each stage, all of it, the network alone, and a plain loop.
+    """Measures a run of whole images; returns the fields of ``sppfeat bench extract --json``.
 
     Args:
-        inputs: folders, image files and lists of them; none for synthetic photographs.
+        inputs: folders, image files and lists of them; none for synthetic photographs, drawn with ``draw_seed``.
         n_images: the most images, chosen evenly from the inputs.
-        draw_seed: seed of the synthetic photographs.
-        repetitions: number of measurements of each contender.
         on_image: called with the number of images ready and the total number of images.
         on_progress: called with the number of passes done and the total number of passes.
-        on_download: called during a download with the name of a weights file, the bytes done, and the total (None if
-            unknown).
         **options: options of :func:`sppfeat.extract`.
-
-    Returns:
-        The fields of ``sppfeat bench extract --json``.
-
-    Raises:
-        SppfeatError: options, weights, inputs or images cannot be used.
     """
     with tempfile.TemporaryDirectory(prefix="sppfeat-bench-") as name:
         folder = Path(name)

@@ -28,10 +28,8 @@ def choose_images(
 ) -> tuple[list[str], int]:
     """Chooses up to ``n`` images evenly from folders, image files and lists of them.
 
-    Each image is decoded once, to leave out unreadable ones and to bring the others into the system's cache.
-
-    Returns:
-        The paths of the images that can be decoded, and the number of chosen images that cannot.
+    Each image is decoded once, to leave out unreadable ones and to bring the others into the system's cache. Returns
+    the paths of the images that can be decoded, and the number of chosen images that cannot.
 
     Raises:
         ConfigError: inputs do not exist or hold no image.
@@ -59,13 +57,8 @@ def choose_images(
 def draw_boxes(n: int, extent_hw: tuple[int, int], *, shortest: int, seed: int) -> npt.NDArray[np.int64]:
     """Draws boxes with log-uniform sides at uniform places; a smaller ``n`` gives the first of the same boxes.
 
-    Args:
-        n, seed: number of boxes, and seed of the draw.
-        extent_hw: height and width of the image or map that holds the boxes, in pixels or cells.
-        shortest: length of the shortest side, in the unit of ``extent_hw``; less if the extent is smaller.
-
-    Returns:
-        ``(n, 4)`` int64 ``x0, y0, x1, y1`` in the unit of ``extent_hw``, half-open; none empty, all inside.
+    Returns ``(n, 4)`` int64 ``x0, y0, x1, y1`` in the unit of ``extent_hw``, pixels or cells, half-open; none is empty,
+    and all lie inside. The shortest side is ``shortest``, or less if the extent is smaller.
     """
     extent = np.array(extent_hw[::-1], dtype=np.float64)
     uniform = np.random.default_rng(seed).random((n, 2, 2))  # of each box: its sides, its place
@@ -95,11 +88,7 @@ def write_photos(
 ) -> list[str]:
     """Writes ``n`` synthetic photographs as JPEG files, half of them in four common sizes, half in random sizes.
 
-    Returns:
-        The paths of the files; the same seed gives the same files.
-
-    Raises:
-        StoreError: a file cannot be written.
+    Returns their paths; the same seed gives the same files. Raises StoreError if a file cannot be written.
     """
     rng = np.random.default_rng(seed)
     paths = []

@@ -1,5 +1,6 @@
 """Timings: medians of passes that take turns, and the conditions under which they were taken."""
 
+import itertools
 import math
 import os
 import platform
@@ -7,14 +8,14 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
+from typing import Any, TypeAlias
+
+import torch
 
 from sppfeat._version import __version__
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.machine import available_cores
-
-if TYPE_CHECKING:
-    import torch
+from sppfeat.networks.devices import device_name
 
 __all__ = [
     "Pass",
@@ -24,7 +25,6 @@ __all__ = [
     "describe_conditions",
     "describe_machine",
     "interleave",
-    "scale_timing",
     "synchronize",
     "timed",
 ]
@@ -32,45 +32,23 @@ __all__ = [
 _CPUINFO = Path("/proc/cpuinfo")
 
 Pass: TypeAlias = Callable[[], Mapping[str, float]]
-"""A function that does the work once and returns seconds by name, for one or more parts of the work."""
+"""Does the work once and returns seconds by name, for one or more parts of the work."""
+
+Timing: TypeAlias = dict[str, float]
+"""Measurements of the same work: ``seconds`` (median), ``fastest``, ``slowest``, and ``repetitions``, their number."""
 
 
 class PassTooLongError(Exception):
     """A pass exceeded its time budget and was stopped."""
 
 
-class Timing(TypedDict):
-    """Several measurements of the same work.
-
-    Attributes:
-        seconds: median of the measurements.
-        fastest, slowest: shortest and longest measurements, in seconds.
-        repetitions: number of measurements.
-    """
-
-    seconds: float
-    fastest: float
-    slowest: float
-    repetitions: int
-
-
-def scale_timing(timing: Timing, factor: float) -> Timing:
-    """The timing of ``factor`` times the work."""
-    return Timing(
-        seconds=timing["seconds"] * factor,
-        fastest=timing["fastest"] * factor,
-        slowest=timing["slowest"] * factor,
-        repetitions=timing["repetitions"],
-    )
-
-
 def _summarize(seconds: Sequence[float]) -> Timing:
-    return Timing(
-        seconds=statistics.median(seconds),
-        fastest=min(seconds),
-        slowest=max(seconds),
-        repetitions=len(seconds),
-    )
+    return {
+        "seconds": statistics.median(seconds),
+        "fastest": min(seconds),
+        "slowest": max(seconds),
+        "repetitions": len(seconds),
+    }
 
 
 def timed(
@@ -81,24 +59,17 @@ def timed(
     budget: float = math.inf,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Pass:
-    """Makes a pass that runs a contender and measures its time.
+    """Makes a pass that runs a contender, which works piece by piece; freeing the results counts as measured time.
 
-    Args:
-        name: name of the contender.
-        contender: does its work piece by piece; freeing the results counts as measured time.
-        synchronize: waits for the device; called before both readings of the clock.
-        budget: seconds after which the pass is stopped, at the next piece.
-        clock: returns the time in seconds.
-
-    Raises:
-        PassTooLongError: raised by the pass if it exceeds the budget.
+    ``synchronize`` waits for the device, before both readings of the clock. A pass that takes longer than ``budget``
+    seconds stops at the next piece and raises PassTooLongError.
     """
 
     def run() -> dict[str, float]:
         synchronize()
         start = clock()
         for _ in contender():
-            if budget < math.inf and clock() - start > budget:
+            if clock() - start > budget:
                 raise PassTooLongError(name)
         synchronize()
         seconds = clock() - start
@@ -118,14 +89,9 @@ def interleave(
 ) -> dict[str, Timing]:
     """Runs passes in turn, A B C A B C, so that other load on the machine affects all of them equally.
 
-    Args:
-        passes: the passes; each also runs once unmeasured at the start.
-        repetitions: number of measurements of each pass.
-        budget: seconds; a pass whose measurements have taken longer in total is not measured again.
-        on_pass: called ``(1 + repetitions) * len(passes)`` times, even for passes that are skipped.
-
-    Returns:
-        The timings by name, without those of passes that raised PassTooLongError.
+    Each pass also runs once unmeasured at the start. One whose measurements have taken longer than ``budget`` seconds
+    in total is not measured again. ``on_pass`` is called ``(1 + repetitions) * len(passes)`` times, even for passes
+    that are skipped. The timings, by name, lack those of passes that raised PassTooLongError.
     """
     results: list[list[Mapping[str, float]]] = [[] for _ in passes]
     stopped: set[int] = set()
@@ -148,23 +114,13 @@ def interleave(
 
 def counted_passes(n_passes: int, on_progress: Callable[[int, int], None]) -> Callable[[], None]:
     """Makes a function to call after each pass; it reports the number of passes done and the total number."""
-    n_done = 0
-
-    def on_pass() -> None:
-        nonlocal n_done
-        n_done += 1
-        on_progress(n_done, n_passes)
-
+    done = itertools.count(1)
     on_progress(0, n_passes)
-    return on_pass
+    return lambda: on_progress(next(done), n_passes)
 
 
-def describe_machine(device: "torch.device", precision: str) -> dict[str, Any]:
+def describe_machine(device: torch.device, precision: str) -> dict[str, Any]:
     """Describes the machine that this process runs on, with the device and precision of the network."""
-    import torch
-
-    from sppfeat.networks.devices import device_name
-
     lines = _CPUINFO.read_text().splitlines() if _CPUINFO.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
@@ -180,7 +136,7 @@ def describe_machine(device: "torch.device", precision: str) -> dict[str, Any]:
 
 
 def describe_conditions(
-    config: ExtractConfig, device: "torch.device", *, weights: str, dimension: int
+    config: ExtractConfig, device: torch.device, *, weights: str, dimension: int
 ) -> dict[str, Any]:
     """Describes the machine and the descriptors of a measurement; ``weights`` is what the user asked for."""
     spec, descriptor = config.backbone, config.descriptor
@@ -195,9 +151,7 @@ def describe_conditions(
     }
 
 
-def synchronize(device: "torch.device") -> None:
+def synchronize(device: torch.device) -> None:
     """Waits until a device has finished its work; on a CPU it returns at once."""
     if device.type != "cpu":
-        import torch
-
         torch.accelerator.synchronize(device)

@@ -52,7 +52,7 @@ _TEXT_POINTS = 7
 
 @dataclass(frozen=True)
 class Neighbor:
-    """A row near a query: its number, distance in the sheet's metric, image (with and without folders) and class.
+    """A row near a query: its number, distance in the sheet's metric, image and class.
 
     ``label`` is ``""`` without a class; ``is_same`` is True if the query has the same class, None if either has none.
     """
@@ -60,7 +60,6 @@ class Neighbor:
     row: int
     distance: float
     name: str
-    file_name: str
     label: str
     is_same: bool | None
 
@@ -71,7 +70,6 @@ class SheetLine:
 
     query: Query
     name: str
-    file_name: str
     label: str
     neighbors: tuple[Neighbor, ...]
 
@@ -210,16 +208,12 @@ def make_contact_sheet(
         neighbors = []
         for row, distance in zip(rows.tolist(), distances.tolist(), strict=True):
             if row >= 0:
-                label, name = labels.name_of(row) or "", file.path_of(int(images[row]))
+                label = labels.name_of(row) or ""
                 is_same = label == of_query if label and of_query else None
-                neighbors.append(Neighbor(row, distance, name, _without_folders(name), label, is_same))
+                neighbors.append(Neighbor(row, distance, file.path_of(int(images[row])), label, is_same))
         name = (query.path or query.text) if query.row is None else file.path_of(int(images[query.row]))
-        lines.append(SheetLine(query, name, _without_folders(name), of_query, tuple(neighbors)))
+        lines.append(SheetLine(query, name, of_query, tuple(neighbors)))
     return ContactSheet(tuple(lines), k, metric)
-
-
-def _without_folders(name: str) -> str:
-    return name.rpartition("/")[2] or name
 
 
 def sheet_text(sheet: ContactSheet) -> str:
@@ -256,9 +250,9 @@ def draw_sheet(sheet: ContactSheet, thumbnails: Mapping[int | str, Thumbnail]) -
     for i, line in enumerate(sheet.lines):
         y = i * (1 + _TEXT) + 0.5
         own = thumbnails.get(line.query.text if line.query.row is None else line.query.row)
-        _draw_cell(axes, own, 0.5, y, _QUERY, (line.label or "query", line.file_name))
+        _draw_cell(axes, own, 0.5, y, _QUERY, (line.label or "query", os.path.basename(line.name)))
         for j, neighbor in enumerate(line.neighbors):
-            texts = (neighbor.label or neighbor.file_name, rounded(neighbor.distance, 3))
+            texts = (neighbor.label or os.path.basename(neighbor.name), rounded(neighbor.distance, 3))
             x, frame = 1.5 + _AFTER_QUERY + j, _FRAMES[neighbor.is_same]
             _draw_cell(axes, thumbnails.get(neighbor.row), x, y, frame, texts)
     axes.set(title=sheet_text(sheet), xlim=(0, width), ylim=(height, 0))

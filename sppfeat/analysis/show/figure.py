@@ -136,12 +136,10 @@ def drawing(ink: str = "black") -> Iterator[None]:
 def cut_middle(text: str, longest: int) -> str:
     """Cuts a text for a picture; keeps both ends, because names of images often differ at the end."""
     shown = escaped(text)
+    if len(shown) <= longest:
+        return shown
     half = longest // 2
-    return (
-        shown
-        if len(shown) <= longest
-        else f"{shown[:half]}\N{HORIZONTAL ELLIPSIS}{shown[half + 1 - longest :]}"
-    )
+    return f"{shown[:half]}\N{HORIZONTAL ELLIPSIS}{shown[half + 1 - longest :]}"
 
 
 def widened(low: float, high: float, share: float) -> tuple[float, float]:

@@ -3,8 +3,8 @@
 import contextlib
 import io
 import os
-from collections.abc import Hashable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,8 +29,6 @@ __all__ = [
     "read_thumbnails",
     "unread_note",
 ]
-
-_Key = TypeVar("_Key", bound=Hashable)
 
 _SIDE = 128  # pixels
 _CONTEXT = 0.25  # surroundings shown on each side of a box, as a share of its side
@@ -82,8 +80,8 @@ def find_query_pictures(queries: Sequence[Query], *, exif: str) -> dict[str, Pic
 
 
 def read_thumbnails(
-    pictured: Mapping[_Key, PictureSource], *, exif: str, side: int = _SIDE
-) -> dict[_Key, Thumbnail]:
+    pictured: Mapping[Any, PictureSource], *, exif: str, side: int = _SIDE
+) -> dict[Any, Thumbnail]:
     """Decodes thumbnails by any key in worker processes; an image may be missing, changed, or unreadable.
 
     ``side`` is the longest one in pixels, of the image or of the box with its surroundings. Nothing is enlarged.
@@ -118,7 +116,7 @@ def read_thumbnails(
     return thumbnails
 
 
-def unread_note(thumbnails: Mapping[_Key, Thumbnail]) -> tuple[str, ...]:
+def unread_note(thumbnails: Mapping[Any, Thumbnail]) -> tuple[str, ...]:
     """A line about the images that cannot be read, if there are any."""
     unread = [thumbnail.reason for thumbnail in thumbnails.values() if thumbnail.pixels is None]
     if not unread:

@@ -232,7 +232,7 @@ def test_a_sheet_says_what_it_shows_where_there_is_little(file, selection):
     sheet = sheet_of(few, 1, 8)
     with drawing():
         found = [text for text, _ in texts_of(draw_sheet(sheet, {}))]
-    assert sheet.lines[0].neighbors[0].file_name in "\n".join(found)  # there is no class that could be named
+    assert sheet.lines[0].neighbors[0].name in "\n".join(found)  # there is no class that could be named
 
 
 def test_a_contact_sheet_has_the_nearest_rows_and_not_the_query(selection):
@@ -247,7 +247,7 @@ def test_a_contact_sheet_has_the_nearest_rows_and_not_the_query(selection):
         for n in line.neighbors:
             assert n.distance == pytest.approx(distances[n.row], rel=1e-5)
             assert n.is_same == (n.row % 3 == query.row % 3)
-            assert (n.label, n.file_name) == (CLASSES[n.row % 3], f"{n.row}.png")
+            assert (n.label, n.name) == (CLASSES[n.row % 3], f"{n.row}.png")
     assert sheet.n_judged == 12
 
 
