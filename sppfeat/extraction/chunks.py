@@ -17,7 +17,7 @@ import numpy.typing as npt
 from sppfeat.extraction.pipeline import FindPlaces
 from sppfeat.extraction.plan import Plan
 from sppfeat.files.places import Place
-from sppfeat.inputs import Distant, Storage, local_places
+from sppfeat.inputs import Storage, local_places
 
 __all__ = ["Chunk", "iterate_chunks"]
 
@@ -106,9 +106,8 @@ def _cut_chunks(plan: Plan, to_do: npt.NDArray[np.int64]) -> Iterator[npt.NDArra
     start, size = 0, _FIRST_IMAGES
     while start < len(to_do):
         images = to_do[start : start + size]
-        if isinstance(storage, Distant):
-            nbytes = np.cumsum(storage.nbytes_of(np.maximum(plan.storage_index[images], 0)))
-            images = images[: max(1, int(np.searchsorted(nbytes, _MOST_FETCHED_NBYTES, side="right")))]
+        nbytes = np.cumsum(storage.nbytes_of(np.maximum(plan.storage_index[images], 0)))
+        images = images[: max(1, int(np.searchsorted(nbytes, _MOST_FETCHED_NBYTES, side="right")))]
         yield images
         start, size = start + len(images), min(2 * size, most)
 
@@ -117,10 +116,8 @@ def _abandon(loading: Future[_Loaded] | None, storage: Storage) -> None:
     """Cancel the chunk that is being loaded, if any, and release its images."""
     if loading is None:
         return
-    while not loading.done() and isinstance(
-        storage, Distant
-    ):  # ends one download; the thread may start another
-        storage.cancel()
+    while not loading.done():
+        storage.cancel()  # ends one download; the thread may start another
         wait([loading], timeout=_CANCEL_SECONDS)
     if loading.exception() is None:
         loading.result()[1].close()

@@ -7,10 +7,9 @@ room must not know networks, boxes or feature files, and decodes no images.
 
 from sppfeat.inputs.listing import Listing, list_images
 from sppfeat.inputs.read import is_list, read_list
-from sppfeat.inputs.segments import Distant, FileStorage, Storage, local_places
+from sppfeat.inputs.segments import FileStorage, Storage, local_places
 
 __all__ = [
-    "Distant",
     "FileStorage",
     "Listing",
     "Storage",

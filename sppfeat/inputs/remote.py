@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import os
 import tempfile
+from abc import abstractmethod
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,55 +23,13 @@ from sppfeat.files.remote.objects import UNKNOWN_SIZE, Fetcher, is_folder, objec
 from sppfeat.files.remote.service import FailureKind, Service, judge, source_error
 from sppfeat.inputs.archives import index_archive, load_index, save_index, segment_at
 from sppfeat.inputs.names import is_archive, is_container, is_url, kind_of
-from sppfeat.inputs.segments import Members, Segment, find_members
+from sppfeat.inputs.segments import Members, Segment, Storage, find_members
 
-__all__ = ["RemoteMemberStorage", "RemoteStorage", "find_objects", "read_remote", "read_remote_archive"]
-
+__all__ = ["find_objects", "read_remote"]
 
 _PIECE = 4 << 20  # bytes of a request; N_TRANSFERS of them are in memory
 _NEAR = 256 << 10  # a smaller gap between two members is fetched with them rather than by another request
 _LONGEST_HEADER = 4096  # bytes of the header of a zip member, with its name and extra field
-
-
-@dataclass(frozen=True)
-class RemoteStorage:
-    """Images that are objects of one service.
-
-    Attributes:
-        service: service that has the objects.
-        top: URL to which the names are relative; empty if the names are URLs themselves.
-        names: names of the objects.
-        sizes: ``(n,)`` int64, listed sizes in bytes; ``UNKNOWN_SIZE`` for an unlisted one.
-    """
-
-    service: Service
-    top: bytes
-    names: PathTable
-    sizes: npt.NDArray[np.int64]
-
-    is_local = False
-
-    @contextlib.contextmanager
-    def fetch(self, images: npt.NDArray[np.int64], scratch: Path) -> Iterator[Sequence[Place | str]]:
-        """Fetch objects to this machine, many at a time, each into its own file; see :class:`Fetcher` for errors."""
-        with tempfile.TemporaryDirectory(
-            dir=scratch, prefix="fetched-", ignore_cleanup_errors=True
-        ) as folder:
-            urls = [self._url(i) for i in images.tolist()]
-            fetcher = Fetcher(self.service, Path(folder), witness=self._url(0) if urls else "")
-            yield fetcher.fetch(urls, self.sizes[images].tolist())
-
-    def nbytes_of(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Listed size of each of these objects in bytes, ``(n,)`` int64; 0 if unknown."""
-        return np.maximum(self.sizes[images], 0)
-
-    def cancel(self) -> None:
-        """End a fetch of another thread, which raises SourceError."""
-        self.service.cancel()
-
-    def _url(self, image: int) -> str:
-        name = os.fsdecode(self.names[image])
-        return f"{os.fsdecode(self.top)}/{name}" if self.top else name
 
 
 def read_remote(urls: Iterable[bytes]) -> Iterator[Segment]:
@@ -111,20 +70,6 @@ def _look_up(text: str, services: dict[tuple[str, str], Service]) -> tuple[str, 
     return url, service, "object" if kind_of(os.fsencode(url)) is None else "file"
 
 
-def _unlisted(service: Service, urls: PathTable) -> RemoteStorage:
-    """Make a storage of objects without a request to their service."""
-    return RemoteStorage(service, b"", urls, np.full(len(urls), UNKNOWN_SIZE, dtype=np.int64))
-
-
-def _read_archive(service: Service, url: str) -> Segment:
-    if not is_archive(os.fsencode(url)):
-        raise ConfigError(
-            f"{shown(url)} cannot be read where it is: fetch it first; allowed there: images, folders, .tar and .zip "
-            "files"
-        )
-    return read_remote_archive(service, url)
-
-
 def _read_folder(service: Service, url: str) -> Iterator[Segment]:
     """Yield the images below a folder; if there are none, those of the archives below it."""
     images, listed_sizes, archives = PathTableBuilder(), array("q"), list[bytes]()
@@ -145,7 +90,7 @@ def _read_folder(service: Service, url: str) -> Iterator[Segment]:
     listed = images.build()
     order = walk_order(listed)
     names, sizes = PathTable(listed[i] for i in order.tolist()), np.array(listed_sizes, dtype=np.int64)[order]
-    storage = RemoteStorage(service, os.fsencode(url), names, sizes)
+    storage = _Objects(service, os.fsencode(url), names, sizes)
     n_others += len(archives) if len(names) else 0
     yield Segment(os.fsencode(url), names, storage=storage, n_other_files=n_others)
     if not len(names):
@@ -153,9 +98,38 @@ def _read_folder(service: Service, url: str) -> Iterator[Segment]:
             yield _read_archive(service, f"{url}/{os.fsdecode(found[i])}")
 
 
+def _read_archive(service: Service, url: str) -> Segment:
+    """Find the images of a remote tar or zip file, in its order; it is listed and read in parts."""
+    name = os.fsencode(url)
+    if not is_archive(name):
+        raise ConfigError(
+            f"{shown(url)} cannot be read where it is: fetch it first; allowed there: images, folders, .tar and .zip "
+            "files"
+        )
+    try:
+        found = service.ask("info", service.path(url))
+    except Exception as error:
+        raise source_error("read the archive", url, error) from error
+    if found.get("size") is None:
+        raise ConfigError(f"cannot read the archive {shown(url)}: its server does not say how long it is")
+    version = FileVersion.of_object(found)
+    index = load_index(name, version)
+    if index is None:
+        try:
+            with open_object(service, url, version.nbytes) as file:
+                index = index_archive(name, file)
+        except OSError as error:
+            raise SourceError(f"cannot read the archive {shown(url)}: {error}") from error
+        except ConfigError as error:
+            raise ConfigError(f"cannot read the archive {shown(url)}: {error}") from error
+        save_index(name, version, index)
+    segment, members = index
+    return segment_at(name, segment, _Members(service, url, version, members))
+
+
 def find_objects(
     names: PathTable, error_at: Callable[[int, str], SppfeatError]
-) -> tuple[PathTable, RemoteStorage] | None:
+) -> tuple[PathTable, Storage] | None:
     """Normalize the URLs of a table and make a storage of their objects, without a request to their service.
 
     None is returned if no name is a URL. If only some are, a URL is not allowed, or they belong to several services,
@@ -190,74 +164,82 @@ def find_objects(
     return table, _unlisted(first, table)
 
 
-def read_remote_archive(service: Service, url: str) -> Segment:
-    """Find the images of a remote tar or zip file, in its order.
-
-    Raises:
-        ConfigError: the archive does not exist, or cannot be read as one.
-        SourceError: its service cannot be reached, or refuses.
-    """
-    name = os.fsencode(url)
-    try:
-        found = service.ask("info", service.path(url))
-    except Exception as error:
-        raise source_error("read the archive", url, error) from error
-    if found.get("size") is None:
-        raise ConfigError(f"cannot read the archive {shown(url)}: its server does not say how long it is")
-    version = FileVersion.of_object(found)
-    index = load_index(name, version)
-    if index is None:
-        try:
-            with open_object(service, url, version.nbytes) as file:
-                index = index_archive(name, file)
-        except OSError as error:
-            raise SourceError(f"cannot read the archive {shown(url)}: {error}") from error
-        except ConfigError as error:
-            raise ConfigError(f"cannot read the archive {shown(url)}: {error}") from error
-        save_index(name, version, index)
-    segment, members = index
-    return segment_at(name, segment, RemoteMemberStorage(service, url, version, members))
-
-
 @dataclass(frozen=True)
-class RemoteMemberStorage:
-    """Images in a remote archive.
-
-    Attributes:
-        service: the service that has the archive.
-        url: URL of the archive.
-        version: version of the archive when it was listed; no image of another version is read.
-        members: byte ranges of the images.
-    """
+class _RemoteStorage(Storage):
+    """Images of one service, fetched into a folder of their own."""
 
     service: Service
-    url: str
-    version: FileVersion
-    members: Members
 
     is_local = False
 
     @contextlib.contextmanager
     def fetch(self, images: npt.NDArray[np.int64], scratch: Path) -> Iterator[Sequence[Place | str]]:
-        """Fetch images into a single file, neighbors by one request; see :class:`Fetcher` for its errors."""
         with tempfile.TemporaryDirectory(
             dir=scratch, prefix="fetched-", ignore_cleanup_errors=True
         ) as folder:
-            yield list(self._places(images, Path(folder)))
+            yield self._fetch(images, Path(folder))
 
-    def nbytes_of(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Size of each of these images on this machine in bytes, ``(n,)`` int64."""
-        return np.asarray(self.members.ranges[images, 1])
+    @abstractmethod
+    def _fetch(self, images: npt.NDArray[np.int64], folder: Path) -> list[Place | str]:
+        """Fetch images into an empty folder; see :class:`Fetcher` for the errors."""
 
     def cancel(self) -> None:
-        """End a fetch of another thread, which raises SourceError."""
         self.service.cancel()
 
-    def _places(self, images: npt.NDArray[np.int64], folder: Path) -> Iterator[Place | str]:
+
+@dataclass(frozen=True)
+class _Objects(_RemoteStorage):
+    """Images that are objects.
+
+    Attributes:
+        top: URL to which the names are relative; empty if the names are URLs themselves.
+        names: names of the objects.
+        sizes: ``(n,)`` int64, listed sizes in bytes; ``UNKNOWN_SIZE`` for an unlisted one.
+    """
+
+    top: bytes
+    names: PathTable
+    sizes: npt.NDArray[np.int64]
+
+    def _fetch(self, images: npt.NDArray[np.int64], folder: Path) -> list[Place | str]:
+        urls = [self._url(i) for i in images.tolist()]
+        fetcher = Fetcher(self.service, folder, witness=self._url(0) if urls else "")
+        return fetcher.fetch(urls, self.sizes[images].tolist())
+
+    def nbytes_of(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        return np.maximum(self.sizes[images], 0)
+
+    def _url(self, image: int) -> str:
+        name = os.fsdecode(self.names[image])
+        return f"{os.fsdecode(self.top)}/{name}" if self.top else name
+
+
+def _unlisted(service: Service, urls: PathTable) -> _Objects:
+    """Make a storage of objects without a request to their service."""
+    return _Objects(service, b"", urls, np.full(len(urls), UNKNOWN_SIZE, dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class _Members(_RemoteStorage):
+    """Images in an archive, of which neighbors are fetched by one request.
+
+    Attributes:
+        url: URL of the archive.
+        version: version of the archive when it was listed; no image of another version is read.
+        members: byte ranges of the images.
+    """
+
+    url: str
+    version: FileVersion
+    members: Members
+
+    def nbytes_of(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        return np.asarray(self.members.ranges[images, 1])
+
+    def _fetch(self, images: npt.NDArray[np.int64], folder: Path) -> list[Place | str]:
         reason = self._reason_if_changed()
         if reason is not None:
-            yield from [reason] * len(images)
-            return
+            return [reason] * len(images)
         slack = _LONGEST_HEADER if self.members.has_headers else 0
         starts, nbytes = self.members.ranges[images, :2].T
         stops = np.minimum(starts + nbytes + slack, self.version.nbytes)
@@ -271,14 +253,12 @@ class RemoteMemberStorage:
         failed = [(*piece, why) for piece, why in zip(pieces, reasons, strict=True) if why is not None]
         with open(file, "rb") as opened:
             found = list(find_members(os.fsencode(file), opened.fileno(), self.members, images))
-        for place, start, stop in zip(found, starts.tolist(), stops.tolist(), strict=True):
-            lost = next((why for first, end, why in failed if start < end and first < stop), None)
-            if lost is not None:
-                yield lost
-            elif isinstance(place, Place) and place.offset - start > slack:
-                yield f"damaged in its archive: the header before it has more than {slack} bytes"
-            else:
-                yield place
+        for i, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
+            place = found[i]
+            if isinstance(place, Place) and place.offset - start > slack:
+                found[i] = f"damaged in its archive: the header before it has more than {slack} bytes"
+            found[i] = next((why for first, end, why in failed if start < end and first < stop), found[i])
+        return found
 
     def _reason_if_changed(self) -> str | None:
         try:

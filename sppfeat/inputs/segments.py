@@ -3,11 +3,11 @@
 import contextlib
 import os
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,6 @@ __all__ = [
     "FIRST_REFUSAL",
     "HEADER_NBYTES",
     "STORED_MEMBER",
-    "Distant",
     "FileStorage",
     "JoinedStorage",
     "MemberStorage",
@@ -37,14 +36,15 @@ __all__ = [
 ]
 
 
-class Storage(Protocol):
+class Storage(ABC):
     """A source of image bytes; images are numbered from 0 and kept as columns rather than one object per image."""
 
     @property
     def is_local(self) -> bool:
         """True if the places of images are known at once, with nothing to fetch, copy or unpack first."""
-        ...
+        return True
 
+    @abstractmethod
     def fetch(
         self, images: npt.NDArray[np.int64], scratch: Path
     ) -> AbstractContextManager[Sequence[Place | str]]:
@@ -59,20 +59,13 @@ class Storage(Protocol):
             A context that gives, for each image, its place or the reason why it has none. Places are valid until the
                 context ends.
         """
-        ...
-
-
-@runtime_checkable
-class Distant(Protocol):
-    """A storage whose images come from another machine."""
 
     def nbytes_of(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Size of each of these images on this machine in bytes, ``(n,)`` int64; 0 if unknown."""
-        ...
+        """Bytes to fetch from another machine for each of these images, ``(n,)`` int64; 0 if none or unknown."""
+        return np.zeros(len(images), dtype=np.int64)
 
-    def cancel(self) -> None:
-        """Cancel a :meth:`Storage.fetch` that another thread has started."""
-        ...
+    def cancel(self) -> None:  # noqa: B027 - nothing to do unless images come from another machine
+        """Cancel a :meth:`fetch` of another thread, which raises SourceError if it was transferring."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +134,7 @@ def if_any(ids: PathTable) -> PathTable | None:
 
 
 @dataclass(frozen=True)
-class FileStorage:
+class FileStorage(Storage):
     """Images that are local files.
 
     Attributes:
@@ -151,8 +144,6 @@ class FileStorage:
 
     root: bytes
     names: PathTable
-
-    is_local = True
 
     def fetch(
         self,
@@ -189,7 +180,7 @@ class Members:
 
 
 @dataclass(frozen=True)
-class MemberStorage:
+class MemberStorage(Storage):
     """Images that are parts of a local file.
 
     Attributes:
@@ -203,8 +194,6 @@ class MemberStorage:
     version: FileVersion
     members: Members
     is_table: bool = False
-
-    is_local = True
 
     def fetch(
         self,
@@ -259,7 +248,7 @@ def _find_data(fd: int, offset: int) -> int | None:
 
 
 @dataclass(frozen=True)
-class JoinedStorage:
+class JoinedStorage(Storage):
     """Images of several storages.
 
     Attributes:
@@ -291,19 +280,17 @@ class JoinedStorage:
             yield places
 
     def nbytes_of(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Size of each of these images on this machine in bytes, ``(n,)`` int64; 0 if unknown."""
+        """Bytes to fetch for each image, from its storage."""
         nbytes = np.zeros(len(images), dtype=np.int64)
         for i, part in enumerate(self.parts):
-            if isinstance(part, Distant):
-                own = self.part_of[images] == i
-                nbytes[own] = part.nbytes_of(self.number_in[images[own]])
+            own = self.part_of[images] == i
+            nbytes[own] = part.nbytes_of(self.number_in[images[own]])
         return nbytes
 
     def cancel(self) -> None:
         """Cancel the transfers of all storages."""
         for part in self.parts:
-            if isinstance(part, Distant):
-                part.cancel()
+            part.cancel()
 
 
 def local_places(storage: Storage, images: npt.NDArray[np.int64]) -> Sequence[Place | str]:

@@ -1,6 +1,5 @@
 """COCO's box files: an object of instances, or a list of results."""
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -105,25 +104,17 @@ def _entries(file: AnnotationFile, values: list[Any], key: str) -> Iterator["_En
 
 
 class _Entry(NamedTuple):
-    """An object in the file, whose values are checked as they are read.
-
-    Attributes:
-        file: the file.
-        where: JSON path of the object, for messages.
-        values: its values by their keys.
-    """
+    """An object in the file, whose values are checked as they are read; ``where`` is its JSON path."""
 
     file: AnnotationFile
     where: str
     values: dict[str, Any]
 
     def error(self, key: str, allowed: str) -> BoxError:
-        """Make an error about the value of a key."""
         found = f"found {shorten(self.values[key])}" if key in self.values else "is missing"
         return self.file.error(f"{self.where}.{key}", f"{found}; allowed: {allowed}")
 
     def encode(self, text: str) -> bytes:
-        """Encode a text of the object."""
         return encode_json_text(self.file, text, self.where)
 
     def has(self, key: str) -> bool:
@@ -131,7 +122,6 @@ class _Entry(NamedTuple):
         return self.values.get(key) is not None
 
     def name(self, key: str) -> str:
-        """Return a name."""
         value = self.values.get(key)
         if not isinstance(value, str) or not value:
             raise self.error(key, "a name, as text")
@@ -154,7 +144,6 @@ class _Entry(NamedTuple):
         return found
 
     def box(self) -> list[float]:
-        """Return the four numbers of the box."""
         box = self.values.get("bbox")
         if not isinstance(box, list) or len(box) != 4:
             raise self.error("bbox", "a list of four numbers")
@@ -162,9 +151,7 @@ class _Entry(NamedTuple):
 
     def score(self) -> float:
         """Return the score; NaN if there is none."""
-        if not self.has("score"):
-            return math.nan
-        return self.file.number(self.values["score"], f"{self.where}.score", or_blank=", or null")
+        return self.file.number(self.values.get("score"), f"{self.where}.score", or_blank=", or null")
 
     def iscrowd(self) -> dict[str, bytes]:
         """Return the column ``iscrowd`` of the box, if the object has this key."""

@@ -11,7 +11,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -30,7 +30,7 @@ __all__ = ["index_archive", "load_index", "read_archive", "save_index", "segment
 
 
 # Version of these files and of the reading of archives; indexes of other versions are built again.
-_SCHEMA = 3
+_SCHEMA = 4
 _FEWEST_IMAGES = 1000  # an index of this many images takes 30 ms to build, and 2 ms to load
 _SETTLED_NS = 2_000_000_000  # a younger file may change again without a new time stamp
 
@@ -74,8 +74,7 @@ def load_index(path: bytes, version: FileVersion) -> tuple[Segment, Members] | N
         return None
     try:
         with open(kept_at, "rb") as file, np.load(file, allow_pickle=False) as columns:
-            key = _key(path, version, {*columns} - {"key"})
-            return _index(columns) if bytes(columns["key"]) == key else None
+            return _index(columns) if bytes(columns["key"]) == _key(path, version) else None
     except Exception:  # nearly any type, if the file is damaged; the index is then built again
         return None
 
@@ -87,13 +86,12 @@ def save_index(path: bytes, version: FileVersion, index: tuple[Segment, Members]
         return
     if abs(time.time_ns() - max(version.mtime_ns, version.ctime_ns)) < _SETTLED_NS:
         return
-    columns = _columns(*index)
-    key = np.frombuffer(_key(path, version, columns), dtype=np.uint8)
+    key = np.frombuffer(_key(path, version), dtype=np.uint8)
     # On a full disk or in a read-only home, the next run builds the index again.
     with contextlib.suppress(OSError, StoreError):
         kept_at.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with whole_file(kept_at) as file:
-            np.savez(file, key=key, **columns)
+            np.savez(file, key=key, **_columns(*index))
 
 
 def _file_of(path: bytes) -> Path | None:
@@ -105,30 +103,31 @@ def _file_of(path: bytes) -> Path | None:
     return Path(top, "sppfeat", "indexes", name) if os.path.isabs(top) else None
 
 
-def _key(path: bytes, version: FileVersion, columns: Iterable[str]) -> bytes:
-    """The key of an index file, which identifies the archive, its version and the columns of its index.
+def _key(path: bytes, version: FileVersion) -> bytes:
+    """The key of an index file, which identifies the archive and its version.
 
     It contains the time of the last metadata change, which no program can set. Size and modification time are not
     enough: sizes of tar files are multiples of 10 kB, and unpacked or copied files can all have the same modification
     time.
     """
-    times = [version.mtime_ns, version.ctime_ns]
-    return json.dumps([_SCHEMA, path.hex(), version.nbytes, *times, *sorted(columns)]).encode()
+    return json.dumps([_SCHEMA, path.hex(), version.nbytes, version.mtime_ns, version.ctime_ns]).encode()
 
 
 def _columns(segment: Segment, members: Members) -> dict[str, Any]:
-    """Convert an index to arrays."""
+    """Convert an index to arrays, which are empty for classes and ids that it lacks."""
+    own = segment.own_labels or OwnLabels.none(0)
     columns: dict[str, Any] = {
         "ranges": members.ranges,
         "has_headers": members.has_headers,
         "counts": [segment.n_other_files, segment.n_repeated],
+        "labels": own.labels,
     }
-    texts = {"names": segment.names, "refusals": PathTable(members.refusals)}
-    if segment.ids is not None:
-        texts["ids"] = segment.ids
-    if segment.own_labels is not None:
-        columns["labels"] = segment.own_labels.labels
-        texts["classes"] = PathTable(segment.own_labels.classes)
+    texts = {
+        "names": segment.names,
+        "refusals": PathTable(members.refusals),
+        "ids": segment.ids or PathTable(()),
+        "classes": PathTable(own.classes),
+    }
     for name, table in texts.items():
         columns[name], columns[f"{name}_ends"] = table.to_arrays()
     return columns
@@ -136,18 +135,19 @@ def _columns(segment: Segment, members: Members) -> dict[str, Any]:
 
 def _index(columns: Mapping[str, Any]) -> tuple[Segment, Members]:
     """Convert arrays to an index; any exception, if they do not describe one."""
-
-    def texts(name: str) -> PathTable:
-        return PathTable.from_arrays(columns[name], columns[f"{name}_ends"])
-
+    names, refusals, ids, classes = (
+        PathTable.from_arrays(columns[name], columns[f"{name}_ends"])
+        for name in ("names", "refusals", "ids", "classes")
+    )
     n_other_files, n_repeated = map(int, columns["counts"])
     segment = Segment(
         None,
-        texts("names"),
-        own_labels=OwnLabels(columns["labels"], tuple(texts("classes"))) if "labels" in columns else None,
-        ids=texts("ids") if "ids" in columns else None,
+        names,
+        own_labels=OwnLabels(columns["labels"], tuple(classes)) if len(classes) else None,
+        ids=ids if len(ids) else None,
         n_other_files=n_other_files,
         n_repeated=n_repeated,
     )
-    refusals = tuple(map(os.fsdecode, texts("refusals")))
-    return segment, Members(columns["ranges"], refusals, bool(columns["has_headers"]))
+    return segment, Members(
+        columns["ranges"], tuple(map(os.fsdecode, refusals)), bool(columns["has_headers"])
+    )

@@ -18,7 +18,7 @@ from sppfeat.config.wording import reason_of
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.files.places import FileVersion, Place
 from sppfeat.files.tables import TableFile
-from sppfeat.inputs.segments import Segment
+from sppfeat.inputs.segments import Segment, Storage
 from sppfeat.inputs.tables import make_segment
 from sppfeat.inputs.tables.arrow import PURPOSE, ColumnPart, arrow_errors, find_arrow_columns, read_arrow_rows
 
@@ -92,7 +92,7 @@ def _open_parquet(path: bytes) -> Any:
 
 
 @dataclass(frozen=True, eq=False)
-class ParquetStorage:
+class ParquetStorage(Storage):
     """Images in the rows of a Parquet file; they have no byte ranges of their own in it, so they are copied.
 
     Each call continues where the last one ended, so that ascending rows read the file once. One page of the file and
