@@ -16,14 +16,7 @@ __all__ = ["Batch", "DecodeSettings", "Decoded", "InlineDecoder"]
 
 
 class DecodeSettings(NamedTuple):
-    """Settings for all images of a run.
-
-    Attributes:
-        exif: ``apply`` or ``ignore`` the EXIF orientation.
-        resample: Pillow filter that resizes to the network input.
-        max_pixels: the most pixels of an image; a larger one fails without being decoded.
-        decode: ``exact`` or ``fast``, see :func:`sppfeat.decoding.images.decode_image`.
-    """
+    """Settings for all images of a run, as :func:`sppfeat.decoding.images.decode_image` takes them."""
 
     exif: str
     resample: str
@@ -32,7 +25,7 @@ class DecodeSettings(NamedTuple):
 
     @classmethod
     def of(cls, config: ExtractConfig, max_pixels: int) -> "DecodeSettings":
-        """Returns the settings by which a run with this configuration decodes its images."""
+        """Returns the settings of a run with this configuration."""
         return cls(config.input.exif, config.backbone.interpolation, max_pixels, config.input.decode)
 
 
@@ -63,10 +56,9 @@ class Batch(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """One decoded batch.
+    """One decoded batch, with the batch as requested.
 
     Attributes:
-        batch: the batch as requested.
         images: numbers of the images that could be decoded, in the order of the batch.
         pixels: ``(n, H, W, 3)`` uint8 RGB, writable, valid until the next batch is requested.
         failures: the reason of each failure, under the number of the image.
@@ -79,11 +71,7 @@ class Decoded(NamedTuple):
 
 
 class InlineDecoder:
-    """Decodes in the calling process, one image after the other: for a few images, and as the pool's reference.
-
-    Args:
-        settings: settings for all images.
-    """
+    """Decodes in the calling process, one image after the other: for a few images, and as the pool's reference."""
 
     def __init__(self, settings: DecodeSettings) -> None:
         self._settings = settings
@@ -100,7 +88,6 @@ class InlineDecoder:
 
     def decode(self, batches: Iterable[Batch]) -> Iterator[Decoded]:
         """Yields each batch decoded."""
-        settings = self._settings
         for batch in batches:
             good: list[int] = []
             pixels = np.empty((len(batch.images), *batch.input_hw, 3), dtype=np.uint8)
@@ -108,7 +95,7 @@ class InlineDecoder:
             for image, place, image_hw in zip(batch.images, batch.places, batch.image_hw, strict=True):
                 try:
                     pixels[len(good)] = decode_image(
-                        _found(place), image_hw=image_hw, input_hw=batch.input_hw, **settings._asdict()
+                        _found(place), image_hw=image_hw, input_hw=batch.input_hw, **self._settings._asdict()
                     )
                     good.append(image)
                 except ImageError as error:

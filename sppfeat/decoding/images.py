@@ -9,7 +9,7 @@ from PIL import Image, ImageFile, TiffImagePlugin
 from PIL.Image import Resampling
 
 from sppfeat.config.values import DEFAULT_MAX_DECODE_PIXELS
-from sppfeat.decoding.image_files import IMAGE_FORMATS, open_image, pillow_errors
+from sppfeat.decoding.image_files import open_image, pillow_errors
 from sppfeat.decoding.pixels import (
     SWAPS_SIDES,
     check_pixels,
@@ -22,22 +22,15 @@ from sppfeat.decoding.pixels import (
 from sppfeat.errors import ImageError
 from sppfeat.files.places import Place
 
-__all__ = [
-    "IMAGE_FORMATS",
-    "decode_image",
-    "image_from_array",
-    "probe_image",
-    "read_image",
-    "resize_image",
-]
+__all__ = ["decode_image", "image_from_array", "probe_image", "read_image", "resize_image"]
 
 
 def probe_image(
     place: bytes | str | Place, *, exif: str, max_pixels: int = DEFAULT_MAX_DECODE_PIXELS
 ) -> tuple[int, int]:
-    """Reads the height and width of an image as displayed from its header, without decoding pixels.
+    """Reads ``(height, width)`` of the result of :func:`read_image`, in pixels, from the header of the file alone.
 
-    Takes and raises what :func:`read_image` does, and returns ``(height, width)`` of its result in pixels.
+    Takes and raises what :func:`read_image` does.
     """
     with open_image(place, exif=exif, max_pixels=max_pixels) as opened:
         return opened.displayed_hw
@@ -57,9 +50,6 @@ def read_image(
         place: The file, or the part of one.
         exif: ``"apply"`` to turn the image by its EXIF orientation, ``"ignore"`` to leave it as stored.
         max_pixels: A larger image is refused.
-
-    Returns:
-        A Pillow image of mode ``"RGB"``.
 
     Raises:
         ImageError: The file cannot be read, is not an image, is damaged or cut short, is too large, or has pixels
@@ -106,16 +96,10 @@ def resize_image(
     resample: str,
     box: tuple[float, float, float, float] | None = None,
 ) -> npt.NDArray[np.uint8]:
-    """Resizes an image in memory to the network input.
+    """Resizes an image of 8-bit RGB to the network input; see :func:`decode_image` for the arguments and the result.
 
-    Args:
-        image: 8-bit RGB.
-        input_hw, resample: As for :func:`decode_image`, which also describes the result.
-        box: The part of the image to resize: ``x0, y0, x1, y1`` in its pixels, half-open, fractions allowed; None for
-            the whole image.
-
-    Raises:
-        ImageError: There is not enough memory.
+    ``box`` is the part of the image to resize: ``x0, y0, x1, y1`` in its pixels, half-open, fractions allowed; None
+    for the whole image. ImageError is raised if there is not enough memory.
     """
     height, width = input_hw
     with pillow_errors(f"cannot be resized to {height} x {width} (height x width)"):
@@ -131,9 +115,6 @@ def image_from_array(image: npt.NDArray[np.uint8] | Image.Image, *, exif: str = 
         image: ``(H, W, 3)`` uint8 in RGB order, ``(H, W)`` uint8 gray, or a Pillow image of any mode.
         exif: As for :func:`read_image`, for a Pillow image just as ``Image.open`` returned it. Any other image is not
             turned, since it may have been turned already.
-
-    Returns:
-        A Pillow image of mode ``"RGB"``.
 
     Raises:
         ImageError: The type, shape or dtype is not one of these; there are no pixels; or the file of a Pillow image
@@ -165,9 +146,9 @@ def _read(
     image_hw: tuple[int, int] | None = None,
     reduce_to: tuple[int, int] | None = None,
 ) -> tuple[Image.Image, tuple[float, float, float, float] | None]:
-    """Decodes a file, checks its size against ``image_hw``, and reduces a JPEG as far as ``reduce_to`` allows.
+    """Decodes a file as upright 8-bit RGB, and returns the box of the picture in it if that is not all of it.
 
-    Returns upright 8-bit RGB, and the box of the picture in it if that is not all of it.
+    The size of the file is checked against ``image_hw``, and a JPEG is reduced as far as ``reduce_to`` allows.
     """
     with open_image(place, exif=exif, max_pixels=max_pixels) as (image, orientation, displayed_hw):
         if image_hw is not None and displayed_hw != tuple(image_hw):

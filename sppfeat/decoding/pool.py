@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -36,8 +37,7 @@ class DecoderPool:
     suspect image. After a death the suspect is tried once more, as the first job of a new worker; then it fails.
 
     Args:
-        settings: settings for all images.
-        n_workers: number of processes, at least 1.
+        settings, n_workers: settings for all images, and number of processes, at least 1.
         look_ahead_bytes: memory for decoded batches; grows to the size of one batch if that is larger.
         hang_seconds: time that one image may take before its worker is killed. Only time that the pool spends waiting
             counts, so a suspended run loses no image.
@@ -120,7 +120,7 @@ class DecoderPool:
         return window.popleft()[0]
 
     def _start_batch(self, batch: Batch, pending: "Sequence[_BatchInFlight]") -> "_BatchInFlight | None":
-        """Sends the jobs of a batch; returns None if it is too far ahead, or the arena has no room for it now."""
+        """Sends the jobs of a batch, or returns None if it is too far ahead or the arena has no room for it now."""
         n_ahead = sum(len(other.batch.images) for other in pending)
         if len(pending) > 1 and n_ahead + len(batch.images) > _IMAGES_AHEAD * len(self._workers):
             return None
@@ -133,16 +133,16 @@ class DecoderPool:
         begun = _BatchInFlight(batch, offset)
         for i, (place, image_hw) in enumerate(zip(batch.places, batch.image_hw, strict=True)):
             if isinstance(place, str):
-                begun.answer_for(i)(place)
+                begun.finish(i, place)
                 continue
             job = DecodeJob(
                 place_of(place), self._settings, image_hw, batch.input_hw, offset + i * begun.image_nbytes
             )
-            self._submit(job, cost=image_hw[0] * image_hw[1], done=begun.answer_for(i))
+            self._submit(job, cost=image_hw[0] * image_hw[1], done=partial(begun.finish, i))
         return begun
 
     def _submit(self, message: ProbeJob | DecodeJob, *, cost: int, done: Callable[[Answer], None]) -> None:
-        self._waiting.append(Job(message, cost=cost, done=done))
+        self._waiting.append(Job(message, cost, done))
         self._dispatch()
 
     def _dispatch(self) -> None:
@@ -237,18 +237,14 @@ class _BatchInFlight:
         self.n_open = len(batch.images)
         self.failures: dict[int, str] = {}  # by position in the batch
 
-    def answer_for(self, position: int) -> Callable[[Answer], None]:
-        """Makes a callback that takes the answer for one image of the batch."""
-
-        def done(answer: Answer) -> None:
-            self.n_open -= 1
-            if isinstance(answer, str):
-                self.failures[position] = answer
-
-        return done
+    def finish(self, position: int, answer: Answer) -> None:
+        """Takes the answer for one image of the batch."""
+        self.n_open -= 1
+        if isinstance(answer, str):
+            self.failures[position] = answer
 
     def decoded(self, arena: Arena) -> Decoded:
-        """The batch; images that failed are removed by moving the later ones up."""
+        """Returns the batch; later images move up into the places of failed ones."""
         shape = (len(self.batch.images), *self.batch.input_hw, 3)
         pixels = arena.buffer[self.offset : self.offset + self.batch.nbytes].reshape(shape)
         good = [i for i in range(len(self.batch.images)) if i not in self.failures]

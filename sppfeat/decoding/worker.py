@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 from typing import Any, NamedTuple
 
@@ -38,6 +39,16 @@ __all__ = [
 ]
 
 READY = "ready"
+
+Answer = tuple[int, int] | str | None
+
+_START = "import sys; sys.path[:] = {path!r}; from sppfeat.decoding.worker import main; main({pipe}, {arena})"
+# Jobs that wait in a worker's pipe must fit into it (200 kB on Linux), since a send to a hanging worker would block
+# forever.
+_MAX_JOBS = 128
+_MAX_PATH_BYTES = 1 << 16
+# Threads would not help a worker, and a pool of them per core costs memory and time.
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 class ProbeJob(NamedTuple):
@@ -69,7 +80,7 @@ class Crash(NamedTuple):
 
 
 def main(connection_fd: int, arena_fd: int) -> None:
-    """Answers jobs in order, given the descriptors of the pipe to the parent and of the arena."""
+    """Answers jobs in order, in a worker process."""
     connection: Connection[Any, Any] = Connection(connection_fd)
     arena = map_arena(arena_fd)
     try:
@@ -107,28 +118,18 @@ def _answer(job: ProbeJob | DecodeJob, arena: npt.NDArray[np.uint8]) -> tuple[in
     return None
 
 
-Answer = tuple[int, int] | str | None
-
-_START = "import sys; sys.path[:] = {path!r}; from sppfeat.decoding.worker import main; main({pipe}, {arena})"
-# Jobs that wait in a worker's pipe must fit into it (200 kB on Linux), since a send to a hanging worker would block
-# forever.
-_MAX_JOBS = 128
-_MAX_PATH_BYTES = 1 << 16
-# Threads would not help a worker, and a pool of them per core costs memory and time.
-_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-
-
+@dataclass(eq=False)
 class Job:
-    """A job for a worker, until it is answered; its cost is 1 for a header, the number of pixels for an image.
+    """A job for a worker, until it is answered.
 
-    ``was_suspect`` becomes True once a worker has died while working on it.
+    ``cost`` is 1 for a header, the number of pixels for an image. ``was_suspect`` becomes True once a worker has died
+    while working on it.
     """
 
-    def __init__(self, message: ProbeJob | DecodeJob, *, cost: int, done: Callable[[Answer], None]) -> None:
-        self.message = message
-        self.cost = cost
-        self.done = done
-        self.was_suspect = False
+    message: ProbeJob | DecodeJob
+    cost: int
+    done: Callable[[Answer], None]
+    was_suspect: bool = False
 
 
 class WorkerProcess:
@@ -207,5 +208,5 @@ def _signals_held_back() -> Iterator[None]:
 
 
 def describe_exit(status: int) -> str:
-    """Describes in words how a process ended, from its exit status."""
+    """Describes how a process ended, from its exit status."""
     return f"signal {-status}" if status < 0 else f"exit status {status}"

@@ -95,11 +95,7 @@ class ImageColumns(NamedTuple):
 
 
 def find_image_columns(names: Sequence[str], *, error: _MakeError) -> ImageColumns:
-    """Find the columns of a table of images, by their names in order.
-
-    Raises:
-        SppfeatError: from ``error``: the table has no column of paths, or several; or two columns share a name.
-    """
+    """Find the columns of a table of images; raise the error if none has the paths, or several, or share a name."""
     return ImageColumns(
         path=find_path_column(names, error=error),
         label=find_unique_column(names, CLASS_NAMES, error=error),
@@ -136,16 +132,10 @@ def find_unique_column(names: Sequence[str], choices: Sequence[str], *, error: _
 
 
 class BoxColumns(NamedTuple):
-    """Columns of a table of boxes.
+    """The names of all columns of a table of boxes, and the indices of those for each purpose; None if missing.
 
-    Attributes:
-        names: names of all columns.
-        image: index of the column of image names.
-        coordinates: indices of the four columns of the box, or of the one that holds it as a list.
-        coordinate_names: their names in ``COLUMN_SETS`` or ``LIST_KEYS``.
-        coords: meaning of the four numbers, such as ``xyxy``.
-        label, score, box_id: indices of the columns of classes, scores and ids; None if missing.
-        extra: indices of all other columns.
+    The box is in four columns, or in one that holds a list. ``coordinate_names`` are their names in ``COLUMN_SETS`` or
+    ``LIST_KEYS``, and ``coords`` is the meaning of the numbers, such as ``xyxy``. ``extra`` are all other columns.
     """
 
     names: tuple[str, ...]
@@ -164,11 +154,8 @@ def find_box_columns(
 ) -> BoxColumns:
     """Find the columns of a table of boxes; names are compared without case and surrounding blanks.
 
-    ``sets`` are names of columns that together hold a box, with the meaning of its numbers.
-
-    Raises:
-        SppfeatError: a name is repeated, there is no column of image names, or no set of columns holds a box, or
-            several do.
+    ``sets`` are names of columns that together hold a box, with the meaning of its numbers. The error is raised if a
+    name is repeated, there is no column of image names, or not exactly one set holds a box.
     """
     # An unnamed column is usually the index that pandas writes.
     names = tuple(name.strip() or f"column_{i}" for i, name in enumerate(names, start=1))
@@ -221,10 +208,7 @@ _Name = TypeVar("_Name", bytes, str)
 
 
 class ClassNumbers(Generic[_Name]):
-    """Numbers class names in the order of their first appearance.
-
-    Args:
-        names: classes known in advance, in the order of their numbers.
+    """Numbers class names in the order of their first appearance, after those that are known in advance.
 
     Example:
         >>> classes = ClassNumbers(["dog"])
@@ -261,14 +245,9 @@ class ClassNumbers(Generic[_Name]):
     def in_order(
         self, numbers: npt.NDArray[np.integer], *, key: Callable[[_Name], Any]
     ) -> tuple[npt.NDArray[np.int64], tuple[_Name, ...]]:
-        """Renumber the classes in use, in the order of their names.
+        """Renumber the classes in use, in the order of their names, and return the labels and these names.
 
-        Args:
-            numbers: ``(n,)`` integers from :meth:`numbers`.
-            key: sort key of a name.
-
-        Returns:
-            ``(n,)`` int64 labels, with ``NO_CLASS`` unchanged, and the names of the classes in use.
+        ``numbers`` are ``(n,)`` integers from :meth:`numbers`, and the labels ``(n,)`` int64; ``NO_CLASS`` stays.
         """
         names = self.names
         used = np.unique(numbers[numbers != NO_CLASS]).tolist()

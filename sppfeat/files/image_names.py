@@ -62,17 +62,15 @@ def match_images(
     over one whose path only ends with it. A name without an image suffix also matches a file with one.
 
     Args:
-        names: names in the file, ``M`` of them.
+        names: names in the file.
         root: absolute path of the folder above the inputs.
         paths: the inputs, relative to it.
         kind: kind of the names: ``path``; ``id``, a number or text that equals a file name without suffix, apart from
             leading zeros; or ``single``, the one image of a file that names none.
 
     Returns:
-        ``(M,)`` int64, index into ``paths``; -1 for a name without a match.
-
-    Raises:
-        BoxError: two inputs match a name equally well.
+        For each name its index in ``paths``, int64; -1 for a name without a match. BoxError is raised if two inputs
+        match a name equally well.
     """
     if kind == "single" and len(paths) == 1:
         return np.zeros(len(names), dtype=np.int64)

@@ -25,8 +25,8 @@ def open_locked(
 ) -> int:
     """Open a file, creating it if it is missing, and lock it (``how``, of ``flock``) until its descriptor is closed.
 
-    ``on_no_locks`` is called if the file system cannot lock; the file is opened all the same. BlockingIOError is raised
-    if another process holds the lock.
+    ``on_no_locks`` is called if the file system cannot lock. BlockingIOError is raised if another process holds the
+    lock.
     """
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -48,7 +48,7 @@ def open_locked(
 
 
 def is_being_written(output: StrPath) -> bool:
-    """Return True if a process holds the :class:`OutputLock` of a file now; False where the file system cannot tell."""
+    """Return True if a process holds the :class:`OutputLock` of a file now, as far as the file system can tell."""
     try:
         fd = os.open(_beside(output, _SUFFIX), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
@@ -149,7 +149,7 @@ def _beside(output: StrPath, suffix: str) -> Path:
 
 
 def _flock(fd: int, how: int) -> None:
-    """Lock a file, with retries: another process's :func:`is_being_written` may hold the lock for some microseconds."""
+    """Lock a file, with retries, since :func:`is_being_written` holds the lock for some microseconds."""
     for _ in range(_N_LOOKS):
         try:
             return fcntl.flock(fd, how)

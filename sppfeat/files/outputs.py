@@ -29,12 +29,7 @@ __all__ = [
 
 
 def check_output(path: Path) -> None:
-    """Check that a path can hold an output file.
-
-    Raises:
-        StoreError: the path is a folder or anything else but a regular file, its folder is missing, or its name is
-            too long.
-    """
+    """Raise StoreError if a path is no regular file, its folder is missing, or its name is too long."""
     real = Path(os.path.realpath(path))
     # os.path, because the methods of Path raise on a name that is too long or a folder that we may not enter.
     if os.path.isdir(real):
@@ -52,13 +47,11 @@ def check_output(path: Path) -> None:
 
 
 def check_new_file(path: Path, *, inputs: Sequence[object] = (), overwrite: bool) -> None:
-    """Check that a new file may be written to a path; an existing one is replaced only with ``overwrite``.
-
-    Only those inputs that are paths count.
+    """Check that a new file may be written to a path, which is none of those inputs that are paths.
 
     Raises:
         ConfigError: the output is one of the inputs.
-        StoreError: as :func:`check_output` does, and if the output exists and may not be replaced.
+        StoreError: as :func:`check_output` does, and if the output exists, unless ``overwrite`` is True.
     """
     check_output(path)
     refuse_input(path, inputs)
@@ -103,8 +96,7 @@ _LONGEST_NAME = 240  # bytes of a file name; file systems allow 255
 def put_in_place(source: Path, target: Path) -> None:
     """Rename a complete, synced file to its final name, atomically and durably, replacing any file of that name.
 
-    Raises:
-        StoreError: permission is denied, or the target is a mount point.
+    StoreError is raised if permission is denied, or the target is a mount point.
     """
     try:
         os.replace(source, target)
@@ -124,7 +116,7 @@ def written_aside(target: Path, aside: Path) -> Iterator[Path]:
     """Provide a path to write to, and rename it to ``target`` at the end of the context; remove it after an error.
 
     An existing file at ``aside``, in the same folder, is removed first. The caller writes the file and syncs it. If the
-    target is a symbolic link, the link is replaced. StoreError is raised if the file cannot be renamed.
+    target is a symbolic link, the link is replaced.
     """
     aside.unlink(missing_ok=True)  # left by a process that was killed; it takes space
     try:
@@ -147,11 +139,7 @@ def whole_files(paths: Sequence[Path], *, overwrite: bool = True) -> Iterator[li
 
     Each file grows under a fixed temporary name, so that the next writer overwrites the remains of a killed process.
     The first file takes its name last, so it exists only if all others do. A symbolic link stays, and its target is
-    replaced.
-
-    Args:
-        paths: final paths of the files.
-        overwrite: False to replace no file, not even one that appears in the meantime.
+    replaced. Without ``overwrite`` no file is replaced, not even one that appears in the meantime.
 
     Raises:
         StoreError: a file cannot be written, another process is writing it, or it exists and must not be replaced.
@@ -181,11 +169,9 @@ def replace_file(path: Path, content: bytes | memoryview, *, overwrite: bool = T
 
 @contextlib.contextmanager
 def write_errors(output: str) -> Iterator[None]:
-    """Convert any OSError in the context to a StoreError that names the output.
+    """Convert any OSError in the context to a StoreError that names the output, except BrokenPipeError.
 
-    Raises:
-        BrokenPipeError: the reader of a pipeline is gone; callers need not report it.
-        StoreError: in place of any other OSError.
+    Callers need not report that the reader of a pipeline is gone.
     """
     try:
         yield

@@ -36,9 +36,6 @@ class PathTable(Sequence[bytes]):
     Paths are bytes as the operating system has them (``os.fsencode``), so that names which are not
     valid UTF-8 survive.
 
-    Args:
-        paths: the paths, as bytes or str.
-
     Example:
         >>> table = PathTable(["a.jpg", "b/c.jpg"])
         >>> table[1], len(table)
@@ -137,11 +134,7 @@ class PathTableBuilder:
 
 
 class PathIndex:
-    """Finds paths in a table by sorted hashes, at 50 bytes per path; a dictionary takes 200.
-
-    Args:
-        table: the table, with each path once.
-    """
+    """Finds paths in a table that has each once, by sorted hashes: 50 bytes per path; a dictionary takes 200."""
 
     def __init__(self, table: PathTable) -> None:
         self._table = table
@@ -178,10 +171,8 @@ def _hash(path: bytes) -> int:
 def natural_key(name: bytes) -> bytes:
     """Return the sort key that puts ``img2`` before ``img10``; ties are broken by the raw bytes.
 
-    The key is one byte string rather than a tuple, which saves 0.5 GB for a folder of a million images.
-
-    Args:
-        name: a file name, which never holds zero bytes.
+    The key is one byte string rather than a tuple, which saves 0.5 GB for a folder of a million images. File names
+    never hold zero bytes.
 
     Example:
         >>> sorted([b"img10", b"IMG2", b"img1"], key=natural_key)
@@ -209,12 +200,9 @@ class FolderWalk:
 
     Args:
         top: path of the folder.
-        is_wanted: chooses files by their names.
+        is_wanted: chooses files by their names; ``n_other_files`` counts the others so far.
         unlistable: makes the error for a folder that cannot be listed, from its path below the top and the reason.
         found_often: makes the error for a folder that links reach in more than ``MOST_WAYS`` ways, from its path.
-
-    Attributes:
-        n_other_files: files skipped so far.
     """
 
     def __init__(
@@ -232,11 +220,7 @@ class FolderWalk:
         self._found_often = found_often
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield the wanted files, relative to the top; each cycle of links is followed once.
-
-        Raises:
-            SppfeatError: from ``unlistable`` or ``found_often``.
-        """
+        """Yield the wanted files, relative to the top; each cycle of links is followed once."""
         n_ways: Counter[tuple[int, int]] = Counter()
         stack = [(b"", self._entries(b""), frozenset({self._identity(b"")}))]
         while stack:
@@ -300,13 +284,7 @@ def _leads_to_folder(entry: os.DirEntry[bytes]) -> bool:
 
 
 def walk_order(names: PathTable) -> npt.NDArray[np.int64]:
-    """Sort names into the order of a walk, depth first, in natural order in each folder.
-
-    Args:
-        names: unique names with ``/`` separators.
-
-    Returns:
-        ``(n,)`` int64, the indices of the names in that order.
+    """Return the indices, ``(n,)`` int64, that sort unique names with ``/`` separators into the order of a walk.
 
     Example:
         >>> names = PathTable(["a/10.jpg", "a/9.jpg", "a.jpg", "B/1.jpg"])

@@ -33,14 +33,10 @@ STORED, DEFLATED = "stored", "deflated"
 
 
 class Place(NamedTuple):
-    """The location of an image file's bytes: a whole file, or a range of one.
+    """The location of an image file's bytes: a whole file, or ``nbytes`` of one from ``offset`` on.
 
-    Attributes:
-        path: path of the file that holds the bytes.
-        offset: offset of the first byte.
-        nbytes: number of bytes from there, or ``WHOLE_FILE``.
-        packing: ``stored`` if the bytes are the image file itself, ``deflated`` if they have to be inflated first.
-        unpacked_nbytes: size of the image file when inflated; ``WHOLE_FILE`` for ``stored``.
+    They are the image file itself if ``packing`` is ``stored``. If it is ``deflated``, they have to be inflated first,
+    to ``unpacked_nbytes``.
     """
 
     path: bytes
@@ -56,12 +52,9 @@ def place_of(place: bytes | str | Place) -> Place:
 
 
 class PartOfFile(io.RawIOBase):
-    """A part of a file, as an unbuffered, seekable file of its own.
+    """A part of a file, as an unbuffered, seekable file of its own, which closes the file with itself.
 
-    Args:
-        file: the file, open for reading; closed with the part.
-        offset: offset of the part's first byte.
-        nbytes: size of the part; cut where the file ends earlier.
+    The part is shorter than ``nbytes`` where the file ends earlier.
     """
 
     def __init__(self, file: io.FileIO, offset: int, nbytes: int) -> None:
@@ -101,11 +94,7 @@ class PartOfFile(io.RawIOBase):
 
 
 def unpack(packed: bytes, place: Place) -> bytes:
-    """Inflate the bytes of a member of an archive, up to the size that its place records.
-
-    Raises:
-        ImageError: the bytes are damaged, or inflate to another size.
-    """
+    """Inflate a member of an archive; ImageError is raised if it is damaged, or has another size than its place says."""
     decompressor = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         content = decompressor.decompress(packed, place.unpacked_nbytes + 1)
@@ -138,13 +127,8 @@ _CHANGING_PROPERTIES = (
 class FileVersion(NamedTuple):
     """The state of a file at one moment; two versions are equal if the file was not touched in between.
 
-    Attributes:
-        nbytes: size of the file.
-        mtime_ns: time of the last change of its content, in nanoseconds since 1970; for a remote object a number
-            derived from :func:`object_digest`.
-        ctime_ns: time of the last change of its metadata, in nanoseconds since 1970, which no program can set; 0 for
-            a remote object.
-        inode: device and inode number of the file; zeros for a remote object.
+    Times are in nanoseconds since 1970; ``inode`` is the number of the device and that of the file. A remote object
+    has a number derived from :func:`object_digest` as its ``mtime_ns``, and zeros after that.
     """
 
     nbytes: int
@@ -154,7 +138,7 @@ class FileVersion(NamedTuple):
 
     @classmethod
     def of(cls, file: str | bytes | os.PathLike[str] | int | os.stat_result) -> "FileVersion":
-        """Return the version of a path, a descriptor or a result of ``os.stat``; raise OSError if there is no file."""
+        """Return the version of a path, a descriptor or a result of ``os.stat``."""
         status = file if isinstance(file, os.stat_result) else os.stat(file)
         return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, (status.st_dev, status.st_ino))
 

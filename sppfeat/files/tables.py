@@ -67,10 +67,9 @@ class TableFile:
 
     @contextlib.contextmanager
     def open_text(self) -> Iterator[BinaryIO]:
-        """Open the file for reading, and skip its byte order mark if it has one.
+        """Open the file for reading, after its byte order mark if it has one; UTF-16 is an error.
 
-        Raises:
-            SppfeatError: the file cannot be read, now or in the context, or is in UTF-16.
+        A read that fails in the context is an error that names the file, too.
         """
         try:
             with open(self.path, "rb") as file:
@@ -102,9 +101,7 @@ def split_rows(source: TableSource, file: BinaryIO, delimiter: str) -> Iterator[
     """Yield the header and the nonblank rows of separated text, each with the number of its first line.
 
     Bytes that are not UTF-8, as paths may have, survive. The file has no byte order mark, and is closed with the rows.
-
-    Raises:
-        SppfeatError: a row cannot be split, or has not as many fields as the header.
+    A row that cannot be split, or has not as many fields as the header, is an error.
     """
     # No newline is translated, since it may be within quotes.
     with io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="") as lines:
@@ -141,11 +138,7 @@ def join_fields(fields: Iterable[str | None], delimiter: str = ",") -> str:
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object from its keys and values; a hook for :func:`parse_json`.
-
-    Raises:
-        ValueError: a key is repeated.
-    """
+    """Make an object from its keys and values, each key once; a hook for :func:`parse_json`."""
     entry = dict(pairs)
     if len(entry) < len(pairs):
         (key, number), *_ = Counter(key for key, _ in pairs).most_common(1)
@@ -162,10 +155,8 @@ def parse_json(
 ) -> Any:
     """Parse a JSON text in UTF-8, which begins at line ``first_line`` of its source.
 
-    ``hook`` makes each object from its keys and values; it raises ValueError with a message for an invalid one.
-
-    Raises:
-        SppfeatError: the text is not JSON, or is nested too deeply; the message gives line and column.
+    ``hook`` makes each object from its keys and values; it raises ValueError with a message for an invalid one. Errors
+    give the line, also for a text that is nested too deeply.
     """
     text = _decode(source, content, first_line)
     try:
@@ -186,11 +177,7 @@ def parse_json(
 
 
 def json_objects(source: TableSource, lines: Iterable[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the JSON object of each nonblank line, after the number of the line.
-
-    Raises:
-        SppfeatError: a line is not JSON, or is not an object.
-    """
+    """Yield the JSON object of each nonblank line, after the number of the line; anything else is an error."""
     for line, text in enumerate(lines, start=1):
         if not text.strip():
             continue
@@ -201,11 +188,7 @@ def json_objects(source: TableSource, lines: Iterable[bytes]) -> Iterator[tuple[
 
 
 def encode_json_text(source: TableSource, text: str, where: str) -> bytes:
-    """Encode a string from a JSON file.
-
-    Raises:
-        SppfeatError: the text breaks ``TEXT_RULE``.
-    """
+    """Encode a string from a JSON file; one that breaks ``TEXT_RULE`` is an error."""
     encoded = encode_text(text)
     if encoded is None:
         raise source.error(where, f"found {shorten(text)}; allowed: {TEXT_RULE}")
@@ -304,20 +287,12 @@ def encode_text(text: str) -> bytes | None:
 
 
 def encode_paths(values: Sequence[object], error_at: ErrorAt) -> list[bytes]:
-    """Encode a column of paths.
-
-    Raises:
-        SppfeatError: from ``error_at``: a value is empty, or is not a path.
-    """
+    """Encode a column of paths; a value that is empty or no path is an error, made by ``error_at``."""
     return _encode_all(values, _encode_path, f"the path of an image, {TEXT_RULE}", error_at)
 
 
 def encode_values(values: Sequence[object], error_at: ErrorAt) -> list[bytes]:
-    """Encode a column of text and numbers; None and NaN become empty.
-
-    Raises:
-        SppfeatError: from ``error_at``: a value is neither text nor a number.
-    """
+    """Encode a column of text and numbers, with None and NaN as empty; any other value is an error."""
     return _encode_all(values, _encode_value, f"{TEXT_RULE}, a number, or nothing", error_at)
 
 

@@ -24,8 +24,8 @@ def url_of(output: StrPath) -> str | None:
 
     Example:
         >>> from pathlib import Path
-        >>> url_of("s3://bucket/features.h5"), url_of(Path("s3://bucket/features.h5")), url_of("features.h5")
-        ('s3://bucket/features.h5', 's3://bucket/features.h5', None)
+        >>> url_of(Path("s3://bucket/features.h5")), url_of("features.h5")
+        ('s3://bucket/features.h5', None)
     """
     text = os.fspath(output)
     found = _URL.match(text)
@@ -38,12 +38,10 @@ def url_of(output: StrPath) -> str | None:
 
 
 def check_url(url: str) -> str:
-    """Return a checked URL, with its scheme in lower case and without trailing slashes.
+    """Return a URL with its scheme in lower case and without trailing slashes, checked to hold no secret.
 
-    It must not hold a secret, since it is written into the output and shown in messages.
-
-    Raises:
-        ConfigError: the URL has a password, a query, nothing after the scheme, or a path with empty parts or dots.
+    It is written into the output and shown in messages. ConfigError is raised if it has a password, a query, nothing
+    after the scheme, or a path with empty parts or dots.
     """
     scheme, _, rest = url.partition("://")
     scheme = scheme.lower()

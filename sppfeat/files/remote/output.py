@@ -26,9 +26,8 @@ from sppfeat.files.remote.service import FailureKind, Pause, Service, judge, ret
 
 __all__ = ["LocalOutput", "local_output"]
 
+# Objects of these schemes appear only once they are complete.
 _ATOMIC_SCHEMES = ("abfs", "abfss", "adl", "az", "gcs", "gs", "hf", "oss", "s3", "s3a")
-"""Schemes whose objects appear only once they are complete."""
-
 _PARTS_AT_ONCE = 4
 
 
@@ -43,9 +42,8 @@ class LocalOutput:
     def publish(self) -> None:
         """Upload the complete file to its URL and remove the local one; an unchanged file is not uploaded again.
 
-        Raises:
-            SourceError: the file cannot be uploaded; it stays here, and running the same command again uploads it.
-            StoreError: another writer has written to the URL in the meantime.
+        SourceError is raised if that fails, StoreError if another writer has written to the URL in the meantime. Then
+        the file stays here, and the same command again uploads it.
         """
 
 
@@ -60,18 +58,14 @@ def local_output(
 ) -> Iterator[LocalOutput]:
     """Provide a local path for an output, which the caller publishes when it is complete.
 
-    A file that is not published stays on this machine, to be continued.
+    A file that is not published stays on this machine, to be continued. An output that is a path is yielded as it is.
 
     Args:
-        output: a URL, or a path, which is yielded as it is.
         scratch: the folder for files that will be uploaded; None for ``sppfeat/uploads`` in the user's cache folder.
         overwrite: True to replace an object at the URL.
         continues: True to fetch and continue an existing output. False to refuse it and to remove the files of an
             interrupted run.
         dry_run: True to write nothing and fetch nothing.
-
-    Yields:
-        The output, with its local path.
 
     Raises:
         ConfigError: this kind of URL cannot be written to.

@@ -17,7 +17,8 @@ from image_bytes import ORIENTATION, PILLOW_MAJOR, exif_block, noise, png, saved
 from PIL import Image, ImageFile, ImageOps, features
 
 from sppfeat.decoding import images
-from sppfeat.decoding.images import IMAGE_FORMATS, decode_image, image_from_array, probe_image, read_image
+from sppfeat.decoding.image_files import IMAGE_FORMATS
+from sppfeat.decoding.images import decode_image, image_from_array, probe_image, read_image
 from sppfeat.errors import ImageError
 from sppfeat.files.image_names import IMAGE_SUFFIXES
 
