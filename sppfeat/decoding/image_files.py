@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import stat
+import struct
 import threading
 import warnings
 from collections.abc import Iterator
@@ -13,11 +14,18 @@ from typing import BinaryIO, NamedTuple
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from sppfeat.config.wording import one_line
-from sppfeat.decoding.pixels import check_pixels, displayed_hw, read_orientation, scale_key_color
 from sppfeat.errors import ImageError
 from sppfeat.files.places import DEFLATED, WHOLE_FILE, PartOfFile, Place, place_of, read_at, unpack
 
-__all__ = ["IMAGE_FORMATS", "OpenedImage", "open_image", "pillow_errors"]
+__all__ = [
+    "IMAGE_FORMATS",
+    "SWAPS_SIDES",
+    "OpenedImage",
+    "check_pixels",
+    "open_image",
+    "pillow_errors",
+    "read_orientation",
+]
 
 # fmt: off
 # Never EPS and PostScript (Pillow runs Ghostscript on them), PDF, or formats that are not pictures. The
@@ -37,6 +45,10 @@ _FILE_REASONS = {
 }
 _LONGEST_REASON = 200
 _own_settings = threading.RLock()
+
+_ORIENTATION_TAG = 0x0112
+SWAPS_SIDES = frozenset((5, 6, 7, 8))
+_LONGEST_EXIF = 1 << 20
 
 # (offset, bytes, name): formats that Pillow decodes, then others that are often found among images.
 _READ_SIGNATURES = (
@@ -92,10 +104,75 @@ def open_image(place: bytes | str | Place, *, exif: str, max_pixels: int) -> Ite
                 )
             check_pixels(image)
             _check_tiles(image, max_pixels)
-            scale_key_color(image)
+            _scale_key_color(image)
             orientation = read_orientation(image, file)
-            opened = OpenedImage(image, orientation, displayed_hw(image, orientation, exif))
+            opened = OpenedImage(image, orientation, _displayed_hw(image, orientation, exif))
         yield opened
+
+
+def _displayed_hw(image: Image.Image, orientation: int, exif: str) -> tuple[int, int]:
+    """Height and width of an opened image in pixels, after its EXIF orientation unless ``exif`` is ``"ignore"``."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        # From the tags, because Pillow 11.2 and later swap the size of a TIFF when opening it.
+        height, width = int(image.tag_v2[257]), int(image.tag_v2[256])
+    else:
+        height, width = image.height, image.width
+    return (width, height) if exif == "apply" and orientation in SWAPS_SIDES else (height, width)
+
+
+def read_orientation(image: Image.Image, file: BinaryIO | None = None) -> int:
+    """The EXIF orientation of an image, 1 to 8; 1 if there is none or it cannot be understood.
+
+    ``file`` is what a PNG is read from, which may store its orientation after the pixels.
+    """
+    try:
+        if image.format == "PNG" and file is not None and "exif" not in image.info:
+            # PngImageFile.getexif decodes the picture to find a chunk after the pixels.
+            late_exif = _late_png_exif(file)
+            if late_exif is not None:
+                image.info["exif"] = b"Exif\x00\x00" + late_exif
+        orientation = Image.Image.getexif(image).get(_ORIENTATION_TAG, 1)
+        return int(orientation) if orientation in range(1, 9) else 1
+    except Exception:  # Pillow's parser raises nearly every type on a damaged block, as in pillow_errors
+        return 1
+
+
+def _late_png_exif(file: BinaryIO) -> bytes | None:
+    """The eXIf chunk of a PNG, even after the pixels, where exiftool puts it."""
+    position = 8
+    while True:
+        header = read_at(file, 8, position)
+        if len(header) < 8 or header[4:] == b"IEND":
+            return None
+        length, kind = struct.unpack(">I4s", header)
+        if kind == b"eXIf":
+            return read_at(file, min(length, _LONGEST_EXIF), position + 8)
+        position += 12 + length
+
+
+def check_pixels(image: Image.Image) -> None:
+    """Refuses floats, and signed or 32-bit integers, which have no defined black and white, with an ImageError."""
+    if image.mode == "F":
+        raise ImageError("32-bit float pixels have no defined range; convert it to 8 or 16 bits")
+    if image.mode == "I" and image.format != "PPM":  # which Pillow scales to 0..65535
+        raise ImageError("signed or 32-bit integer pixels have no defined range; convert it to 8 or 16 bits")
+
+
+def _scale_key_color(image: ImageFile.ImageFile) -> None:
+    """Scales the transparent color of a PNG to 8 bits, the depth of its decoded pixels.
+
+    Pillow leaves the color at the file's own depth, where it matches the wrong pixels or none.
+    """
+    key = image.info.get("transparency")
+    if image.format != "PNG" or key is None:
+        return
+    raw_mode = image.tile[0][3]
+    if raw_mode == "1" and key == 1:  # Pillow before 11
+        image.info["transparency"] = 255
+    elif raw_mode in ("L;2", "L;4"):
+        image.info["transparency"] = key * (85 if raw_mode == "L;2" else 17)
+    elif raw_mode == "RGB;16B":
+        image.info["transparency"] = tuple(sample >> 8 for sample in key)
 
 
 @contextmanager

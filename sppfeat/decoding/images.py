@@ -3,26 +3,45 @@
 Sizes are ``(height, width)``. :func:`read_image` describes the result for each kind of file.
 """
 
+import struct
+from typing import BinaryIO, cast
+
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile, TiffImagePlugin
-from PIL.Image import Resampling
+from PIL.Image import Resampling, Transpose
 
 from sppfeat.config.values import DEFAULT_MAX_DECODE_PIXELS
-from sppfeat.decoding.image_files import open_image, pillow_errors
-from sppfeat.decoding.pixels import (
+from sppfeat.decoding.image_files import (
     SWAPS_SIDES,
     check_pixels,
-    picture_box,
+    open_image,
+    pillow_errors,
     read_orientation,
-    reduce_jpeg,
-    to_rgb,
-    turn_upright,
 )
 from sppfeat.errors import ImageError
-from sppfeat.files.places import Place
+from sppfeat.files.places import Place, read_at
 
-__all__ = ["decode_image", "image_from_array", "probe_image", "read_image", "resize_image"]
+__all__ = ["decode_image", "image_from_array", "probe_image", "read_image", "reduce_jpeg", "resize_image"]
+
+_UPRIGHT = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
+_AS_STORED = _UPRIGHT | {6: Transpose.ROTATE_90, 8: Transpose.ROTATE_270}
+# EXIF orientations that put the first stored column last, and the first stored row.
+_FLIPPED_X, _FLIPPED_Y = frozenset((2, 3, 6, 7)), frozenset((3, 4, 7, 8))
+
+_FRAMES = frozenset((*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0)))
+_FRAMES_OF_BLOCKS = frozenset((0xC0, 0xC1, 0xC2, 0xC9, 0xCA))
+_START_OF_SCAN = 0xDA
+_WITHOUT_LENGTH = frozenset((0x00, 0x01, *range(0xD0, 0xDA)))
+_MOST_SEGMENTS = 10_000
 
 
 def probe_image(
@@ -135,7 +154,7 @@ def image_from_array(image: npt.NDArray[np.uint8] | Image.Image, *, exif: str = 
         if not isinstance(image, TiffImagePlugin.TiffImageFile):  # which forgets it while it decodes
             image.load()
         orientation = read_orientation(image) if isinstance(image, ImageFile.ImageFile) else 1
-        return turn_upright(to_rgb(image), image, orientation, exif)
+        return _turn_upright(_to_rgb(image), image, orientation, exif)
 
 
 def _read(
@@ -159,14 +178,14 @@ def _read(
             factor = 1
             if reduce_to is not None:
                 factor = reduce_jpeg(image, reduce_to[::-1] if turned in SWAPS_SIDES else reduce_to)
-            rgb = turn_upright(to_rgb(image), image, orientation, exif)
+            rgb = _turn_upright(_to_rgb(image), image, orientation, exif)
         if (rgb.height, rgb.width) != tuple(-(-side // factor) for side in displayed_hw):
             declared = f"{displayed_hw[0]} x {displayed_hw[1]}"
             reduced = f" at 1/{factor} of it" if factor > 1 else ""
             raise ImageError(
                 f"its header says {declared}, its pixels are {rgb.height} x {rgb.width}{reduced}"
             )
-        return rgb, picture_box(displayed_hw, factor, turned) if factor > 1 else None
+        return rgb, _picture_box(displayed_hw, factor, turned) if factor > 1 else None
 
 
 def _check_array(image: object) -> None:
@@ -178,3 +197,102 @@ def _check_array(image: object) -> None:
         raise ImageError(f"an array of shape {image.shape} and dtype {image.dtype}; {allowed}")
     if image.size == 0:
         raise ImageError(f"an array of shape {image.shape} has no pixels")
+
+
+def _turn_upright(rgb: Image.Image, image: Image.Image, orientation: int, exif: str) -> Image.Image:
+    """Turns pixels decoded from an opened image by its EXIF orientation, unless ``exif`` is ``"ignore"``."""
+    turned_by_pillow = isinstance(image, TiffImagePlugin.TiffImageFile)  # while it decodes
+    if turned_by_pillow == (exif == "apply") or orientation == 1:
+        return rgb
+    return rgb.transpose((_UPRIGHT if exif == "apply" else _AS_STORED)[orientation])
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Decodes the pixels of an image as 8-bit RGB, not turned (except by Pillow itself, for TIFF)."""
+    image.load()
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return _high_bytes(image)
+    if image.mode == "La":  # to which no other conversion leads
+        image = image.convert("LA")
+    if image.has_transparency_data:
+        rgba = image if image.mode == "RGBA" else image.convert("RGBA")  # which copies
+        canvas = Image.new("RGB", rgba.size, "white")
+        canvas.paste(rgba, (0, 0), rgba)
+        return canvas
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _high_bytes(image: Image.Image) -> Image.Image:
+    """16-bit grayscale as RGB: ``sample >> 8``, as Pillow does for 16-bit color.
+
+    Pillow's own conversion clips, so that every sample above 255 becomes white.
+    """
+    samples = np.asarray(image)
+    shift = 8
+    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+    if tags.get(258) == (12,):  # BitsPerSample: Pillow unpacks 12 bits to 0..4095
+        shift = 4
+    gray = (samples >> shift).astype(np.uint8)
+    if tags.get(262) == 0:  # PhotometricInterpretation: 0 is white
+        gray = 255 - gray
+    if "transparency" in image.info:
+        gray[samples == image.info["transparency"]] = 255
+    return Image.fromarray(gray).convert("RGB")
+
+
+def reduce_jpeg(image: ImageFile.ImageFile, least_hw: tuple[int, int]) -> int:
+    """Makes Pillow decode a JPEG at ``ceil(side / factor)``, at least ``least_hw`` as stored; returns 2, 4 or 8.
+
+    Returns 1 and changes nothing if the image is not a JPEG, is too small, or is of a kind without reduced sizes.
+    """
+    height, width = least_hw
+    before = image.width
+    is_large = min(image.height // height, before // width) >= 2
+    if image.format not in ("JPEG", "MPO") or not is_large or not _is_of_blocks(image):
+        return 1
+    drafted = image.draft(None, (width, height))
+    return 1 if drafted is None else round(before / drafted[1][2])
+
+
+def _is_of_blocks(image: ImageFile.ImageFile) -> bool:
+    """True if a JPEG consists of frequency blocks, according to a header that every decoder reads alike.
+
+    A lossless JPEG does not. libjpeg-turbo 3 decodes it at full width whatever size is requested, and Pillow (10.4 to
+    12.0 at least) writes past the end of its reduced row, which crashes the process.
+    """
+    if image.fp is None:
+        return False
+    file, position = cast(BinaryIO, image.fp), 2
+    frames: list[int] = []
+    for _ in range(_MOST_SEGMENTS):
+        start, marker, length = struct.unpack(">BBH", read_at(file, 4, position).ljust(4, b"\0"))
+        if start != 0xFF or marker in _WITHOUT_LENGTH:
+            return False
+        if marker == 0xFF:  # fills up
+            position += 1
+            continue
+        if marker == _START_OF_SCAN:
+            return len(frames) == 1 and frames[0] in _FRAMES_OF_BLOCKS
+        if marker in _FRAMES:
+            frames.append(marker)
+        position += 2 + length
+    return False
+
+
+def _picture_box(
+    image_hw: tuple[int, int], factor: int, orientation: int
+) -> tuple[float, float, float, float]:
+    """The box ``x0, y0, x1, y1`` that the picture takes up in the pixels of its reduced size, turned upright.
+
+    Before it is turned by its EXIF orientation, its right and lower edges may fall inside the last pixel. ``image_hw``
+    is upright, at full size.
+
+    Example:
+        >>> _picture_box((40, 61), 2, 1), _picture_box((40, 61), 2, 3)
+        ((0.0, 0.0, 30.5, 20.0), (0.5, 0.0, 31.0, 20.0))
+    """
+    height, width = (side / factor for side in image_hw)
+    rows, columns = (-(-side // factor) for side in image_hw)
+    x0 = columns - width if orientation in _FLIPPED_X else 0.0
+    y0 = rows - height if orientation in _FLIPPED_Y else 0.0
+    return x0, y0, x0 + width, y0 + height

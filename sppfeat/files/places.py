@@ -94,7 +94,7 @@ class PartOfFile(io.RawIOBase):
 
 
 def unpack(packed: bytes, place: Place) -> bytes:
-    """Inflate a member of an archive; ImageError is raised if it is damaged, or has another size than its place says."""
+    """Inflate a member of an archive; ImageError is raised if it is damaged, or not of the size in its place."""
     decompressor = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         content = decompressor.decompress(packed, place.unpacked_nbytes + 1)

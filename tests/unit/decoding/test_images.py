@@ -772,9 +772,9 @@ def test_a_jpeg_that_is_cut_short_fails_fast_too(write):
 
 def test_pixels_of_another_size_than_the_header_are_noticed_fast_too(write, monkeypatch):
     path = write(saved(WIDE, "JPEG"))
-    monkeypatch.setattr(images, "to_rgb", lambda image: Image.new("RGB", (51, 26)))
+    monkeypatch.setattr(images, "_to_rgb", lambda image: Image.new("RGB", (51, 26)))
     assert fast(path, (25, 50)).shape == (25, 50, 3)
-    monkeypatch.setattr(images, "to_rgb", lambda image: Image.new("RGB", (203, 101)))
+    monkeypatch.setattr(images, "_to_rgb", lambda image: Image.new("RGB", (203, 101)))
     with pytest.raises(
         ImageError, match=r"^its header says 101 x 203, its pixels are 101 x 203 at 1/4 of it$"
     ):

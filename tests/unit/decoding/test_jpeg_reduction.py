@@ -6,7 +6,7 @@ import struct
 import pytest
 from PIL import Image
 
-from sppfeat.decoding.pixels import reduce_jpeg
+from sppfeat.decoding.images import reduce_jpeg
 
 PICTURE = Image.radial_gradient("L").resize((203, 101)).convert("RGB")
 
