@@ -3,8 +3,10 @@
 The traversal of nested arguments is private to torch, and only this module uses it.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -12,16 +14,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from sppfeat.errors import ConfigError
-from sppfeat.networks.receptive_field.positions import (
-    Call,
-    find_rule,
-    has_lost,
-    has_rule,
-    is_move,
-    line_along,
-    nowhere,
-    same,
-)
+from sppfeat.networks.positions import Call, find_rule, has_lost, is_move, line_along, nowhere, same
 
 __all__ = ["Tracked", "eval_mode", "output_keys", "walk"]
 
@@ -74,18 +67,21 @@ class Tracked(torch.Tensor):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if not has_rule(func):
+        if not is_move(func) and find_rule(func) is None:
             # Composite operators arrive whole where a tensor was made in inference mode.
             parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
                 return parts
         tracked = [item for item in tree_leaves((args, kwargs)) if isinstance(item, Tracked)]
         trace = tracked[0].walk
-        result = _run_on_meta(func, *tree_map(_without_values, (tuple(args), dict(kwargs))))
-        outputs = [item for item in tree_leaves(result) if isinstance(item, Tensor)]
         where = f"node {trace.node!r}, {func}"
         bound = _bind_arguments(func, args, kwargs)
         _refuse_foreign_writes(func, bound, where=where)
+        meta_args, meta_kwargs = tree_map(_without_values, (tuple(args), dict(kwargs)))
+        if meta_kwargs.get("device") is not None:
+            meta_kwargs["device"] = torch.device("meta")
+        result = func(*meta_args, **meta_kwargs)
+        outputs = [item for item in tree_leaves(result) if isinstance(item, Tensor)]
         lost = next((item.lost for item in tracked if item.lost), "")
         if is_move(func):
             places = _move(func, args, kwargs, outputs)
@@ -112,16 +108,11 @@ def _move(func: Any, args: Any, kwargs: Any, outputs: list[Tensor]) -> list[Plac
     name = func.overloadpacket.__name__
     moved = []
     for axis in (0, 1):
-
-        def to_positions(item: Any, axis: int = axis) -> Any:
-            if isinstance(item, Tracked):
-                return item.places[axis]
-            return nowhere(item.shape) if isinstance(item, Tensor) and name == "stack" else item
-
-        own_args, own_kwargs = tree_map(to_positions, (tuple(args), dict(kwargs)))
-        if (
-            "view" in name or "reshape" in name
-        ):  # positions that are repeated in memory have no view of every shape
+        own_args, own_kwargs = tree_map(
+            partial(_to_positions, axis, name == "stack"), (tuple(args), dict(kwargs))
+        )
+        if "view" in name or "reshape" in name:
+            # Positions that are repeated in memory have no view of every shape.
             moved.append([own_args[0].reshape(outputs[0].shape)])
         else:
             moved.append(tree_leaves(func(*own_args, **own_kwargs)))
@@ -132,19 +123,14 @@ def _compute(
     func: Any, bound: dict[str, Any], outputs: list[Tensor], *, is_lenient: bool
 ) -> tuple[list[Places], str]:
     """Positions of what an operator computes, and the reason if it loses some; empty if it does not."""
-    rule, reason = find_rule(func)
+    rule, reason = find_rule(func) or (
+        lambda call: nowhere(call.shape, math.nan),
+        "there is no receptive-field rule for this operator",
+    )
     shape = tuple(outputs[0].shape)
-
-    def call_along(axis: int) -> Call:
-        def to_positions(item: Any) -> Any:
-            if isinstance(item, Tracked):
-                return item.places[axis]
-            return nowhere(item.shape) if isinstance(item, Tensor) else item
-
-        return Call(tree_map(to_positions, bound), shape, is_lenient)
-
-    calls, problem = [call_along(0), call_along(1)], ""
+    calls = [Call(tree_map(partial(_to_positions, axis, True), bound), shape, is_lenient) for axis in (0, 1)]
     y, x = map(rule, calls)
+    problem = ""
     for axis, name, found in ((0, "y", y), (1, "x", x)):
         if not is_lenient and not problem and has_lost(found):
             centers = [_centers(positions, axis) for positions in calls[axis].positions]
@@ -153,12 +139,18 @@ def _compute(
                 problem += f" along {name}: " + " and ".join(f"{name} = {text}" for text in centers if text)
     if problem:
         y, x = (rule(call._replace(is_lenient=True)) for call in calls)
-    nan = float("nan")
+    statistic = nowhere((), math.nan)  # an output of another shape is a statistic, not a map
     return [
-        # An output of another shape is a statistic, not a map.
-        (y, x) if out.shape == shape else (nowhere(out.shape, nan), nowhere(out.shape, nan))
+        (y, x) if out.shape == shape else (statistic.expand(out.shape), statistic.expand(out.shape))
         for out in outputs
     ], problem
+
+
+def _to_positions(axis: int, has_parameters: bool, item: Any) -> Any:
+    """The positions of a tensor; with parameters, which have none."""
+    if isinstance(item, Tracked):
+        return item.places[axis]
+    return nowhere(item.shape) if has_parameters and isinstance(item, Tensor) else item
 
 
 def _centers(positions: Tensor, axis: int) -> str:
@@ -176,13 +168,6 @@ def _bind_arguments(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -
     return {**bound, **kwargs}
 
 
-def _run_on_meta(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Runs an operator on tensors on the ``meta`` device, which have shapes but no values."""
-    if kwargs.get("device") is not None:
-        kwargs = {**kwargs, "device": torch.device("meta")}
-    return func(*args, **kwargs)
-
-
 def _without_values(item: Any) -> Any:
     if isinstance(item, Tracked):
         return item.meta_value
@@ -197,7 +182,7 @@ def _write(owner: Tracked, value: Tensor, places: Places, lost: str, *, where: s
         raise ConfigError(f"{where}: changes a tensor's shape in place")
     for own, new in zip(owner.places, places, strict=True):
         if lost and not owner.lost:
-            new = nowhere(new.shape, float("nan"))
+            new = nowhere(new.shape, math.nan)
         if not same(own, new):
             if any(stride == 0 and size > 1 for size, stride in zip(own.shape, own.stride(), strict=True)):
                 raise ConfigError(lost or f"{where}: written in place into a tensor of another kind")
@@ -238,13 +223,9 @@ def output_keys(module: nn.Module) -> list[str]:
 
 
 def walk(module: nn.Module, input_hw: tuple[int, int]) -> dict[str, Any]:
-    """Runs a network in eval mode on an image without values.
+    """Runs a network in eval mode on an image without values, and returns its outputs by name.
 
-    Returns:
-        The network's outputs by name; a single one is called ``output``.
-
-    Raises:
-        ConfigError: the network does not run on such an image.
+    A single output is called ``output``. Raises ConfigError if the network does not run on such an image.
     """
     trace = Trace()
     floating = (p.dtype for p in module.parameters() if p.dtype.is_floating_point)

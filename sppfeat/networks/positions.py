@@ -18,7 +18,6 @@ __all__ = [
     "are_known",
     "find_rule",
     "has_lost",
-    "has_rule",
     "is_move",
     "line_along",
     "nowhere",
@@ -56,17 +55,10 @@ class Call(NamedTuple):
         return torch.where(differ, otherwise, lowest)
 
     @property
-    def first(self) -> Tensor:
-        """Positions of the first tensor among the arguments."""
-        return self.positions[0]
-
-    @property
     def positions(self) -> list[Tensor]:
         """Positions of all tensors among the arguments, in order."""
-        flat = [
-            part for arg in self.args.values() for part in (arg if isinstance(arg, list | tuple) else [arg])
-        ]
-        return [part for part in flat if isinstance(part, Tensor)]
+        listed = [arg if isinstance(arg, list | tuple) else [arg] for arg in self.args.values()]
+        return [part for parts in listed for part in parts if isinstance(part, Tensor)]
 
 
 Rule: TypeAlias = Callable[[Call], Tensor]
@@ -82,9 +74,8 @@ class Line(NamedTuple):
         """Positions of ``n`` cells from ``shift`` on, every ``stride`` cells; of one cell if all are equal."""
         if (n == 1 and shift == 0) or not bool(self.step.any()):  # of a single cell no step is known
             return self.first.unsqueeze(dim)
-        index = (shift + stride * torch.arange(n, dtype=torch.float64)).reshape(
-            -1, *[1] * (self.first.dim() - dim)
-        )
+        index = shift + stride * torch.arange(n, dtype=torch.float64)
+        index = index.reshape(-1, *[1] * (self.first.dim() - dim))
         return self.first.unsqueeze(dim) + self.step.unsqueeze(dim) * index
 
 
@@ -125,28 +116,20 @@ def are_known(positions: Tensor) -> bool:
 
 def same(a: Tensor, b: Tensor) -> bool:
     """True if two tensors of one shape have the same positions, also lost ones."""
-    if a is b:
-        return True
-    a, b = _thin(a), _thin(b)
-    return bool(((a == b) | (a.isnan() & b.isnan())).all())
-
-
-def has_rule(func: Any) -> bool:
-    """True if an operator, a torch.ops overload, moves values or has a rule."""
-    return is_move(func) or find_rule(func)[0] is not _lose
+    return a is b or torch.allclose(_thin(a), _thin(b), rtol=0, atol=0, equal_nan=True)
 
 
 def is_move(func: Any) -> bool:
-    """True if an operator only moves values."""
+    """True if an operator, a torch.ops overload, only moves values."""
     return func.namespace == "aten" and func.overloadpacket.__name__ in _MOVES.split()
 
 
-def find_rule(func: Any) -> tuple[Rule, str]:
-    """The rule of an operator, and the reason why positions that it loses are lost."""
-    rule: Rule = _RULES.get(func.overloadpacket.__name__, _lose) if func.namespace == "aten" else _lose
-    if rule is _lose and func.namespace == "aten" and torch.Tag.pointwise in func.tags:
-        rule = _elementwise
-    return rule, _REASONS.get(rule, "there is no receptive-field rule for this operator")
+def find_rule(func: Any) -> tuple[Rule, str] | None:
+    """The rule of an operator, and the reason why positions that it loses are lost; None if it has no rule."""
+    if func.namespace != "aten":
+        return None
+    pointwise = (_elementwise, _DISAGREE) if torch.Tag.pointwise in func.tags else None
+    return _RULES.get(func.overloadpacket.__name__, pointwise)
 
 
 def _thin(positions: Tensor) -> Tensor:
@@ -157,10 +140,6 @@ def _thin(positions: Tensor) -> Tensor:
     return positions
 
 
-def _lose(call: Call) -> Tensor:
-    return nowhere(call.shape, math.nan)
-
-
 def _create(call: Call) -> Tensor:
     """New values, not computed from others."""
     return torch.full(call.shape, math.inf, dtype=torch.float64)
@@ -168,7 +147,7 @@ def _create(call: Call) -> Tensor:
 
 def _same(call: Call) -> Tensor:
     """Each value of the first operand, with parameters, and statistics of the map, which are left out like gates."""
-    return call.first
+    return call.positions[0]
 
 
 def _elementwise(call: Call) -> Tensor:
@@ -189,7 +168,7 @@ def _elementwise(call: Call) -> Tensor:
 
 def _reduce(call: Call) -> Tensor:
     """Values pooled over whole dimensions: they have no position along these."""
-    positions, dims = call.first, call.args.get("dim")
+    positions, dims = call.positions[0], call.args.get("dim")
     dims = [dims] if isinstance(dims, int) else list(dims or range(positions.dim()))
     merged = call.merge(positions, dims, otherwise=math.inf)
     reduced = {dim % positions.dim() for dim in dims} if positions.dim() else set()
@@ -201,27 +180,21 @@ def _cat(call: Call) -> Tensor:
     """Tensors joined along a dimension."""
     parts = [part for part in call.positions if part.dim() == len(call.shape)]
     dim = call.args["dim"] % len(call.shape)
-    thin = [_thin(part) for part in parts]
-    sizes = [max(part.shape[i] for part in thin) for i in range(len(call.shape))]
-    joined = torch.cat(
-        [
-            part.expand([whole.shape[dim] if i == dim else size for i, size in enumerate(sizes)])
-            for part, whole in zip(thin, parts, strict=True)
-        ],
-        dim,
-    )
+    sizes = [max(_thin(part).shape[i] for part in parts) for i in range(len(call.shape))]
+    own_sizes = [[*sizes[:dim], part.shape[dim], *sizes[dim + 1 :]] for part in parts]
+    joined = torch.cat([_thin(part).expand(own) for part, own in zip(parts, own_sizes, strict=True)], dim)
     return (joined if spread_along(joined, dim) else joined.narrow(dim, 0, 1)).expand(call.shape)
 
 
 def _glu(call: Call) -> Tensor:
     """One half of a dimension times the sigmoid of the other."""
-    halves = call.first.chunk(2, dim=call.args["dim"])
+    halves = call.positions[0].chunk(2, dim=call.args["dim"])
     return _elementwise(call._replace(args=dict(enumerate(halves))))
 
 
 def _softmax(call: Call) -> Tensor:
     """Values divided by their sum over one dimension, which couples its positions."""
-    positions = call.first
+    positions = call.positions[0]
     if call.is_lenient:
         return positions
     coupled = call.merge(positions, [call.args["dim"]])
@@ -229,47 +202,45 @@ def _softmax(call: Call) -> Tensor:
 
 
 def _matmul(call: Call) -> Tensor:
-    """Rows times columns; of the two factors, one may have positions."""
-    factors = [call.args[name] for name in ("self", "mat1", "batch1", "mat2", "batch2") if name in call.args][
-        -2:
-    ]
-    rows, columns = (call.merge(part, [dim]) for part, dim in zip(factors, (-1, -2), strict=True))
-    return _elementwise(call._replace(args={"rows": rows, "columns": columns}))
+    """Rows times columns, after a tensor to add; of the two factors, one may have positions."""
+    rows, columns = call.positions[-2:]
+    factors = {"rows": call.merge(rows, [-1]), "columns": call.merge(columns, [-2])}
+    return _elementwise(call._replace(args=factors))
 
 
 def _linear(call: Call) -> Tensor:
     """A matrix times the last dimension."""
-    return call.merge(call.first, [-1]).expand(call.shape)
+    return call.merge(call.positions[0], [-1]).expand(call.shape)
 
 
 def _convolution(call: Call) -> Tensor:
     """A window over the spatial dimensions, and new channels."""
-    if call.args["transposed"] or not bool(_thin(call.args["weight"]).isinf().all()):
-        return _lose(call)
-    merged = call.merge(call.args["input"], [1])
-    channels = [merged.shape[0], 1, *call.args["input"].shape[2:]]
-    return _slide(merged.expand(channels), call, kernel=call.args["weight"].shape[2:])
+    positions, weight = call.args["input"], call.args["weight"]
+    if call.args["transposed"] or not bool(_thin(weight).isinf().all()):
+        return nowhere(call.shape, math.nan)
+    merged = call.merge(positions, [1])
+    return _slide(merged.expand(merged.shape[0], 1, *positions.shape[2:]), call, kernel=weight.shape[2:])
 
 
 def _pool(call: Call) -> Tensor:
     """A window over the spatial dimensions."""
-    return _slide(call.first, call, kernel=call.args["kernel_size"])
+    return _slide(call.positions[0], call, kernel=call.args["kernel_size"])
 
 
 def _adaptive_pool(call: Call) -> Tensor:
     """Pooled over the whole map, or over bins that change with the input's size."""
     otherwise = math.inf if set(call.shape[-2:]) == {1} else math.nan
-    return call.merge(call.first, [-2, -1], otherwise=otherwise).expand(call.shape)
+    return call.merge(call.positions[0], [-2, -1], otherwise=otherwise).expand(call.shape)
 
 
 def _resample(call: Call) -> Tensor:
     """Values interpolated at another size, which is a ratio of sizes and so changes with the input."""
-    return call.merge(call.first, [-2, -1]).expand(call.shape)
+    return call.merge(call.positions[0], [-2, -1]).expand(call.shape)
 
 
 def _pad(call: Call) -> Tensor:
     """Cells added or cut off at both ends of some dimensions."""
-    positions = call.first
+    positions = call.positions[0]
     amounts = call.args["pad" if "pad" in call.args else "padding"]
     for i, before in enumerate(amounts[::2]):
         dim = positions.dim() - 1 - i
@@ -280,23 +251,20 @@ def _pad(call: Call) -> Tensor:
 
 def _slide(positions: Tensor, call: Call, *, kernel: Sequence[int]) -> Tensor:
     """Positions after a window operator; this is the receptive-field arithmetic itself."""
-    n_dims = 2 if len(kernel) == 1 and positions.dim() == 4 else len(kernel)
+    n_dims = positions.dim() - 2
 
-    def along(name: str, default: Sequence[int]) -> list[int]:
-        given = list(call.args.get(name) or default)
-        return given * n_dims if len(given) == 1 else given
+    def along(values: Sequence[int]) -> list[int]:
+        return list(values) * n_dims if len(values) == 1 else list(values)
 
-    kernels = list(kernel) if len(kernel) == n_dims else list(kernel) * n_dims
+    strides, paddings = call.args.get("stride") or kernel, call.args["padding"]
     windows = zip(
-        kernels, along("stride", kernels), along("padding", [0]), along("dilation", [1]), strict=True
+        *(along(values) for values in (kernel, strides, paddings, call.args.get("dilation") or [1])),
+        strict=True,
     )
-    for i, (k, stride, padding, dilation) in enumerate(windows):
-        dim = positions.dim() - n_dims + i
+    for dim, (k, stride, padding, dilation) in enumerate(windows, start=2):
         if (k, stride, padding) != (1, 1, 0):
             shift = dilation * (k - 1) / 2 - padding
-            positions = _moved(
-                positions, dim, call.shape[len(call.shape) - n_dims + i], shift=shift, stride=stride
-            )
+            positions = _moved(positions, dim, call.shape[dim], shift=shift, stride=stride)
     return positions.expand(call.shape)
 
 
@@ -314,37 +282,49 @@ _MOVES = (
     "reshape _reshape_alias permute transpose t unsqueeze squeeze expand stack repeat detach alias lift_fresh "
     "native_channel_shuffle channel_shuffle"
 )
-_RULE_NAMES: tuple[tuple[Rule, str], ...] = (
-    (_convolution, "convolution _convolution"),
-    (_pool, "max_pool2d_with_indices avg_pool2d"),
-    (_pad, "constant_pad_nd reflection_pad2d replication_pad2d"),
-    (_adaptive_pool, "_adaptive_avg_pool2d adaptive_max_pool2d"),
-    (_resample, "upsample_nearest2d _upsample_nearest_exact2d upsample_bilinear2d upsample_bicubic2d"),
-    (_resample, "_upsample_bilinear2d_aa _upsample_bicubic2d_aa"),
-    (_matmul, "mm bmm addmm baddbmm"),
-    (_cat, "cat"),
-    (_glu, "glu"),
-    (_linear, "linear"),
-    (_softmax, "_softmax _log_softmax"),
-    (_reduce, "mean sum amax amin max min std var std_mean var_mean norm linalg_vector_norm logsumexp"),
-    (_create, "empty_like zeros_like ones_like full_like rand_like randn_like"),
-    (_create, "new_empty new_zeros new_ones new_full"),
+_NONE = "there is no receptive-field rule for this operator"
+_DISAGREE = "branches disagree"
+_UNEVEN = "channels disagree, or cells are not evenly spaced"
+# Each rule with the reason why it loses positions, and the names of its operators.
+_RULE_NAMES: tuple[tuple[Rule, str, str], ...] = (
+    (_convolution, f"transposed convolution, or {_UNEVEN}", "convolution _convolution"),
+    (_pool, _UNEVEN, "max_pool2d_with_indices avg_pool2d"),
+    (_pad, _UNEVEN, "constant_pad_nd reflection_pad2d replication_pad2d"),
+    (
+        _adaptive_pool,
+        "the bins of adaptive pooling change with the input's size",
+        "_adaptive_avg_pool2d adaptive_max_pool2d",
+    ),
+    (
+        _resample,
+        "resampling to another size",
+        "upsample_nearest2d _upsample_nearest_exact2d upsample_bilinear2d upsample_bicubic2d "
+        "_upsample_bilinear2d_aa _upsample_bicubic2d_aa",
+    ),
+    (_matmul, _NONE, "mm bmm addmm baddbmm"),
+    (_cat, _NONE, "cat"),
+    (_glu, _UNEVEN, "glu"),
+    (_linear, _UNEVEN, "linear"),
+    (_softmax, "normalises over the map", "_softmax _log_softmax"),
+    (
+        _reduce,
+        _NONE,
+        "mean sum amax amin max min std var std_mean var_mean norm linalg_vector_norm logsumexp",
+    ),
+    (_create, _NONE, "empty_like zeros_like ones_like full_like rand_like randn_like"),
+    (_create, _NONE, "new_empty new_zeros new_ones new_full"),
     # Pointwise operators that lack PyTorch's own tag "pointwise".
     (
         _elementwise,
+        _DISAGREE,
         "copy_ fill_ zero_ masked_fill masked_fill_ hardswish hardswish_ silu_ mish_ gelu_ threshold_",
     ),
-    (_same, "native_batch_norm native_group_norm native_layer_norm _native_batch_norm_legit _fused_rms_norm"),
-    (_same, "_native_batch_norm_legit_no_training _batch_norm_with_update _batch_norm_no_update"),
-    (_same, "_to_copy native_dropout _prelu_kernel log_sigmoid_forward"),
+    (
+        _same,
+        _NONE,
+        "native_batch_norm native_group_norm native_layer_norm _native_batch_norm_legit _fused_rms_norm",
+    ),
+    (_same, _NONE, "_native_batch_norm_legit_no_training _batch_norm_with_update _batch_norm_no_update"),
+    (_same, _NONE, "_to_copy native_dropout _prelu_kernel log_sigmoid_forward"),
 )
-_RULES = {name: rule for rule, names in _RULE_NAMES for name in names.split()}
-_UNEVEN = "channels disagree, or cells are not evenly spaced"
-_REASONS: dict[Rule, str] = {
-    _elementwise: "branches disagree",
-    _convolution: f"transposed convolution, or {_UNEVEN}",
-    _adaptive_pool: "the bins of adaptive pooling change with the input's size",
-    _resample: "resampling to another size",
-    _softmax: "normalises over the map",
-    **dict.fromkeys((_pool, _pad, _glu, _linear), _UNEVEN),
-}
+_RULES = {name: (rule, reason) for rule, reason, names in _RULE_NAMES for name in names.split()}

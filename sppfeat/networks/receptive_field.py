@@ -1,10 +1,10 @@
 """Stride and offset of a feature map, by receptive-field arithmetic through the network.
 
-A network goes in. The stride and offset of its maps come out, or the reason why they cannot be known. The network
-runs without values: its input is a tensor that has a shape and records where in the image each of its values lies.
-Every operator that the network calls, written as a module, a function or a method, arrives here as one of PyTorch's
-elementary operators. It moves positions as it moves values, or has a rule, or is refused with an error that names node
-and operator, so the arithmetic never guesses. The package must not know particular networks, and reads no weights.
+The network runs without values: its input is a tensor that has a shape and records where in the image each of its
+values lies (:mod:`~sppfeat.networks.tracked`). Every operator that the network calls, written as a module, a function
+or a method, arrives there as one of PyTorch's elementary operators. It moves positions as it moves values, or has a
+rule (:mod:`~sppfeat.networks.positions`), or is refused with an error that names node and operator, so the arithmetic
+never guesses. No weights are read.
 
 Along one spatial axis, cell ``i`` of a window operator (convolution, pooling) with kernel
 ``k``, stride ``s``, padding ``p`` and dilation ``d`` is centered at cell ``s * i - p + d * (k - 1) / 2``
@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 from torch import Tensor, fx, nn
 
 from sppfeat.errors import ConfigError
-from sppfeat.networks.receptive_field.positions import are_known, line_along, spread_along
-from sppfeat.networks.receptive_field.trace import Tracked, eval_mode, output_keys, walk
+from sppfeat.networks.positions import are_known, line_along, spread_along
+from sppfeat.networks.tracked import Tracked, eval_mode, output_keys, walk
 
 __all__ = ["FeatureGeometry", "LayerGeometry", "layer_geometries", "receptive_field"]
 
@@ -110,17 +110,12 @@ def layer_geometries(
 ) -> dict[str, LayerGeometry]:
     """Computes channels, size and geometry of many layers at once, from one walk through the network.
 
-    Args:
-        module_or_graph, input_hw: as for :func:`receptive_field`.
-        layers: the layers to report, as for :func:`receptive_field`. None: for a GraphModule every
-            key of its dict output (or its only output), for any other module every node.
+    Takes and refuses what :func:`receptive_field` does. Without ``layers``, it reports every key of the dict output of
+    a GraphModule (or its only output), and every node of any other module.
 
     Returns:
         One entry per layer, in order. A layer has no entry if its axes are not known to be ``(N, C, H, W)``: a
             vector, a channels-last map, a map pooled to one cell.
-
-    Raises:
-        ConfigError: a layer is unknown, or the network does not run on an input of this size.
     """
     first, second = _walk_twice(module_or_graph, layers, input_hw, all_nodes=layers is None)
     found: dict[str, LayerGeometry] = {}
@@ -151,9 +146,8 @@ def _walk_twice(
             if layers and not set(layers) <= set(output_keys(module)):
                 module = cut_graph(module, layers, "the network")
             elif not is_graph:
-                with contextlib.suppress(
-                    Exception
-                ):  # of the network's own code; its nodes are named in messages
+                # To name nodes in messages. The network's own code may raise anything.
+                with contextlib.suppress(Exception):
                     module = fx.symbolic_trace(module)
         except UntraceableError as error:
             untraceable = str(error)
