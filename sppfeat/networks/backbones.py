@@ -91,7 +91,6 @@ def load_backbone(
     """Loads a torchvision classification model with weights and cuts it at ``layers``.
 
     Args:
-        name: torchvision's name, or the bundled ``spp_s16``.
         weights: name of torchvision weights, path of a file, or ``none`` for random values.
         weights_dir: a folder to search for named weights before torch's hub cache.
         layers: node names; empty for the last feature map before the pooling that the pyramid replaces.
@@ -100,7 +99,6 @@ def load_backbone(
         mean, std: mean and standard deviation of the input, for values in 0..1, in RGB order; None for those of the
             weights, or of the architecture's default weights.
         fold: fold batch normalizations into convolutions where possible.
-        on_download: called with the file's name, bytes done and total (None if unknown), while weights are downloaded.
 
     Raises:
         ConfigError: the model, layer or head does not exist, or the layer has no feature map.

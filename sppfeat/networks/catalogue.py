@@ -17,20 +17,15 @@ __all__ = ["describe_backbones", "describe_layers", "fetch_weights"]
 def describe_backbones(
     pattern: str, levels: Sequence[int], *, on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> list[dict[str, Any]]:
-    """Describes models without their weights, which takes about half a second each.
+    """Describes the models that match a name or a pattern such as ``resnet*``, which takes half a second each.
 
-    Args:
-        pattern: a name, or a pattern such as ``resnet*``.
-        levels: the pyramid, for the dimension.
-        on_progress: called with the number of models done and the total.
+    ``levels`` is the pyramid, for the dimension.
 
     Returns:
         Of each model its ``name``, default ``layer``, ``channels``, ``stride`` (pixels per cell, a ``(y, x)`` pair
             where the axes differ; None if boxes are not supported), ``dimension`` of a descriptor, ``weights`` (names,
             the first is ``DEFAULT``), and ``download_mb``, the size of the first one's file in units of 2**20 bytes.
 
-    Raises:
-        ConfigError: no backbone matches, or the levels are invalid.
     """
     names = zoo.match_names(pattern)
     entries: list[dict[str, Any]] = []
@@ -61,9 +56,6 @@ def describe_layers(name: str) -> dict[str, Any]:
         ``name``, ``default_layer``, ``weights`` (names, the first is ``DEFAULT``) and ``layers``: for each node its
             ``layer`` (name), ``channels``, ``stride`` and ``offset`` in input pixels (None if the arithmetic does not
             apply, for the ``reason``), and ``map_hw``, height and width in cells for 224 x 224 pixels.
-
-    Raises:
-        ConfigError: no backbone has this name.
     """
     model = zoo.build_model(name).eval()
     return {
@@ -93,12 +85,6 @@ def fetch_weights(
     on_file: Callable[[dict[str, Any]], None] = lambda file: None,
 ) -> tuple[list[dict[str, Any]], dict[str, WeightsError]]:
     """Downloads the weights of all networks that match a pattern; a failure does not stop the others.
-
-    Args:
-        pattern: name of a network, or a pattern such as ``resnet*``.
-        weights: name of the weights; ``DEFAULT`` for the first of each network.
-        folder, on_download: as for :func:`~sppfeat.networks.named_weights.fetch_entry`.
-        on_file: called with each file.
 
     Returns:
         The files, and the errors by the names of the networks that failed. Of each file ``name`` (of the network),

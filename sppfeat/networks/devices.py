@@ -104,12 +104,7 @@ def float32_arithmetic(precision: str) -> Iterator[None]:
 
 
 class Delivery(NamedTuple):
-    """Values on their way from a device to main memory.
-
-    Attributes:
-        values: the array in which the values arrive.
-        wait: blocks until the values have arrived; call it before reading ``values``.
-    """
+    """Values on their way from a device to main memory; ``wait`` blocks until they have arrived in ``values``."""
 
     values: npt.NDArray[np.float32]
     wait: Callable[[], None]
@@ -129,10 +124,7 @@ class DeviceCopier:
         self._down = torch.cuda.Stream(device) if is_cuda else None  # type: ignore[no-untyped-call]
 
     def to_device(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
-        """Copies uint8 pixels of any shape to the device.
-
-        The array may be overwritten once this returns, except on the CPU, where array and tensor share their memory.
-        """
+        """Copies uint8 pixels to the device; on the CPU array and tensor then share their memory."""
         host = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
         if self._up is None:
             return host.to(self._device)

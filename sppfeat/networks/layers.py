@@ -82,18 +82,14 @@ def _tracing() -> Iterator[None]:
 
 
 def cut_network(model: nn.Module, layers: Sequence[str], name: str) -> nn.Module:
-    """Cuts out the part of a network that ``layers`` depend on; it shares the network's parameters.
+    """Cuts out the part of a network in evaluation mode that ``layers`` depend on; it shares the parameters.
 
     Args:
-        model: the network, in evaluation mode.
         layers: node names of torchvision's feature extraction; names of submodules if the network cannot be traced.
         name: name of the network, for messages.
 
     Returns:
         A module that maps ``(N, 3, H, W)`` images to a dict from layer to feature map.
-
-    Raises:
-        ConfigError: a layer does not exist.
     """
     try:
         return cut_graph(model, layers, name)
@@ -169,7 +165,7 @@ def fold_batch_norm(network: nn.Module, layers: Sequence[str], *, side: int) -> 
 
 @dataclass(frozen=True)
 class Head:
-    """The fully connected layers of a classifier up to fc6 or fc7, ReLU included, applied to pooled regions.
+    """The fully connected layers of a classifier up to ``name`` (fc6 or fc7), ReLU included, applied to pooled regions.
 
     fc6 multiplies pool5, flattened to one vector, by a weight matrix and applies ReLU; fc7 follows it (Girshick,
     Donahue, Darrell, Malik: *Rich feature hierarchies*, CVPR 2014, section 3.2). Adaptive max pooling of a region
@@ -177,7 +173,6 @@ class Head:
     ICCV 2015, section 2.2).
 
     Attributes:
-        name: ``fc6`` or ``fc7``.
         level: the only pyramid level that it takes: ``level x level`` bins, max-pooled.
         channels: length of its output.
         network: maps ``(K, C * level * level)``, ordered by channel, then bin row, then bin column, to ``(K,

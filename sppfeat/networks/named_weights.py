@@ -46,15 +46,11 @@ IMAGENET_INPUT = InputTransform((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "b
 
 
 class WeightEntry(NamedTuple):
-    """A set of named weights.
+    """A set of named weights of a model.
 
     Attributes:
-        model: name of the network.
-        name: name of the weights, such as ``IMAGENET1K_V2``.
-        file_name: name of their file, in any folder.
         url: URL of the file; None if the file is part of the package.
         sha256_prefix: first digits of the file's SHA-256, in hexadecimal.
-        transform: the input that the network expects with these weights.
         size_mb: size of the file, in units of 2**20 bytes.
     """
 
@@ -80,14 +76,7 @@ BUNDLED_ENTRY = WeightEntry(
 
 
 class WeightFile(NamedTuple):
-    """The file of a weight entry.
-
-    Attributes:
-        path: path of the file.
-        sha256: SHA-256 of the file, in hexadecimal.
-        n_bytes: size of the file.
-        was_downloaded: True if it has just been downloaded.
-    """
+    """The file of a weight entry; ``was_downloaded`` is True if it has just been downloaded."""
 
     path: Path
     sha256: str
@@ -121,11 +110,7 @@ def bundled_note(backbone: BackboneSpec) -> str | None:
 
 
 def find_entry(model_name: str, weights: str = "DEFAULT") -> WeightEntry:
-    """Finds the weight entry of a model by its name; ``DEFAULT`` is the first entry.
-
-    Raises:
-        WeightsError: the model has no weights of that name.
-    """
+    """Finds the weight entry of a model by its name; WeightsError if there is none. ``DEFAULT`` is the first entry."""
     entries = list_entries(model_name)
     if weights == "DEFAULT":
         return entries[0]

@@ -49,9 +49,6 @@ def read_weights_file(path: Path) -> dict[str, Tensor]:
     Only tensors are read, never pickled objects. The prefixes ``module.`` and ``_orig_mod.`` are dropped if every name
     has them.
 
-    Returns:
-        Tensors by name.
-
     Raises:
         WeightsError: the file does not exist, cannot be read as tensors, or holds no state dict.
     """
@@ -72,11 +69,7 @@ def read_weights_file(path: Path) -> dict[str, Tensor]:
 
 
 def trained_backbone(path: Path) -> str | None:
-    """The name of the backbone in a file from ``sppfeat train``; None if the file does not say.
-
-    Raises:
-        WeightsError: the file cannot be read as tensors.
-    """
+    """The name of the backbone in a file from ``sppfeat train``; None if the file does not say."""
     content = None if path.suffix == ".safetensors" else read_tensors(path)
     try:
         name = json.loads(content["provenance"])["settings"]["backbone"]["name"]  # type: ignore[index]
@@ -96,7 +89,6 @@ def load_parameters(
     """Copies a state dict of any floating-point type into a model.
 
     Args:
-        model: the whole network.
         state: tensors by name. Those that are not needed, such as a classifier, are skipped if they do not fit.
         needed: names of the parameters that the chosen layers and the head depend on; these must match.
         used_modules: names of their modules. Other parameters there (of a normalization after fc6, say) are refused.

@@ -66,11 +66,7 @@ def choose_names(installed: Iterable[str]) -> list[str]:
 
 
 def match_names(pattern: str) -> list[str]:
-    """Names of the backbones that match a name, or a pattern such as ``resnet*``.
-
-    Raises:
-        ConfigError: no backbone matches.
-    """
+    """Names of the backbones that match a name, or a pattern such as ``resnet*``; ConfigError if none does."""
     if not any(character in pattern for character in "*?["):
         check_name(pattern)
         return [pattern]
@@ -81,11 +77,7 @@ def match_names(pattern: str) -> list[str]:
 
 
 def check_name(name: str) -> None:
-    """Refuses a name that no backbone has.
-
-    Raises:
-        ConfigError: no backbone has this name; the message gives the reason, or similar names.
-    """
+    """Raises ConfigError for a name that no backbone has; the message gives the reason, or similar names."""
     for prefix, reason in _REFUSED.items():
         if name.startswith(prefix):
             raise ConfigError(f"{name!r} cannot be a backbone: {reason}")
@@ -98,11 +90,7 @@ def check_name(name: str) -> None:
 
 
 def default_layer(name: str, model: "nn.Module | None" = None) -> str:
-    """The node name of a model's default layer; builds the model without memory if it is needed and not given.
-
-    Raises:
-        ConfigError: no backbone has this name.
-    """
+    """The node name of a model's default layer; builds the model without memory if it is needed and not given."""
     check_name(name)
     layer = next(layer for prefix, layer in _DEFAULT_LAYERS.items() if name.startswith(prefix))
     if not layer.endswith(".-2"):
@@ -113,11 +101,7 @@ def default_layer(name: str, model: "nn.Module | None" = None) -> str:
 
 
 def build_model(name: str) -> "nn.Module":
-    """Builds the whole model with torchvision's random initial values, in training mode as torchvision does.
-
-    Raises:
-        ConfigError: no backbone has this name.
-    """
+    """Builds the whole model with torchvision's random initial values, in training mode as torchvision does."""
     check_name(name)
     if name == COMPACT_NAME:
         from sppfeat.networks.compact import CompactNetwork

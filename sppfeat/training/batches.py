@@ -36,9 +36,13 @@ _BATCHES_AHEAD = 4  # per worker
 
 
 class PixelBatch(NamedTuple):
-    """The pixels ``(n, 3, H, W)`` uint8 RGB of images ``(n,)`` int64, and the reasons why others could not be read."""
+    """The pixels ``(n, 3, H, W)`` uint8 RGB and labels ``(n,)`` int64 of images, which are indices in the listing.
+
+    ``failures`` are the reasons why other images of the batch could not be read.
+    """
 
     images: Tensor
+    labels: Tensor
     pixels: Tensor
     failures: dict[int, str]
 
@@ -164,7 +168,8 @@ class _Batches(Dataset[PixelBatch]):
                 except ImageError as error:
                     failures[image] = f"{self.examples.name(image)!r}: {error}"
         stacked = torch.stack(pixels) if pixels else torch.empty((0, 3, *input_hw), dtype=torch.uint8)
-        return PixelBatch(torch.tensor(read, dtype=torch.int64), stacked, failures)
+        images = torch.tensor(read, dtype=torch.int64)
+        return PixelBatch(images, torch.from_numpy(self.examples.labels)[images], stacked, failures)
 
     def _picture(self, image: int, input_hw: tuple[int, int]) -> Image.Image:
         """An image at the size of its file; with ``full``, at the size of the network input."""

@@ -1,11 +1,9 @@
 """Learners: a backbone with the modules after it and their loss, against class labels or other networks' maps."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,13 +18,11 @@ __all__ = [
     "BatchResult",
     "Body",
     "ClassLearner",
-    "ClassTargets",
     "Learner",
     "PyramidClassifier",
-    "Targets",
     "TeacherAdapter",
     "TeacherLearner",
-    "TeacherTargets",
+    "Teachers",
     "evaluate",
 ]
 
@@ -112,28 +108,16 @@ class ClassLearner(nn.Module):
             self.body.eval()
         return self
 
-    def forward(self, pixels: Tensor, targets: Sequence[Tensor]) -> BatchResult:
-        """Computes loss and class scores of ``(N, 3, H, W)`` uint8 pixels; the only target is ``(N,)`` int64 labels."""
+    def forward(self, pixels: Tensor, labels: Tensor) -> BatchResult:
+        """Computes loss and class scores of ``(N, 3, H, W)`` uint8 pixels with ``(N,)`` int64 labels."""
         scores = self.classifier(self.body(pixels)[0]).float()
         smoothing = self._label_smoothing if self.training else 0.0
-        return BatchResult(F.cross_entropy(scores, targets[0], label_smoothing=smoothing), scores)
+        return BatchResult(F.cross_entropy(scores, labels, label_smoothing=smoothing), scores)
 
-
-class ClassTargets:
-    """Class labels, ``(N,)`` int64 for all images of the listing, as targets on a device."""
-
-    def __init__(self, labels: npt.NDArray[np.int64], device: torch.device) -> None:
-        self._labels, self._device = torch.from_numpy(labels), device
-
-    def __call__(self, images: Tensor, pixels: Tensor) -> list[Tensor]:  # noqa: ARG002
-        """Looks up the labels of images, ``(n,)`` int64."""
-        return [self._labels[images].to(self._device)]
-
-    def judge(self, images: Tensor, scores: Tensor) -> dict[str, float]:
+    def judge(self, scores: Tensor, labels: Tensor) -> dict[str, float]:
         """Computes ``top1``, the share of correctly classified images, and ``mean_class``, its mean over classes."""
-        wanted = self._labels[images]
-        right = (scores.argmax(1) == wanted).double()
-        per_class = [float(right[wanted == label].mean()) for label in torch.unique(wanted)]
+        right = (scores.argmax(1) == labels).double()
+        per_class = [float(right[labels == label].mean()) for label in torch.unique(labels)]
         return {"top1": float(right.mean()), "mean_class": sum(per_class) / len(per_class)}
 
 
@@ -191,11 +175,14 @@ class TeacherAdapter(nn.Module):
 
 
 class TeacherLearner(nn.Module):
-    """Learns the maps or descriptors of teachers for the same pixels: mean squared error of standardized values."""
+    """Learns the maps or descriptors of teachers for the same pixels: mean squared error of standardized values.
 
-    def __init__(self, body: Body, adapters: Sequence[TeacherAdapter]) -> None:
+    Each layer of each teacher has an adapter and a name.
+    """
+
+    def __init__(self, body: Body, adapters: Sequence[TeacherAdapter], names: Sequence[str]) -> None:
         super().__init__()
-        self.body, self.adapters = body, nn.ModuleList(adapters)
+        self.body, self.adapters, self._names = body, nn.ModuleList(adapters), names
 
     def forward(self, pixels: Tensor, targets: Sequence[Tensor]) -> BatchResult:
         """Computes loss and explained variance; each target comes from :meth:`TeacherAdapter.target`."""
@@ -207,38 +194,29 @@ class TeacherLearner(nn.Module):
         error = torch.stack(errors, 1)
         return BatchResult(error.mean(0).sum(), 1 - error.detach())
 
-
-class TeacherTargets:
-    """Maps or descriptors of teachers, in evaluation mode on the device, as targets.
-
-    Each layer of each teacher has an adapter of the learner, which holds its means and deviations, and a name.
-    """
-
-    def __init__(
-        self, teachers: Sequence[Body], adapters: Sequence[TeacherAdapter], names: Sequence[str]
-    ) -> None:
-        self._teachers, self._adapters, self._names = teachers, adapters, names
-
-    def __call__(self, images: Tensor, pixels: Tensor) -> list[Tensor]:  # noqa: ARG002
-        """Computes the targets for ``(n, 3, H, W)`` uint8 pixels, one for each layer of each teacher."""
-        with torch.no_grad():
-            return [
-                adapter.target(feature_map)
-                for adapter, feature_map in zip(self._adapters, self._maps(pixels), strict=True)
-            ]
-
-    def judge(self, images: Tensor, scores: Tensor) -> dict[str, float]:  # noqa: ARG002
+    def judge(self, scores: Tensor, labels: Tensor) -> dict[str, float]:  # noqa: ARG002
         """Computes, for each layer, the share of the teacher's variance that the student explains."""
         explained = scores.double().mean(0).tolist()
         return {f"explained_{name}": share for name, share in zip(self._names, explained, strict=True)}
 
+
+class Teachers(nn.Module):
+    """Networks to learn from, in evaluation mode, with the learner's adapter for each of their layers."""
+
+    def __init__(self, bodies: Sequence[Body], adapters: Sequence[TeacherAdapter]) -> None:
+        super().__init__()
+        self.bodies = nn.ModuleList(bodies).eval().requires_grad_(False)
+        self._adapters = tuple(adapters)  # a tuple, because they are modules of the learner
+
+    @torch.no_grad()
+    def targets(self, pixels: Tensor) -> list[Tensor]:
+        """Computes the targets for ``(n, 3, H, W)`` uint8 pixels, one for each layer of each teacher."""
+        return [adapter.target(feature_map) for adapter, feature_map in self._maps(pixels)]
+
+    @torch.no_grad()
     def standardize(self, samples: Iterable[Tensor]) -> None:
         """Sets the means and deviations of the teachers' channels from some batches of pixels."""
-        moments = []
-        with torch.no_grad():
-            for pixels in samples:
-                maps = zip(self._adapters, self._maps(pixels), strict=True)
-                moments.append([adapter.moments(feature_map) for adapter, feature_map in maps])
+        moments = [[adapter.moments(fmap) for adapter, fmap in self._maps(pixels)] for pixels in samples]
         if not moments:
             raise SppfeatError(
                 "no image could be read of those that the teachers' channels are standardised by"
@@ -246,45 +224,41 @@ class TeacherTargets:
         for adapter, of_layer in zip(self._adapters, zip(*moments, strict=True), strict=True):
             adapter.standardize_by(of_layer)
 
-    def _maps(self, pixels: Tensor) -> list[Tensor]:
-        return [feature_map for teacher in self._teachers for feature_map in teacher(pixels)]
+    def _maps(self, pixels: Tensor) -> Iterator[tuple[TeacherAdapter, Tensor]]:
+        maps = [feature_map for body in self.bodies for feature_map in body(pixels)]
+        return zip(self._adapters, maps, strict=True)
 
 
 Learner: TypeAlias = ClassLearner | TeacherLearner
-"""A module that computes the loss and the scores of ``(N, 3, H, W)`` uint8 pixels against the targets."""
-
-Targets: TypeAlias = ClassTargets | TeacherTargets
-"""Computes the targets of images from their indices and pixels, and measures scores against them."""
+"""A module that computes the loss and the scores of ``(N, 3, H, W)`` uint8 pixels against labels or targets."""
 
 
 def evaluate(
     learner: Learner,
-    targets: Targets,
     batches: Iterable[PixelBatch],
     *,
-    to_device: Callable[[Tensor], Tensor],
+    run: Callable[[Learner, PixelBatch], BatchResult],
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, float] | None:
     """Runs a learner on some images in evaluation mode; None if it was stopped.
 
-    Returns the number of ``images``, their mean ``loss``, and the measures of ``targets.judge``.
+    Returns the number of ``images``, their mean ``loss``, and the measures of the learner's ``judge``.
     """
     learner.eval()
-    images, scores, loss = [], [], 0.0
+    labels, scores, loss = [], [], 0.0
     with torch.no_grad():
         for batch in batches:
-            if len(batch.images):
-                pixels = to_device(batch.pixels)
-                answer = learner(pixels, targets(batch.images, pixels))
-                images.append(batch.images)
+            if len(batch.labels):
+                answer = run(learner, batch)
+                labels.append(batch.labels)
                 scores.append(answer.scores.float().cpu())
-                loss += float(answer.loss) * len(batch.images)
+                loss += float(answer.loss) * len(batch.labels)
             if should_stop():
                 return None
-    if not images:
+    if not labels:
         raise SppfeatError("no image to validate on could be read")
-    every = torch.cat(images)
-    return {"images": len(every), "loss": loss / len(every), **targets.judge(every, torch.cat(scores))}
+    every = torch.cat(labels)
+    return {"images": len(every), "loss": loss / len(every), **learner.judge(torch.cat(scores), every)}
 
 
 def _averaged(feature_map: Tensor, cells: tuple[int, int]) -> Tensor:

@@ -22,19 +22,17 @@ from sppfeat.training.examples import ImageSets, read_image_sets
 from sppfeat.training.learners import (
     Body,
     ClassLearner,
-    ClassTargets,
     Learner,
     PyramidClassifier,
     TeacherAdapter,
     TeacherLearner,
-    TeacherTargets,
+    Teachers,
 )
 from sppfeat.training.settings import TrainRequest, TrainSettings
-from sppfeat.training.trainer import Progress, Trainer, TrainingTask
+from sppfeat.training.trainer import Progress, Trainer
 
 __all__ = ["Training", "prepare_training", "train"]
 
-_SAMPLES = 512  # number of images to estimate the teachers' means and deviations from
 _MAX_AUTO_WORKERS = 8
 
 
@@ -108,7 +106,7 @@ class Training:
     def summary(self) -> dict[str, Any]:
         """The plan of the training, as plain values."""
         sets, settings = self.sets, self.request.settings
-        n_parameters = sum(p.numel() for p in self.trainer.task.learner.parameters() if p.requires_grad)
+        n_parameters = sum(p.numel() for p in self.trainer.learner.parameters() if p.requires_grad)
         notes = []
         if settings.recipe.precision == "bf16" and (note := bfloat16_note(self.trainer.device, "bf16")):
             notes.append(note)
@@ -182,7 +180,7 @@ class Training:
         content: dict[str, Any] = {"state_dict": _stored(result.body.network, dtype)}
         if isinstance(result, ClassLearner):
             content["head"] = _stored(result.classifier, dtype)
-            content["classes"] = list(self.trainer.task.train.classes)
+            content["classes"] = list(self.sets.train.classes)
         history = self.trainer.progress.history
         content["provenance"] = json.dumps({**self.provenance, "history": history}, indent=1)
         self.folder.write_weights(content)
@@ -217,52 +215,38 @@ def prepare_training(
         sets = read_image_sets(request, min_side=min_side, n_workers=n_workers, on_probe=on_probe)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(settings.recipe.seed)
-            task = _make_task(settings, backbone, teachers, sets, device, min_side)
+            learner, to_learn_from = _make_learner(settings, backbone, teachers, len(sets.train.classes))
             provenance = describe_training(settings, backbone, teachers, sets)
-            trainer = Trainer(settings, task, device=device, n_workers=n_workers)
+            trainer = Trainer(
+                settings,
+                learner,
+                to_learn_from,
+                sets,
+                resample=backbone.spec.interpolation,
+                min_side=min_side,
+                device=device,
+                n_workers=n_workers,
+            )
             if run.resume:
                 trainer.restore(folder.read_checkpoint(provenance))
-            elif isinstance(task.targets, TeacherTargets) and not run.dry_run:
-                task.targets.standardize(trainer.samples(-(-_SAMPLES // settings.recipe.batch_size)))
-                # A new one, because the running mean of the weights holds a copy of the adapters.
-                trainer = Trainer(settings, task, device=device, n_workers=n_workers)
+            elif not run.dry_run:
+                trainer.standardize_teachers()
             yield Training(request, folder, trainer, backbone, provenance, sets)
 
 
-def _make_task(
-    settings: TrainSettings,
-    backbone: Backbone,
-    teachers: dict[str, Backbone],
-    sets: ImageSets,
-    device: torch.device,
-    min_side: int,
-) -> TrainingTask:
-    """Makes the student, the layers after it, and its targets, on the device."""
-    body, n_channels = Body(backbone), backbone.channels[0]
-    train, validation = sets.train, sets.validation
-    learner: Learner
-    if teachers:
-        adapters = [
-            TeacherAdapter(n_channels, width, settings.network, settings.recipe.distill)
-            for teacher in teachers.values()
-            for width in teacher.channels
-        ]
-        learner = TeacherLearner(body, adapters)
-        bodies = [Body(teacher).eval().requires_grad_(False) for teacher in teachers.values()]
-        for teacher in bodies:
-            teacher.to(device).to(memory_format=torch.channels_last)
-        names = [f"{name}:{layer}" for name, teacher in teachers.items() for layer in teacher.spec.layers]
-        targets: Any = TeacherTargets(bodies, adapters, names)
-        on_validation = targets
-    else:
-        classifier = PyramidClassifier(n_channels, settings.network, len(train.classes))
-        smoothing, freeze = settings.recipe.label_smoothing, settings.network.freeze
-        learner = ClassLearner(body, classifier, label_smoothing=smoothing, freeze=freeze)
-        targets, on_validation = (ClassTargets(e.labels, device) for e in (train, validation or train))
-    learner = learner.to(device).to(memory_format=torch.channels_last)
-    return TrainingTask(
-        learner, targets, on_validation, train, validation, backbone.spec.interpolation, min_side
-    )
+def _make_learner(
+    settings: TrainSettings, backbone: Backbone, teachers: dict[str, Backbone], n_classes: int
+) -> tuple[Learner, Teachers | None]:
+    """Makes the student with the layers after it, and its teachers if it has some."""
+    body, n_channels, network = Body(backbone), backbone.channels[0], settings.network
+    if not teachers:
+        classifier = PyramidClassifier(n_channels, network, n_classes)
+        smoothing = settings.recipe.label_smoothing
+        return ClassLearner(body, classifier, label_smoothing=smoothing, freeze=network.freeze), None
+    widths = [width for teacher in teachers.values() for width in teacher.channels]
+    adapters = [TeacherAdapter(n_channels, width, network, settings.recipe.distill) for width in widths]
+    names = [f"{name}:{layer}" for name, teacher in teachers.items() for layer in teacher.spec.layers]
+    return TeacherLearner(body, adapters, names), Teachers(list(map(Body, teachers.values())), adapters)
 
 
 def _stored(module: torch.nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor]:

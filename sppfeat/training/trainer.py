@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -24,36 +24,18 @@ from sppfeat.training.batches import (
     load_batches,
     whole_image_batches,
 )
-from sppfeat.training.examples import Examples
-from sppfeat.training.learners import Learner, Targets, evaluate
+from sppfeat.training.examples import Examples, ImageSets
+from sppfeat.training.learners import BatchResult, Learner, Teachers, evaluate
 from sppfeat.training.settings import TrainSettings
 
-__all__ = ["Progress", "Trainer", "TrainingTask"]
+__all__ = [
+    "Progress",
+    "Trainer",
+]
 
 _LOWEST_RATE = 0.01  # share of the peak learning rate at which the warm-up begins
 _EVALUATION_BATCH = 16
-
-
-class TrainingTask(NamedTuple):
-    """A learner with its targets and its images.
-
-    Attributes:
-        learner: the learner, on the device.
-        targets: targets of the images in ``train``.
-        validation_targets: targets of the images in ``validation``.
-        train: images to train on.
-        validation: held-out images, or None.
-        resample: name of the Pillow filter for resizing.
-        min_side: smallest side of an input that the networks accept, in pixels.
-    """
-
-    learner: Learner
-    targets: Targets
-    validation_targets: Targets
-    train: Examples
-    validation: Examples | None
-    resample: str
-    min_side: int
+_SAMPLES = 512  # number of images to estimate the teachers' means and deviations from
 
 
 @dataclass
@@ -73,31 +55,50 @@ class Progress:
 
 
 class Trainer:
-    """Trains a learner; its state after each of the ``n_steps`` steps depends only on settings and images."""
+    """Trains a learner; its state after each of the ``n_steps`` steps depends only on settings and images.
+
+    Args:
+        teachers: the networks that it learns from, or None for class labels.
+        resample: name of the Pillow filter for resizing.
+        min_side: smallest side of an input that the networks accept, in pixels.
+    """
 
     def __init__(
-        self, settings: TrainSettings, task: TrainingTask, *, device: torch.device, n_workers: int
+        self,
+        settings: TrainSettings,
+        learner: Learner,
+        teachers: Teachers | None,
+        sets: ImageSets,
+        *,
+        resample: str,
+        min_side: int,
+        device: torch.device,
+        n_workers: int,
     ) -> None:
         self.progress = Progress()
-        self._settings, self.task, self.device, self._n_workers = settings, task, device, n_workers
+        self.learner = learner.to(device).to(memory_format=torch.channels_last)
+        self._teachers = teachers and teachers.to(device).to(memory_format=torch.channels_last)
+        self._settings, self._sets, self.device = settings, sets, device
+        self._resample, self._min_side, self._n_workers = resample, min_side, n_workers
         recipe = settings.recipe
-        self._optimizer = _optimizer(task.learner, settings)
+        self._optimizer = _optimizer(self.learner, settings)
         sizes = settings.data.sizes
         counts = [len(self._plan_epoch(i)) for i in range(len(sizes))]
         self._n_batches = [counts[epoch % len(sizes)] for epoch in range(recipe.epochs)]
         self.n_steps = sum(self._n_batches)
         warmup = round(self.n_steps * recipe.warmup_epochs / recipe.epochs)
         self._schedule = _schedule(self._optimizer, warmup, self.n_steps)
-        self._average = (
-            AveragedModel(task.learner, multi_avg_fn=partial(_average, recipe.ema), use_buffers=True)
-            if recipe.ema
-            else None
-        )
+        self._average = self._new_average()
+
+    def _new_average(self) -> AveragedModel | None:
+        decay = self._settings.recipe.ema
+        update = partial(_average, decay)
+        return AveragedModel(self.learner, multi_avg_fn=update, use_buffers=True) if decay else None
 
     @property
     def result(self) -> Learner:
         """The learner to validate and save: the moving average of the parameters if there is one."""
-        return self.task.learner if self._average is None else cast(Learner, self._average.module)
+        return self.learner if self._average is None else cast(Learner, self._average.module)
 
     @property
     def n_steps_done(self) -> int:
@@ -108,7 +109,7 @@ class Trainer:
         """The state of the training as tensors and plain values."""
         return {
             "progress": dataclasses.asdict(self.progress),
-            "learner": self.task.learner.state_dict(),
+            "learner": self.learner.state_dict(),
             "average": None if self._average is None else self._average.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "schedule": _plain(self._schedule.state_dict()),
@@ -119,7 +120,7 @@ class Trainer:
     def restore(self, state: dict[str, Any]) -> None:
         """Continues from a state that :meth:`state` returned."""
         self.progress = Progress(**state["progress"])
-        self.task.learner.load_state_dict(state["learner"])
+        self.learner.load_state_dict(state["learner"])
         if self._average is not None:
             self._average.load_state_dict(state["average"])
         self._optimizer.load_state_dict(state["optimizer"])
@@ -147,7 +148,7 @@ class Trainer:
     def _run_batches(self, on_step: Callable[["Progress"], None], should_stop: Callable[[], bool]) -> bool:
         """Runs the remaining batches of an epoch; returns False if it was stopped."""
         progress, recipe = self.progress, self._settings.recipe
-        self.task.learner.train()
+        self.learner.train()
         started = time.monotonic()
         for batch in self._noted(self._load_epoch()):
             if len(batch.images):
@@ -165,26 +166,36 @@ class Trainer:
             raise SppfeatError(f"no image of epoch {progress.epoch + 1} of {recipe.epochs} could be read")
         return True
 
-    def samples(self, n: int) -> Iterator[Tensor]:
-        """Yields the pixels ``(b, 3, H, W)`` uint8 of the first ``n`` batches of the training."""
-        batches = itertools.islice(self._load_epoch(n_workers=0), n)
-        return (self._to_device(batch.pixels) for batch in batches if len(batch.images))
+    def standardize_teachers(self) -> None:
+        """Sets the means and deviations of the teachers' channels from the first images of the training."""
+        if self._teachers is not None:
+            n_batches = -(-_SAMPLES // self._settings.recipe.batch_size)
+            batches = itertools.islice(self._load_epoch(n_workers=0), n_batches)
+            self._teachers.standardize(self._to_device(b.pixels) for b in batches if len(b.images))
+            self._average = self._new_average()  # it holds a copy of the adapters
 
     def _validate(
         self, images: Examples, size: int, should_stop: Callable[[], bool]
     ) -> dict[str, float] | None:
         """Evaluates the result on whole images with a short side of ``size`` pixels; None if it was stopped."""
-        task, data = self.task, self._settings.data
+        data = self._settings.data
         batches = whole_image_batches(
-            images, data, size=size, batch_size=_EVALUATION_BATCH, min_side=task.min_side
+            images, data, size=size, batch_size=_EVALUATION_BATCH, min_side=self._min_side
         )
         plain = dataclasses.replace(data, views="full", flip=False, color=0.0)
         loaded = load_batches(
-            batches, images, plain, resample=task.resample, seed=(0,), n_workers=self._n_workers
+            batches, images, plain, resample=self._resample, seed=(0,), n_workers=self._n_workers
         )
-        learner, targets, noted = self.result, task.validation_targets, self._noted(loaded)
         with device_memory(self.device), self._arithmetic(), self._autocast():
-            return evaluate(learner, targets, noted, to_device=self._to_device, should_stop=should_stop)
+            return evaluate(self.result, self._noted(loaded), run=self._run, should_stop=should_stop)
+
+    def _run(self, learner: Learner, batch: PixelBatch) -> BatchResult:
+        pixels = self._to_device(batch.pixels)
+        teachers = self._teachers
+        answer: BatchResult = learner(
+            pixels, batch.labels.to(self.device) if teachers is None else teachers.targets(pixels)
+        )
+        return answer
 
     def _noted(self, batches: Iterable[PixelBatch]) -> Iterator[PixelBatch]:
         """Yields the batches, and notes the images that could not be read."""
@@ -193,16 +204,14 @@ class Trainer:
             yield batch
 
     def _step(self, batch: PixelBatch) -> float:
-        pixels = self._to_device(batch.pixels)
         self._optimizer.zero_grad(set_to_none=True)
         with device_memory(self.device), self._arithmetic():
             try:
                 with self._autocast():
-                    answer = self.task.learner(pixels, self.task.targets(batch.images, pixels))
-            except (
-                ValueError
-            ) as error:  # batch normalization has nothing to normalize in one cell of one image
-                n, _, height, width = pixels.shape
+                    answer = self._run(self.learner, batch)
+            # Batch normalization has nothing to normalize in one cell of one image.
+            except ValueError as error:
+                n, _, height, width = batch.pixels.shape
                 raise ConfigError(
                     f"{self._settings.backbone.name} cannot be trained on a batch of {n} of {height} x {width} pixels: "
                     f"{error}"
@@ -213,10 +222,10 @@ class Trainer:
                     f"the loss is {loss} in epoch {self.progress.epoch + 1}, batch {self.progress.batch + 1}: "
                     "a lower learning rate may help"
                 )
-            answer.loss.backward()
+            answer.loss.backward()  # type: ignore[no-untyped-call]
             self._optimizer.step()
         if self._average is not None:
-            self._average.update_parameters(self.task.learner)
+            self._average.update_parameters(self.learner)
         return loss
 
     def _entry(self, should_stop: Callable[[], bool]) -> dict[str, Any] | None:
@@ -232,7 +241,7 @@ class Trainer:
         }
         is_last = progress.epoch + 1 == self._settings.recipe.epochs
         is_due = is_last or (progress.epoch + 1) % data.val_every == 0
-        if (images := self.task.validation) is not None and is_due:
+        if (images := self._sets.validation) is not None and is_due:
             entry["validation"] = validation = {}
             for size in data.val_sizes:
                 scores = self._validate(images, size, should_stop)
@@ -244,12 +253,12 @@ class Trainer:
     def _plan_epoch(self, epoch: int) -> list[Batch]:
         recipe = self._settings.recipe
         return epoch_batches(
-            self.task.train,
+            self._sets.train,
             self._settings.data,
             epoch=epoch,
             batch_size=recipe.batch_size,
             seed=recipe.seed,
-            min_side=self.task.min_side,
+            min_side=self._min_side,
         )
 
     def _load_epoch(self, n_workers: int | None = None) -> Iterator[PixelBatch]:
@@ -257,10 +266,10 @@ class Trainer:
         epoch = self.progress.epoch
         return load_batches(
             self._plan_epoch(epoch),
-            self.task.train,
+            self._sets.train,
             self._settings.data,
             first=self.progress.batch,
-            resample=self.task.resample,
+            resample=self._resample,
             seed=(self._settings.recipe.seed, 2, epoch),
             n_workers=self._n_workers if n_workers is None else n_workers,
             pin_memory=self.device.type == "cuda",

@@ -7,7 +7,6 @@ from sppfeat.networks.backbones import load_backbone
 from sppfeat.training.learners import Body, ClassLearner, PyramidClassifier
 from sppfeat.training.settings import NetworkSettings
 
-CPU = torch.device("cpu")
 SETTINGS = NetworkSettings(levels=(1, 2), hidden=(6,), dropout=0.0)
 
 

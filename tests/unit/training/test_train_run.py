@@ -182,7 +182,7 @@ def test_a_network_of_the_zoo_from_given_weights(classes, tmp_path):
     first, _ = train([classes], tmp_path / "first", epochs=1)
     given = BackboneChoice(name="spp_s16", weights=str(tmp_path / "first/model.pth"))
     with prepare_training(request([classes], tmp_path / "second", backbone=given)) as training:
-        start = training.trainer.task.learner.body.network.state_dict()
+        start = training.trainer.learner.body.network.state_dict()
         assert same_tensors(start, first.trainer.result.body.network.state_dict())
 
 
@@ -196,7 +196,7 @@ def test_half_precision_weights_are_loaded_like_others(classes, tmp_path):
 def test_bfloat16_trains_too(classes, tmp_path):
     training, finished = train([classes], tmp_path / "run", epochs=1, precision="bf16")
     assert finished
-    assert all(p.dtype == torch.float32 for p in training.trainer.task.learner.parameters())
+    assert all(p.dtype == torch.float32 for p in training.trainer.learner.parameters())
 
 
 def test_the_list_of_images_says_which_were_held_out(classes, tmp_path):
@@ -207,7 +207,7 @@ def test_the_list_of_images_says_which_were_held_out(classes, tmp_path):
     assert sorted(row["path"] for row in rows) == sorted(map(str, classes.rglob("*.png")))
     assert all(f"/{row['class']}/" in row["path"] for row in rows)
     held_out = {row["path"] for row in rows if row["set"] == "validation"}
-    used = {training.trainer.task.train.path(i).decode() for i in training.trainer.task.train.images.tolist()}
+    used = {training.sets.train.name(i) for i in training.sets.train.images.tolist()}
     assert not used & held_out
 
 
@@ -258,9 +258,7 @@ def test_a_training_that_starts_anew_leaves_nothing_of_the_one_before(classes, t
 def test_weights_that_half_precision_cannot_hold_are_not_saved(classes, tmp_path):
     run = request([classes], tmp_path / "run", run={"weights_dtype": "float16"}, ema=0.0)
     with prepare_training(run) as training:
-        dict(training.trainer.task.learner.body.network.named_buffers())["features.0.1.running_var"].fill_(
-            1e5
-        )
+        dict(training.trainer.learner.body.network.named_buffers())["features.0.1.running_var"].fill_(1e5)
         with pytest.raises(
             SppfeatError, match=r"'features.0.1.running_var' have values that are not finite as float16"
         ):

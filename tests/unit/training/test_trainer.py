@@ -28,14 +28,14 @@ def test_the_result_is_a_running_mean_that_soon_forgets_its_beginning(classes, t
         means = []
 
         def after_step(progress) -> None:
-            value = training.trainer.task.learner.classifier.layers.classifier.weight.detach().clone()
+            value = training.trainer.learner.classifier.layers.classifier.weight.detach().clone()
             decay = decays and decays[len(means)]
             means.append(value if decay is None else decay * means[-1] + (1 - decay) * value)
 
         training.run(on_step=after_step, seconds=lambda: 0.0)
         found = training.trainer.result.classifier.layers.classifier.weight
         torch.testing.assert_close(found, means[-1])
-        assert (training.trainer.result is training.trainer.task.learner) == (ema == 0.0)
+        assert (training.trainer.result is training.trainer.learner) == (ema == 0.0)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
@@ -45,13 +45,13 @@ def test_weights_decay_and_biases_and_scales_do_not(classes, tmp_path, optimizer
     ) as training:
         groups = optimizer_of(training).param_groups
         assert [group["weight_decay"] for group in groups] == [0.3, 0.0]
-        named = {id(p): name for name, p in training.trainer.task.learner.named_parameters()}
+        named = {id(p): name for name, p in training.trainer.learner.named_parameters()}
         decaying, free = ([named[id(p)] for p in group["params"]] for group in groups)
         assert len(decaying) + len(free) == len(named)
         assert all(name.endswith("weight") for name in decaying)
         norms = [
             name
-            for name, module in training.trainer.task.learner.named_modules()
+            for name, module in training.trainer.learner.named_modules()
             if isinstance(module, torch.nn.BatchNorm2d)
         ]
         assert {f"{name}.weight" for name in norms} <= set(free)
