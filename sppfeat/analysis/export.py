@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import BinaryIO, NamedTuple, cast
 
 import numpy as np
 
@@ -35,23 +35,14 @@ __all__ = ["ExportResult", "export"]
 
 
 class _Format(NamedTuple):
-    """Properties of a format.
-
-    Attributes:
-        write: writes it.
-        suffixes: file suffixes in lower case.
-        has_float16: True if the format can hold float16.
-        of_float16: default type for float16 descriptors.
-        has_table: True if texts and labels go into a CSV file beside the output.
-        is_text: True if the format can be written to standard output.
-    """
+    """Properties of a format."""
 
     write: Callable[[Contents, list[BinaryIO]], None]
-    suffixes: tuple[str, ...]
+    suffixes: tuple[str, ...]  # in lower case
     has_float16: bool = True
-    of_float16: str = "float16"
-    has_table: bool = False
-    is_text: bool = False
+    of_float16: str = "float16"  # default type for float16 descriptors
+    has_table: bool = False  # texts and labels go into a CSV file beside the output
+    is_text: bool = False  # can be written to standard output
 
 
 # Few readers of Parquet know half precision; MATLAB has none.
@@ -73,9 +64,7 @@ class ExportResult:
     Attributes:
         paths: paths of the output and, if the format has one, of the table beside it; empty for a stream.
         format: name of the format.
-        rows: number of vectors.
-        dimension: length of a vector.
-        dtype: type of the vectors.
+        rows, dimension, dtype: number of vectors, their length, and their type.
         rows_without_descriptor: number of rows that hold NaN for lack of a descriptor.
         rows_labelled: number of rows with a known class.
         bytes: total size of the files; 0 for a stream.
@@ -133,7 +122,7 @@ def export(
         StoreError: the feature file cannot be read; the output exists or cannot be written.
         BrokenPipeError: the reader of the stream has closed it.
     """
-    name = _format(output, export_format)
+    name = _format_of(output, export_format)
     with contextlib.ExitStack() as opened:
         if isinstance(source, Selection):
             selection = source
@@ -185,36 +174,24 @@ def _write(
     return outputs
 
 
-def _format(output: Any, name: str | None) -> str:
-    """Name of the format of an output, given or by its suffix; a stream takes text only."""
-    if isinstance(output, str | os.PathLike):
-        return _format_of(os.fsdecode(output), name)
-    texts = [text for text, form in _FORMATS.items() if form.is_text]
-    if name not in texts:
-        found = "is not given" if name is None else f"is {name}"
-        raise ConfigError(f"for standard output the format {found}; allowed: --format {'|'.join(texts)}")
-    return name
-
-
-def _format_of(path: str, name: str | None = None) -> str:
-    """Name of the format of an output: the requested one, or the one that has its suffix.
-
-    Raises:
-        ConfigError: there is no such format, or the suffix belongs to none.
-
-    Example:
-        >>> _format_of("train.libsvm"), _format_of("train.data", "mat")
-        ('svmlight', 'mat')
-    """
+def _format_of(output: StrPath | BinaryIO, name: str | None) -> str:
+    """Name of the format of an output: the requested one, or the one that has its suffix; a stream takes text only."""
+    if not isinstance(output, str | os.PathLike):
+        texts = [text for text, form in _FORMATS.items() if form.is_text]
+        if name not in texts:
+            found = "is not given" if name is None else f"is {name}"
+            raise ConfigError(f"for standard output the format {found}; allowed: --format {'|'.join(texts)}")
+        return name
     if name is not None:
         return check_choice("format", name, EXPORT_FORMATS)
-    found = _suffix(path)
-    if found is None:
+    path = os.fsdecode(output)
+    found_format = _suffix(path)
+    if found_format is None:
         suffixes = " ".join(s for form in _FORMATS.values() for s in form.suffixes)
         raise ConfigError(
             f"the suffix of {path!r} says no format; allowed: {suffixes}, or --format {'|'.join(EXPORT_FORMATS)}"
         )
-    return found[0]
+    return found_format[0]
 
 
 def _paths_of(path: str, name: str) -> tuple[str, ...]:
@@ -232,11 +209,7 @@ def _paths_of(path: str, name: str) -> tuple[str, ...]:
 
 
 def _dtype_of(name: str, wanted: str | None, stored: str) -> str:
-    """Number type of an export: the wanted one, or by default the feature file's if the format can hold it.
-
-    Raises:
-        ConfigError: there is no such type, or the format cannot hold it.
-    """
+    """Number type of an export: the wanted one, or by default the feature file's if the format can hold it."""
     form = _FORMATS[name]
     if wanted is None:
         return form.of_float16 if stored == "float16" else stored

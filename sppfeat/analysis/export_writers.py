@@ -24,7 +24,6 @@ from sppfeat.store.reader import Selection
 from sppfeat.store.row_table import EXTRA, RowColumn, TextColumn, tabulate_rows
 
 __all__ = [
-    "VECTORS",
     "Contents",
     "number_texts",
     "write_csv",
@@ -33,33 +32,25 @@ __all__ = [
     "write_npz",
     "write_parquet",
     "write_svmlight",
-    "write_table",
     "write_tsv",
 ]
 
+# Sizes of the vectors to write at once.
 _BLOCK_NBYTES = 16 << 20
-_TEXT_NBYTES = (
-    2 << 20
-)  # size of the vectors to write as text at once; as Python objects they take 20 times as much
-_ROWS_AT_ONCE = 1 << 14
-_GROUP_NBYTES = 32 << 20  # size of the vectors of a row group of Parquet
+_GROUP_NBYTES = 32 << 20  # a row group of Parquet
+_TEXT_NBYTES = 2 << 20  # as Python objects they take 20 times as much
+_ROWS_AT_ONCE = 1 << 14  # of the table
 _MAT_LIMIT = 1 << 31  # bytes of a variable
-VECTORS = "X"
+_VECTORS = "X"
 
 
 @dataclass(frozen=True)
 class Contents:
-    """A selection in the form that the writers of all formats take.
-
-    Attributes:
-        selection: rows and columns of an open file.
-        dtype: type of the vectors to write.
-        on_progress: called with the number of rows written so far, and of all rows.
-    """
+    """A selection in the form that the writers of all formats take."""
 
     selection: Selection
-    dtype: np.dtype[np.floating[Any]]
-    on_progress: Callable[[int, int], None]
+    dtype: np.dtype[np.floating[Any]]  # of the vectors to write
+    on_progress: Callable[[int, int], None]  # takes the number of rows written so far, and of all rows
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -124,12 +115,9 @@ class Contents:
         return arrays
 
     def blocks(self, nbytes: int = _BLOCK_NBYTES) -> Iterator[tuple[slice, npt.NDArray[np.floating[Any]]]]:
-        """Yields the vectors in blocks of rows, in the order of the selection.
+        """Yields ranges of positions in the selection and their vectors ``(k, d)`` in C order, about ``nbytes`` each.
 
         Rows without a descriptor hold NaN, whatever the file holds there.
-
-        Yields:
-            A range of positions in the selection, and the vectors ``(k, d)`` in C order, about ``nbytes`` in all.
 
         Raises:
             ConfigError: a number exceeds the range of the type.
@@ -164,7 +152,7 @@ def _texts(texts: Any) -> npt.NDArray[np.str_]:
     return np.array(list(texts), dtype=np.str_)
 
 
-def write_table(contents: Contents, file: BinaryIO) -> None:
+def _write_table(contents: Contents, file: BinaryIO) -> None:
     """Writes the table as comma-separated values, without the vectors."""
     file.write(_encoded([join_fields(contents.table, ",")]))
     for rows in row_ranges(contents.shape[0], row_nbytes=1, nbytes=_ROWS_AT_ONCE):
@@ -186,10 +174,8 @@ write_tsv = partial(_write_values, separator="\t")
 def write_svmlight(contents: Contents, files: list[BinaryIO]) -> None:
     """Writes a line for each row, and the table into the second file, because LIBSVM cannot read comments.
 
-    If no classes are known, all labels are 0, because LIBSVM requires a number.
-
-    Raises:
-        LabelError: some rows have a class and some have none, which numbers cannot express.
+    If no classes are known, all labels are 0, because LIBSVM requires a number. If only some rows have a class, that is
+    an error, because numbers cannot express it.
     """
     labels = _labels(contents)
     for rows, vectors in contents.blocks(_TEXT_NBYTES):
@@ -198,7 +184,7 @@ def write_svmlight(contents: Contents, files: list[BinaryIO]) -> None:
             values = zip((there + 1).tolist(), number_texts(vector[there]), strict=True)
             files[0].write(_encoded([repr(label) + "".join(f" {i}:{value}" for i, value in values)]))
     for table in files[1:]:
-        write_table(contents, table)
+        _write_table(contents, table)
 
 
 def _labels(contents: Contents) -> npt.NDArray[Any]:
@@ -217,12 +203,7 @@ def _labels(contents: Contents) -> npt.NDArray[Any]:
 
 
 def number_texts(vector: npt.NDArray[np.floating[Any]]) -> list[str]:
-    """Texts of numbers ``(d,)``.
-
-    Example:
-        >>> number_texts(np.array([0.1, 0, np.nan, 1e-30], dtype=np.float32))
-        ['0.1', '0', 'nan', '1e-30']
-    """
+    """Texts of numbers ``(d,)``, such as ``0.1``, ``0``, ``nan`` and ``1e-30``."""
     return [str(value).removesuffix(".0") for value in vector]
 
 
@@ -250,13 +231,13 @@ def _encoded(lines: Iterable[str]) -> bytes:
 def write_npy(contents: Contents, files: list[BinaryIO]) -> None:
     """Writes the vectors ``(n, d)``, and the table into the second file."""
     _write_vectors(contents, files[0])
-    write_table(contents, files[1])
+    _write_table(contents, files[1])
 
 
 def write_npz(contents: Contents, files: list[BinaryIO]) -> None:
     """Writes all arrays, none of them pickled; the vectors are not compressed."""
     with zipfile.ZipFile(files[0], "w", allowZip64=True) as archive:
-        with _member(archive, VECTORS, zipfile.ZIP_STORED) as member:
+        with _member(archive, _VECTORS, zipfile.ZIP_STORED) as member:
             _write_vectors(contents, member)
         for name, array in contents.arrays().items():
             # Texts are mostly padding, which compresses well.
@@ -277,8 +258,7 @@ def _member(archive: zipfile.ZipFile, name: str, compression: int) -> BinaryIO:
 
 
 def _write_vectors(contents: Contents, file: BinaryIO) -> None:
-    blocks = (vectors for _, vectors in contents.blocks())
-    _write_blocks(file, contents.shape, contents.dtype, blocks)
+    _write_blocks(file, contents.shape, contents.dtype, (vectors for _, vectors in contents.blocks()))
 
 
 def _write_blocks(
@@ -295,9 +275,6 @@ def write_mat(contents: Contents, files: list[BinaryIO]) -> None:
     r"""Writes all arrays with scipy, which needs the vectors in memory.
 
     Texts become cell arrays; bytes in them that are not UTF-8 are escaped as in ``\xff``.
-
-    Raises:
-        ConfigError: the content is too large for such a file, or scipy is not installed.
     """
     n_rows, dimension = contents.shape
     nbytes = n_rows * dimension * contents.dtype.itemsize
@@ -305,9 +282,9 @@ def write_mat(contents: Contents, files: list[BinaryIO]) -> None:
         raise _too_large(f"{n_rows} x {dimension} {contents.dtype}: {nbytes} bytes")
     matlab = import_extra("scipy.io.matlab", extra="mat", purpose="writing MATLAB files")
     variables = {name: _mat_variable(array) for name, array in contents.arrays().items()}
-    variables[VECTORS] = np.empty(contents.shape, dtype=contents.dtype)
+    variables[_VECTORS] = np.empty(contents.shape, dtype=contents.dtype)
     for rows, vectors in contents.blocks():
-        variables[VECTORS][rows] = vectors
+        variables[_VECTORS][rows] = vectors
     try:
         matlab.savemat(files[0], variables, oned_as="column")
     except matlab.MatWriteError as error:
@@ -344,28 +321,25 @@ def write_parquet(contents: Contents, files: list[BinaryIO]) -> None:
 
     Texts become strings; if any text of a column is not UTF-8, the whole column becomes binary. The schema's metadata
     holds the origin of the vectors as JSON under ``sppfeat``.
-
-    Raises:
-        ConfigError: the package pyarrow is not installed.
     """
     pa = import_extra("pyarrow", extra="parquet", purpose="writing Parquet")
     pq = import_extra("pyarrow.parquet", extra="parquet", purpose="writing Parquet")
-    types = {name: _parquet_type(pa, column) for name, column in contents.table.items()}
-    number = pa.from_numpy_dtype(contents.dtype)
-    fields = [pa.field(name, kind) for name, kind in types.items()]
+    table = contents.table
+    fields = [pa.field(name, _parquet_type(pa, column)) for name, column in table.items()]
     # Values are not nullable: a missing vector is all NaN.
-    vector = pa.list_(pa.field("element", number, nullable=False), contents.shape[1])
+    number = pa.field("element", pa.from_numpy_dtype(contents.dtype), nullable=False)
+    vector = pa.list_(number, contents.shape[1])
     schema = pa.schema(
         [*fields, pa.field("features", vector, nullable=False)], metadata={"sppfeat": contents.about_json()}
     )
-    repeated = [name for name, column in contents.table.items() if isinstance(column, TextColumn)]
+    repeated = [name for name, column in table.items() if isinstance(column, TextColumn)]
     with pq.ParquetWriter(files[0], schema, use_dictionary=repeated) as writer:
         for rows, vectors in contents.blocks(_GROUP_NBYTES):
             columns = [
-                _parquet_column(pa, column, types[name], rows) for name, column in contents.table.items()
+                _parquet_column(pa, column, field.type, rows)
+                for column, field in zip(table.values(), fields, strict=True)
             ]
-            flat = pa.array(vectors.reshape(-1))
-            columns.append(pa.FixedSizeListArray.from_arrays(flat, type=vector))
+            columns.append(pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), type=vector))
             writer.write_table(pa.table(columns, schema=schema), row_group_size=len(vectors))
 
 

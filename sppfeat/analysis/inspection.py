@@ -24,9 +24,6 @@ __all__ = ["Verification", "describe", "info", "verify"]
 def info(path: StrPath) -> dict[str, Any]:
     """Describe the content of a feature file, which another process may be writing: ``sppfeat info --json``.
 
-    Args:
-        path: path of the file.
-
     Returns:
         Plain values that JSON can express: ``rows``, ``dimension``, ``dtype``, ``images`` (counts by status),
         ``columns``, ``config``, ``failures`` and more; the README lists every field.
@@ -81,7 +78,7 @@ class Verification(VerifyReport):
 
     Attributes:
         recomputed: comparison of recomputed rows with the file, with problems of its own; None if there was none.
-        ok: True if there is no problem.
+        ok: True if neither found a problem.
     """
 
     recomputed: "RowComparison | None"
@@ -103,7 +100,6 @@ def verify(
     """Check a feature file: structure, NaN, infinities, zero and duplicate rows, status counts: ``sppfeat verify``.
 
     Args:
-        path: path of the file.
         recompute: number of random rows to compute again from their images and compare, if the file has no problem.
         seed: seed of the choice of rows.
         root: folder that now holds the images; None: as recorded.

@@ -34,15 +34,10 @@ _Index = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Neighbors:
-    """The nearest rows of each of ``q`` queries, nearest first.
+    """The nearest rows of each of ``q`` queries, nearest first."""
 
-    Attributes:
-        rows: ``(q, k)`` int64 row numbers in the file; -1 for missing ones if fewer than ``k`` rows were found.
-        distances: ``(q, k)`` float64, in the metric of the search; inf for missing ones.
-    """
-
-    rows: npt.NDArray[np.int64]
-    distances: npt.NDArray[np.float64]
+    rows: npt.NDArray[np.int64]  # (q, k) row numbers in the file; -1 if fewer than k rows were found
+    distances: npt.NDArray[np.float64]  # (q, k), in the metric of the search; inf for missing rows
 
 
 def nearest_rows(

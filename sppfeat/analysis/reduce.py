@@ -47,17 +47,14 @@ class ReduceReport:
     """Summary of a reduction.
 
     Attributes:
-        rows: number of rows, the same in both files.
-        with_descriptor: number of rows that have a descriptor.
+        rows, with_descriptor: number of rows, the same in both files, and of those that have a descriptor.
         method, whiten, normalize: settings of the reduction, fitted or taken from another file.
-        source_dimension: length of the descriptors before.
-        selected: number of their columns that were reduced.
+        source_dimension, selected: length of the descriptors before, and number of their columns that were reduced.
         dimension: length of the reduced descriptors.
         fitted_rows: number of rows that the reduction was fitted on.
         explained_variance: share of the variance that the components hold, 0 to 1; None for a random projection.
         source_bytes, bytes: sizes of the source and of the output.
-        fit_seconds: duration of the fit; 0 if the reduction was taken from another file.
-        seconds: total duration.
+        fit_seconds, seconds: duration of the fit, 0 if the reduction was taken from another file, and of it all.
     """
 
     rows: int
@@ -104,14 +101,10 @@ def reduce(
         output: path of the file to write.
         like: path of a reduced file, whose reduction to apply instead of fitting one; the settings of a fit, up to
             ``batch_size``, are then ignored.
-        method: ``pca``, principal components, or ``random``, a Gaussian random projection.
-        components: length of the reduced descriptors.
-        whiten: bring every component to variance 1; only with ``pca``.
-        normalize: scaling of the reduced descriptors: ``none`` or ``l2``.
-        seed: seed of the order of rows, the randomized solver and the random projection.
-        layers, levels: columns to reduce; None for all.
-        fit_rows: conditions that select the rows to fit on; empty for all rows that have a descriptor.
-        batch_size: rows per batch of the fit; see :func:`sppfeat.analysis.reduce.fit_reduction`.
+        method, components, whiten, normalize, seed, layers, levels, fit_rows: see
+            :class:`~sppfeat.config.specs.ReductionSpec`.
+        batch_size: rows per batch of an incremental fit. If None, all rows are fitted at once if they take at most
+            2 GiB; else a batch has four rows per component, but takes at most 256 MiB.
         dtype: type of the reduced descriptors, ``float32`` or ``float16``.
         overwrite: replace an existing output.
         on_progress: called with ``"fit"`` or ``"write"``, and the numbers of rows done and in total.
@@ -222,21 +215,13 @@ def fit_reduction(
     file: FeatureFile,
     spec: ReductionSpec,
     *,
-    batch_size: int | None = None,
+    batch_size: int | None,
     on_progress: Callable[[int, int], None] = lambda done, rows: None,
 ) -> Reduction:
-    """Fits a projection on rows of a file.
+    """Fits a projection on rows of a file whose descriptors are not reduced yet; see :func:`reduce`.
 
-    Args:
-        file: an open file whose descriptors are not reduced yet.
-        spec: settings of the reduction, including the rows to fit on.
-        batch_size: rows per batch of an incremental fit. If None, all rows are fitted at once if they take at most
-            2 GiB; else a batch has four rows per component, but takes at most 256 MiB.
-        on_progress: called with the number of rows fitted on so far and the total number of rows to fit on.
-
-    Returns:
-        The projection, the same for the same rows and seed. Signs are fixed, by scikit-learn: the value of largest
-        magnitude in each principal component is positive.
+    The projection is the same for the same rows and seed. Signs are fixed, by scikit-learn: the value of largest
+    magnitude in each principal component is positive.
 
     Raises:
         ConfigError: there are more components than rows or columns, rows or columns do not exist, values are not
@@ -262,8 +247,10 @@ def fit_reduction(
         mean, components, scale = fitted.mean_, fitted.components_, np.ones(spec.components)
         if spec.whiten:
             scale = _whitening(np.sqrt(np.maximum(fitted.explained_variance_.astype(np.float64), 0)))
-        share = float(np.sum(fitted.explained_variance_ratio_))
-        share = min(max(share, 0.0), 1.0) if np.isfinite(share) else 0.0  # NaN if the rows do not vary
+        share = np.nan_to_num(
+            np.sum(fitted.explained_variance_ratio_), posinf=0
+        )  # NaN if the rows do not vary
+        share = float(np.clip(share, 0, 1))
     record = FitRecord(
         spec=spec,
         source_columns=file.columns,

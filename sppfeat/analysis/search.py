@@ -63,13 +63,11 @@ class Hit:
         rank: 1 for the nearest row.
         distance: distance between the descriptors of row and query, in the metric of the search.
         row: row number in the file.
-        image: path of the image relative to the file's root.
-        path: path of the image including the root, with which it can be opened.
+        image, path: path of the image relative to the file's root, and including it.
         image_id: id of the image in the inputs; None if it has none.
         label: class of the row in the selection's labels; None if it has none.
         box: ``x0, y0, x1, y1`` in pixels of the image as displayed, edges, half-open; None if rows are whole images.
-        score: score of the box; None if it has none, or if rows are whole images.
-        id: id of the box in its box file; None if it has none, or if rows are whole images.
+        score, id: score of the box, and its id in its box file; None if it has none, or if rows are whole images.
     """
 
     rank: int
@@ -86,12 +84,7 @@ class Hit:
 
 @dataclass(frozen=True)
 class Found:
-    """Rows that are nearest to a query.
-
-    Attributes:
-        query: the query.
-        hits: the rows, nearest first.
-    """
+    """A query, and the rows that are nearest to it, nearest first."""
 
     query: Query
     hits: list[Hit]
@@ -129,12 +122,12 @@ def search(
         rows, layers, levels, labels: see :meth:`sppfeat.store.reader.FeatureFile.select`; by default all rows that
             have a descriptor, all columns, and the labels of the file.
         root: folder that now holds the images of the file; as recorded in the file if None.
-        weights, weights_dir, device, on_download: see :func:`sppfeat.analysis.search.describe_queries`.
+        weights: file or name of the weights; as recorded in the file if None.
+        weights_dir: a folder to search first for weights given by name.
+        device: device to run the network on.
         on_progress: called with ``"describing"`` and numbers of queries, then with ``"searching"`` and numbers of
             rows: those done, and all.
-
-    Returns:
-        For each query, in order, the rows that are nearest to it.
+        on_download: called with the name of a weights file, the bytes downloaded, and their total (None if unknown).
 
     Raises:
         ConfigError: a query, row, layer, level or setting does not exist or is not allowed.
@@ -172,40 +165,34 @@ def _hits_of(neighbors: Neighbors, selection: Selection, *, root: StrPath | None
     folder = file.root if root is None else os.fspath(root)
     image_index, image_ids = file.image_index, file.image_id_table
     boxes, scores, ids = (file.boxes, file.row_score, file.row_id) if file.has_boxes else (None, None, None)
-
-    def hit(rank: int, row: int, distance: float) -> Hit:
-        image = int(image_index[row])
-        path = file.path_of(image)
-        score = math.nan if scores is None else float(scores[row])
-        return Hit(
-            rank=rank,
-            distance=distance,
-            row=row,
-            image=path,
-            path=os.path.join(folder, path),
-            image_id=None if image_ids is None else os.fsdecode(image_ids[image]) or None,
-            label=labels.name_of(row),
-            box=None if boxes is None else tuple(boxes[row].tolist()),
-            score=None if math.isnan(score) else score,
-            id=None if ids is None else ids[row] or None,
-        )
-
-    return [
-        [
-            hit(rank, row, distance)
-            for rank, (row, distance) in enumerate(zip(rows, distances, strict=True), 1)
-            if row >= 0
-        ]
-        for rows, distances in zip(neighbors.rows.tolist(), neighbors.distances.tolist(), strict=True)
-    ]
+    found = []
+    for rows, distances in zip(neighbors.rows.tolist(), neighbors.distances.tolist(), strict=True):
+        hits = []
+        for rank, (row, distance) in enumerate(zip(rows, distances, strict=True), 1):
+            if row < 0:
+                break
+            image = int(image_index[row])
+            path = file.path_of(image)
+            score = math.nan if scores is None else float(scores[row])
+            hit = Hit(
+                rank=rank,
+                distance=distance,
+                row=row,
+                image=path,
+                path=os.path.join(folder, path),
+                image_id=None if image_ids is None else os.fsdecode(image_ids[image]) or None,
+                label=labels.name_of(row),
+                box=None if boxes is None else tuple(boxes[row].tolist()),
+                score=None if math.isnan(score) else score,
+                id=None if ids is None else ids[row] or None,
+            )
+            hits.append(hit)
+        found.append(hits)
+    return found
 
 
 def read_queries(texts: Iterable[str]) -> list[Query]:
-    """Parses queries as :func:`parse_query` does, and lists of them: ``@FILE``, or ``-`` for standard input.
-
-    Raises:
-        ConfigError: a list cannot be read, a text is not a query, or there is no query at all.
-    """
+    """Parses queries as :func:`parse_query` does, and lists of them: ``@FILE``, or ``-`` for standard input."""
     queries = []
     for text in texts:
         if is_list(text):
@@ -221,22 +208,15 @@ def parse_query(text: str) -> Query:
     """Parses a query: an image file, ``IMAGE#x0,y0,x1,y1`` or ``row:N``.
 
     A text that is the path of an existing file means that file, even if it also looks like a box or a row.
-
-    Raises:
-        ConfigError: there is no such file, it is a folder, or the box is not four numbers.
-
-    Example:
-        >>> parse_query("row:17").row
-        17
     """
-    missing = _why_missing(text)
-    if missing is None:
+    why_missing = _why_missing(text)
+    if why_missing is None:
         return Query(text, path=text)
     if row := _ROW.fullmatch(text):
         return Query(text, row=int(row[1]))
     path, _, numbers = text.rpartition("#")
     if not path or _why_missing(path) is not None:
-        raise ConfigError(f"query {one_line(repr(text))}: {one_line(missing)}; allowed: {_ALLOWED}")
+        raise ConfigError(f"query {one_line(repr(text))}: {one_line(why_missing)}; allowed: {_ALLOWED}")
     try:
         x0, y0, x1, y1 = map(float, numbers.split(","))
     except ValueError as error:
@@ -273,17 +253,8 @@ def describe_queries(
     image in one run of the network. The network is loaded only if there are images, and only after all rows have been
     looked up and all images and boxes checked as far as the headers of the images allow.
 
-    Args:
-        queries: the queries; if the rows of the file are boxes, an image means a box that covers all of it.
-        selection: rows of an open file; determines the columns and their scaling.
-        weights: file or name of the weights; as recorded in the file if None.
-        weights_dir: a folder to search first for weights given by name.
-        device: device to run the network on.
-        on_progress: called with the number of queries described so far.
-        on_download: called with the name of a weights file, the bytes downloaded, and their total (None if unknown).
-
-    Raises:
-        SppfeatError: a reason listed at :func:`sppfeat.search`, or a descriptor holds NaN or infinities.
+    If the rows of the file are boxes, an image means a box that covers all of it. For the arguments and errors see
+    :func:`search`; a descriptor that holds NaN or infinities is an error, too.
     """
     file = selection.file
     rows = [i for i, query in enumerate(queries) if query.row is not None]
@@ -293,8 +264,8 @@ def describe_queries(
     for i, query in enumerate(queries):
         if query.path is not None:
             asked_of.setdefault(query.path, []).append(i)
-    for path, asked in asked_of.items():
-        _check_image(path, [queries[i] for i in asked], file)
+    for asked in asked_of.values():
+        _check_image([queries[i] for i in asked], file)
     result = np.empty((len(queries), selection.dimension), dtype=file.dtype)
     result[rows] = of_rows.X
     on_progress(len(rows))
@@ -322,10 +293,10 @@ def describe_queries(
     return result
 
 
-def _check_image(path: str, queries: Sequence[Query], file: FeatureTable) -> None:
-    """Reads the header of an image and checks that its boxes have an area."""
+def _check_image(queries: Sequence[Query], file: FeatureTable) -> None:
+    """Reads the header of the image of some queries and checks that their boxes have an area."""
     try:
-        place = find_image(b"", os.fsencode(path))
+        place = find_image(b"", os.fsencode(str(queries[0].path)))
         height, width = probe_image(
             place, exif=file.config.input.exif, max_pixels=RunOptions.max_decode_pixels
         )

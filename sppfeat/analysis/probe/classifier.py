@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from sppfeat._version import __version__
 from sppfeat.analysis.choices import ProbeSettings
-from sppfeat.analysis.probe.ridge import Ridge, class_numbers, labeled_rows, scale_layers
-from sppfeat.analysis.rows import check_described, check_finite
+from sppfeat.analysis.probe.ridge import Ridge, class_numbers, labeled_rows, scaled_blocks
+from sppfeat.analysis.rows import check_described
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.values import StrPath
 from sppfeat.config.wording import one_line
@@ -30,17 +30,7 @@ from sppfeat.store.row_table import RowColumn, TextColumn, tabulate_rows
 from sppfeat.store.rows import LabelSource, RowsLike
 from sppfeat.store.schema import ColumnBlock, check_dimension
 
-__all__ = [
-    "Classifier",
-    "Predictions",
-    "decision_blocks",
-    "fit_classifier",
-    "load_classifier",
-    "predict",
-    "row_digests",
-    "save_classifier",
-    "select_for",
-]
+__all__ = ["Classifier", "Predictions", "decision_blocks", "fit_classifier", "predict", "save_classifier"]
 
 _FORMAT = "sppfeat classifier"
 _VERSION = 2  # version 1 was a scikit-learn pipeline in a .skops file
@@ -56,24 +46,17 @@ _UNLABELED, _UNKNOWN = -1, -2  # in place of a class
 class Classifier:
     """A fitted classifier with a description of the rows that it accepts.
 
-    Attributes:
-        coef: ``(K, d)`` float32; ``scaled @ coef.T + intercept`` are the decision values of rows that
-            :func:`~sppfeat.analysis.probe.ridge.scale_layers` scaled.
-        intercept: ``(K,)`` float64.
-        classes: names of the ``K`` classes; predictions are indices into them.
-        config: extraction settings of the descriptors it was fitted on.
-        columns: descriptor columns it was fitted on.
-        reduction: fingerprint of the reduction of these descriptors; None if they are not reduced.
-        learned: ``(n,)`` uint64, the :func:`row_digests` of the rows it was fitted on.
+    ``scaled @ coef.T + intercept`` are the decision values ``(b, K)`` of rows that
+    :func:`~sppfeat.analysis.probe.ridge.scaled_blocks` scaled.
     """
 
-    coef: npt.NDArray[np.float32]
-    intercept: npt.NDArray[np.float64]
-    classes: tuple[str, ...]
-    config: ExtractConfig
+    coef: npt.NDArray[np.float32]  # (K, d)
+    intercept: npt.NDArray[np.float64]  # (K,)
+    classes: tuple[str, ...]  # names of the K classes; predictions are indices into them
+    config: ExtractConfig  # of the descriptors that it was fitted on, as are their columns
     columns: tuple[ColumnBlock, ...]
-    reduction: str | None
-    learned: npt.NDArray[np.uint64]
+    reduction: str | None  # fingerprint of their reduction, if they are reduced
+    learned: npt.NDArray[np.uint64]  # (n,), the digests of the rows that it was fitted on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,11 +88,7 @@ class Predictions:
 
 
 def fit_classifier(selection: Selection, settings: ProbeSettings) -> Classifier:
-    """Fits the classifier of a probe on all labeled rows of a selection.
-
-    Raises:
-        SppfeatError: a reason listed at :func:`sppfeat.analysis.probe.validation.cross_validate`.
-    """
+    """Fits the classifier of a probe on all labeled rows of a selection; see :func:`sppfeat.probe` for errors."""
     labeled = labeled_rows(selection, min_per_class=settings.least_per_class)
     coef, intercept = Ridge(selection, labeled, settings).fit()
     return Classifier(
@@ -119,11 +98,11 @@ def fit_classifier(selection: Selection, settings: ProbeSettings) -> Classifier:
         config=selection.file.config,
         columns=selection.columns.blocks,
         reduction=selection.file.reduction_fingerprint,
-        learned=row_digests(selection, labeled.positions),
+        learned=_row_digests(selection, labeled.positions),
     )
 
 
-def row_digests(selection: Selection, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+def _row_digests(selection: Selection, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
     """Digests ``(k,)`` of the root, the image's path and the box of rows at positions ``(k,)`` of a selection.
 
     Two files extracted from the same image at the same path give its rows the same digests. Under another path or
@@ -140,12 +119,8 @@ def row_digests(selection: Selection, positions: npt.NDArray[np.int64]) -> npt.N
     return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)
 
 
-def save_classifier(path: Path, classifier: Classifier, *, overwrite: bool = True) -> None:
-    """Writes a classifier as a ``.npz`` file, whatever its name: three arrays, and a JSON text about them.
-
-    Raises:
-        StoreError: the file cannot be written.
-    """
+def save_classifier(path: Path, classifier: Classifier, *, overwrite: bool) -> None:
+    """Writes a classifier as a ``.npz`` file, whatever its name: three arrays, and a JSON text about them."""
     about = {
         "format": _FORMAT,
         "version": _VERSION,
@@ -166,12 +141,8 @@ def save_classifier(path: Path, classifier: Classifier, *, overwrite: bool = Tru
     replace_file(path, content.getbuffer(), overwrite=overwrite)
 
 
-def load_classifier(path: Path) -> Classifier:
-    """Reads a classifier; nothing in the file is run.
-
-    Raises:
-        StoreError: there is no such file, it is not an sppfeat classifier, or it is damaged.
-    """
+def _load_classifier(path: Path) -> Classifier:
+    """Reads a classifier; nothing in the file is run, and any damage is a StoreError."""
     where = repr(str(path))
     if not path.is_file():
         raise StoreError(f"no such file: {where}")
@@ -203,15 +174,9 @@ def _checked(arrays: Any) -> Classifier:
     is_finite = np.isfinite(coef).all() and np.isfinite(intercept).all()
     if n < 2 or not all(isinstance(name, str) for name in classes) or found != expected or not is_finite:
         raise ValueError("its arrays are not those of its classes")
-    return Classifier(
-        coef=coef,
-        intercept=intercept,
-        classes=classes,
-        config=ExtractConfig.from_dict(about["config"]),
-        columns=columns,
-        reduction=None if about["reduction"] is None else str(about["reduction"]),
-        learned=learned,
-    )
+    config = ExtractConfig.from_dict(about["config"])
+    reduction = None if about["reduction"] is None else str(about["reduction"])
+    return Classifier(coef, intercept, classes, config, columns, reduction, learned)
 
 
 def predict(
@@ -250,9 +215,9 @@ def predict(
     with FeatureFile(Path(features)) as file, contextlib.ExitStack() as stack:
         if isinstance(output, str | os.PathLike):
             check_new_file(Path(output), inputs=[model, *file.read_paths, labels], overwrite=overwrite)
-        classifier = load_classifier(Path(model))
+        classifier = _load_classifier(Path(model))
         classes = classifier.classes
-        selection = select_for(classifier, file, rows=rows, labels=labels)
+        selection = _select_for(classifier, file, rows=rows, labels=labels)
         numbers, names = np.full(len(selection), -1), list[str]()
         if selection.labels.values is not None:
             numbers, names = class_numbers(selection)
@@ -275,7 +240,7 @@ def predict(
         index = {name: number for number, name in enumerate(classes)}
         # Of rows without a label, the number is -1, which takes the last.
         true = np.array([*(index.get(name, _UNKNOWN) for name in names), _UNLABELED])[numbers]
-        digests = row_digests(selection, np.arange(len(selection)))
+        digests = _row_digests(selection, np.arange(len(selection)))
         return Predictions(
             rows=selection.rows,
             predicted=predicted,
@@ -289,7 +254,7 @@ def predict(
         )
 
 
-def select_for(
+def _select_for(
     classifier: Classifier, file: FeatureFile, *, rows: RowsLike = None, labels: LabelSource = None
 ) -> Selection:
     """Selects rows of an open file, with the columns that a classifier takes; see :func:`predict`."""
@@ -332,25 +297,20 @@ def select_for(
 def decision_blocks(
     classifier: Classifier, selection: Selection
 ) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
-    """Yields ranges of a selection from :func:`select_for`, in order, and the decision values ``(b, K)`` of their rows.
+    """Yields ranges of a selection from :func:`_select_for`, in order, and the decision values ``(b, K)`` of rows.
 
     The values do not depend on the block size, the number of threads or the processor. The coefficients are float32,
     so digits below ``2**-23`` of the largest possible value of a row of norm 1 mean nothing, and values are rounded to
     the last decimal above that. Sums in another order differ by less than ``d * 2**-53`` of the same bound, which for
     ``d = 1000`` is one millionth of the rounding.
-
-    Raises:
-        StoreError: a row holds NaN or infinities.
     """
     coef = classifier.coef.astype(np.float64)
     largest = float(np.max(np.linalg.norm(coef, axis=1) + np.abs(classifier.intercept)))
     # A classifier of zeros gives every row the value 0, which needs no decimals.
     decimals = math.floor(-math.log10(largest * np.finfo(np.float32).eps)) if largest > 0 else 0
-    # The selection measures blocks as float32, which is half of float64.
-    nbytes = min(_BLOCK_NBYTES // 2, _BLOCK_ROWS * 4 * selection.dimension)
-    for part, rows in selection.blocks(nbytes=nbytes):
-        check_finite(rows, selection, np.arange(part.start, part.stop))
-        values = scale_layers(rows, selection.columns) @ coef.T + classifier.intercept
+    nbytes = min(_BLOCK_NBYTES, _BLOCK_ROWS * 8 * selection.dimension)
+    for part, rows in scaled_blocks(selection, np.arange(len(selection)), nbytes=nbytes):
+        values = rows @ coef.T + classifier.intercept
         # Adding 0.0 turns the -0.0 of small negative numbers into 0.0.
         yield part, values.round(decimals) + 0.0
 

@@ -11,7 +11,6 @@ float64.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,18 +20,9 @@ from sppfeat.analysis.rows import check_described, check_finite
 from sppfeat.config.machine import import_extra
 from sppfeat.config.wording import counted, one_line
 from sppfeat.errors import ConfigError, LabelError
-from sppfeat.store.descriptor_columns import ColumnSelection
 from sppfeat.store.reader import Selection
 
-__all__ = [
-    "ClassSize",
-    "LabeledRows",
-    "Ridge",
-    "class_numbers",
-    "labeled_rows",
-    "scale_layers",
-    "scaled_blocks",
-]
+__all__ = ["ClassSize", "LabeledRows", "Ridge", "class_numbers", "labeled_rows", "scaled_blocks"]
 
 _BLOCK_NBYTES = 128 << 20  # maximum size of a block of rows, as float64
 _MATRICES = 3  # the matrix, its product with a block, and the factor
@@ -53,32 +43,18 @@ class ClassSize:
 
 @dataclass(frozen=True)
 class LabeledRows:
-    """Labeled rows of the classes that are large enough.
+    """Labeled rows of the classes that are large enough."""
 
-    Attributes:
-        positions: ``(n,)`` int64 positions in the selection, ascending.
-        y: ``(n,)`` int64 class of each row, an index into ``names``.
-        groups: ``(n,)`` int64 image index of each row, if the rows of an image must stay together; else None.
-        names: names of the classes that are large enough.
-        left_out: classes with too few members.
-        n_unlabeled: number of rows without a class.
-    """
-
-    positions: npt.NDArray[np.int64]
-    y: npt.NDArray[np.int64]
-    groups: npt.NDArray[np.int64] | None
+    positions: _Index  # (n,) positions in the selection, ascending
+    y: _Index  # (n,) class of each row, an index into names
+    groups: _Index | None  # (n,) image index of each row, if the rows of an image must stay together
     names: tuple[str, ...]
-    left_out: tuple[ClassSize, ...]
+    left_out: tuple[ClassSize, ...]  # classes with too few members
     n_unlabeled: int
 
 
 def labeled_rows(selection: Selection, *, min_per_class: int) -> LabeledRows:
-    """Finds the rows of classes with at least ``min_per_class`` rows or, if rows are boxes, images with such rows.
-
-    Raises:
-        LabelError: the selection has no labels, no row has a label, or fewer than two classes are large enough.
-        ConfigError: a row has no descriptor.
-    """
+    """Finds the rows of classes with at least ``min_per_class`` rows or, if rows are boxes, images with such rows."""
     check_described(selection)
     classes, names = class_numbers(selection)
     grouped = selection.file.has_boxes
@@ -110,13 +86,10 @@ def labeled_rows(selection: Selection, *, min_per_class: int) -> LabeledRows:
     )
 
 
-def class_numbers(selection: Selection) -> tuple[npt.NDArray[np.int64], list[str]]:
+def class_numbers(selection: Selection) -> tuple[_Index, list[str]]:
     """Classes ``(n,)`` int64 of all rows, -1 for none, and the class names that they index.
 
     Classes that are numbers without names get their numbers as names.
-
-    Raises:
-        LabelError: the selection has no labels.
     """
     y = selection.y
     if y is None:
@@ -149,42 +122,25 @@ def _too_few(selection: Selection, sizes: list[ClassSize], min_per_class: int, m
     )
 
 
-def scaled_blocks(
-    selection: Selection, positions: npt.NDArray[np.int64], *, nbytes: int
-) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
-    """Yields ranges of positions in a selection and their rows ``(b, d)``, scaled by :func:`scale_layers`.
+def scaled_blocks(selection: Selection, positions: _Index, *, nbytes: int) -> Iterator[tuple[slice, _Array]]:
+    """Yields ranges of positions in a selection and their rows ``(b, d)``, scaled layer by layer.
 
-    A block takes ``nbytes`` bytes of float64, but holds at least one row.
-
-    Raises:
-        StoreError: a row holds NaN or infinities.
+    The ``n`` layers of a row get l2 norm ``1 / sqrt(n)``, so that one C suits all files; a layer of zeros stays zero. A
+    block takes ``nbytes`` bytes, but holds at least one row. NaN and infinities are refused.
     """
+    layers = selection.columns.layer_ranges().values()
     for part, rows in selection.blocks(positions, nbytes=nbytes // 2):  # which counts rows as float32
         check_finite(rows, selection, positions[part])
-        yield part, scale_layers(rows, selection.columns)
-
-
-def scale_layers(rows: npt.NDArray[np.floating[Any]], columns: ColumnSelection) -> npt.NDArray[np.float64]:
-    """Rows ``(b, d)`` float64 whose ``n`` layers have l2 norm ``1 / sqrt(n)``, so that one C suits all files.
-
-    A layer of zeros stays zero. The squares of float32 rows neither overflow nor underflow in float64.
-    """
-    scaled = rows.astype(np.float64)
-    layers = columns.layer_ranges().values()
-    for own in layers:
-        part = scaled[:, own]
-        norm = np.sqrt(len(layers) * np.einsum("ij,ij->i", part, part))[:, None]
-        part /= np.where(norm == 0, math.inf, norm)
-    return scaled
+        scaled = rows.astype(np.float64)  # in which squares of float32 neither overflow nor underflow
+        for own in layers:
+            layer = scaled[:, own]
+            norm = np.sqrt(len(layers) * np.einsum("ij,ij->i", layer, layer))[:, None]
+            layer /= np.where(norm == 0, math.inf, norm)
+        yield part, scaled
 
 
 class Ridge:
-    """Classifiers of labeled rows of a selection, each trained on some of them; ``method`` is ``products`` or ``sums``.
-
-    Raises:
-        ConfigError: the equations do not fit the memory, or scikit-learn is not installed.
-        StoreError: a row holds NaN or infinities.
-    """
+    """Classifiers of labeled rows, each trained on some of them; ``method`` is ``products`` or ``sums``."""
 
     def __init__(self, selection: Selection, labeled: LabeledRows, settings: ProbeSettings) -> None:
         self._selection, self._labeled = selection, labeled

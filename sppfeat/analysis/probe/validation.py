@@ -133,13 +133,7 @@ def cross_validate(
     *,
     on_progress: Callable[[int, int], None] = lambda n, total: None,
 ) -> ProbeResult:
-    """Cross-validates a linear classifier on labeled rows, in columns of whole levels; see :func:`sppfeat.probe`.
-
-    Raises:
-        LabelError: there are no labels, or fewer than two classes have enough rows.
-        ConfigError: the memory does not suffice, or scikit-learn is not installed.
-        StoreError: a row holds NaN or infinities.
-    """
+    """Cross-validates a linear classifier on labeled rows, in columns of whole levels; see :func:`sppfeat.probe`."""
     labeled = labeled_rows(selection, min_per_class=settings.least_per_class)
     metrics = import_extra("sklearn.metrics", extra="sklearn", purpose="cross-validation")
     folds = make_folds(labeled, n_folds=settings.folds, repeats=settings.repeats, seed=settings.seed)
@@ -198,12 +192,9 @@ def _confused_pairs(true: _Index, predicted: _Index, names: tuple[str, ...]) -> 
 
 
 def make_folds(labeled: LabeledRows, *, n_folds: int, repeats: int, seed: int) -> list[tuple[_Index, _Index]]:
-    """Makes the folds of all repeats, stratified by class and grouped by image, one repeat after the other.
+    """Makes the folds of all repeats, stratified by class and grouped by image: rows to train on and rows to test on.
 
-    Shuffles are seeded with ``seed``, ``seed + 1``, ...
-
-    Returns:
-        The rows to train on and the rows to test on, each ``(k,)`` numbers of labeled rows, ascending.
+    Rows are ``(k,)`` numbers of labeled rows, ascending. Shuffles are seeded with ``seed``, ``seed + 1``, ...
 
     Raises:
         LabelError: some fold would have no rows to test, or fewer than two classes to train on.

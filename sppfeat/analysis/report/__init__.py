@@ -1,15 +1,15 @@
 """Reports: one HTML page about a feature file.
 
 A selection of an open feature file goes in. ``facts`` turns it into plain data, and ``page`` turns these into one HTML
-page that loads nothing else. Gathering reads the file and the pictured images, and must not
-know the layout of the page; the page must not read the file.
+page that loads nothing else. Gathering reads the file and the pictured images, and must not know the layout of the
+page; the page must not read the file.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from sppfeat.analysis.choices import DEFAULT_EMBEDDING, MOST_EMBEDDED
-from sppfeat.analysis.report.facts import STEPS, OnStep, gather_facts
+from sppfeat.analysis.report.facts import gather_facts
 from sppfeat.analysis.report.page import check_page_path, render_page
 from sppfeat.config.values import StrPath
 from sppfeat.files.outputs import replace_file
@@ -17,6 +17,8 @@ from sppfeat.store.reader import FeatureFile
 from sppfeat.store.rows import LabelSource, RowsLike
 
 __all__ = ["report"]
+
+_STEPS = ("norms", "embedding", "neighbours", "pictures", "probe", "page")
 
 
 def report(
@@ -34,7 +36,7 @@ def report(
     root: str | None = None,
     seed: int = 0,
     overwrite: bool = False,
-    on_progress: OnStep = lambda n_done, n_steps, step: None,
+    on_progress: Callable[[int, int, str], None] = lambda n_done, n_steps, step: None,
 ) -> int:
     """Writes one HTML page about a feature file, with everything in it: ``sppfeat report``.
 
@@ -71,9 +73,9 @@ def report(
             most_probed=most if probe else 0,
             root=root,
             seed=seed,
-            on_step=on_progress,
+            on_step=lambda step: on_progress(_STEPS.index(step), len(_STEPS), step),
         )
         page = render_page(facts).encode()
     replace_file(path, page, overwrite=overwrite)
-    on_progress(len(STEPS), len(STEPS), "")
+    on_progress(len(_STEPS), len(_STEPS), "")
     return len(page)

@@ -31,96 +31,62 @@ from sppfeat.store.feature_table import FeatureTable
 from sppfeat.store.reader import Selection
 from sppfeat.store.reduction import Reduction
 
-__all__ = ["STEPS", "OnStep", "ReportFacts", "describe_provenance", "gather_facts", "group_failures"]
+__all__ = ["ReportFacts", "describe_provenance", "gather_facts", "group_failures"]
 
-STEPS = ("norms", "embedding", "neighbours", "pictures", "probe", "page")
 _PICTURE_SIDE = 96  # pixels
 _NUMBER = re.compile(r"[0-9]+")
 _MOST_PATHS = 5  # to name for each reason
 _MOST_SOURCES = 20  # maximum number of source files to name
-OnStep = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
 class FailureGroup:
-    """Images that failed for the same reason.
+    """Images that failed for the same reason, or for reasons that differ only in numbers."""
 
-    Attributes:
-        reason: reason of the first image; the reasons of the others differ only in numbers.
-        count: number of images.
-        paths: paths of the first images, with their ids in the inputs if they have any.
-    """
-
-    reason: str
+    reason: str  # of the first image
     count: int
-    paths: tuple[str, ...]
+    paths: tuple[str, ...]  # of the first images, with their ids in the inputs if they have any
 
 
 @dataclass(frozen=True)
 class Probed:
-    """Result of a probe of the descriptors.
-
-    Attributes:
-        result: result of the cross-validation.
-        n_drawn: number of rows drawn for the probe.
-        n_rows: number of rows that they were drawn from.
-        n_classes: number of classes that they were drawn from; if there are very many, only some were drawn.
-        folds: number of folds of the cross-validation.
-    """
+    """Result of a probe of the descriptors."""
 
     result: ProbeResult
-    n_drawn: int
-    n_rows: int
-    n_classes: int
+    n_drawn: int  # number of rows drawn for the probe
+    n_rows: int  # number of rows that they were drawn from
+    n_classes: (
+        int  # number of classes that they were drawn from; if there are very many, only some were drawn
+    )
     folds: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportFacts:
-    """All facts of a report.
-
-    Attributes:
-        title: title of the page.
-        name: name of the file, without folder.
-        content: content of the file, as ``sppfeat info --json`` prints it.
-        n_described, n_selected: number of rows with a descriptor, and of those that the report covers.
-        n_columns: number of values of a descriptor that the report covers.
-        classes: name and number of rows of each class, most frequent first; ``""`` stands for rows without a class.
-        config: settings of the extraction.
-        reduction: description of the reduction of the descriptors; empty without one.
-        provenance: names and values of facts about the file's origin.
-        norms: norms of the descriptors; None without descriptors.
-        sizes: sizes of images, and of boxes if there are any.
-        embedding: rows as points of a plane; None without descriptors.
-        pictured: centers ``x, y`` of the pictures in the embedding, 0 to 1 of the plot from its lower left, by row.
-        sheet: queries and their nearest rows; None for fewer than two rows.
-        thumbnails: pictures of the rows in the embedding and on the sheet, by row.
-        probe: result of a probe; None if there is none.
-        why_no_probe: reason why there is no probe, as a sentence; empty if there is one.
-        failures: failed images, by reason.
-        seed: seed of all random draws.
-    """
+    """All facts of a report."""
 
     title: str
-    name: str
-    content: Mapping[str, Any]
-    n_described: int
-    n_selected: int
-    n_columns: int
-    classes: tuple[tuple[str, int], ...]
+    name: str  # of the file, without folder
+    content: Mapping[str, Any]  # of the file, as ``sppfeat info --json`` prints it
+    n_described: int  # number of rows with a descriptor
+    n_selected: int  # number of those that the report covers
+    n_columns: int  # number of values of a descriptor that the report covers
+    classes: list[
+        tuple[str, int]
+    ]  # with their numbers of rows, most frequent first; "" is for rows without a class
     config: ExtractConfig
-    reduction: str
-    provenance: tuple[tuple[str, str], ...]
-    norms: Norms | None
-    sizes: tuple[Sizes, ...]
-    embedding: Embedding | None
-    pictured: Mapping[int, tuple[float, float]]
-    sheet: ContactSheet | None
-    thumbnails: Mapping[int, Thumbnail]
+    reduction: str  # description of the reduction of the descriptors; empty without one
+    provenance: list[tuple[str, str]]  # names and values of facts about the file's origin
+    norms: Norms | None  # None without descriptors
+    sizes: list[Sizes]  # of images, and of boxes if there are any
+    embedding: Embedding | None  # None without descriptors
+    pictured: Mapping[int, tuple[float, float]]  # centers of the pictures in the embedding, by row
+    sheet: ContactSheet | None  # None for fewer than two rows
+    thumbnails: Mapping[int, Thumbnail]  # of the rows in the embedding and on the sheet, by row
     probe: Probed | None
-    why_no_probe: str
-    failures: tuple[FailureGroup, ...]
-    seed: int
+    why_no_probe: str  # a sentence; empty if there is a probe
+    failures: list[FailureGroup]
+    seed: int  # of all random draws
 
 
 def gather_facts(
@@ -132,37 +98,30 @@ def gather_facts(
     most_probed: int = MOST_EMBEDDED,
     root: str | None = None,
     seed: int = 0,
-    on_step: OnStep = lambda n_done, n_steps, step: None,
+    on_step: Callable[[str], None] = lambda step: None,
 ) -> ReportFacts:
     """Gathers the facts of a report; reads the file and the images of the rows that are pictured.
 
-    Memory holds only those descriptors that are embedded or probed. See :func:`report` for the arguments and errors.
-
-    Args:
-        selection: rows, columns and labels of an open file.
-        most_probed: maximum number of rows to train and test classifiers on; 0 for no probe.
+    Memory holds only those descriptors that are embedded or probed. ``most_probed`` is the maximum number of rows to
+    train and test classifiers on; 0 for no probe. For the other arguments and the errors see :func:`sppfeat.report`.
     """
-
-    def begin(step: str) -> None:
-        on_step(STEPS.index(step), len(STEPS), step)
-
     file = selection.file
     check_described(selection)
-    begin("norms")
+    on_step("norms")
     norms = measure_norms(selection, most=MOST_NORMS, seed=seed) if len(selection) else None
-    begin("embedding")
+    on_step("embedding")
     embedding = embed_rows(selection, method=method, most=most, seed=seed) if len(selection) else None
     if embedding is not None and not len(embedding.selection):
         embedding = None
     pictured = choose_pictured(embedding, most=MOST_PICTURED, seed=seed) if embedding is not None else {}
-    begin("neighbours")
+    on_step("neighbours")
     sheet = _find_neighbors(embedding, selection, seed=seed)
-    begin("pictures")
+    on_step("pictures")
     pictures = find_row_pictures(file, [*pictured, *(sheet.rows if sheet else [])], root=root)
     thumbnails = read_thumbnails(pictures, exif=file.config.input.exif, side=_PICTURE_SIDE)
-    begin("probe")
+    on_step("probe")
     probed, why_not = _probe(selection, most=most_probed, seed=seed)
-    begin("page")
+    on_step("page")
     return ReportFacts(
         title=title or file.path.name,
         name=file.path.name,
@@ -170,19 +129,19 @@ def gather_facts(
         n_described=len(file.rows_with_descriptor()),
         n_selected=len(selection),
         n_columns=selection.dimension,
-        classes=tuple(count_labels(selection)) if selection.y is not None else (),
+        classes=count_labels(selection) if selection.y is not None else [],
         config=file.config,
         reduction="" if file.reduction is None else reduction_text(file.reduction),
-        provenance=tuple(describe_provenance(file)),
+        provenance=describe_provenance(file),
         norms=norms,
-        sizes=tuple(measure_sizes(file, of=of) for of in ("images", "boxes")[: 1 + file.has_boxes]),
+        sizes=[measure_sizes(file, of=of) for of in ("images", "boxes")[: 1 + file.has_boxes]],
         embedding=embedding,
         pictured=pictured,
         sheet=sheet,
         thumbnails=thumbnails,
         probe=probed,
         why_no_probe=why_not,
-        failures=tuple(group_failures(file)),
+        failures=group_failures(file),
         seed=seed,
     )
 
@@ -192,10 +151,14 @@ def _find_neighbors(embedding: Embedding | None, selection: Selection, *, seed: 
     if embedding is None or len(selection) < 2:
         return None
     queries = draw_queries(embedding.selection, SHEET_QUERIES, seed=seed)
-    # Otherwise most neighbors of a box would be overlapping boxes of the same image.
-    one_per_image = selection.file.has_boxes
-    descriptors = describe_queries(queries, selection)
-    return make_contact_sheet(selection, queries, descriptors, k=SHEET_NEIGHBORS, one_per_image=one_per_image)
+    return make_contact_sheet(
+        selection,
+        queries,
+        describe_queries(queries, selection),
+        k=SHEET_NEIGHBORS,
+        # Otherwise most neighbors of a box would be overlapping boxes of the same image.
+        one_per_image=selection.file.has_boxes,
+    )
 
 
 def _probe(selection: Selection, *, most: int, seed: int) -> tuple[Probed | None, str]:

@@ -1,17 +1,17 @@
 """The HTML page of a report, which needs no other file, and its charts, which suit light pages and dark ones."""
 
 import base64
-import functools
 import json
 import re
-from collections.abc import Sequence
+import struct
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sppfeat._version import __version__
 from sppfeat.analysis.report.facts import ReportFacts
-from sppfeat.analysis.show.contact_sheet import SheetLine
 from sppfeat.analysis.show.distributions import draw_norms, draw_sizes, norms_text, sizes_text
 from sppfeat.analysis.show.embedding import caption, draw_embedding, mark_classes, mark_text
 from sppfeat.analysis.show.figure import draw_png
@@ -23,11 +23,8 @@ from sppfeat.config.wording import counted, escaped
 from sppfeat.errors import ConfigError
 from sppfeat.files.outputs import check_new_file
 
-__all__ = ["Chart", "check_page_path", "draw_charts", "picture_uri", "render_page"]
+__all__ = ["check_page_path", "render_page"]
 
-_MOST_CLASSES = 30  # to list
-_MOST_REASONS = 20  # of failures
-_MOST_PAIRS = 10  # of confused classes
 _LONGEST = 1000  # maximum number of letters to show of a text from the file
 _BETWEEN_PARTS = re.compile(r"(?<=[_./-])(?=[^_./-])")
 # Inches, small enough for letters of 7 points to be readable on a phone.
@@ -35,7 +32,7 @@ _EMBEDDING_SIDE = 4.2
 _SIZES_SIDE = 4.0
 
 
-class Chart(NamedTuple):
+class _Chart(NamedTuple):
     """A chart as the data URI of a PNG file with a transparent background, and its size in pixels."""
 
     uri: str
@@ -43,7 +40,7 @@ class Chart(NamedTuple):
     height: int
 
 
-def check_page_path(path: Path, *, inputs: Sequence[object] = (), overwrite: bool) -> None:
+def check_page_path(path: Path, *, inputs: Sequence[object], overwrite: bool) -> None:
     """Refuses an output that cannot be written, and a missing package, so that nothing is computed in vain."""
     if path.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"the output is {str(path)!r}; allowed: a name that ends in .html")
@@ -75,24 +72,18 @@ def render_page(facts: ReportFacts) -> str:
         "percent": lambda value: f"{100 * value:.1f} %",
         "bytes": _bytes,
         "breakable": breakable,
-        "counted": functools.partial(counted, thousands=","),
+        "counted": partial(counted, thousands=","),
         "rounded": rounded,
     }
     embedding = facts.embedding
-    marks = mark_classes(embedding.selection) if embedding else []
+    marks = mark_classes(embedding.selection) if embedding and embedding.selection.y is not None else []
     page: str = environment.get_template("page.html").render(
         facts=facts,
         configuration=_configuration(facts.config),
-        most_classes=_MOST_CLASSES,
-        most_reasons=_MOST_REASONS,
-        most_pairs=_MOST_PAIRS,
         css=markupsafe.Markup(folder.joinpath("page.css").read_text("utf-8")),
-        charts=draw_charts(facts),
-        legend=[(mark, mark_text(mark)) for mark in marks]
-        if embedding and embedding.selection.y is not None
-        else [],
-        pictures={row: picture_uri(thumbnail) for row, thumbnail in facts.thumbnails.items()},
-        verdict=_verdict,
+        charts=_draw_charts(facts),
+        legend=[(mark, mark_text(mark)) for mark in marks],
+        pictures={row: _picture_uri(thumbnail) for row, thumbnail in facts.thumbnails.items()},
         version=__version__,
         embedding_text=caption(embedding) if embedding else "",
         network_text=network_text,
@@ -116,12 +107,6 @@ def _configuration(config: ExtractConfig) -> list[tuple[str, str]]:
     return [(name, value if isinstance(value, str) else json.dumps(value)) for name, value in values.items()]
 
 
-def _verdict(line: SheetLine, i: int) -> str:
-    """Class of a neighbor compared with its query's: ``same``, ``other`` or ``unknown``."""
-    is_same = line.neighbors[i].is_same
-    return "unknown" if is_same is None else "same" if is_same else "other"
-
-
 def _bytes(value: float) -> str:
     for unit in ("B", "kB", "MB", "GB"):
         if value < 1000:
@@ -130,39 +115,26 @@ def _bytes(value: float) -> str:
     return f"{value:.3g} TB"
 
 
-def draw_charts(facts: ReportFacts) -> dict[str, list[Chart]]:
-    """Draws the charts of a report under ``"embedding"``, ``"norms"`` (one per layer) and ``"sizes"`` (images, boxes).
-
-    Missing facts give no chart.
-    """
-    charts: dict[str, list[bytes]] = {"embedding": [], "norms": [], "sizes": []}
-    embedding, norms = facts.embedding, facts.norms
-    if embedding is not None:
+def _draw_charts(facts: ReportFacts) -> dict[str, list[_Chart]]:
+    """Draws the charts of a report; missing facts give no chart."""
+    charts: dict[str, list[_Chart]] = {"embedding": [], "norms": [], "sizes": []}
+    if (embedding := facts.embedding) is not None:
         shown = facts.pictured, facts.thumbnails
-        charts["embedding"] = [draw_png(lambda: draw_embedding(embedding, *shown, side=_EMBEDDING_SIDE))]
-    if norms is not None and len(norms.values):
-        charts["norms"] = [
-            draw_png(lambda i=i: draw_norms(norms, [i]))  # type: ignore[misc]
-            for i in range(len(norms.layers))
-        ]
-    charts["sizes"] = [
-        draw_png(lambda sizes=sizes: draw_sizes(sizes, side=_SIZES_SIDE))  # type: ignore[misc]
-        for sizes in facts.sizes
-        if len(sizes.widths)
-    ]
+        charts["embedding"] = [_chart(partial(draw_embedding, embedding, *shown, side=_EMBEDDING_SIDE))]
+    if (norms := facts.norms) is not None and len(norms.values):
+        charts["norms"] = [_chart(partial(draw_norms, norms, [i])) for i in range(len(norms.layers))]
+    sizes = [each for each in facts.sizes if len(each.widths)]
+    charts["sizes"] = [_chart(partial(draw_sizes, each, side=_SIZES_SIDE)) for each in sizes]
+    return charts
+
+
+def _chart(draw: Callable[[], Any]) -> _Chart:
+    png = draw_png(draw)
     # Bytes 16 to 23 of a PNG file hold its width and height.
-    return {
-        name: [
-            Chart(
-                _uri("image/png", png), int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
-            )
-            for png in pngs
-        ]
-        for name, pngs in charts.items()
-    }
+    return _Chart(_uri("image/png", png), *struct.unpack(">II", png[16:24]))
 
 
-def picture_uri(thumbnail: Thumbnail | None) -> str:
+def _picture_uri(thumbnail: Thumbnail | None) -> str:
     """Data URI of a thumbnail as a JPEG file; empty if there is no picture."""
     if thumbnail is None or thumbnail.pixels is None:
         return ""

@@ -134,7 +134,7 @@ def mapped_nbytes(path) -> int:
 @pytest.mark.skipif(sys.platform != "linux", reason="for Linux")
 def test_who_reads_all_rows_gives_them_back(tmp_path, monkeypatch):
     pytest.importorskip("sklearn")
-    for module in ("analysis.probe.prediction", "analysis.show.distributions", "store.verify"):
+    for module in ("analysis.probe.classifier", "analysis.show.distributions", "store.verify"):
         monkeypatch.setattr(f"sppfeat.{module}._BLOCK_NBYTES", 1 << 17)
     path = image_file(tmp_path / "f.h5", [i % 2 for i in range(30000)])
     with FeatureFile(path) as file:
