@@ -7,15 +7,16 @@ drawn at random from the whole plan.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sppfeat.decoding import Decoder
 from sppfeat.errors import ConfigError, ImageError
-from sppfeat.extraction.pipeline import BatchDescriber, Rows, run_pipeline, schedule
+from sppfeat.extraction.pipeline import BatchDescriber, run_pipeline
 from sppfeat.extraction.plan import Plan
-from sppfeat.store.schema import ColumnBlock
+from sppfeat.store.schema import ColumnBlock, RowRegions
 
 __all__ = ["estimate_factors", "sample_plan"]
 
@@ -52,18 +53,13 @@ def estimate_factors(
     for block in columns:
         layers[block.layer] = slice(layers.get(block.layer, block).start, block.stop)
     sink = _NormSink(list(layers.values()), sample.rows_of(images))
-    batches = schedule(
-        sample.input_hw,
-        images,
-        batch_size=None,
-        batch_pixels=batch_pixels,
-        uses=sample.scales_in_use(images),
-    )
     with sample.storage.fetch(sample.storage_index[images], scratch) as places:
         run_pipeline(
             sample,
-            batches,
+            images,
             find_places=lambda batch: [places[i] for i in np.searchsorted(images, batch).tolist()],
+            batch_size=None,
+            batch_pixels=batch_pixels,
             decoder=decoder,
             describe=describe_for(sample),
             sink=sink,
@@ -117,10 +113,15 @@ class _NormSink:
         self.norms = np.full((len(rows), len(layers)), np.nan)
         self.failures: list[str] = []
 
-    def write_rows(self, rows: Rows) -> None:
-        positions = np.searchsorted(self._rows, rows.rows)
+    def write_rows(
+        self,
+        rows: npt.NDArray[np.int64],
+        descriptors: npt.NDArray[np.floating[Any]],
+        regions: RowRegions | None,  # noqa: ARG002
+    ) -> None:
+        positions = np.searchsorted(self._rows, rows)
         for i, columns in enumerate(self._layers):
-            self.norms[positions, i] = np.linalg.norm(rows.descriptors[:, columns].astype(np.float64), axis=1)
+            self.norms[positions, i] = np.linalg.norm(descriptors[:, columns].astype(np.float64), axis=1)
 
     def mark_done(self, image: int) -> None:
         """Do nothing: only rows count."""

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from sppfeat.config.request import Request
 from sppfeat.errors import ConfigError, StoreError
@@ -18,9 +17,9 @@ from sppfeat.files.outputs import check_output, refuse_input, remove_leftovers
 from sppfeat.files.remote import url_of
 from sppfeat.files.remote.output import LocalOutput, local_output
 from sppfeat.store.reader import FeatureFile
-from sppfeat.store.schema import Status
+from sppfeat.store.schema import Status, count_boxes
 
-__all__ = ["Failure", "Outcome", "Output", "count_outcome", "join_outcomes", "open_output", "read_outcome"]
+__all__ = ["Failure", "Outcome", "Output", "join_outcomes", "open_output", "read_outcome"]
 
 _RETRY_SECONDS = 1.0
 
@@ -112,19 +111,18 @@ class Outcome(NamedTuple):
     boxes: dict[str, int] | None
 
 
-def count_outcome(
-    file: str, status: npt.NDArray[np.uint8], failures: list[Failure], boxes: dict[str, int] | None
-) -> Outcome:
-    """Count the images of a file, given the status of each, ``(N,)`` uint8."""
-    pending, done, failed = np.bincount(status, minlength=len(Status))[: len(Status)].tolist()
-    return Outcome([file], len(status), done, failed, pending, failures, boxes)
-
-
-def read_outcome(path: Path) -> Outcome:
-    """Read a file, and count its images."""
+def read_outcome(path: Path, *, name: str | None = None, images: tuple[int, int] | None = None) -> Outcome:
+    """Read a file, and count its images, or those of a half-open range; ``name`` is the file's name if not ``path``."""
     with FeatureFile(path) as file:
-        failures = [Failure(file.path_of(image), reason) for image, reason in file.errors.items()]
-        return count_outcome(str(path), file.status, failures, file.count_boxes() if file.has_boxes else None)
+        first, stop = images or (0, len(file.status))
+        status, boxes = file.status[first:stop], None
+        failures = [Failure(file.path_of(i), why) for i, why in file.errors.items() if first <= i < stop]
+        if file.has_boxes:
+            rows = slice(*np.searchsorted(file.image_index, (first, stop)))
+            is_done = status[file.image_index[rows] - first] == Status.DONE
+            boxes = count_boxes(file.row_flag[rows], np.asarray(is_done))
+    pending, done, failed = np.bincount(status, minlength=len(Status))[: len(Status)].tolist()
+    return Outcome([name or str(path)], len(status), done, failed, pending, failures, boxes)
 
 
 def join_outcomes(outcomes: Sequence[Outcome], n_images: int) -> Outcome:

@@ -149,8 +149,6 @@ def _begin_part(run: Run, output: Output, path: Path, cut: ShardPlan | None) -> 
         plan=plan,
         images=(0, plan.n_images),
         status=np.zeros(plan.n_images, dtype=np.uint8),
-        failures={},
-        flag=None if plan.boxes is None else plan.boxes.flag.copy(),
         to_do=np.arange(plan.n_images),
         unmeasured=np.flatnonzero(plan.is_unmeasured),
         is_new=True,
@@ -179,8 +177,6 @@ def _continue_part(run: Run, output: Output, recorded: RecordedImages, cut: Shar
         plan=plan,
         images=(0, plan.n_images),
         status=recorded.status,
-        failures=recorded.failures,
-        flag=recorded.flag,
         to_do=to_do,
         unmeasured=unmeasured,
         resized=resized,
@@ -232,16 +228,12 @@ def _extend_part(part: Part, matched: MatchedInputs) -> Part:
         found = run.read_sizes(matched.new)
     longer = plan_additions(part.plan, matched, run.listing, run.config.input, found, run.planner)
     added = np.arange(part.plan.n_images, longer.n_images)
-    flag = part.flag
-    if flag is not None and longer.boxes is not None:
-        flag = np.concatenate((flag, longer.boxes.flag[len(flag) :]))
     return replace(
         part,
         path=extension_of(part.output.path),
         plan=longer,
         images=(0, longer.n_images),
         status=np.concatenate((part.status, np.zeros(len(added), dtype=np.uint8))),
-        flag=flag,
         to_do=np.concatenate((part.to_do, added)),
         unmeasured=part.unmeasured if run.measures_first else np.concatenate((part.unmeasured, added)),
         resized=part.resized[:0],  # the new file is laid out with the right sizes

@@ -3,41 +3,28 @@
 Worker processes decode and another thread writes, so that the network rarely waits for either.
 """
 
+import contextlib
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from sppfeat.decoding import Batch, Decoded, Decoder
-from sppfeat.errors import DeviceMemoryError
+from sppfeat.errors import DeviceMemoryError, ImageError
 from sppfeat.extraction.plan import Plan, shape_keys
 from sppfeat.files.places import Place
 from sppfeat.store.schema import RowRegions
 
-__all__ = [
-    "BatchDescriber",
-    "FindPlaces",
-    "Progress",
-    "RowSink",
-    "Rows",
-    "SinkThread",
-    "no_wait",
-    "run_pipeline",
-    "schedule",
-]
+__all__ = ["BatchDescriber", "FindPlaces", "Progress", "RowSink", "Rows", "run_pipeline", "schedule"]
 
 _DECODE, _NETWORK, _WRITE = range(3)
 _NBYTES_AHEAD = 128 << 20  # of descriptors waiting for the sink
 _TASK_NBYTES = 4 << 20  # of rows handed over at a time: a single row is not worth waking the thread
-
-
-def no_wait() -> None:
-    """Return at once: the values are in main memory already."""
 
 
 class Rows(NamedTuple):
@@ -48,14 +35,14 @@ class Rows(NamedTuple):
         rows: ``(K,)`` int64, row indices in the plan, ascending.
         descriptors: ``(K, D)`` float32.
         regions: flags and pooled regions of the rows; None for whole images.
-        wait: blocks until the device has delivered the descriptors; call it before reading them.
+        wait: blocks until the device has delivered the descriptors; by default they are in main memory already.
     """
 
     image: int
     rows: npt.NDArray[np.int64]
     descriptors: npt.NDArray[np.floating[Any]]
     regions: RowRegions | None = None
-    wait: Callable[[], None] = no_wait
+    wait: Callable[[], None] = lambda: None
 
 
 FindPlaces = Callable[[npt.NDArray[np.int64]], Sequence[Place | str]]
@@ -69,9 +56,14 @@ Raises DeviceMemoryError if the device lacks memory; a smaller batch may fit.
 
 
 class RowSink(Protocol):
-    """Stores rows, and then the outcome of each image."""
+    """Stores rows, and then the outcome of each image; :class:`sppfeat.store.writer.FeatureWriter` is one."""
 
-    def write_rows(self, rows: Rows) -> None:
+    def write_rows(
+        self,
+        rows: npt.NDArray[np.int64],
+        descriptors: npt.NDArray[np.floating[Any]],
+        regions: RowRegions | None,
+    ) -> None:
         """Store the descriptors of rows, with their flags and regions."""
 
     def mark_done(self, image: int) -> None:
@@ -82,14 +74,9 @@ class RowSink(Protocol):
 
 
 class Progress(NamedTuple):
-    """Counts of finished images, and the seconds spent on each stage.
+    """Counts of the images that this run finished, and the seconds spent on each stage.
 
-    Attributes:
-        n_done: number of images described in this run.
-        n_failed: number of images that failed in this run.
-        decode_seconds: time spent waiting for decoded images.
-        network_seconds: time spent in the network and in pooling.
-        write_seconds: time spent waiting for the sink's thread.
+    Decoding and writing count only while the main thread waits for them; the network includes pooling.
     """
 
     n_done: int = 0
@@ -105,30 +92,32 @@ class Progress(NamedTuple):
 
 def run_pipeline(
     plan: Plan,
-    batches: Iterable[Batch],
+    images: npt.NDArray[np.int64],
     *,
     find_places: FindPlaces,
+    batch_size: int | None,
+    batch_pixels: int,
     decoder: Decoder,
     describe: BatchDescriber,
     sink: RowSink,
     dtype: str = "float32",
     nonfinite: str = "fail",
+    fail_fast: bool = False,
     start: Progress | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Progress:
-    """Decode and describe the batches of a plan, hand the rows to a sink, and return the progress at the end.
+    """Decode and describe images of a plan, hand the rows to a sink, and return the progress at the end.
+
+    Images that the plan has an error for fail, and images with nothing to pool are done, both before the first batch.
 
     Args:
-        plan: image sizes and rows.
-        batches: the batches, in the order to run them.
-        find_places: finds the places of images.
-        decoder: decodes the images, ahead of the network.
-        describe: turns decoded images into rows.
-        sink: takes the rows, and after an image's last rows its outcome.
+        images: ``(n,)`` int64, the images to run.
+        batch_size, batch_pixels: see :func:`schedule`.
         dtype: type that the sink stores, ``float32`` or ``float16``.
         nonfinite: ``fail``: an image fails if its descriptors hold NaN, infinities or values that ``dtype`` cannot
             hold; ``keep``: such values are stored.
+        fail_fast: True to raise ImageError for the first image that fails, which the sink does not get.
         start: counts to continue from.
         on_progress: called after each batch and at the end; counts the images that the sink has marked.
         should_stop: called after each batch; True ends the run early.
@@ -136,12 +125,25 @@ def run_pipeline(
     begun = start or Progress()
     clock = _StageClock()
     describe_all = _SplittingDescriber(describe)
+    uses = plan.scales_in_use(images)
+    is_readable = np.array([image not in plan.errors for image in images.tolist()], dtype=bool)
+    is_run = np.asarray(is_readable & uses.any(axis=1))
+    batches = schedule(
+        plan.input_hw, images[is_run], batch_size=batch_size, batch_pixels=batch_pixels, uses=uses[is_run]
+    )
+    # Both kinds of images that are in no batch are marked like a batch of their own.
+    others = images[~is_run].tolist()
+    unreadable = {image: plan.errors[image] for image in others if image in plan.errors}
 
-    with SinkThread(sink, dtype=dtype, nonfinite=nonfinite) as sink_thread:
+    sink_thread = _SinkThread(
+        sink, dtype=dtype, nonfinite=nonfinite, fatal_paths=plan.paths if fail_fast else None
+    )
 
-        def progress() -> Progress:
-            return begun.followed_by(Progress(sink_thread.n_done, sink_thread.n_failed, *clock.seconds))
+    def progress() -> Progress:
+        return begun.followed_by(Progress(sink_thread.n_done, sink_thread.n_failed, *clock.seconds))
 
+    with contextlib.closing(sink_thread):
+        sink_thread.end_batch(Batch(others, (), (), (0, 0), 0, [True] * len(others)), unreadable)
         for decoded in decoder.decode(_located(plan, batches, find_places)):
             clock.lap(_DECODE)
             failures = dict(decoded.failures)
@@ -259,37 +261,35 @@ class _SplittingDescriber:
             parts.extendleft([(first + half, stop), (first, first + half)])
 
 
-class SinkThread:
-    """A thread that passes rows and image outcomes to a sink, in order; a context manager.
+class _SinkThread:
+    """A thread that passes rows and image outcomes to a sink, in order; see :func:`run_pipeline` for the values.
 
-    If the context ends with an exception, the rows of an unfinished batch are dropped, so that no image with incomplete
-    rows is ever marked; finished batches still reach the sink. Meanwhile no other thread may use the sink. An error of
-    the sink is raised by the next call.
+    Closing it drops the rows of an unfinished batch, so that no image with incomplete rows is ever marked; finished
+    batches still reach the sink. Until then no other thread may use the sink. An error of the sink is raised by the
+    next call.
+
+    Args:
+        fatal_paths: paths of the images, to raise ImageError for the first that fails; None to mark it and go on.
 
     Attributes:
         n_done, n_failed: numbers of images marked as done, and as failed, so far.
     """
 
-    def __init__(self, sink: RowSink, *, dtype: str, nonfinite: str) -> None:
+    def __init__(
+        self, sink: RowSink, *, dtype: str, nonfinite: str, fatal_paths: Sequence[bytes] | None = None
+    ) -> None:
         self.n_done = 0
         self.n_failed = 0
         self._sink = sink
         self._dtype = dtype
         self._checks_values = nonfinite == "fail"
+        self._fatal_paths = fatal_paths
         self._failures: dict[int, str] = {}  # by image, until its last batch; used by the thread only
         self._is_broken = False
         self._unsent: list[Rows] = []
         self._unsent_nbytes = 0
         self._submitted: deque[tuple[Future[None], int]] = deque()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sppfeat-writing")
-
-    def __enter__(self) -> "SinkThread":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._thread.shutdown(wait=True)
 
     def add(self, rows: Rows) -> None:
         """Hand over rows; block while too many are waiting for the sink."""
@@ -316,6 +316,10 @@ class SinkThread:
         """Wait until the sink has stored all batches that were ended."""
         while self._submitted:
             self._submitted.popleft()[0].result()
+
+    def close(self) -> None:
+        """Wait for the thread to end."""
+        self._thread.shutdown(wait=True)
 
     def _take_unsent(self) -> tuple[list[Rows], int]:
         rows, nbytes = self._unsent, self._unsent_nbytes
@@ -346,7 +350,7 @@ class SinkThread:
             rows.wait()
             unfit = _explain_unstorable(rows.descriptors, self._dtype) if self._checks_values else None
             if unfit is None:
-                self._sink.write_rows(rows)
+                self._sink.write_rows(rows.rows, rows.descriptors, rows.regions)
             else:
                 self._failures[rows.image] = unfit
 
@@ -358,6 +362,9 @@ class SinkThread:
             if reason is None:
                 self._sink.mark_done(image)
                 self.n_done += 1
+            elif self._fatal_paths is not None:
+                name = os.fsdecode(self._fatal_paths[image])
+                raise ImageError(f"{name!r}: {reason} (--fail-fast; what is done is kept)")
             else:
                 self._sink.mark_failed(image, reason)
                 self.n_failed += 1

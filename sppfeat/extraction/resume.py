@@ -42,16 +42,12 @@ class RecordedImages(FileTables):
     Attributes:
         path: path of the file.
         status: ``(N,)`` uint8, status of each image.
-        failures: the reason of each failed image, by image.
-        flag: ``(R,)`` uint8, flags of each row's box; None for whole images.
         norm_factors: factor of each layer under ``meannorm``; None without it.
         shard: the shard of a whole plan that the file holds; None: the whole plan.
     """
 
     path: Path
     status: npt.NDArray[np.uint8]
-    failures: dict[int, str]
-    flag: npt.NDArray[np.uint8] | None
     norm_factors: tuple[float, ...] | None
     shard: Shard | None
 
@@ -127,8 +123,6 @@ def read_recorded(path: Path, config: ExtractConfig) -> RecordedImages:
                 labels=file.labels,
                 classes=tuple(os.fsencode(name) for name in file.classes),
                 status=file.status,
-                failures=dict(file.errors),
-                flag=file.row_flag if file.has_boxes else None,
                 ids=file.image_id_table,
                 boxes=_recorded_boxes(file) if file.has_boxes else None,
                 norm_factors=file.norm_factors,

@@ -1,5 +1,7 @@
 """The pipeline by itself: large batches, images that fail, values that cannot be kept, rows in order to the sink."""
 
+import contextlib
+import dataclasses
 import threading
 from collections.abc import Iterable, Iterator
 
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from sppfeat.decoding import Batch, Decoded
 from sppfeat.errors import DeviceMemoryError
 from sppfeat.extraction import pipeline
-from sppfeat.extraction.pipeline import Rows, SinkThread, run_pipeline, schedule
+from sppfeat.extraction.pipeline import Rows, _SinkThread, run_pipeline
 
 N = 12
 
@@ -56,8 +58,9 @@ class Kept:
         self.done: list[int] = []
         self.failed: dict[int, str] = {}
 
-    def write_rows(self, rows):
-        self.rows.update(zip(rows.rows.tolist(), rows.descriptors.tolist(), strict=True))
+    def write_rows(self, rows, descriptors, regions):
+        assert regions is None
+        self.rows.update(zip(rows.tolist(), descriptors.tolist(), strict=True))
 
     def mark_done(self, image):
         assert image in self.rows
@@ -70,10 +73,12 @@ class Kept:
 def run(device, *, failing=(), sink=None, sizes=None, batch_size=5, **options):
     sink = sink or Kept()
     plan = plan_of([f"{i}.jpg" for i in range(N)], sizes=sizes or [[4, 6]] * N)
-    batches = schedule(plan.image_hw[:, None], np.arange(N), batch_size=batch_size, batch_pixels=1)
+    plan = dataclasses.replace(plan, input_hw=plan.image_hw[:, None])
     progress = run_pipeline(
         plan,
-        batches,
+        np.arange(N),
+        batch_size=batch_size,
+        batch_pixels=1,
         find_places=lambda images: [b""] * len(images),
         decoder=Pixels(failing),
         describe=device,
@@ -154,8 +159,8 @@ class Record:
             raise OSError("disk full")
         self.calls.append(call)
 
-    def write_rows(self, rows):
-        self._note("rows", *rows.rows.tolist(), rows.descriptors[:, 0].tolist())
+    def write_rows(self, rows, descriptors, regions):
+        self._note("rows", *rows.tolist(), descriptors[:, 0].tolist())
 
     def mark_done(self, image):
         self._note("done", image)
@@ -172,8 +177,8 @@ def batch(*images: int, last: bool = True) -> Batch:
     return Batch(images, (), (), (4, 4), 0, [last] * len(images))
 
 
-def thread_to(sink: Record) -> SinkThread:
-    return SinkThread(sink, dtype="float32", nonfinite="fail")
+def thread_to(sink: Record) -> contextlib.closing[_SinkThread]:
+    return contextlib.closing(_SinkThread(sink, dtype="float32", nonfinite="fail"))
 
 
 def test_rows_then_marks_in_order_by_one_other_thread():
