@@ -23,7 +23,6 @@ from sppfeat.config.wording import reason_of
 from sppfeat.errors import StoreError
 from sppfeat.files.outputs import layout_of, written_aside
 from sppfeat.files.paths import PathTable
-from sppfeat.store.feature_table import StoredFile
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.reduction import Reduction
 from sppfeat.store.schema import (
@@ -35,6 +34,7 @@ from sppfeat.store.schema import (
     scale_sides,
     whole_image_boxes,
 )
+from sppfeat.store.stored_file import StoredFile
 from sppfeat.store.tables import FileTables, RowBoxes
 from sppfeat.store.virtual_features import SourceFile
 from sppfeat.store.writer import FeatureWriter

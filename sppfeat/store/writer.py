@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.config.wording import one_line
 from sppfeat.errors import StoreError
-from sppfeat.store.hdf5 import check_layout, hdf5_errors
 from sppfeat.store.schema import ERROR_NBYTES, RowRegions, Status, cut_error
+from sppfeat.store.stored_file import StoredFile
 
 __all__ = ["FeatureWriter"]
 
@@ -46,20 +46,21 @@ class FeatureWriter:
         self._last_sync = time.monotonic()
         self._marks: dict[int, Status] = {}
         self._fd = -1
-        with hdf5_errors(path, "cannot be opened for writing"):
-            with h5py.File(path, "r") as file:
-                if check_layout(file, path).is_virtual:
-                    raise StoreError(
-                        f"{str(path)!r} cannot be continued: its rows lie in other files; the commands that made these "
-                        "continue them, and then 'sppfeat merge --overwrite' merges them anew"
-                    )
-                written = (*_WRITTEN, *_WRITTEN_OF_BOXES) if "row_flag" in file else _WRITTEN
-                self._places = {name: _place(file[name], path) for name in written}
-                self._rows: npt.NDArray[np.int64] = file["images/rows"][()]
-                self._dtype: np.dtype[Any] = file["features"].dtype
-                self._dimension = int(file["features"].shape[1])
-                self._n_layers = int(file["row_region"].shape[1]) if "row_region" in file else 0
+        with StoredFile(path) as file:
+            if file.stored_features.is_virtual:
+                raise StoreError(
+                    f"{str(path)!r} cannot be continued: its rows lie in other files; the commands that made these "
+                    "continue them, and then 'sppfeat merge --overwrite' merges them anew"
+                )
+            written = (*_WRITTEN, *_WRITTEN_OF_BOXES) if file.has("row_flag") else _WRITTEN
+            self._places = {name: file.place(name) for name in written}
+            self._rows: npt.NDArray[np.int64] = file.read("images/rows")
+            self._dtype = file.stored_features.dtype
+            self._dimension = file.stored_features.shape[1]
+        try:
             self._fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise StoreError(f"{str(path)!r}: cannot be opened for writing: {one_line(str(error))}") from error
 
     def write_rows(
         self,
@@ -221,14 +222,6 @@ class FeatureWriter:
             getattr(os, "fdatasync", os.fsync)(self._fd)
         except OSError as error:
             raise StoreError(f"cannot write to {str(self._path)!r}: {error.strerror}") from error
-
-
-def _place(dataset: h5py.Dataset, path: Path) -> tuple[int, int]:
-    """Return the offset of a dataset in the file and its size, both in bytes."""
-    offset, nbytes = dataset.id.get_offset(), dataset.size * dataset.dtype.itemsize
-    if offset is None and nbytes:
-        raise StoreError(f"{str(path)!r} cannot be continued: {dataset.name} is not contiguous and allocated")
-    return offset or 0, nbytes
 
 
 def _raw(array: npt.NDArray[Any]) -> memoryview:

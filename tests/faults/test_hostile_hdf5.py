@@ -23,8 +23,8 @@ from hostile_files import (
 from sppfeat.cli import main
 from sppfeat.config.wording import one_line
 from sppfeat.errors import StoreError
-from sppfeat.store.feature_table import StoredFile
 from sppfeat.store.reader import FeatureFile
+from sppfeat.store.stored_file import StoredFile
 from sppfeat.store.verify import verify_file
 from sppfeat.store.writer import FeatureWriter
 

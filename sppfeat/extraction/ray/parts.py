@@ -34,9 +34,9 @@ from sppfeat.extraction.run import OnProbe, Run, open_run
 from sppfeat.extraction.shard_files import ShardFiles
 from sppfeat.files.downloads import OnDownload
 from sppfeat.files.remote import url_of
-from sppfeat.store.feature_table import StoredFile
 from sppfeat.store.merge import merge_shards
 from sppfeat.store.schema import Status
+from sppfeat.store.stored_file import StoredFile
 
 __all__ = ["PartsOnRay", "is_made_of_parts", "open_parts_on_ray", "parts_folder"]
 
