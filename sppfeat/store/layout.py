@@ -50,11 +50,8 @@ __all__ = [
     "feature_nbytes",
 ]
 
-
 FILE_DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
-
 _STRING: np.dtype[Any] = h5py.string_dtype("utf-8")
-
 _AT_ONCE = 1 << 14  # entries to handle at a time
 
 # Attributes of a file that those made of it take over.

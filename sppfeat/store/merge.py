@@ -33,12 +33,8 @@ from sppfeat.store.writer import FeatureWriter
 __all__ = ["MergeSummary", "merge_shards"]
 
 _COPIED_NBYTES = 16 << 20  # of descriptors, copied at a time
-
-
 _SHOWN = 5
-
 _SAME_FACTOR = 1e-6  # relative; machines that round differently estimate the factors on the same images
-
 _OnProgress = Callable[[str, int, int], None]
 
 

@@ -25,12 +25,8 @@ __all__ = ["LabelSource", "Labels", "RowsLike", "read_labels", "select_rows"]
 
 # Where labels can come from; see read_labels.
 LabelSource: TypeAlias = "StrPath | Mapping[str, str] | Sequence[Any] | npt.NDArray[Any] | None"
-
-
 RowsLike: TypeAlias = "str | Sequence[str] | slice | Sequence[int] | npt.NDArray[Any] | None"
-
 _ROW = "row"
-
 _CONDITIONS = (
     "A:B, N,N,..., label=NAME, image=PATH, status=done|failed|pending|any, "
     "flag=ok|clipped|sub-cell|degenerate"
@@ -38,19 +34,12 @@ _CONDITIONS = (
 
 # Numbers of at most 18 digits, so that they fit into int64.
 _SLICE = re.compile(r"(-?[0-9]{1,18})?:(-?[0-9]{1,18})?(?::([0-9]{1,18}))?")
-
 _NUMBERS = re.compile(r"[0-9]{1,18}(?:,[0-9]{1,18})*")
-
 _WILD = re.compile(r"[*?\[]")
-
 _STATUS = {status.name.lower(): status for status in Status}
-
 _FLAG = {"clipped": RowFlag.CLIPPED, "sub-cell": RowFlag.SUB_CELL, "degenerate": RowFlag.DEGENERATE}
-
 _CHOICES = {"label": None, "image": None, "status": (*_STATUS, "any"), "flag": ("ok", *_FLAG)}
-
 _SHOWN = 10
-
 _ANY = "; status=any takes such rows, too"
 
 

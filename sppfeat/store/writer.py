@@ -60,7 +60,9 @@ class FeatureWriter:
         try:
             self._fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise StoreError(f"{str(path)!r}: cannot be opened for writing: {one_line(str(error))}") from error
+            raise StoreError(
+                f"{str(path)!r}: cannot be opened for writing: {one_line(str(error))}"
+            ) from error
 
     def write_rows(
         self,

@@ -94,7 +94,7 @@ def elsewhere(folder, work):
 @pytest.mark.parametrize("make", KINDS)
 def test_it_is_the_file_of_one_machine(tmp_path, monkeypatch, make, copy):
     if copy:  # in parts of a few entries
-        monkeypatch.setattr("sppfeat.store.feature_table._PART_NBYTES", 40)
+        monkeypatch.setattr("sppfeat.store.stored_file._PART_NBYTES", 40)
     work = make()
     whole = write_whole(tmp_path / "whole.h5", work)
     merged = tmp_path / "merged.h5"
