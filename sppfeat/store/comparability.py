@@ -35,17 +35,19 @@ def descriptor_differences(
     """Return one line for each setting that makes the descriptors of two configurations incomparable.
 
     Network, weights, layers, pyramid, pooling, input size and normalization must be equal. Boxes, arithmetic precision
-    and storage may differ. The factors of ``meannorm`` are not compared.
-
-    Args:
-        recorded, other: the configurations.
-        names: names for the two configurations in the lines.
-        ignoring: keys of :meth:`ExtractConfig.to_dict` that may differ, too.
+    and storage may differ, and the keys of :meth:`ExtractConfig.to_dict` in ``ignoring``. The factors of ``meannorm``
+    are not compared. ``names`` are those of the two configurations in the lines.
     """
     free = _MAY_DIFFER.union(ignoring) | (set() if recorded.regions and other.regions else _BOX_SETTINGS)
-    return config_differences(
-        _compared_settings(recorded, free), _compared_settings(other, free), names=names
-    )
+    compared: list[dict[str, Any]] = [
+        {
+            name: value
+            for name, value in config.to_dict().items()
+            if name not in free and not name.startswith("box_")
+        }
+        for config in (recorded, other)
+    ]
+    return config_differences(*compared, names=names)
 
 
 def extraction_differences(recorded: "FeatureTable", other: "FeatureTable") -> list[str]:
@@ -62,14 +64,6 @@ def extraction_differences(recorded: "FeatureTable", other: "FeatureTable") -> l
             "'sppfeat extract --normalize-from' takes them over"
         )
     return differences
-
-
-def _compared_settings(config: ExtractConfig, free: Collection[str]) -> dict[str, Any]:
-    return {
-        name: value
-        for name, value in config.to_dict().items()
-        if name not in free and not name.startswith("box_")
-    }
 
 
 def _format(factors: tuple[float, ...] | None) -> str:

@@ -23,15 +23,10 @@ _STATUSES = np.array([status.name.lower() for status in Status], dtype=object)
 
 @dataclass(frozen=True)
 class TextColumn:
-    """A text for each of ``n`` rows, with shared texts stored once.
-
-    Attributes:
-        texts: the distinct texts, as bytes or decoded by ``os.fsdecode``.
-        index: ``(n,)`` int64, index of each row's text in ``texts``; -1 for none.
-    """
+    """A text for each of ``n`` rows, with shared texts stored once."""
 
     texts: Sequence[bytes | str]
-    index: npt.NDArray[np.int64]
+    index: npt.NDArray[np.int64]  # ``(n,)``, of each row's text in ``texts``; -1 for none
 
     def __len__(self) -> int:
         return len(self.index)
@@ -105,10 +100,6 @@ def to_pandas(file: FeatureTable, rows: npt.NDArray[np.int64], labels: Labels) -
 
     The table adds ``width``, ``height``, ``status`` and ``error`` of each row's image. If classes have names, ``label``
     is categorical, with ``y`` as its codes; else it holds ``y`` itself, or nothing if no classes are known.
-
-    Raises:
-        ConfigError: pandas is not installed.
-        LabelError: labels are not numbers, or there are several per row.
     """
     pandas = import_extra("pandas", extra="pandas", purpose="to_pandas")
     columns: dict[str, Any] = dict(tabulate_rows(file, rows, labels))
@@ -141,6 +132,4 @@ def _label_numbers(labels: Labels, rows: npt.NDArray[np.int64]) -> npt.NDArray[A
         raise LabelError(
             f"labels are {y.dtype} of shape {y.shape}; allowed in an export: one number for a row"
         )
-    if y.dtype.kind == "f":
-        return y.astype(np.float64)
-    return y.astype(np.int64)
+    return y.astype(np.float64 if y.dtype.kind == "f" else np.int64)

@@ -27,10 +27,7 @@ __all__ = ["LabelSource", "Labels", "RowsLike", "read_labels", "select_rows"]
 LabelSource: TypeAlias = "StrPath | Mapping[str, str] | Sequence[Any] | npt.NDArray[Any] | None"
 RowsLike: TypeAlias = "str | Sequence[str] | slice | Sequence[int] | npt.NDArray[Any] | None"
 _ROW = "row"
-_CONDITIONS = (
-    "A:B, N,N,..., label=NAME, image=PATH, status=done|failed|pending|any, "
-    "flag=ok|clipped|sub-cell|degenerate"
-)
+_CONDITIONS = "A:B, N,N,..., label=NAME, image=PATH, status=done|failed|pending|any, flag=ok|clipped|sub-cell|degenerate"
 
 # Numbers of at most 18 digits, so that they fit into int64.
 _SLICE = re.compile(r"(-?[0-9]{1,18})?:(-?[0-9]{1,18})?(?::([0-9]{1,18}))?")
@@ -40,7 +37,6 @@ _STATUS = {status.name.lower(): status for status in Status}
 _FLAG = {"clipped": RowFlag.CLIPPED, "sub-cell": RowFlag.SUB_CELL, "degenerate": RowFlag.DEGENERATE}
 _CHOICES = {"label": None, "image": None, "status": (*_STATUS, "any"), "flag": ("ok", *_FLAG)}
 _SHOWN = 10
-_ANY = "; status=any takes such rows, too"
 
 
 @dataclass(frozen=True)
@@ -50,7 +46,6 @@ class Labels:
     Attributes:
         values: ``(R,)`` int64, index into ``names`` or -1; without names, the numbers that the caller gave; None if no
             classes are known.
-        names: class names.
         n_unknown: number of entries in a table or mapping that match no image of the file.
     """
 
@@ -186,7 +181,7 @@ def _row_number(table: TableFile, line: int, text: str, of_row: Sequence[str | N
 def select_rows(file: FeatureTable, rows: RowsLike, labels: Labels) -> npt.NDArray[np.int64]:
     """Return the indices of the selected rows, ``(n,)`` int64; see :meth:`sppfeat.store.reader.FeatureFile.select`."""
     if rows is None:
-        return file.rows_with_descriptor()
+        rows = slice(None)
     if isinstance(rows, str):
         rows = [rows]
     if isinstance(rows, slice):
@@ -232,7 +227,10 @@ def _select_by_conditions(
     if "label" in conditions:
         wanted &= _has_label(labels, conditions["label"])
     if "image" in conditions:
-        wanted &= _matching_images(file, conditions["image"])[file.image_index]
+        images = {
+            i for name in conditions["image"] for i in _fitting(name, file.paths, "image", end=f"/{name}")
+        }
+        wanted &= np.isin(file.image_index, sorted(images))
     if "flag" in conditions:
         wanted &= _has_flag(file, conditions["flag"])
     if "number" not in conditions:
@@ -244,7 +242,9 @@ def _select_by_conditions(
             raise ConfigError(f"rows are {text!r}; allowed: a step of 1 or more")
         return np.flatnonzero(wanted & _in_range(file.n_rows, slice(start, stop, step)))
     numbers = np.array(text.split(","), dtype=np.int64)
-    numbers = _existing(file, numbers, needs_descriptor=statuses is None, otherwise=_ANY)
+    numbers = _existing(
+        file, numbers, needs_descriptor=statuses is None, otherwise="; status=any takes such rows, too"
+    )
     return numbers[wanted[numbers]]
 
 
@@ -257,7 +257,7 @@ def _in_range(n_rows: int, rows: slice) -> npt.NDArray[np.bool_]:
 def _existing(
     file: FeatureTable, numbers: npt.NDArray[np.int64], *, needs_descriptor: bool, otherwise: str = ""
 ) -> npt.NDArray[np.int64]:
-    """Return row indices after checking them; ``otherwise`` ends the message about rows without a descriptor."""
+    """Return the indices if such rows exist; ``otherwise`` ends the message about rows without a descriptor."""
     outside = numbers[(numbers < 0) | (numbers >= file.n_rows)]
     if len(outside):
         known = (
@@ -279,13 +279,6 @@ def _has_label(labels: Labels, patterns: Sequence[str]) -> npt.NDArray[np.bool_]
         raise ConfigError(f"rows are label={patterns[0]}, but no classes are known")
     chosen = {i for pattern in patterns for i in _fitting(pattern, labels.names, "label")}
     return np.isin(labels.values, sorted(chosen))
-
-
-def _matching_images(file: FeatureTable, patterns: Sequence[str]) -> npt.NDArray[np.bool_]:
-    chosen = np.zeros(file.n_images, dtype=bool)
-    for pattern in patterns:
-        chosen[_fitting(pattern, file.paths, "image", end=f"/{pattern}")] = True
-    return chosen
 
 
 def _fitting(pattern: str, names: Sequence[str], what: str, *, end: str | None = None) -> list[int]:

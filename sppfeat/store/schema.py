@@ -111,15 +111,10 @@ class Status(IntEnum):
 
 
 class RowRegions(NamedTuple):
-    """Flags and regions of some rows, recorded beside their descriptors.
+    """Flags and regions of some rows, recorded beside their descriptors."""
 
-    Attributes:
-        flag: ``(K,)`` uint8, bits of :class:`sppfeat.config.regions.RowFlag`.
-        region: ``(K, L, 4)`` int32, ``x0, y0, x1, y1`` in cells of each layer's map, half-open.
-    """
-
-    flag: npt.NDArray[np.uint8]
-    region: npt.NDArray[np.int32]
+    flag: npt.NDArray[np.uint8]  # ``(K,)``, bits of :class:`sppfeat.config.regions.RowFlag`
+    region: npt.NDArray[np.int32]  # ``(K, L, 4)``: ``x0, y0, x1, y1`` in cells of each layer's map, half-open
 
 
 class ColumnBlock(NamedTuple):
@@ -174,21 +169,17 @@ def _recorded_sides(spec: InputSpec) -> list[int]:
 
 
 def columns_of(*, ids: bool, boxes: bool, reduction: bool = False, sources: bool = False) -> _Columns:
-    """Return the datasets of a file besides ``/features``.
-
-    Args:
-        ids: True if an input table names the images.
-        boxes: True if rows are boxes.
-        reduction: True if the descriptors were reduced.
-        sources: True if other files hold the descriptors.
-    """
-    optional = (
-        (OPTIONAL_COLUMNS, ids),
-        (ROW_COLUMNS, boxes),
-        (REDUCTION_COLUMNS, reduction),
-        (SOURCE_COLUMNS, sources),
-    )
-    return {**COLUMNS, **{name: row for columns, has in optional if has for name, row in columns.items()}}
+    """Return the datasets of a file besides ``/features``; see the optional ones above."""
+    columns = dict(COLUMNS)
+    if ids:
+        columns |= OPTIONAL_COLUMNS
+    if boxes:
+        columns |= ROW_COLUMNS
+    if reduction:
+        columns |= REDUCTION_COLUMNS
+    if sources:
+        columns |= SOURCE_COLUMNS
+    return columns
 
 
 def check_dimension(blocks: Sequence[ColumnBlock], dimension: int) -> None:
@@ -206,12 +197,7 @@ def check_dimension(blocks: Sequence[ColumnBlock], dimension: int) -> None:
 
 
 def count_boxes(flag: npt.NDArray[np.uint8], is_done: npt.NDArray[np.bool_]) -> dict[str, int]:
-    """Count rows: all, those with a descriptor, and those with each box flag.
-
-    Args:
-        flag: ``(R,)`` uint8, flags of the rows' boxes.
-        is_done: ``(R,)`` bool, True if the row's image is done.
-    """
+    """Count rows ``(R,)``: all, those with a descriptor, and those with each box flag."""
     flags = {"clipped": RowFlag.CLIPPED, "degenerate": RowFlag.DEGENERATE, "sub_cell": RowFlag.SUB_CELL}
     has = {name: (flag & bit) != 0 for name, bit in flags.items()}
     return {

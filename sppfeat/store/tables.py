@@ -12,6 +12,8 @@ from sppfeat.files.paths import PathTable
 
 __all__ = ["Annotations", "FileTables", "RowBoxes"]
 
+_ROW_ARRAYS = ("boxes_px", "flag", "scale", "mirrored", "source")  # of RowBoxes, one entry per row
+
 
 @dataclass(frozen=True)
 class Annotations:
@@ -19,11 +21,9 @@ class Annotations:
 
     Attributes:
         label: ``(R,)`` int64, index into ``classes``; -1 for none.
-        classes: class names.
         score: ``(R,)`` float64, NaN for none.
         ids: ``(R,)`` names of the boxes, empty for none.
-        extra_names: names of the other columns.
-        extra: ``(R,)`` texts of each other column.
+        extra: ``(R,)`` texts of each other column, whose names are ``extra_names``.
     """
 
     label: npt.NDArray[np.int64]
@@ -91,11 +91,7 @@ class RowBoxes:
         """Return rows ``(K,)`` or a range, with ``box_row`` unchanged."""
         return dataclasses.replace(
             self,
-            boxes_px=self.boxes_px[rows],
-            flag=self.flag[rows],
-            scale=self.scale[rows],
-            mirrored=self.mirrored[rows],
-            source=self.source[rows],
+            **{name: getattr(self, name)[rows] for name in _ROW_ARRAYS},
             annotations=self.annotations.take(rows),
         )
 
@@ -118,14 +114,9 @@ class RowBoxes:
 
     def followed_by(self, other: "RowBoxes", *, box_row: npt.NDArray[np.int64]) -> "RowBoxes":
         """Return these rows followed by others; ``box_row`` gives the row of each box in the result."""
+        joined = {name: np.concatenate((getattr(self, name), getattr(other, name))) for name in _ROW_ARRAYS}
         return RowBoxes(
-            boxes_px=np.concatenate((self.boxes_px, other.boxes_px)),
-            flag=np.concatenate((self.flag, other.flag)),
-            scale=np.concatenate((self.scale, other.scale)),
-            mirrored=np.concatenate((self.mirrored, other.mirrored)),
-            source=np.concatenate((self.source, other.source)),
-            annotations=self.annotations.followed_by(other.annotations),
-            box_row=box_row,
+            **joined, annotations=self.annotations.followed_by(other.annotations), box_row=box_row
         )
 
 
@@ -139,7 +130,6 @@ class FileTables:
         image_hw: ``(N, 2)`` int32, height and width as displayed, in pixels; 0 if unknown.
         rows: ``(N, 2)`` int64, half-open range of each image's rows.
         labels: ``(N,)`` int64, index into ``classes``; -1 for none.
-        classes: class names.
         ids: name that an input table gives each image; None if no image has one.
         boxes: the box of each row; None if each row is a whole image.
     """
