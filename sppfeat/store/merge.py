@@ -1,6 +1,8 @@
-"""Merges the files of all shards into one file, which copies their descriptors or refers to them."""
+"""Merges the files of all shards into one file, which copies their descriptors or refers to them.
 
-import contextlib
+The files are first checked to be those of one extraction, complete, and to hold each of its images exactly once.
+"""
+
 import dataclasses
 import itertools
 import os
@@ -14,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.config.distribution import Shard
-from sppfeat.config.extract_config import ExtractConfig, config_differences
+from sppfeat.config.extract_config import config_differences
 from sppfeat.config.machine import row_ranges
 from sppfeat.config.values import StrPath
 from sppfeat.config.wording import counted, first_few
@@ -28,7 +30,6 @@ from sppfeat.store.layout import Entries, FileLayout, create_layout
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import Status
 from sppfeat.store.virtual_features import SourceFile, recorded_path
-from sppfeat.store.writer import FeatureWriter
 
 __all__ = ["MergeSummary", "merge_shards"]
 
@@ -68,28 +69,21 @@ class MergeSummary:
     notes: list[str]
 
 
-class ShardFile(NamedTuple):
-    """The file of one shard of a plan.
+class _ShardFile(NamedTuple):
+    """The file of one shard of a plan."""
 
-    Attributes:
-        path: the path that the user gave.
-        shard: range of its images and rows in the plan.
-        root: folder that its image paths are relative to.
-        version: size and modification time of the file when it was read.
-        source: the record of the file for ``/sources``, with its absolute path.
-        n_boxes: number of boxes in the box file, or of views in this shard; 0 if rows are whole images.
-        done, failed, pending: number of images by status.
-    """
-
-    path: Path
+    path: Path  # as the user gave it
     shard: Shard
-    root: str
-    version: FileVersion
-    source: SourceFile
-    n_boxes: int
-    done: int
-    failed: int
-    pending: int
+    root: str  # that its image paths are relative to
+    version: FileVersion  # when the file was read
+    source: SourceFile  # its record for /sources, with its absolute path
+    n_boxes: int  # in the box file, or views in this shard; 0 if rows are whole images
+    status: list[int]  # number of pending, done and failed images
+
+    @property
+    def pending(self) -> int:
+        """Number of images without a result, even if the file gives them a status that does not exist."""
+        return sum(self.status) - self.status[Status.DONE] - self.status[Status.FAILED]
 
     def check_unchanged(self) -> None:
         """Raise StoreError if the file was written or replaced since it was read."""
@@ -150,7 +144,7 @@ def _merge(
     with OutputLock(output):
         # Checked again under the lock: another process may have just written the output.
         check_new_file(output, inputs=shards, overwrite=overwrite)
-        parts = read_shard_files(shards, on_progress=lambda n: on_progress("check", n, len(shards)))
+        parts = _read_shard_files(shards, lambda n: on_progress("check", n, len(shards)))
         whole = parts[0].shard
         is_virtual = not copy and whole.n_rows > 0  # a virtual dataset needs at least one row
         real = os.path.realpath(output)
@@ -162,9 +156,10 @@ def _merge(
         with FeatureFile(parts[0].path) as first:
             dimension, layout = first.dimension, _layout(first, parts, sources)
             entries = _entries(first, parts, layout, lambda n: on_progress("join", n, len(parts)))
-            with create_layout(output, layout, entries) as unfinished:
-                if not is_virtual:
-                    _copy_features(unfinished, parts, lambda n: on_progress("copy", n, whole.n_rows))
+            if not is_virtual:
+                copied = _descriptors(parts, lambda n: on_progress("copy", n, whole.n_rows))
+                entries = itertools.chain(entries, copied)
+            with create_layout(output, layout, entries):
                 for part in parts:
                     part.check_unchanged()
     return MergeSummary(
@@ -172,8 +167,8 @@ def _merge(
         shards=len(parts),
         is_virtual=is_virtual,
         images=whole.n_images,
-        done=sum(part.done for part in parts),
-        failed=sum(part.failed for part in parts),
+        done=sum(part.status[Status.DONE] for part in parts),
+        failed=sum(part.status[Status.FAILED] for part in parts),
         rows=whole.n_rows,
         dimension=dimension,
         bytes=os.stat(output).st_size,
@@ -183,7 +178,7 @@ def _merge(
     )
 
 
-def _root_notes(parts: Sequence[ShardFile]) -> list[str]:
+def _root_notes(parts: Sequence[_ShardFile]) -> list[str]:
     roots = list(dict.fromkeys(part.root for part in parts))
     if len(roots) == 1:
         return []
@@ -193,18 +188,18 @@ def _root_notes(parts: Sequence[ShardFile]) -> list[str]:
     ]
 
 
-def _layout(first: FeatureFile, parts: Sequence[ShardFile], sources: Sequence[SourceFile]) -> FileLayout:
+def _layout(first: FeatureFile, parts: Sequence[_ShardFile], sources: Sequence[SourceFile]) -> FileLayout:
     """Return the layout of the merged file: that of a shard, with the images, rows and views of all of them."""
     layout = FileLayout.like(first, sources=bool(sources))
     whole = parts[0].shard
     sizes = {**layout.sizes, "N": whole.n_images, "R": whole.n_rows, "S": len(sources)}
-    if first.has_boxes and not has_box_file(first.config):
+    if first.has_boxes and not _has_box_file(first):
         sizes["X"] = sum(part.n_boxes for part in parts)
     return dataclasses.replace(layout, sizes=sizes, sources=sources)
 
 
 def _entries(
-    first: FeatureFile, parts: Sequence[ShardFile], layout: FileLayout, on_part: Callable[[int], None]
+    first: FeatureFile, parts: Sequence[_ShardFile], layout: FileLayout, on_part: Callable[[int], None]
 ) -> Iterator[Entries]:
     """Yield the content of the merged file, except the descriptors.
 
@@ -213,7 +208,7 @@ def _entries(
     """
     joined = {name for name, (dims, _) in layout.columns.items() if dims[0] in ("N", "R", "X")}
     box_row = None
-    if first.has_boxes and has_box_file(first.config):
+    if _has_box_file(first):
         joined.remove("box_row")
         box_row = np.full(layout.sizes["X"], -1, dtype=np.int64)
     for name in layout.columns:
@@ -240,7 +235,7 @@ def _entries(
         yield f"sources/{name}", ..., [getattr(source, name) for source in layout.sources]
 
 
-def _join_box_rows(box_row: npt.NDArray[np.int64], source: FeatureFile, part: ShardFile) -> None:
+def _join_box_rows(box_row: npt.NDArray[np.int64], source: FeatureFile, part: _ShardFile) -> None:
     """Fill in the rows of one shard's boxes, numbered in the merged file."""
     for boxes, rows in source.read_parts("box_row"):
         own = np.flatnonzero(rows >= 0) + boxes.start
@@ -251,27 +246,24 @@ def _join_box_rows(box_row: npt.NDArray[np.int64], source: FeatureFile, part: Sh
         box_row[own] = rows[own - boxes.start] + part.shard.first_row
 
 
-def _copy_features(unfinished: Path, parts: Sequence[ShardFile], on_rows: Callable[[int], None]) -> None:
-    with contextlib.closing(FeatureWriter(unfinished)) as writer:
-        for part in parts:
-            with FeatureFile(part.path) as file:
-                row_nbytes = file.dimension * file.dtype.itemsize
-                for rows in row_ranges(file.n_rows, row_nbytes=row_nbytes, nbytes=_COPIED_NBYTES):
-                    numbers = np.arange(rows.start, rows.stop) + part.shard.first_row
-                    writer.write_rows(numbers, np.asarray(file.features[rows]))
-                    file.drop_pages()
-                    on_rows(part.shard.first_row + rows.stop)
+def _descriptors(parts: Sequence[_ShardFile], on_rows: Callable[[int], None]) -> Iterator[Entries]:
+    for part in parts:
+        first_row = part.shard.first_row
+        with FeatureFile(part.path) as file:
+            row_nbytes = file.dimension * file.dtype.itemsize
+            for rows in row_ranges(file.n_rows, row_nbytes=row_nbytes, nbytes=_COPIED_NBYTES):
+                yield "features", slice(first_row + rows.start, first_row + rows.stop), file.features[rows]
+                file.drop_pages()
+                on_rows(first_row + rows.stop)
 
 
-def read_shard_files(
-    paths: Sequence[StrPath], *, on_progress: Callable[[int], None] = lambda n: None
-) -> list[ShardFile]:
-    """Read the files of all shards of one plan, in any order, and check that they hold each of its images exactly once.
+def _read_shard_files(paths: Sequence[StrPath], on_progress: Callable[[int], None]) -> list[_ShardFile]:
+    """Read and check the files of all shards of one plan, in any order.
 
     Returns:
         The files in the order of their rows, without files that have no images; a single one if none has images.
     """
-    found: list[ShardFile] = []
+    found: list[_ShardFile] = []
     with FeatureFile(paths[0]) as first:
         for path in paths:
             with FeatureFile(path) as file:
@@ -285,7 +277,7 @@ def read_shard_files(
     return [part for part in found if part.shard.first_image < part.shard.stop_image] or found[:1]
 
 
-def _read_shard(file: FeatureFile) -> ShardFile:
+def _read_shard(file: FeatureFile) -> _ShardFile:
     where = repr(str(file.path))
     if file.is_reduced:
         raise StoreError(
@@ -300,17 +292,14 @@ def _read_shard(file: FeatureFile) -> ShardFile:
         )
     if is_being_written(file.path):
         raise StoreError(f"{where} ({shard}) is being written by another process; merge when it is complete")
-    status = np.bincount(file.status, minlength=3).tolist()
-    if (file.n_images, file.n_rows) != (
-        shard.stop_image - shard.first_image,
-        shard.stop_row - shard.first_row,
-    ):
+    expected = shard.stop_image - shard.first_image, shard.stop_row - shard.first_row
+    if (file.n_images, file.n_rows) != expected:
         raise StoreError(
             f"{where} has {counted(file.n_images, 'image')} and {counted(file.n_rows, 'row')}, and is recorded as "
             f"{shard}, rows {shard.first_row} to {shard.stop_row}"
         )
     version = FileVersion.of(file.stat())
-    return ShardFile(
+    return _ShardFile(
         path=file.path,
         shard=shard,
         root=file.root,
@@ -327,9 +316,7 @@ def _read_shard(file: FeatureFile) -> ShardFile:
             created=os.fsencode(file.attribute("created")),
         ),
         n_boxes=file.shape("box_row")[0] if file.has_boxes else 0,
-        done=status[Status.DONE],
-        failed=status[Status.FAILED],
-        pending=file.n_images - status[Status.DONE] - status[Status.FAILED],
+        status=np.bincount(file.status, minlength=3).tolist(),
     )
 
 
@@ -372,12 +359,13 @@ def _shared_facts(file: FeatureFile) -> list[tuple[str, object]]:
     ]
 
 
-def has_box_file(config: ExtractConfig) -> bool:
+def _has_box_file(file: FeatureFile) -> bool:
     """Return True if rows are boxes of a box file, not views; boxes of a file keep their indices in every shard."""
-    return config.regions is not None and config.regions.boxes == "file"
+    regions = file.config.regions
+    return file.has_boxes and regions is not None and regions.boxes == "file"
 
 
-def _check_tiling(parts: Sequence[ShardFile]) -> None:
+def _check_tiling(parts: Sequence[_ShardFile]) -> None:
     """Refuse sorted shards that overlap, or leave images out."""
     n_images, gaps, at, before = parts[0].shard.n_images, [], 0, parts[0]
     for part in parts:
@@ -399,7 +387,7 @@ def _check_tiling(parts: Sequence[ShardFile]) -> None:
         )
 
 
-def _name_missing(parts: Iterable[ShardFile]) -> str:
+def _name_missing(parts: Iterable[_ShardFile]) -> str:
     """Name the missing shards, for a message; empty if the files are not of one number of shards."""
     counts = {part.shard.count for part in parts}
     if len(counts) != 1:
@@ -411,9 +399,9 @@ def _name_missing(parts: Iterable[ShardFile]) -> str:
     return f": shards {shown} are missing" if shown else ""
 
 
-def _check_complete(parts: Iterable[ShardFile]) -> None:
+def _check_complete(parts: Iterable[_ShardFile]) -> None:
     left = [
-        f"{str(part.path)!r} ({part.pending} of {counted(part.done + part.failed + part.pending, 'image')} pending)"
+        f"{str(part.path)!r} ({part.pending} of {counted(sum(part.status), 'image')} pending)"
         for part in parts
         if part.pending
     ]

@@ -32,9 +32,7 @@ class Selection:
     """Selected rows and columns of an open feature file; see :meth:`sppfeat.store.reader.FeatureFile.select`.
 
     Attributes:
-        file: the open file.
         rows: ``(n,)`` int64, indices of the selected rows.
-        columns: the selected columns.
         labels: class labels of all rows in the file, selected or not.
     """
 
@@ -132,16 +130,9 @@ class Selection:
         return ((self.take(part), None if y is None else y[part]) for part in parts)
 
     def take(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.floating[Any]]:
-        """Return the selected columns of some of the selected rows.
+        """Return descriptors ``(k, d)`` at positions ``(k,)`` int64 of :attr:`rows`.
 
-        If the selection drops levels or bins of a layer, the remaining columns of the layer are rescaled to l2 norm 1
-        where the file's ``normalize`` is ``l2`` or ``power``.
-
-        Args:
-            positions: ``(k,)`` int64, positions within :attr:`rows`.
-
-        Returns:
-            ``(k, d)``; a view if rows and columns are contiguous and nothing is rescaled.
+        They are a view if rows and columns are contiguous and nothing is rescaled.
         """
         rows = self.rows[positions]
         features, columns, normalize = self.file.features, self.columns.one_range, self._normalize
@@ -166,14 +157,9 @@ class Selection:
     ) -> Iterator[tuple[slice, npt.NDArray[np.floating[Any]]]]:
         """Yield the rows of :meth:`take` in blocks, holding one block in memory.
 
-        The pages of a block are released before the next one is read. Copy what you keep, or it is reread from disk.
-
-        Args:
-            positions: ``(k,)`` int64, positions within :attr:`rows`; None for all.
-            nbytes: size of a block, counted as float32.
-
-        Yields:
-            A range of ``positions``, and its descriptors ``(b, d)``.
+        Each is a range of ``positions``, which are all if None, and its descriptors ``(b, d)``, at most ``nbytes`` as
+        float32. The pages of a block are released before the next one is read. Copy what you keep, or it is reread from
+        disk.
         """
         if positions is None:
             positions = np.arange(len(self.rows))
@@ -183,16 +169,10 @@ class Selection:
             self.file.drop_pages()
 
     def of_descriptors(self, descriptors: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
-        """Select the same columns of descriptors from elsewhere, rescaled like those in :meth:`take`.
+        """Select the same columns of descriptors ``(m, D)`` from elsewhere, rescaled like those in :meth:`take`.
 
-        Args:
-            descriptors: ``(m, D)``, with all columns, such as those of :meth:`sppfeat.Extractor.from_file`.
-
-        Returns:
-            ``(m, d)`` in the file's type.
-
-        Raises:
-            ConfigError: the descriptors are not ``(m, D)`` for the file's ``D``.
+        The descriptors have all columns, as from :meth:`sppfeat.Extractor.from_file`, else ConfigError is raised.
+        Returns ``(m, d)`` in the file's type.
         """
         if descriptors.ndim != 2 or descriptors.shape[1] != self.columns.dimension:
             raise ConfigError(
@@ -295,13 +275,7 @@ class FeatureFile(FeatureTable):
 
 
 def open_features(path: StrPath) -> FeatureFile:
-    """Open a feature file for reading; the same as ``sppfeat.open``.
-
-    Args:
-        path: path of the file.
-
-    Returns:
-        The open file, which is also a context manager.
+    """Open a feature file for reading, as a context manager or not; the same as ``sppfeat.open``.
 
     Raises:
         StoreError: the file is missing, not HDF5, not a feature file, of a newer schema, or inconsistent.

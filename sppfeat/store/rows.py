@@ -27,7 +27,10 @@ __all__ = ["LabelSource", "Labels", "RowsLike", "read_labels", "select_rows"]
 LabelSource: TypeAlias = "StrPath | Mapping[str, str] | Sequence[Any] | npt.NDArray[Any] | None"
 RowsLike: TypeAlias = "str | Sequence[str] | slice | Sequence[int] | npt.NDArray[Any] | None"
 _ROW = "row"
-_CONDITIONS = "A:B, N,N,..., label=NAME, image=PATH, status=done|failed|pending|any, flag=ok|clipped|sub-cell|degenerate"
+_CONDITIONS = (
+    "A:B, N,N,..., label=NAME, image=PATH, status=done|failed|pending|any, "
+    "flag=ok|clipped|sub-cell|degenerate"
+)
 
 # Numbers of at most 18 digits, so that they fit into int64.
 _SLICE = re.compile(r"(-?[0-9]{1,18})?:(-?[0-9]{1,18})?(?::([0-9]{1,18}))?")
