@@ -14,19 +14,12 @@ from sppfeat.store.schema import ColumnBlock
 
 __all__ = ["BlockPart", "ColumnSelection", "needs_rescaling", "rescale", "select_columns", "take_rescaled"]
 
-_SCALED = ("l2", "power")
-
 
 class BlockPart(NamedTuple):
-    """The selected part of one block of columns.
+    """The selected part of one block of columns."""
 
-    Attributes:
-        block: the whole block.
-        bins: indices of the selected bins in row-major order, ascending; None for all of them.
-    """
-
-    block: ColumnBlock
-    bins: tuple[int, ...] | None
+    block: ColumnBlock  # the whole block
+    bins: tuple[int, ...] | None  # indices of the selected bins in row-major order, ascending; None for all
 
     @property
     def width(self) -> int:
@@ -74,11 +67,7 @@ class ColumnSelection:
 
     @property
     def blocks(self) -> tuple[ColumnBlock, ...]:
-        """The selected columns as blocks of a shorter descriptor.
-
-        Raises:
-            ConfigError: only some bins of a level are selected, so that they form no grid.
-        """
+        """The selected columns as blocks of a shorter descriptor; ConfigError if some bins of a level form no grid."""
         result: list[ColumnBlock] = []
         for block, bins in self.parts:
             if bins is not None:
@@ -165,7 +154,7 @@ def select_columns(
 
 def needs_rescaling(columns: ColumnSelection, normalize: str) -> bool:
     """Return True if a layer lacks columns and its normalization depends on them; ``meannorm`` does not."""
-    return bool(columns.incomplete) and normalize in _SCALED
+    return bool(columns.incomplete) and normalize in ("l2", "power")
 
 
 def take_rescaled(

@@ -30,16 +30,12 @@ class FitRecord:
     """The origin of a reduction: its settings and the descriptors it was fitted on.
 
     Attributes:
-        spec: the settings of the user.
         source_columns: blocks of columns of the descriptors before the reduction.
         source_normalize: the ``normalize`` setting of those descriptors.
         source_fingerprint: fingerprint of the file that the reduction was fitted on.
         fitted_rows: number of rows that the reduction was fitted on; 0 for a random projection.
         explained_variance: share of those rows' variance that the components keep, 0 to 1; None for a random
             projection.
-
-    Raises:
-        StoreError: the columns do not fit each other.
     """
 
     spec: ReductionSpec
@@ -65,11 +61,7 @@ class FitRecord:
 
     @classmethod
     def from_json(cls, text: str) -> "FitRecord":
-        """Return the record that :meth:`to_json` wrote.
-
-        Raises:
-            ConfigError: the text is not such a record.
-        """
+        """Return the record that :meth:`to_json` wrote; raise ConfigError if the text is not such a record."""
         try:
             values = json.loads(text)
             recorded = dict(values.pop("spec"))
@@ -132,10 +124,7 @@ class Reduction:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of record and arrays, in hexadecimal.
-
-        Reductions with equal fingerprints keep comparable descriptors comparable.
-        """
+        """SHA-256 of record and arrays, in hexadecimal: where it is equal, comparable descriptors stay comparable."""
         digest = hashlib.sha256(self.record.to_json().encode())
         for array in (self.mean, self.components, self.scale):
             digest.update(np.ascontiguousarray(array, dtype="<f4").data)
@@ -146,16 +135,9 @@ class Reduction:
         return hashlib.sha256(f"{source_fingerprint} {self.fingerprint}".encode()).hexdigest()
 
     def apply(self, descriptors: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
-        """Reduce descriptors as ``sppfeat reduce`` does.
+        """Reduce whole descriptors ``(n, D)`` of any float type to ``(n, D')`` float32, as ``sppfeat reduce`` does.
 
-        Args:
-            descriptors: ``(n, D)`` of any float type, with all columns; this method selects those to project.
-
-        Returns:
-            ``(n, D')`` float32. A row that holds NaN gives a row of NaN.
-
-        Raises:
-            ConfigError: the descriptors are not ``(n, D)``.
+        A row that holds NaN gives a row of NaN. ConfigError is raised for descriptors that are not ``(n, D)``.
         """
         if descriptors.ndim != 2 or descriptors.shape[1] != self.source_dimension:
             raise ConfigError(

@@ -66,17 +66,16 @@ def verify_file(
 ) -> VerifyReport:
     """Check the structure and every value of a file, in bounded memory plus a few bytes per row.
 
-    Args:
-        file: an open file, whose basic structure was checked on opening.
-        on_progress: called with the number of rows read so far, and of all rows.
+    ``on_progress`` is called with the number of rows read so far, and of all rows.
     """
     status = file.status
     problems = list(_structure_problems(file, status))
     found = {name: np.empty(0, dtype=np.int64) for name in _ROW_TEXTS}
     if not problems:  # rows that cannot be assigned to images are not read
         found = _scan_rows(file, on_progress)
+    non_finite = ("nan", "infinite")
     keeps = not problems and file.config.descriptor.nonfinite == "keep"
-    problems += _row_findings(found, ("unfailed",) if keeps else ("unfailed", "nan", "infinite"))
+    problems += _row_findings(found, ("unfailed", *(() if keeps else non_finite)))
     counts = np.bincount(status, minlength=3).tolist()
     return VerifyReport(
         path=str(file.path),
@@ -90,9 +89,7 @@ def verify_file(
         zero_rows=len(found["zero"]),
         duplicate_rows=len(found["duplicate"]),
         problems=problems,
-        warnings=_row_findings(
-            found, ("zero", "duplicate", "nan", "infinite") if keeps else ("zero", "duplicate")
-        ),
+        warnings=_row_findings(found, ("zero", "duplicate", *(non_finite if keeps else ()))),
     )
 
 
@@ -149,11 +146,10 @@ def _shard_problems(file: FeatureFile) -> Iterator[str]:
 def _setting_problems(file: FeatureFile) -> Iterator[str]:
     """Yield contradictions between the settings and the columns."""
     config, reduction, columns = file.config, file.reduction, file.extracted_columns
-    expected = config.fingerprint
-    if (expected if reduction is None else reduction.fingerprint_of(expected)) != file.attribute(
-        "fingerprint"
-    ):
-        also = "" if reduction is None else " and the reduction"
+    expected, also = config.fingerprint, ""
+    if reduction is not None:
+        expected, also = reduction.fingerprint_of(expected), " and the reduction"
+    if expected != file.attribute("fingerprint"):
         yield f"the attribute 'fingerprint' is not that of the attribute 'config'{also}"
     n_bins = 1 if config.backbone.head else config.descriptor.n_bins
     if n_bins * sum({b.layer: b.channels for b in columns}.values()) != columns[-1].stop:
@@ -238,10 +234,10 @@ def _duplicates(
         keys = np.column_stack((file.image_index, file.row_scale, file.row_mirrored, cells))
         differs = (keys[before] != keys[after]).any(axis=1)
         before, after = before[differs], after[differs]
-    is_equal = [
-        np.array_equal(file.features[a], file.features[b]) for a, b in zip(before, after, strict=True)
+    equal = [
+        b for a, b in zip(before, after, strict=True) if np.array_equal(file.features[a], file.features[b])
     ]
-    return np.sort(after[np.array(is_equal, dtype=bool)])
+    return np.sort(np.array(equal, dtype=np.int64))
 
 
 def _row_findings(found: dict[str, npt.NDArray[np.int64]], names: Iterable[str]) -> list[str]:

@@ -17,27 +17,17 @@ __all__ = ["SourceFile", "VirtualFeatures", "recorded_path"]
 
 
 class SourceFile(NamedTuple):
-    """A file that holds rows of a merged file, as ``/sources/*`` records it at the merge.
+    """A file that holds rows of a merged file, as ``/sources/*`` records it at the merge."""
 
-    Attributes:
-        path: path in the form of :func:`recorded_path`.
-        first_image, stop_image: half-open range of its images in the merged file.
-        first_row, stop_row: half-open range of its rows in the merged file.
-        nbytes: size of the file.
-        mtime_ns: modification time, in nanoseconds since 1970.
-        offset: position of the first byte of its ``/features``.
-        created: value of its attribute ``created``.
-    """
-
-    path: bytes
-    first_image: int
+    path: bytes  # in the form of :func:`recorded_path`
+    first_image: int  # half-open range of its images in the merged file
     stop_image: int
-    first_row: int
+    first_row: int  # half-open range of its rows in the merged file
     stop_row: int
-    nbytes: int
-    mtime_ns: int
-    offset: int
-    created: bytes
+    nbytes: int  # size of the file
+    mtime_ns: int  # modification time, in nanoseconds since 1970
+    offset: int  # of the first byte of its /features
+    created: bytes  # value of its attribute 'created'
 
     @property
     def n_rows(self) -> int:
@@ -53,12 +43,12 @@ class VirtualFeatures:
 
     Args:
         merged: path of the merged file; the paths of its sources start at its folder.
-        files: the sources, in the order of their rows; size and time of each are checked when its rows are requested.
+        files: the sources, in the order of their rows.
         shape: ``(R, D)``.
         dtype: type of the descriptors, float32 or float16.
 
     Raises:
-        StoreError: when rows are requested: a source has changed since the merge.
+        StoreError: when rows are requested: a source has changed since the merge, in size or time.
         ConfigError: when rows are requested: memory cannot hold them.
     """
 
@@ -120,11 +110,7 @@ class VirtualFeatures:
         return os.path.normpath(os.path.join(self._folder, os.fsdecode(self.files[i].path)))
 
     def check(self) -> None:
-        """Check that every source still has the size and modification time that it had at the merge.
-
-        Raises:
-            StoreError: a source is missing or has changed.
-        """
+        """Raise StoreError unless every source has the size and modification time that it had at the merge."""
         for i in range(len(self.files)):
             with self._naming_source(i):
                 self._check_stat(i)

@@ -97,26 +97,19 @@ class FeatureWriter:
     ) -> None:
         """Write the boxes of rows ``(K,)``, ascending, once the image size is known.
 
-        Args:
-            rows: the rows.
-            boxes_px: ``(K, 4)``, in image pixels.
-            flag: ``(K,)``, bits of :class:`sppfeat.config.regions.RowFlag`; None for whole images.
-            scale: ``(K,)``, values of ``/row_scale``: short sides in pixels; None for whole images.
+        ``flag`` holds bits of :class:`sppfeat.config.regions.RowFlag`, ``scale`` values of ``/row_scale``: short sides
+        in pixels. Both are None for whole images.
         """
         self._write_at("boxes", rows, boxes_px.astype("<f8"))
         if flag is not None and scale is not None:
             self._write_at("row_flag", rows, flag.astype("|u1"))
             self._write_at("row_scale", rows, scale.astype("<i4"))
 
-    def write_size(self, image: int, image_hw: tuple[int, int]) -> None:
-        """Write the height and width of an image that were unknown at first.
-
-        Sync its boxes first: to readers, a known size means that the boxes are valid.
-        """
-        self.write_sizes(np.array([image]), np.array([image_hw]))
-
     def write_sizes(self, images: npt.NDArray[np.int64], image_hw: npt.NDArray[np.integer[Any]]) -> None:
-        """Write heights and widths ``(n, 2)``, in pixels, of images ``(n,)``, ascending; see :meth:`write_size`."""
+        """Write heights and widths ``(n, 2)``, in pixels, of images ``(n,)``, ascending, that were unknown at first.
+
+        Sync their boxes first: to readers, a known size means that the boxes are valid.
+        """
         self._write_at("images/size", images, image_hw.astype("<i4"))
 
     def mark_done(self, image: int) -> None:

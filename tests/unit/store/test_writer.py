@@ -356,7 +356,7 @@ def test_what_does_not_fit_is_refused_and_writes_nothing(file):
             for call in (
                 lambda i: writer.mark_done(i),
                 lambda i: writer.mark_failed(i, "no"),
-                lambda i: writer.write_size(i, (1, 1)),
+                lambda i: writer.write_sizes(np.array([i]), np.array([(1, 1)])),
                 lambda i: writer.reopen(i),
             ):
                 with pytest.raises(IndexError):
@@ -368,7 +368,7 @@ def test_a_size_that_becomes_known_and_its_box(tmp_path):
     path = new_file(tmp_path / "f.h5", sizes=[[4, 6], [0, 0], [4, 6], [4, 6], [4, 6]])
     with contextlib.closing(FeatureWriter(path)) as writer:
         writer.write_boxes(np.array([1]), np.array([[0.0, 0, 9, 7]]))
-        writer.write_size(1, (7, 9))
+        writer.write_sizes(np.array([1]), np.array([(7, 9)]))
     assert read(path, "images/size").tolist() == [[4, 6], [7, 9], [4, 6], [4, 6], [4, 6]]
     assert read(path, "boxes")[:3].tolist() == [[0, 0, 6, 4], [0, 0, 9, 7], [0, 0, 6, 4]]
 
