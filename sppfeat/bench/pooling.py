@@ -1,6 +1,6 @@
 """Speed of our pooling: boxes compared with torchvision's operators, whole maps compared with torch's."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -112,6 +112,7 @@ def bench_pooling(
         step = max(1, _MOST_VALUES // dimension)
         of_regions, of_maps = region_contenders(maps[:1], levels, pool), map_contenders(levels, pool)
         n_contenders = len(counts) * len(of_regions) + len(_N_MAPS) * len(of_maps)
+        wait = partial(synchronize, chosen)
         on_pass = counted_passes(n_contenders * (1 + repetitions), on_progress)
 
         def measure(
@@ -120,10 +121,8 @@ def bench_pooling(
             passes = []
             for name, contender in contenders.items():
                 laid_out = _channels_last(whole) if name == "spatial_pyramid_pool" else whole
-                run = partial(_in_pieces, contender, laid_out, step)
-                passes.append(
-                    timed(name, run, synchronize=partial(synchronize, chosen), budget=budget_seconds)
-                )
+                run = partial(map, contender, torch.split(laid_out, step))
+                passes.append(timed(name, run, synchronize=wait, budget=budget_seconds))
             timings = interleave(passes, repetitions=repetitions, budget=budget_seconds, on_pass=on_pass)
             return {name: timings.get(name) for name in contenders}
 
@@ -143,11 +142,6 @@ def bench_pooling(
             "same_values": same_values(of_regions, regions[:_COMPARED]),
             "whole": [{"maps": n, "contenders": measure(of_maps, maps[:n], n)} for n in _N_MAPS],
         }
-
-
-def _in_pieces(contender: Contender, whole: Tensor, step: int) -> Iterator[Tensor]:
-    for piece in torch.split(whole, step):
-        yield contender(piece)
 
 
 def _channels_last(maps: Tensor) -> Tensor:

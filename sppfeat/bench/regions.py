@@ -1,7 +1,7 @@
 """Time for the descriptors of many boxes of one image: one run of the network, compared with one run per box."""
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -53,16 +53,14 @@ class BoxContenders:
 
     def rcnn(self, n: int) -> npt.NDArray[np.float32]:
         """Descriptors ``(n, D)`` of the first ``n`` boxes from runs of the cropped and warped boxes."""
-        batches = (
-            self._boxes_px[start : min(start + self.crop_batch, n)] for start in range(0, n, self.crop_batch)
-        )
-        return np.concatenate([self._crop_extractor([*map(self._warp, boxes.tolist())]) for boxes in batches])
+        boxes, step = self._boxes_px[:n], self.crop_batch
+        batches = (boxes[start : start + step] for start in range(0, n, step))
+        return np.concatenate([self._crop_extractor([*map(self._warp, batch.tolist())]) for batch in batches])
 
     def _warp(self, box: Sequence[int]) -> Image.Image:
         left, top, right, bottom = box
-        return self._image.crop((left, top, right, bottom)).resize(
-            (self.crop_side, self.crop_side), self._resample
-        )
+        hw = (self.crop_side, self.crop_side)
+        return self._image.crop((left, top, right, bottom)).resize(hw, self._resample)
 
 
 def bench_regions(
@@ -145,14 +143,11 @@ def _climb(
     on_pass = counted_passes((len(counts) + n_measured) * (1 + repetitions), on_progress)
     wait = partial(synchronize, contenders.device)
 
-    def once(way: Callable[[int], object], n: int) -> Iterator[object]:
-        yield way(n)
-
     rungs: list[dict[str, Any]] = []
     for n in counts:
         is_measured = n <= n_crops
         ways = [contenders.spp, contenders.rcnn] if is_measured else [contenders.spp]
-        passes = [timed(way.__name__, partial(once, way, n), synchronize=wait) for way in ways]
+        passes = [timed(way.__name__, partial(map, way, [n]), synchronize=wait) for way in ways]
         found = interleave(passes, repetitions=repetitions, on_pass=on_pass)
         spp = found["spp"]
         rcnn = found["rcnn"] if is_measured else _scaled(rungs[n_measured - 1]["rcnn"], n / n_crops)

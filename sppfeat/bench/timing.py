@@ -19,7 +19,6 @@ from sppfeat.networks.devices import device_name
 
 __all__ = [
     "Pass",
-    "PassTooLongError",
     "Timing",
     "counted_passes",
     "describe_conditions",
@@ -32,23 +31,10 @@ __all__ = [
 _CPUINFO = Path("/proc/cpuinfo")
 
 Pass: TypeAlias = Callable[[], Mapping[str, float]]
-"""Does the work once and returns seconds by name, for one or more parts of the work."""
+"""Does the work once; returns seconds by name, for one or more parts of it, or nothing if it was stopped."""
 
 Timing: TypeAlias = dict[str, float]
 """Measurements of the same work: ``seconds`` (median), ``fastest``, ``slowest``, and ``repetitions``, their number."""
-
-
-class PassTooLongError(Exception):
-    """A pass exceeded its time budget and was stopped."""
-
-
-def _summarize(seconds: Sequence[float]) -> Timing:
-    return {
-        "seconds": statistics.median(seconds),
-        "fastest": min(seconds),
-        "slowest": max(seconds),
-        "repetitions": len(seconds),
-    }
 
 
 def timed(
@@ -62,7 +48,7 @@ def timed(
     """Makes a pass that runs a contender, which works piece by piece; freeing the results counts as measured time.
 
     ``synchronize`` waits for the device, before both readings of the clock. A pass that takes longer than ``budget``
-    seconds stops at the next piece and raises PassTooLongError.
+    seconds stops at the next piece and returns nothing.
     """
 
     def run() -> dict[str, float]:
@@ -70,12 +56,10 @@ def timed(
         start = clock()
         for _ in contender():
             if clock() - start > budget:
-                raise PassTooLongError(name)
+                return {}
         synchronize()
         seconds = clock() - start
-        if seconds > budget:
-            raise PassTooLongError(name)
-        return {name: seconds}
+        return {name: seconds} if seconds <= budget else {}
 
     return run
 
@@ -91,25 +75,31 @@ def interleave(
 
     Each pass also runs once unmeasured at the start. One whose measurements have taken longer than ``budget`` seconds
     in total is not measured again. ``on_pass`` is called ``(1 + repetitions) * len(passes)`` times, even for passes
-    that are skipped. The timings, by name, lack those of passes that raised PassTooLongError.
+    that are skipped. The timings, by name, lack those of passes that were stopped.
     """
     results: list[list[Mapping[str, float]]] = [[] for _ in passes]
     stopped: set[int] = set()
     for turn in range(1 + repetitions):
         for i, run in enumerate(passes):
             if i not in stopped:
-                try:
-                    seconds = run()
-                except PassTooLongError:
-                    stopped.add(i)
+                seconds = run()
+                if not seconds:
                     results[i].clear()
-                else:
-                    if turn > 0:
-                        results[i].append(seconds)
-                    if sum(sum(found.values()) for found in results[i]) > budget:
-                        stopped.add(i)
+                elif turn > 0:
+                    results[i].append(seconds)
+                if not seconds or sum(sum(found.values()) for found in results[i]) > budget:
+                    stopped.add(i)
             on_pass()
-    return {name: _summarize([s[name] for s in found]) for found in results if found for name in found[0]}
+    measured = {name: [s[name] for s in found] for found in results if found for name in found[0]}
+    return {
+        name: {
+            "seconds": statistics.median(seconds),
+            "fastest": min(seconds),
+            "slowest": max(seconds),
+            "repetitions": len(seconds),
+        }
+        for name, seconds in measured.items()
+    }
 
 
 def counted_passes(n_passes: int, on_progress: Callable[[int, int], None]) -> Callable[[], None]:

@@ -1,8 +1,6 @@
 """Turns, medians and budgets, by a clock that goes as it is told."""
 
-import pytest
-
-from sppfeat.bench.timing import PassTooLongError, counted_passes, interleave, timed
+from sppfeat.bench.timing import counted_passes, interleave, timed
 
 
 class Clock:
@@ -47,8 +45,7 @@ def test_contenders_take_turns_after_one_warm_up_each():
 def test_a_pass_over_the_budget_stops_at_its_next_piece_and_has_no_result():
     clock = Clock()
     slow = timed("slow", clock.contender("slow", [40], pieces=10), clock=clock, budget=10)
-    with pytest.raises(PassTooLongError):
-        slow()
+    assert slow() == {}
     assert clock.now == 12  # the third of ten pieces of 4 seconds
     passes = [
         timed(name, clock.contender(name, seconds, pieces=10), clock=clock, budget=10)
@@ -66,8 +63,7 @@ def test_a_pass_over_the_budget_stops_at_its_next_piece_and_has_no_result():
 
 def test_the_last_piece_counts_too():
     clock = Clock()
-    with pytest.raises(PassTooLongError):
-        timed("slow", clock.contender("slow", [11]), clock=clock, budget=10)()
+    assert timed("slow", clock.contender("slow", [11]), clock=clock, budget=10)() == {}
 
 
 def test_repetitions_end_where_the_budget_is_used_up_but_there_is_one():

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from sppfeat._version import __version__
 from sppfeat.analysis.report.facts import ReportFacts
 from sppfeat.analysis.show.distributions import draw_norms, draw_sizes, norms_text, sizes_text
-from sppfeat.analysis.show.embedding import caption, draw_embedding, mark_classes, mark_text
+from sppfeat.analysis.show.embedding import caption, draw_embedding, mark_classes
 from sppfeat.analysis.show.figure import draw_png
 from sppfeat.analysis.show.thumbnails import Thumbnail, encode_jpeg
 from sppfeat.analysis.wording import network_text, rounded
@@ -82,7 +82,7 @@ def render_page(facts: ReportFacts) -> str:
         configuration=_configuration(facts.config),
         css=markupsafe.Markup(folder.joinpath("page.css").read_text("utf-8")),
         charts=_draw_charts(facts),
-        legend=[(mark, mark_text(mark)) for mark in marks],
+        legend=marks,
         pictures={row: _picture_uri(thumbnail) for row, thumbnail in facts.thumbnails.items()},
         version=__version__,
         embedding_text=caption(embedding) if embedding else "",

@@ -85,17 +85,14 @@ class PooledLayer:
     """One layer of a network, pooled over a box of an image or over the whole image.
 
     Attributes:
-        view: the view that was requested.
         image_hw: height and width of the image as displayed, in pixels.
         pixels: ``(H, W, 3)`` uint8 RGB, the network input; mirrored if the view is.
         box_in: part of the box inside the image: ``x0, y0, x1, y1`` in pixels of the network input, edges.
         flag: properties of the box, bits of :class:`sppfeat.config.regions.RowFlag`.
-        name: name of the layer.
         map: ``(C, H', W')`` float32, the feature map.
         geometry: stride and offset of the map's cells in pixels of the network input; None if receptive-field
             arithmetic does not apply to the network.
         region: the pooled region, ``x0, y0, x1, y1`` in cells, half-open.
-        levels: levels of the pyramid.
     """
 
     view: View
@@ -190,12 +187,9 @@ def pooled_boxes(
 
 
 def view_of_row(file: FeatureFile, row: int, *, root: StrPath | None = None) -> tuple[str, View]:
-    """Path of the image of a row, below ``root`` (the recorded one if None), and the view that the row describes.
+    """Path of a row's image below ``root`` (the recorded one if None), and the view of it that the row describes.
 
-    Raises:
-        ConfigError: the file has no such row.
-        StoreError: the row has no descriptor.
-        ImageError: there is no such image.
+    Refuses rows without descriptor, and images that are gone.
     """
     if not 0 <= row < file.n_rows:
         raise ConfigError(f"row is {row}; allowed: 0 to {file.n_rows - 1}, the rows of {str(file.path)!r}")

@@ -108,7 +108,7 @@ def show_neighbors(
     n_random: int = SHEET_QUERIES,
     metric: str = DEFAULT_METRIC,
     one_per_image: bool = False,
-    root: str | os.PathLike[str] | None = None,
+    root: StrPath | None = None,
     weights: str | None = None,
     weights_dir: StrPath | None = None,
     device: str = "auto",

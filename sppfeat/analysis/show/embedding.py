@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +35,6 @@ __all__ = [
     "draw_embedding",
     "embed_rows",
     "mark_classes",
-    "mark_text",
     "place_pictures",
     "show_embedding",
 ]
@@ -69,7 +67,7 @@ def show_embedding(
     method: str = DEFAULT_EMBEDDING,
     most: int = MOST_EMBEDDED,
     pictures: int = MOST_PICTURED,
-    root: str | os.PathLike[str] | None = None,
+    root: StrPath | None = None,
     seed: int = 0,
     overwrite: bool = False,
     **selection: Any,
@@ -252,49 +250,42 @@ def caption(embedding: Embedding) -> str:
 
 
 class ClassMark(NamedTuple):
-    """Mark of a class, or of all classes without a mark of their own.
+    """Mark of a class, of all classes without a mark of their own, or of the rows without a class.
 
     Attributes:
-        name: name of the class; ``""`` for rows without a class, None for all classes without their own mark.
+        text: name of the class and number of its rows, for a legend.
         color: as ``#RRGGBB``.
         shape: ``"o"``, ``"s"`` (square), ``"^"`` (triangle) or ``"."`` (dot): names of markers.
         positions: ``(k,)`` int64 positions in the selection.
-        n_classes: number of classes that share the mark.
     """
 
-    name: str | None
+    text: str
     color: str
     shape: str
     positions: npt.NDArray[np.int64]
-    n_classes: int = 1
 
 
 def mark_classes(selection: Selection) -> list[ClassMark]:
     """Marks for the most frequent classes; one for all others; one for rows without a class."""
+
+    def mark(name: str, color: str, shape: str, is_its: npt.NDArray[np.bool_]) -> ClassMark:
+        positions = np.flatnonzero(is_its)
+        return ClassMark(f"{name} ({len(positions)})", color, shape, positions)
+
     if selection.y is None:
-        return [ClassMark("", _COLORS[0], "o", np.arange(len(selection)))] if len(selection) else []
+        return [mark("no label", _COLORS[0], "o", np.full(len(selection), True))] if len(selection) else []
     classes = np.array(classes_of(selection), dtype=object)
     names = [name for name, n in count_labels(selection) if name and n]
-    looks = itertools.product(_SHAPES, _COLORS)
+    named, others = names[:MOST_NAMED], names[MOST_NAMED:]
     marks = [
-        ClassMark(name, color, shape, np.flatnonzero(classes == name))
-        for name, (shape, color) in zip(names[:MOST_NAMED], looks, strict=False)
+        mark(one_line(name, longest=_LONGEST_NAME) or "no label", color, shape, classes == name)
+        for name, (shape, color) in zip(named, itertools.product(_SHAPES, _COLORS), strict=False)
     ]
-    others = names[MOST_NAMED:]
     if others:
-        positions = np.flatnonzero(np.isin(classes, others))
-        marks.append(ClassMark(None, _OTHER, ".", positions, n_classes=len(others)))
+        marks.append(mark(counted(len(others), "more class"), _OTHER, ".", np.isin(classes, others)))
     if "" in classes:
-        marks.append(ClassMark("", _OTHER, "o", np.flatnonzero(classes == "")))
+        marks.append(mark("no label", _OTHER, "o", classes == ""))
     return marks
-
-
-def mark_text(mark: ClassMark) -> str:
-    """Legend text of a mark."""
-    if mark.name is None:
-        return f"{counted(mark.n_classes, 'more class')} ({len(mark.positions)})"
-    name = one_line(mark.name, longest=_LONGEST_NAME) or "no label"
-    return f"{name} ({len(mark.positions)})"
 
 
 def place_pictures(
@@ -334,13 +325,11 @@ def _limits(points: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], n
 def _draw_points(axes: "Axes", embedding: Embedding, marks: Sequence[ClassMark]) -> None:
     n = len(embedding.points)
     for order, mark in enumerate(marks):
-        text = mark_text(mark)
         x, y = embedding.points[mark.positions].T
         look: dict[str, Any] = {"c": mark.color, "marker": mark.shape, "rasterized": n > 5000}
         look["s"] = (6 if mark.shape == "." else 14) * (0.5 if n > 1000 else 1)
-        look["label"] = (
-            f" {text}" if text.startswith("_") else text
-        )  # matplotlib hides labels that begin with it
+        # matplotlib hides labels that begin with an underscore.
+        look["label"] = f" {mark.text}" if mark.text.startswith("_") else mark.text
         # Points without a named class lie below all others.
         look["zorder"] = 3 - order / 100
         axes.scatter(x, y, linewidths=0.25, edgecolors=(0.2, 0.2, 0.2, 0.6), **look)

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 
 from sppfeat.analysis.search import Query
 from sppfeat.config.machine import available_cores
+from sppfeat.config.values import StrPath
 from sppfeat.config.wording import counted
 from sppfeat.decoding import Batch, DecoderPool, DecodeSettings
 from sppfeat.decoding.images import probe_image
@@ -55,7 +56,7 @@ class PictureSource(NamedTuple):
 
 
 def find_row_pictures(
-    file: FeatureTable, rows: Sequence[int], *, root: str | os.PathLike[str] | None = None
+    file: FeatureTable, rows: Sequence[int], *, root: StrPath | None = None
 ) -> dict[int, PictureSource]:
     """Finds the images and boxes of some rows, by row number; ``root`` is the folder that now holds the images."""
     folder, pictured = os.fsencode(file.root if root is None else root), {}

@@ -165,8 +165,8 @@ def test_every_row_has_one_mark_and_no_two_classes_look_alike(file):
     assert sorted(np.concatenate([mark.positions for mark in marks]).tolist()) == list(range(23))
     looks = [(mark.color, mark.shape) for mark in marks]
     assert len(set(looks)) == len(looks)
-    assert sum(mark.n_classes for mark in marks if mark.name is None) + len(marks) - 2 == len(set(many.y)) - 1
-    assert [mark.name for mark in marks[-2:]] == [None, ""]
+    assert len(marks) == MOST_NAMED + 2
+    assert [mark.text for mark in marks[-2:]] == ["2 more classes (2)", "no label (1)"]
 
 
 def test_every_class_is_in_the_legend_whatever_its_name(file):
