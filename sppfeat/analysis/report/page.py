@@ -70,7 +70,6 @@ def render_page(facts: ReportFacts) -> str:
     environment.filters |= {
         "number": "{:,}".format,
         "percent": lambda value: f"{100 * value:.1f} %",
-        "bytes": _bytes,
         "breakable": breakable,
         "counted": partial(counted, thousands=","),
         "rounded": rounded,
@@ -105,14 +104,6 @@ def _configuration(config: ExtractConfig) -> list[tuple[str, str]]:
     """Names and values of all settings."""
     values = {name: value for name, value in config.to_dict().items() if value is not None}
     return [(name, value if isinstance(value, str) else json.dumps(value)) for name, value in values.items()]
-
-
-def _bytes(value: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.3g} {unit}"
-        value /= 1000
-    return f"{value:.3g} TB"
 
 
 def _draw_charts(facts: ReportFacts) -> dict[str, list[_Chart]]:

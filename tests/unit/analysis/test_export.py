@@ -15,7 +15,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from box_rows import table_of
+from box_rows import plan_of as plan_of_boxes
+from box_rows import rows_of
 from click.testing import CliRunner
 from feature_files import BLOCKS, config, descriptors, fill, new_file, plan_of, write
 from hypothesis import given
@@ -27,8 +28,8 @@ import sppfeat
 from sppfeat.analysis.export import export
 from sppfeat.analysis.export_writers import number_texts
 from sppfeat.cli import main
+from sppfeat.config.specs import InputSpec
 from sppfeat.errors import ConfigError, LabelError
-from sppfeat.extraction.rows import rows_of_table
 from sppfeat.store.layout import create_file
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.writer import FeatureWriter
@@ -58,19 +59,10 @@ def file(path):
 @pytest.fixture(scope="module")
 def box_path(tmp_path_factory):
     """Three boxes of two images: scores, names, a further column; the last one has no area."""
-    from sppfeat.config.specs import InputSpec
-    from sppfeat.extraction.plan import make_plan
-    from sppfeat.files.paths import PathTable
-    from sppfeat.inputs import Listing
-
     path = tmp_path_factory.mktemp("export") / "boxes.h5"
-    boxes = [("0.jpg", (0, 0, 3, 2)), ("1.jpg", (1, 1, 4, 4)), ("1.jpg", (2, 2, 2, 2))]
-    sizes = np.array([[4, 6], [4, 6]], dtype=np.int32)
-    rows = rows_of_table(table_of(boxes, images=["0.jpg", "1.jpg"]), np.arange(2), sizes)
-    listing = Listing.of_files(
-        root=b"/data", paths=PathTable(["0.jpg", "1.jpg"]), labels=np.full(2, -1, dtype=np.int64), classes=()
-    )
-    create_file(path, make_plan(listing, sizes, {}, InputSpec(), rows), config(), BLOCKS)
+    sizes = [(4, 6)] * 2
+    rows = rows_of([[(0, 0, 3, 2)], [(1, 1, 4, 4), (2, 2, 2, 2)]], sizes)
+    create_file(path, plan_of_boxes(rows, sizes, InputSpec()), config(), BLOCKS)
     with contextlib.closing(FeatureWriter(path)) as writer:
         write(writer, 0, descriptors(3))
         for image in range(2):
@@ -213,20 +205,17 @@ READERS = {
 
 def test_boxes_come_with_all_that_is_known_of_them(box_path, tmp_path):
     loadmat = pytest.importorskip("scipy.io").loadmat
-    wanted = {
-        "flag": [0, 0, 2],
-        "score": [0.0, 0.125, 0.25],
-        "id": ["box0", "box1", "box2"],
-        "source": [0, 1, 2],
-    }
+    parquet = pytest.importorskip("pyarrow.parquet")
     with FeatureFile(box_path) as file:
-        selection = file.select(rows="status=any")
-        wanted["flag"] = file.row_flag.tolist()
         for name in ("x.csv", "x.npz", "x.mat"):
-            export(selection, tmp_path / name)
+            export(file.select(rows="status=any"), tmp_path / name)
+        export(file.select(), tmp_path / "x.parquet")
+        wanted = {"flag": file.row_flag.tolist(), "source": [0, 1, 2]}
+        wanted |= {"score": [0.0, 0.125, 0.25], "id": ["box0", "box1", "box2"]}
         box = file.boxes
+    notes = ["note 0", "note 1", "note 2"]
     _, lines, _ = read_separated(tmp_path / "x.csv", 15)
-    assert [line["extra:note"] for line in lines] == ["note 0", "note 1", "note 2"]
+    assert [line["extra:note"] for line in lines] == notes
     with np.load(tmp_path / "x.npz", allow_pickle=False) as npz:
         mat = loadmat(tmp_path / "x.mat", simplify_cells=True)
         for name, values in wanted.items():
@@ -234,12 +223,9 @@ def test_boxes_come_with_all_that_is_known_of_them(box_path, tmp_path):
             assert npz[name].tolist() == values
             assert mat[name].tolist() == values
         assert npz["extra_names"].tolist() == ["note"]
-        assert npz["extra"].tolist() == [["note 0"], ["note 1"], ["note 2"]]
+        assert npz["extra"].tolist() == [[note] for note in notes]
         assert np.array_equal(npz["boxes"], box)
-    parquet = pytest.importorskip("pyarrow.parquet")
-    with FeatureFile(box_path) as file:
-        export(file.select(), tmp_path / "x.parquet")
-    assert parquet.read_table(tmp_path / "x.parquet")["extra:note"].to_pylist() == ["note 0", "note 1"]
+    assert parquet.read_table(tmp_path / "x.parquet")["extra:note"].to_pylist() == notes[:2]
 
 
 # --- numbers --------------------------------------------------------------------------------------
@@ -279,11 +265,7 @@ def test_numbers_beyond_float16_are_refused_by_row(path, tmp_path):
 
 
 def test_half_precision_becomes_what_the_format_has(tmp_path):
-    path = new_file(tmp_path / "f.h5", 2, dtype="float16")
-    with contextlib.closing(FeatureWriter(path)) as writer:
-        write(writer, 0, descriptors(2).astype(np.float16))
-        writer.mark_done(0)
-        writer.mark_done(1)
+    path = fill(new_file(tmp_path / "f.h5", 2, dtype="float16"), descriptors(2).astype(np.float16))
     assert "2 rows x 15 float16, npy" in run(path, "-o", tmp_path / "x.npy").output
     assert "float32 (the file has float16), mat" in run(path, "-o", tmp_path / "x.mat").output
     pytest.importorskip("pyarrow")
