@@ -16,17 +16,11 @@ from sppfeat.files.image_names import IMAGE_SUFFIXES
 from sppfeat.files.paths import PathTable, natural_key, possibly_repeated
 from sppfeat.inputs.names import SCHEME, below, is_url
 from sppfeat.inputs.read import read_inputs
-from sppfeat.inputs.segments import (
-    FileStorage,
-    JoinedStorage,
-    OwnLabels,
-    Segment,
-    Storage,
-)
+from sppfeat.inputs.segments import FileStorage, JoinedStorage, OwnLabels, Segment, Storage
 
-__all__ = ["LABEL_MODES", "Listing", "list_images"]
+__all__ = ["Listing", "list_images"]
 
-LABEL_MODES = ("auto", "folder", "none")
+_LABEL_MODES = ("auto", "folder", "none")
 
 
 @dataclass(frozen=True)
@@ -87,7 +81,7 @@ def list_images(
     Raises:
         ConfigError: an input does not exist, a folder or list cannot be read, or there are no images at all.
     """
-    check_choice("labels", labels, LABEL_MODES)
+    check_choice("labels", labels, _LABEL_MODES)
     if not inputs:
         raise ConfigError("no inputs; name folders, image files, archives, @LIST or -")
     segments = list(read_inputs(inputs, stdin=stdin))
@@ -103,7 +97,7 @@ def list_images(
     root = _common_root(segments)
     paths = _joined_paths(segments, root)
     once = _find_repeated(segments, paths)
-    own, n_unlabelled = _label_images(segments, paths, once=once, mode=labels, root=root)
+    own, n_unlabelled = _label_images(segments, paths, once, mode=labels, root=root)
     listed = paths if once.n_repeated == 0 else PathTable(paths[i] for i in once.kept.tolist())
     return Listing(
         root=root,
@@ -179,19 +173,18 @@ class _Once:
         """Number of mentions that repeat an earlier one."""
         return len(self.same_as) - len(self.kept)
 
-    def agreed(
-        self, fact_of: Callable[[int], bytes], error: Callable[[int, bytes, bytes], ConfigError]
-    ) -> dict[int, bytes]:
+    def agreed(self, paths: PathTable, fact_of: Callable[[int], bytes], clash: str) -> dict[int, bytes]:
         """Return the fact that any mention gives of each image that is mentioned repeatedly, by its first mention.
 
-        ``fact_of`` returns the fact that a mention gives, or nothing; two different ones are the ``error``.
+        ``fact_of`` returns the fact that a mention gives, or nothing. Two different ones are a ConfigError, with
+        ``clash`` as the format of its message.
         """
         again = self.same_as[self.same_as != np.arange(len(self.same_as))]
         found: dict[int, bytes] = {}
         for mention in np.flatnonzero(np.isin(self.same_as, again)).tolist():
             first, fact = int(self.same_as[mention]), fact_of(mention)
             if fact and found.setdefault(first, fact) != fact:
-                raise error(mention, found[first], fact)
+                raise ConfigError(clash.format(*map(os.fsdecode, (paths[mention], found[first], fact))))
         return found
 
 
@@ -202,7 +195,7 @@ def _find_repeated(segments: Sequence[Segment], paths: PathTable) -> _Once:
     suspects = every[:0] if is_unique else possibly_repeated(paths)
     if not len(suspects):
         return _Once(every, every, every)
-    is_scanned = np.repeat([s.top is not None for s in segments], [len(s.names) for s in segments])
+    is_scanned = _are_scanned(segments)
     first: dict[bytes, int] = {}
     same_as, told_by = every.copy(), every.copy()
     for image in suspects.tolist():
@@ -215,6 +208,11 @@ def _find_repeated(segments: Sequence[Segment], paths: PathTable) -> _Once:
             told_by[first[path]] = image
     kept = np.flatnonzero(same_as == every)
     return _Once(kept, same_as, told_by[kept])
+
+
+def _are_scanned(segments: Sequence[Segment]) -> npt.NDArray[np.bool_]:
+    """Tell, for each mention of an image, whether its input was scanned rather than named one by one."""
+    return np.repeat([segment.top is not None for segment in segments], [len(s.names) for s in segments])
 
 
 def _joined_storage(segments: Sequence[Segment], files: FileStorage, kept: npt.NDArray[np.int64]) -> Storage:
@@ -237,31 +235,18 @@ def _joined_ids(segments: Sequence[Segment], paths: PathTable, once: _Once) -> P
     """The ids of the listed images; an image that is named repeatedly has the first of its ids."""
     if all(segment.ids is None for segment in segments):
         return None
-    if len(segments) == 1 and once.n_repeated == 0:
-        return segments[0].ids
     ids = PathTable(
         chain.from_iterable(segment.ids or repeat(b"", len(segment.names)) for segment in segments)
     )
     if once.n_repeated == 0:
         return ids
-
-    def clash(image: int, one: bytes, other: bytes) -> ConfigError:
-        return ConfigError(
-            f"the inputs call {os.fsdecode(paths[image])!r} both {os.fsdecode(one)!r} and {os.fsdecode(other)!r}; "
-            "allowed: one id for an image"
-        )
-
-    found = once.agreed(ids.__getitem__, clash)
+    clash = "the inputs call {!r} both {!r} and {!r}; allowed: one id for an image"
+    found = once.agreed(paths, ids.__getitem__, clash)
     return PathTable(found.get(i) or ids[i] for i in once.kept.tolist())
 
 
 def _label_images(
-    segments: Sequence[Segment],
-    paths: PathTable,
-    *,
-    once: _Once,
-    mode: str,
-    root: bytes,
+    segments: Sequence[Segment], paths: PathTable, once: _Once, *, mode: str, root: bytes
 ) -> tuple[OwnLabels, int]:
     """Find the class of each image of ``once``, and the number of images without one.
 
@@ -284,9 +269,7 @@ def _label_images(
         for folders in (_folders_below_inputs(segments), _folders_below_root(segments, paths, root))
     )
     below_input, below_root = below_input[told_by], below_root[kept]
-    scanned = np.repeat(
-        [segment.top is not None for segment in segments], [len(segment.names) for segment in segments]
-    )[told_by]
+    scanned = _are_scanned(segments)[told_by]
     # Only scanned images decide: an extra file next to train must not turn train into a class.
     counted = scanned if scanned.any() else np.ones(len(kept), dtype=bool)
     best = min(below_input, below_root, key=lambda codes: int((codes[counted] == NO_CLASS).sum()))
@@ -307,17 +290,10 @@ def _own_classes(segments: Sequence[Segment], paths: PathTable, once: _Once) -> 
     labels = np.concatenate(
         [np.array([*map(number.__getitem__, own.classes), NO_CLASS])[own.labels] for own in told]
     )
-    if once.n_repeated:
-
-        def clash(image: int, one: bytes, other: bytes) -> ConfigError:
-            return ConfigError(
-                f"the inputs say that {os.fsdecode(paths[image])!r} is both {os.fsdecode(one)!r} and "
-                f"{os.fsdecode(other)!r}; allowed: one class for an image"
-            )
-
-        names = (*classes, b"")  # the last for no class
-        for image, name in once.agreed(lambda image: names[labels[image]], clash).items():
-            labels[image] = number[name]
+    clash = "the inputs say that {!r} is both {!r} and {!r}; allowed: one class for an image"
+    names = (*classes, b"")  # the last for no class
+    for image, name in once.agreed(paths, lambda image: names[labels[image]], clash).items():
+        labels[image] = number[name]
     labels = labels[once.kept]
     return OwnLabels(labels, classes), int((labels == NO_CLASS).sum()) if classes else 0
 

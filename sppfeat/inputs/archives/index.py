@@ -15,11 +15,7 @@ __all__ = ["IndexBuilder", "clean_name", "encode_name", "is_hidden"]
 
 
 class IndexBuilder:
-    """Collects the members of an archive, one after the other.
-
-    Attributes:
-        n_other_files: number of members without an image suffix.
-    """
+    """Collects the members of an archive, one after the other, and counts those without an image suffix."""
 
     def __init__(self) -> None:
         self.n_other_files = 0

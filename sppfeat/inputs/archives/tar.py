@@ -19,24 +19,19 @@ from sppfeat.files.paths import PathTable
 from sppfeat.inputs.archives.index import IndexBuilder, clean_name, encode_name, is_hidden
 from sppfeat.inputs.segments import Members, OwnLabels, Segment, if_any, own_classes
 
-__all__ = ["BLOCK", "LONGEST_TEXT", "SampleTexts", "index_tar", "is_sample_text", "sample_key", "tar_headers"]
+__all__ = ["index_tar"]
 
-
-BLOCK = 512
+_BLOCK = 512
 _LONGEST_HEADER = 16 << 20  # an extended header contains a name and attributes
 _LOOKED_BEHIND_END = 1 << 20  # writers fill their last record, usually of 10 kB, with zeros
 _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
-
-LONGEST_TEXT = 1 << 20
-"""Size of the longest text member that is read, in bytes."""
-
+_LONGEST_TEXT = 1 << 20  # bytes of a member that describes a sample
 _LONGEST_CLASS = 1000
 _CLASS_KEYS = ("class_name", "label", "class", "cls", "category")  # names come before numbers
 _ID_KEYS = ("id", "key")
 
 _MOST_LINKS = 40  # in a chain, the limit of Linux for files
-
 _SPARSE = "is a sparse file in its archive, which cannot be read in place"
 _NOT_REGULAR = "is not a regular file in its archive"
 _NO_TARGET = "is a link to something that is not in its archive"
@@ -48,9 +43,9 @@ def index_tar(file: BinaryIO) -> tuple[Segment, Members]:
     Raises:
         ConfigError: the file is not a tar file, is compressed, damaged or cut short; the message gives the position.
     """
-    members, texts, images = IndexBuilder(), SampleTexts(), array("q")
+    members, texts, images = IndexBuilder(), _SampleTexts(), array("q")
     links: dict[int, _Link] = {}
-    for header in tar_headers(file):
+    for header in _tar_headers(file):
         if header.isdir():
             continue
         name = clean_name(header.name)
@@ -59,9 +54,9 @@ def index_tar(file: BinaryIO) -> tuple[Segment, Members]:
             pass  # but links may lead to it
         elif has_image_suffix(name):
             images.append(len(members))
-        elif not (is_plain and is_sample_text(name)):
+        elif not (is_plain and _is_sample_text(name)):
             members.n_other_files += 1
-        elif header.size <= LONGEST_TEXT:
+        elif header.size <= _LONGEST_TEXT:
             file.seek(header.offset_data)
             texts.add(name, file.read(header.size))
         if header.islnk() or header.issym():
@@ -111,12 +106,8 @@ def _follow_links(members: IndexBuilder, links: dict[int, _Link]) -> None:
             member = found[n_found - 1]
 
 
-def tar_headers(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    """Yield the header of each member of an open tar file, which the caller may read in between.
-
-    Raises:
-        ConfigError: the file is not a tar file, is compressed, damaged or cut short; the message gives the position.
-    """
+def _tar_headers(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
+    """Yield the header of each member of an open tar file, which the caller may read in between."""
     nbytes = file.seek(0, os.SEEK_END)
     _check_start(file, nbytes)
     file.seek(0)
@@ -172,21 +163,21 @@ def _check_start(file: BinaryIO, nbytes: int) -> None:
 def _check_end(file: BinaryIO, end: int, nbytes: int) -> None:
     """Refuse a file without an end mark, or with another archive after it."""
     file.seek(end)
-    block = file.read(BLOCK)
+    block = file.read(_BLOCK)
     if not block:
         raise ConfigError(
             f"it ends at byte {nbytes} without the mark of its end, so that members may be missing; if it is "
             "whole, 'head -c 1024 /dev/zero >> FILE' adds that"
         )
     if block.strip(b"\0"):
-        if len(block) < BLOCK:
-            raise _cut_short(nbytes, end + BLOCK)
+        if len(block) < _BLOCK:
+            raise _cut_short(nbytes, end + _BLOCK)
         raise ConfigError(f"it is damaged: no header of a member at byte {end}")
-    behind = end + BLOCK
+    behind = end + _BLOCK
     rest = file.read(_LOOKED_BEHIND_END)
     empty = len(rest) - len(rest.lstrip(b"\0"))
-    start = empty // BLOCK * BLOCK
-    if _is_header(rest[start : start + BLOCK]):
+    start = empty // _BLOCK * _BLOCK
+    if _is_header(rest[start : start + _BLOCK]):
         raise ConfigError(
             f"another archive begins at byte {behind + start}, behind the end of the first: join tar files by "
             "'tar --concatenate', not by cat"
@@ -207,11 +198,11 @@ def _cut_short(nbytes: int, needed: int) -> ConfigError:
     )
 
 
-def sample_key(name: bytes) -> tuple[bytes, bytes]:
+def _sample_key(name: bytes) -> tuple[bytes, bytes]:
     """Split the name of a member at the first dot of its file name, into the key of its sample and the extension.
 
     Example:
-        >>> sample_key(b"a.b/0001.seg.PNG")
+        >>> _sample_key(b"a.b/0001.seg.PNG")
         (b'a.b/0001', b'seg.png')
     """
     folder, slash, last = name.rpartition(b"/")
@@ -219,12 +210,12 @@ def sample_key(name: bytes) -> tuple[bytes, bytes]:
     return folder + slash + stem, extension.lower()
 
 
-def is_sample_text(name: bytes) -> bool:
+def _is_sample_text(name: bytes) -> bool:
     """Return True if a member describes the images of its sample."""
-    return sample_key(name)[1] in (b"cls", b"json")
+    return _sample_key(name)[1] in (b"cls", b"json")
 
 
-class SampleTexts:
+class _SampleTexts:
     """Collects classes and ids from the members ``KEY.cls`` and ``KEY.json``; the last one of each name counts."""
 
     def __init__(self) -> None:
@@ -234,8 +225,7 @@ class SampleTexts:
         self._known: dict[bytes, bytes] = {}  # one object for all samples of a class
 
     def add(self, name: bytes, text: bytes) -> None:
-        """Read a member."""
-        key, extension = sample_key(name)
+        key, extension = _sample_key(name)
         if extension == b"cls":
             self._by_cls[key] = self._class(text.strip())
             return
@@ -249,13 +239,11 @@ class SampleTexts:
         return self._known.setdefault(name, name) if len(name) <= _LONGEST_CLASS else b""
 
     def labels_of(self, names: Iterable[bytes]) -> OwnLabels | None:
-        """Return the classes of images; None if none has a class."""
-        keys = (sample_key(name)[0] for name in names)
+        keys = (_sample_key(name)[0] for name in names)
         return own_classes(self._by_cls.get(key) or self._by_json.get(key, b"") for key in keys)
 
     def ids_of(self, names: Iterable[bytes]) -> PathTable | None:
-        """Return the ids of images; None if none has an id."""
-        return if_any(PathTable(self._ids.get(sample_key(name)[0], b"") for name in names))
+        return if_any(PathTable(self._ids.get(_sample_key(name)[0], b"") for name in names))
 
 
 def _object(text: bytes) -> dict[str, Any]:

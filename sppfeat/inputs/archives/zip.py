@@ -10,9 +10,9 @@ from sppfeat.files.image_names import has_image_suffix
 from sppfeat.inputs.archives.index import IndexBuilder, clean_name, is_hidden
 from sppfeat.inputs.segments import DEFLATED_MEMBER, HEADER_NBYTES, Members, Segment
 
-__all__ = ["MOST_UNPACKED_NBYTES", "index_zip"]
+__all__ = ["index_zip"]
 
-MOST_UNPACKED_NBYTES = 1 << 30
+_MOST_UNPACKED_NBYTES = 1 << 30
 """Size of the largest deflated image, which is unpacked in memory, in bytes: that of uncompressed 16-bit RGB with the
 most pixels decoded by default. A small zip file can unpack to a thousand times its size."""
 
@@ -74,6 +74,6 @@ def _refusal(member: zipfile.ZipInfo, archive_nbytes: int) -> str | None:
         return "damaged in its archive: it would end behind the end of that"
     if member.compress_type == zipfile.ZIP_STORED and member.compress_size != member.file_size:
         return "damaged in its archive: stored with two different sizes"
-    if member.compress_type == zipfile.ZIP_DEFLATED and member.file_size > MOST_UNPACKED_NBYTES:
-        return f"would unpack to more than {MOST_UNPACKED_NBYTES} bytes"
+    if member.compress_type == zipfile.ZIP_DEFLATED and member.file_size > _MOST_UNPACKED_NBYTES:
+        return f"would unpack to more than {_MOST_UNPACKED_NBYTES} bytes"
     return None

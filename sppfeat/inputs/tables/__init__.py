@@ -1,13 +1,13 @@
 """Tables whose rows name or contain images: text, Parquet, Arrow and Hugging Face data sets.
 
 The path of a table goes in; a :class:`sppfeat.inputs.segments.Segment` of the images that its rows name or contain
-comes out. This module makes the segment from the rows of any of them, and reads text tables itself. The
-package must not know the other inputs of a run, and decodes no images.
+comes out. This module makes the segment from the rows of any of them, and reads text tables itself. The package must
+not know the other inputs of a run, and decodes no images.
 """
 
 import os
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from itertools import chain, islice
 from typing import Any, BinaryIO, NamedTuple
@@ -22,25 +22,16 @@ from sppfeat.inputs.names import is_url, make_absolute
 from sppfeat.inputs.remote import find_objects
 from sppfeat.inputs.segments import OwnLabels, Segment, Storage, if_any, own_classes
 
-__all__ = ["Rows", "make_segment", "name_image", "read_manifest", "row_error"]
-
+__all__ = ["Rows", "make_segment", "read_manifest", "row_error"]
 
 _LINES_AT_ONCE = 512  # larger batches keep the garbage collector busy
-
 _FOLDERS_REMEMBERED = 1 << 12
 _DATA_FOLDER = b"data"  # the folder with a data set's files, next to its card
 _DIGITS = 8
 
 
 class Rows(NamedTuple):
-    """Consecutive rows of a table of images.
-
-    Attributes:
-        numbers: numbers of the lines or rows.
-        paths: paths in the table.
-        labels: class name of each row; empty for no class.
-        ids: id of each image; empty for no id.
-    """
+    """Consecutive rows of a table: their numbers, paths, class names and ids; empty for no class or no id."""
 
     numbers: Sequence[int]
     paths: Sequence[bytes]
@@ -49,9 +40,7 @@ class Rows(NamedTuple):
 
 
 def read_manifest(path: bytes) -> Segment:
-    """Find the images that a table names, in the order of its rows, with their classes and ids if it has them.
-
-    Columns are found by :mod:`sppfeat.files.columns`, and paths are relative to the folder of the table.
+    """Find the images that a text table names: comma- or tab-separated, or one JSON object per line.
 
     Raises:
         ConfigError: the file cannot be read, or is malformed; the message gives the line.
@@ -127,7 +116,7 @@ def make_segment(
     Args:
         table: the file.
         rows: all rows; those of a table that contains the images are numbered from 0.
-        has_boxes: True if some columns look like boxes.
+        has_boxes: True if some columns look like boxes, so that no image may be repeated.
         classes: all classes in their order; None for the classes that the rows name, in natural order.
         unit: ``line`` or ``row``, which the numbers of rows count, for messages.
         storage: fetches the images by the numbers of their rows; None for a table of paths.
@@ -136,7 +125,7 @@ def make_segment(
         ConfigError: rows of paths give the same image different classes or ids, or have boxes and repeat an image.
     """
     paths, labels, ids, numbers = PathTableBuilder(), PathTableBuilder(), PathTableBuilder(), array("q")
-    absolute = _absolute_from(table.folder)
+    absolute = partial(_absolute, table.folder)
     for some in rows:
         paths.extend([*map(absolute, some.paths)] if storage is None else some.paths)
         labels.extend(some.labels)
@@ -147,7 +136,7 @@ def make_segment(
         above, folder = os.path.split(table.folder)
         return Segment(
             table.path,
-            PathTable(map(name_image, numbers, found)),
+            PathTable(map(_name_image, numbers, found)),
             above=above if folder == _DATA_FOLDER else table.folder,
             storage=storage,
             # Kept even if it gives no classes, because the name of the table's folder is not a class.
@@ -166,22 +155,19 @@ def row_error(table: TableFile, unit: str, numbers: Sequence[int], position: int
     return table.error(f"{unit} {numbers[position]}", what)
 
 
-def _absolute_from(folder: bytes) -> Callable[[bytes], bytes]:
-    """Make a function that makes paths absolute and remembers folders, so that it takes 5 microseconds per path."""
+def _absolute(folder: bytes, path: bytes) -> bytes:
+    """Make a path in a table absolute; URLs stay as they are."""
+    if is_url(path):
+        return path
+    above, slash, name = path.rpartition(b"/")
+    if name in (b"", b".", b".."):
+        return make_absolute(os.path.join(folder, path))
+    return os.path.join(_absolute_folder(folder, above + slash), name)
 
-    @lru_cache(_FOLDERS_REMEMBERED)
-    def prefix_of(above: bytes) -> bytes:
-        return os.path.join(make_absolute(os.path.join(folder, above)), b"")
 
-    def absolute(path: bytes) -> bytes:
-        if b"://" in path and is_url(path):
-            return path
-        above, slash, name = path.rpartition(b"/")
-        if name in (b"", b".", b".."):
-            return make_absolute(os.path.join(folder, path))
-        return prefix_of(above + slash) + name
-
-    return absolute
+@lru_cache(_FOLDERS_REMEMBERED)  # a .. in each of a million paths would ask the file system as often
+def _absolute_folder(folder: bytes, above: bytes) -> bytes:
+    return make_absolute(os.path.join(folder, above))
 
 
 def _check_repeated(
@@ -214,11 +200,11 @@ def _check_repeated(
                 raise table.error(where, f"{shown} is {found}; allowed: one class and one id for an image")
 
 
-def name_image(row: int, path: bytes) -> bytes:
+def _name_image(row: int, path: bytes) -> bytes:
     """Name an image by the number of its row and the suffix of its original path.
 
     Example:
-        >>> name_image(7, b"cat.jpeg"), name_image(8, b"")
+        >>> _name_image(7, b"cat.jpeg"), _name_image(8, b"")
         (b'00000007.jpeg', b'00000008')
     """
     suffix = os.path.splitext(path)[1] if has_image_suffix(path) else b""

@@ -7,7 +7,7 @@ import contextlib
 import json
 import mmap
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -36,30 +36,21 @@ from sppfeat.files.tables import (
     shorten,
     show_names,
 )
-from sppfeat.inputs.segments import FIRST_REFUSAL, STORED_MEMBER, Members, MemberStorage, Segment
+from sppfeat.inputs.segments import FIRST_REFUSAL, STORED_MEMBER, Members, MemberStorage, Segment, Storage
 from sppfeat.inputs.tables import Rows, make_segment, row_error
 
 __all__ = [
-    "PURPOSE",
-    "ArrowColumns",
     "ColumnPart",
     "arrow_errors",
     "find_arrow_columns",
+    "import_pyarrow",
+    "make_arrow_segment",
     "read_arrow",
-    "read_arrow_rows",
 ]
 
-PURPOSE = "reading a table of images"
-"""The purpose of pyarrow, for the message when it is not installed."""
-
 _FILE_MAGIC = b"ARROW1"  # begins a file with a footer; anything else is a stream
-
-
 _NULL = -1
-
-
 _AS_BYTES = {"string": "binary", "large_string": "large_binary"}
-
 
 # A column of bytes with any other name need not be images.
 _CONTENT_NAMES = (
@@ -67,7 +58,6 @@ _CONTENT_NAMES = (
     "jpg", "jpeg", "png", "webp",
 )  # fmt: skip
 _HUGGING_FACE = b"huggingface"  # key in the metadata of a schema
-_BYTES, _PATH = "bytes", "path"  # fields of the struct of an image
 
 # Names of types in pyarrow; those of a single text, or a single number, for each row.
 _BINARIES = {"binary", "large_binary"}
@@ -78,12 +68,7 @@ _NUMBERS = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
 
 
 class ColumnPart(NamedTuple):
-    """A column, or a field of a column of structs.
-
-    Attributes:
-        column: name of the column.
-        field: name of the field; None for the whole column.
-    """
+    """The name of a column, or of a field of a column of structs."""
 
     column: str
     field: str | None = None
@@ -106,9 +91,7 @@ class ArrowColumns:
     Attributes:
         contents: column of the encoded images; None if the table only has paths.
         paths: column of the images' paths; with ``contents``, the original ones.
-        label: column of classes.
         classes: names of the classes if ``label`` holds their numbers; None if it holds names, or nameless numbers.
-        image_id: column of the images' ids.
         has_boxes: True if further columns look like boxes.
     """
 
@@ -130,61 +113,55 @@ def read_arrow(path: bytes) -> Segment:
 
     The images themselves are not read, since they are parts of the file; ConfigError if they cannot be.
     """
-    table = TableFile(path)
-    pa = import_extra("pyarrow", extra="parquet", purpose=PURPOSE)
+    table, pa = TableFile(path), import_pyarrow()
     with arrow_errors(path, "Arrow", ConfigError), open(path, "rb") as file:
         version = FileVersion.of(file.fileno())
         # The mapping is closed with the last buffer that views it.
         content = pa.py_buffer(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
-        schema, batches = _read_batches(content)
+        if content[: len(_FILE_MAGIC)].to_pybytes() == _FILE_MAGIC:
+            reader = pa.ipc.open_file(content)
+            batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+        else:
+            reader = pa.ipc.open_stream(content)
+            batches = list(reader)
         columns = find_arrow_columns(
-            schema, table, lambda part: all(part.of(batch).null_count == batch.num_rows for batch in batches)
+            reader.schema,
+            table,
+            lambda part: all(part.of(batch).null_count == batch.num_rows for batch in batches),
         )
-        rows = read_arrow_rows(batches, columns, table)
-        make = partial(
-            make_segment, table, rows, has_boxes=columns.has_boxes, classes=columns.classes, unit="row"
-        )
-        if columns.contents is None:
-            return make()
-        places = [_places(columns.contents, batch, content, table) for batch in batches]
-        nothing = np.empty(0, dtype=np.int64)
-        offset, sizes = (np.concatenate([nothing, *(place[i] for place in places)]) for i in (0, 1))
-        packing = np.where(sizes > 0, STORED_MEMBER, FIRST_REFUSAL + (sizes == 0))
-        reasons = ("null in its table", "empty: no bytes in its table")
-        ranges = np.stack((offset, sizes, packing, sizes), axis=1)
-        members = Members(ranges, reasons, has_headers=False)
-        return make(storage=MemberStorage(path, version, members, is_table=True))
+        storage = None
+        if columns.contents is not None:
+            members = _members(columns.contents, batches, content, table)
+            storage = MemberStorage(path, version, members, is_table=True)
+        return make_arrow_segment(table, columns, batches, storage)
 
 
-def _read_batches(content: Any) -> tuple[Any, list[Any]]:
-    """Return the ``pyarrow.Schema`` of a file or stream, and all its batches, which view the content."""
-    ipc = import_extra("pyarrow.ipc", extra="parquet", purpose=PURPOSE)
-    if content[: len(_FILE_MAGIC)].to_pybytes() == _FILE_MAGIC:
-        reader = ipc.open_file(content)
-        return reader.schema, [reader.get_batch(i) for i in range(reader.num_record_batches)]
-    reader = ipc.open_stream(content)
-    return reader.schema, list(reader)
+def _members(contents: ColumnPart, batches: Sequence[Any], content: Any, table: TableFile) -> Members:
+    """Find the byte ranges of the images of all batches, which view the ``content`` of the file."""
+    places = [_places(contents.of(batch), content, table) for batch in batches]
+    offsets, sizes = np.concatenate([np.empty((2, 0), dtype=np.int64), *places], axis=1)
+    packing = np.where(sizes > 0, STORED_MEMBER, FIRST_REFUSAL + (sizes == 0))
+    reasons = ("null in its table", "empty: no bytes in its table")
+    return Members(np.stack((offsets, sizes, packing, sizes), axis=1), reasons, has_headers=False)
 
 
-def _places(
-    contents: ColumnPart, batch: Any, content: Any, table: TableFile
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Offset and size in bytes of each image of a batch, each ``(n,)`` int64."""
-    values = contents.of(batch)
+def _places(values: Any, content: Any, table: TableFile) -> npt.NDArray[np.int64]:
+    """Offset and size in bytes of each of ``n`` images, ``(2, n)`` int64."""
     values.validate(full=True)  # checks that the bounds ascend and stay within the bytes
     is_null = values.is_null().to_numpy(zero_copy_only=False)
+    nothing = np.zeros(len(values), np.int64)
     _, bounds_buffer, image_buffer = values.buffers()
     if is_null.all():  # such a column may lack its buffers
-        return np.zeros(len(values), np.int64), np.full(len(values), _NULL, np.int64)
+        return np.stack((nothing, nothing + _NULL))
     kind = np.int64 if str(values.type).startswith("large_") else np.int32
     bounds = np.frombuffer(bounds_buffer, kind)[values.offset :][: len(values) + 1].astype(np.int64)
     sizes = np.where(is_null, _NULL, np.diff(bounds))
     if not (sizes > 0).any():  # here the buffer of bytes may be missing
-        return np.zeros(len(values), np.int64), sizes
+        return np.stack((nothing, sizes))
     start = image_buffer.address - content.address
     if not 0 <= start <= start + image_buffer.size <= content.size:
         raise table.error("", "is compressed; allowed: images that are in the file as they are, or Parquet")
-    return start + bounds[:-1], sizes
+    return np.stack((start + bounds[:-1], sizes))
 
 
 def find_arrow_columns(schema: Any, table: TableFile, is_empty: Callable[[ColumnPart], bool]) -> ArrowColumns:
@@ -239,17 +216,13 @@ def _read_features(
 
 
 def _class_names(names: object, column: str, table: TableFile) -> tuple[bytes, ...]:
-    encoded = (
-        [encode_text(name) if isinstance(name, str) else None for name in names]
-        if isinstance(names, list)
-        else []
-    )
-    if not encoded or not all(encoded) or len(set(encoded)) < len(encoded):
-        raise table.error(
-            "",
-            f"the names of the classes of {column!r} are {shorten(names)}; allowed: a list of different names",
-        )
-    return tuple(name for name in encoded if name)
+    given = names if isinstance(names, list) else []
+    encoded = {encode_text(name) if isinstance(name, str) else None: None for name in given}
+    classes = tuple(name for name in encoded if name)
+    if not classes or len(classes) < len(given):
+        found = f"the names of the classes of {column!r} are {shorten(names)}"
+        raise table.error("", f"{found}; allowed: a list of different names")
+    return classes
 
 
 def _find_images(
@@ -263,7 +236,7 @@ def _find_images(
             parts = {
                 part.name: ColumnPart(name, part.name) for part in field.type if _kind(part.type) in _TEXTS
             }
-            contents, paths = parts.get(_BYTES), parts.get(_PATH)
+            contents, paths = parts.get("bytes"), parts.get("path")
             if contents or (paths and (is_said or name.lower() in IMAGE_NAMES)):
                 found[name] = contents, paths
         elif str(field.type) in _BINARIES and (is_said or name.lower() in _CONTENT_NAMES):
@@ -283,9 +256,7 @@ def _find_label(names: list[str], classes: Collection[str], table: TableFile) ->
     of_classes = [name for name in names if name in classes]
     choices = of_classes or names
     column = find_unique_column(choices, CLASS_NAMES, error=partial(table.error, ""))
-    if column is not None:
-        return choices[column]
-    return of_classes[0] if of_classes else None
+    return next(iter(of_classes), None) if column is None else choices[column]
 
 
 def _no_paths(schema: Any, table: TableFile, what: str) -> SppfeatError:
@@ -302,7 +273,21 @@ def _kind(kind: Any) -> str:
     return str(kind.value_type if hasattr(kind, "index_type") else kind)
 
 
-def read_arrow_rows(batches: Iterable[Any], columns: ArrowColumns, table: TableFile) -> Iterator[Rows]:
+def make_arrow_segment(
+    table: TableFile, columns: ArrowColumns, batches: Iterable[Any], storage: Storage | None
+) -> Segment:
+    """Make a segment from the rows of all batches; ``storage`` fetches the images that the table contains."""
+    return make_segment(
+        table,
+        _rows(table, columns, batches),
+        has_boxes=columns.has_boxes,
+        classes=columns.classes,
+        unit="row",
+        storage=storage,
+    )
+
+
+def _rows(table: TableFile, columns: ArrowColumns, batches: Iterable[Any]) -> Iterator[Rows]:
     """Yield the rows of each ``pyarrow.RecordBatch``, numbered from 0."""
     first = 0
     for batch in batches:
@@ -314,10 +299,10 @@ def read_arrow_rows(batches: Iterable[Any], columns: ArrowColumns, table: TableF
         if columns.classes is not None:
             labels = _names_of(labels, columns.classes, error_at)
         yield Rows(
-            numbers=numbers,
-            paths=(encode_paths if columns.contents is None else encode_values)(paths, error_at),
-            labels=encode_values(labels, error_at),
-            ids=encode_values(ids, error_at),
+            numbers,
+            (encode_paths if columns.contents is None else encode_values)(paths, error_at),
+            encode_values(labels, error_at),
+            encode_values(ids, error_at),
         )
         first += batch.num_rows
 
@@ -348,10 +333,15 @@ def _names_of(numbers: list[Any], classes: tuple[bytes, ...], error_at: ErrorAt)
     return [name_of[number] for number in numbers]
 
 
+def import_pyarrow(submodule: str = "") -> Any:
+    """Import pyarrow, or ``.parquet`` of it; ConfigError if it is not installed."""
+    return import_extra(f"pyarrow{submodule}", extra="parquet", purpose="reading a table of images")
+
+
 @contextlib.contextmanager
 def arrow_errors(path: bytes, kind: str, error_class: type[SppfeatError]) -> Iterator[None]:
     """Convert errors from pyarrow and the system to ``error_class``, naming the file and its kind."""
-    pa = import_extra("pyarrow", extra="parquet", purpose=PURPOSE)
+    pa = import_pyarrow()
     try:
         yield
     except SppfeatError:

@@ -13,14 +13,18 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config.machine import import_extra
 from sppfeat.config.wording import reason_of
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.files.places import FileVersion, Place
 from sppfeat.files.tables import TableFile
 from sppfeat.inputs.segments import Segment, Storage
-from sppfeat.inputs.tables import make_segment
-from sppfeat.inputs.tables.arrow import PURPOSE, ColumnPart, arrow_errors, find_arrow_columns, read_arrow_rows
+from sppfeat.inputs.tables.arrow import (
+    ColumnPart,
+    arrow_errors,
+    find_arrow_columns,
+    import_pyarrow,
+    make_arrow_segment,
+)
 
 __all__ = ["ParquetStorage", "read_parquet"]
 
@@ -46,16 +50,9 @@ def read_parquet(path: bytes) -> Segment:
         version = FileVersion.of(path)
         columns = find_arrow_columns(file.schema_arrow, table, partial(_is_empty, file))
         batches = file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=columns.beside, use_threads=False)
-        rows = read_arrow_rows(batches, columns, table)
         contents = columns.contents
-        return make_segment(
-            table,
-            rows,
-            has_boxes=columns.has_boxes,
-            classes=columns.classes,
-            unit="row",
-            storage=None if contents is None else ParquetStorage(path, contents, version),
-        )
+        storage = None if contents is None else ParquetStorage(path, contents, version)
+        return make_arrow_segment(table, columns, batches, storage)
 
 
 def _is_empty(file: Any, part: ColumnPart) -> bool:
@@ -81,7 +78,7 @@ def _chunk(group: Any, part: ColumnPart) -> Any:
 
 def _open_parquet(path: bytes) -> Any:
     """Open a ``pyarrow.parquet.ParquetFile``, which the caller closes with ``force=True``."""
-    parquet = import_extra("pyarrow.parquet", extra="parquet", purpose=PURPOSE)
+    parquet = import_pyarrow(".parquet")
     # Opened by Python: pyarrow refuses names that are not UTF-8.
     file = open(path, "rb")  # noqa: SIM115
     try:
