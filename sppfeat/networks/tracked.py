@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from sppfeat.errors import ConfigError
-from sppfeat.networks.positions import Call, find_rule, has_lost, is_move, line_along, nowhere, same
+from sppfeat.networks.positions import Call, find_rule, has_lost, is_move, nowhere, same
 
 __all__ = ["Tracked", "eval_mode", "output_keys", "walk"]
 
@@ -97,7 +97,9 @@ class Tracked(torch.Tensor):
             place, owner = next(found), owners.get(id(item))
             if owner is None:
                 return Tracked(item, place, lost, trace)
-            _write(owner, item, place, lost, where=where)
+            # The owner's views share its values, but not its positions, so that these must stay.
+            if owner.shape != item.shape or owner.lost != lost or not all(map(same, owner.places, place)):
+                raise ConfigError(lost or f"{where}: changes the positions of a tensor in place")
             return owner
 
         return tree_map(wrap, result)
@@ -131,13 +133,8 @@ def _compute(
     calls = [Call(tree_map(partial(_to_positions, axis, True), bound), shape, is_lenient) for axis in (0, 1)]
     y, x = map(rule, calls)
     problem = ""
-    for axis, name, found in ((0, "y", y), (1, "x", x)):
-        if not is_lenient and not problem and has_lost(found):
-            centers = [_centers(positions, axis) for positions in calls[axis].positions]
-            problem = reason
-            if reason == "branches disagree":
-                problem += f" along {name}: " + " and ".join(f"{name} = {text}" for text in centers if text)
-    if problem:
+    if not is_lenient and (has_lost(y) or has_lost(x)):
+        problem = reason
         y, x = (rule(call._replace(is_lenient=True)) for call in calls)
     statistic = nowhere((), math.nan)  # an output of another shape is a statistic, not a map
     return [
@@ -151,13 +148,6 @@ def _to_positions(axis: int, has_parameters: bool, item: Any) -> Any:
     if isinstance(item, Tracked):
         return item.places[axis]
     return nowhere(item.shape) if has_parameters and isinstance(item, Tensor) else item
-
-
-def _centers(positions: Tensor, axis: int) -> str:
-    line = line_along(positions, axis - 2) if positions.dim() > 1 else None
-    if line is None or not bool(line.first.isfinite().all()):
-        return ""
-    return f"{line.first.flatten()[0]:g} + {line.step.flatten()[0]:g} i"
 
 
 def _bind_arguments(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,20 +164,6 @@ def _without_values(item: Any) -> Any:
     if isinstance(item, Tensor) and not item.is_meta:
         return torch.empty_strided(item.shape, item.stride(), dtype=item.dtype, device="meta")
     return item
-
-
-def _write(owner: Tracked, value: Tensor, places: Places, lost: str, *, where: str) -> None:
-    """Writes the positions of what an operator changed in place, which its views share."""
-    if owner.shape != value.shape:
-        raise ConfigError(f"{where}: changes a tensor's shape in place")
-    for own, new in zip(owner.places, places, strict=True):
-        if lost and not owner.lost:
-            new = nowhere(new.shape, math.nan)
-        if not same(own, new):
-            if any(stride == 0 and size > 1 for size, stride in zip(own.shape, own.stride(), strict=True)):
-                raise ConfigError(lost or f"{where}: written in place into a tensor of another kind")
-            own.copy_(new)
-    owner.lost = owner.lost or lost
 
 
 def _refuse_foreign_writes(func: Any, bound: Mapping[str, Any], *, where: str) -> None:

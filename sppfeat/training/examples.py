@@ -50,15 +50,15 @@ class Examples:
         return len(self.images)
 
     def path(self, image: int) -> bytes:
-        """Absolute path of an image, given by its index in the listing."""
+        """Absolute path of an image of the listing."""
         return os.path.join(self.listing.root, self.listing.paths[image])
 
     def name(self, image: int) -> str:
-        """Absolute path of an image as text, given by its index in the listing."""
+        """Absolute path of an image of the listing, as text."""
         return os.fsdecode(self.path(image))
 
     def of(self, images: npt.NDArray[np.int64]) -> "Examples":
-        """The same examples narrowed to ``(k,)`` images, given by their indices in the listing."""
+        """The same examples narrowed to ``(k,)`` images of the listing."""
         return replace(self, images=np.sort(images))
 
 

@@ -238,9 +238,8 @@ def evaluate(
     batches: Iterable[PixelBatch],
     *,
     run: Callable[[Learner, PixelBatch], BatchResult],
-    should_stop: Callable[[], bool] = lambda: False,
-) -> dict[str, float] | None:
-    """Runs a learner on some images in evaluation mode; None if it was stopped.
+) -> dict[str, float]:
+    """Runs a learner on some images in evaluation mode.
 
     Returns the number of ``images``, their mean ``loss``, and the measures of the learner's ``judge``.
     """
@@ -253,8 +252,6 @@ def evaluate(
                 labels.append(batch.labels)
                 scores.append(answer.scores.float().cpu())
                 loss += float(answer.loss) * len(batch.labels)
-            if should_stop():
-                return None
     if not labels:
         raise SppfeatError("no image to validate on could be read")
     every = torch.cat(labels)

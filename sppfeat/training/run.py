@@ -50,9 +50,8 @@ def train(
 
     Args:
         request: images, settings and output folder.
-        on_probe: called with the number of image headers read and the total number of headers.
-        on_download: called during a download with the name of a weights file, the bytes done, and the total (None if
-            unknown).
+        on_probe: called with the number of image headers read, and the total.
+        on_download: called during a download with file name, bytes done, and bytes in total (None if unknown).
         on_plan: called with the plan before the first step.
         on_step: called after each step with the number of steps done and the mean loss of the epoch so far.
         on_epoch: called with the log entry of each epoch.
@@ -79,17 +78,17 @@ def train(
             on_epoch=on_epoch,
             should_stop=should_stop,
         )
-        history = trainer.progress.history
-        left_out = [f"{path!r}: {reason}" for path, reason in training.sets.left_out.items()]
-        result = {
-            "finished": finished,
-            "epochs": trainer.progress.epoch,
-            "seconds": round(time.monotonic() - started, 1),
-            "weights": str(training.folder.weights) if history else None,
-            "left_out": left_out + trainer.progress.failures,
-            "last": history[-1] if history else None,
-        }
-        return {"plan": plan, "result": result}
+    history = trainer.progress.history
+    left_out = [f"{path!r}: {reason}" for path, reason in training.sets.left_out.items()]
+    result = {
+        "finished": finished,
+        "epochs": trainer.progress.epoch,
+        "seconds": round(time.monotonic() - started, 1),
+        "weights": str(training.folder.weights) if history else None,
+        "left_out": left_out + trainer.progress.failures,
+        "last": history[-1] if history else None,
+    }
+    return {"plan": plan, "result": result}
 
 
 @dataclass(frozen=True)

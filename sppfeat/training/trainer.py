@@ -28,10 +28,7 @@ from sppfeat.training.examples import Examples, ImageSets
 from sppfeat.training.learners import BatchResult, Learner, Teachers, evaluate
 from sppfeat.training.settings import TrainSettings
 
-__all__ = [
-    "Progress",
-    "Trainer",
-]
+__all__ = ["Progress", "Trainer"]
 
 _LOWEST_RATE = 0.01  # share of the peak learning rate at which the warm-up begins
 _EVALUATION_BATCH = 16
@@ -52,6 +49,10 @@ class Progress:
     seconds: float = 0.0
     failures: list[str] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class _StopError(Exception):
+    """The training is to stop after the batch that has just been done."""
 
 
 class Trainer:
@@ -133,24 +134,25 @@ class Trainer:
         """Runs the remaining steps of the current epoch, then validates; returns False if it was stopped before."""
         progress = self.progress
         try:
-            entry = self._entry(should_stop) if self._run_batches(on_step, should_stop) else None
+            self._run_batches(on_step, should_stop)
+            entry = self._entry(should_stop)
+        except _StopError:
+            return False
         except DecoderError:
             if should_stop():  # the signal that stops this process may have killed its workers
                 return False
             raise
-        if entry is None:
-            return False
         self.progress = Progress(
             progress.epoch + 1, failures=progress.failures, history=[*progress.history, entry]
         )
         return True
 
-    def _run_batches(self, on_step: Callable[["Progress"], None], should_stop: Callable[[], bool]) -> bool:
-        """Runs the remaining batches of an epoch; returns False if it was stopped."""
+    def _run_batches(self, on_step: Callable[["Progress"], None], should_stop: Callable[[], bool]) -> None:
+        """Runs the remaining batches of an epoch."""
         progress, recipe = self.progress, self._settings.recipe
         self.learner.train()
         started = time.monotonic()
-        for batch in self._noted(self._load_epoch()):
+        for batch in self._noted(self._load_epoch(), should_stop):
             if len(batch.images):
                 progress.loss += self._step(batch) * len(batch.images)
                 progress.images += len(batch.images)
@@ -160,11 +162,8 @@ class Trainer:
             progress.seconds += now - started
             started = now
             on_step(progress)
-            if should_stop():
-                return False
         if not progress.images:
             raise SppfeatError(f"no image of epoch {progress.epoch + 1} of {recipe.epochs} could be read")
-        return True
 
     def standardize_teachers(self) -> None:
         """Sets the means and deviations of the teachers' channels from the first images of the training."""
@@ -174,10 +173,8 @@ class Trainer:
             self._teachers.standardize(self._to_device(b.pixels) for b in batches if len(b.images))
             self._average = self._new_average()  # it holds a copy of the adapters
 
-    def _validate(
-        self, images: Examples, size: int, should_stop: Callable[[], bool]
-    ) -> dict[str, float] | None:
-        """Evaluates the result on whole images with a short side of ``size`` pixels; None if it was stopped."""
+    def _validate(self, images: Examples, size: int, should_stop: Callable[[], bool]) -> dict[str, float]:
+        """Evaluates the result on whole images with a short side of ``size`` pixels."""
         data = self._settings.data
         batches = whole_image_batches(
             images, data, size=size, batch_size=_EVALUATION_BATCH, min_side=self._min_side
@@ -187,7 +184,7 @@ class Trainer:
             batches, images, plain, resample=self._resample, seed=(0,), n_workers=self._n_workers
         )
         with device_memory(self.device), self._arithmetic(), self._autocast():
-            return evaluate(self.result, self._noted(loaded), run=self._run, should_stop=should_stop)
+            return evaluate(self.result, self._noted(loaded, should_stop), run=self._run)
 
     def _run(self, learner: Learner, batch: PixelBatch) -> BatchResult:
         pixels = self._to_device(batch.pixels)
@@ -197,11 +194,13 @@ class Trainer:
         )
         return answer
 
-    def _noted(self, batches: Iterable[PixelBatch]) -> Iterator[PixelBatch]:
-        """Yields the batches, and notes the images that could not be read."""
+    def _noted(self, batches: Iterable[PixelBatch], should_stop: Callable[[], bool]) -> Iterator[PixelBatch]:
+        """Yields the batches, notes the images that could not be read, and stops after a batch if it should."""
         for batch in batches:
             self.progress.failures += sorted(set(batch.failures.values()) - set(self.progress.failures))
             yield batch
+            if should_stop():
+                raise _StopError
 
     def _step(self, batch: PixelBatch) -> float:
         self._optimizer.zero_grad(set_to_none=True)
@@ -228,8 +227,8 @@ class Trainer:
             self._average.update_parameters(self.learner)
         return loss
 
-    def _entry(self, should_stop: Callable[[], bool]) -> dict[str, Any] | None:
-        """Makes the log entry of the epoch that has just ended, with its validation; None if that was stopped."""
+    def _entry(self, should_stop: Callable[[], bool]) -> dict[str, Any]:
+        """Makes the log entry of the epoch that has just ended, with its validation."""
         progress, data = self.progress, self._settings.data
         entry: dict[str, Any] = {
             "epoch": progress.epoch + 1,
@@ -242,12 +241,9 @@ class Trainer:
         is_last = progress.epoch + 1 == self._settings.recipe.epochs
         is_due = is_last or (progress.epoch + 1) % data.val_every == 0
         if (images := self._sets.validation) is not None and is_due:
-            entry["validation"] = validation = {}
-            for size in data.val_sizes:
-                scores = self._validate(images, size, should_stop)
-                if scores is None:
-                    return None
-                validation[str(size)] = scores
+            entry["validation"] = {
+                str(size): self._validate(images, size, should_stop) for size in data.val_sizes
+            }
         return entry
 
     def _plan_epoch(self, epoch: int) -> list[Batch]:
