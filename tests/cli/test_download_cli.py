@@ -8,17 +8,12 @@ import threading
 
 import pytest
 import torch
-from click.testing import CliRunner
+from command_line import run
 from torchvision.models import get_model
 
 import sppfeat
-from sppfeat.cli import main
 
 NAMES = ("squeezenet1_0", "squeezenet1_1")
-
-
-def run(*args, env=None):
-    return CliRunner().invoke(main, [str(arg) for arg in args], env=env)
 
 
 @pytest.fixture
@@ -34,12 +29,11 @@ def cache(tmp_path):
 
 def test_one_network_by_name(entries, cache, weight_server):
     path = cache / entries[NAMES[1]].file_name
-    args = ("--download", NAMES[1])
-    result = run("backbones", *args)
+    result = run("backbones", "--download", NAMES[1])
     assert result.exit_code == 0, result.output
     assert result.stdout == f"{NAMES[1]} IMAGENET1K_V1: {path} (24.0 kB, downloaded)\n"
     assert path.read_bytes() == weight_server.files[path.name]
-    again = run("backbones", *args)
+    again = run("backbones", "--download", NAMES[1])
     assert again.exit_code == 0
     assert again.stdout == f"{NAMES[1]} IMAGENET1K_V1: {path} (24.0 kB, already there, checksum verified)\n"
     assert len(weight_server.asked) == 1
@@ -64,10 +58,9 @@ def test_json_says_what_is_where(entries, cache, weight_server):
 
 def test_a_folder_from_the_option_or_the_environment(entries, cache, tmp_path):
     name, file_name = NAMES[0], entries[NAMES[0]].file_name
+    environment = {"SPPFEAT_WEIGHTS_DIR": str(tmp_path / "c")}
     assert run("backbones", "--download", name, "--weights-dir", tmp_path / "a" / "b").exit_code == 0
-    assert (
-        run("backbones", "--download", name, env={"SPPFEAT_WEIGHTS_DIR": str(tmp_path / "c")}).exit_code == 0
-    )
+    assert run("backbones", "--download", name, env=environment).exit_code == 0
     assert (tmp_path / "a" / "b" / file_name).is_file()
     assert (tmp_path / "c" / file_name).is_file()
     assert not cache.exists()

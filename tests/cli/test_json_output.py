@@ -5,12 +5,11 @@ import json
 import math
 
 import pytest
-from click.testing import CliRunner
+from command_line import run
 from json_fields import check_fields
 from sharded_files import whole_images, write_shards
 
 import sppfeat
-from sppfeat.cli import main
 from sppfeat.cli.output import print_json
 
 NETWORK = ["--backbone=squeezenet1_1", "--weights=none", "--size=48", "--levels=1", "--device=cpu"]
@@ -22,7 +21,7 @@ def refuse(name):
 
 
 def output_of(*arguments):
-    result = CliRunner().invoke(main, [*map(str, arguments), "--json"])
+    result = run(*arguments, "--json")
     assert result.exit_code in (0, 3), result.output
     assert result.stdout.isascii()
     return json.loads(result.stdout, parse_constant=refuse)
@@ -44,10 +43,8 @@ def whole(tmp_path_factory):
 @pytest.fixture(scope="module")
 def boxes(whole):
     folder, _ = whole
-    path = folder / "b.h5"
-    return path, output_of(
-        "extract", folder / "pictures", "-o", path, "--boxes", folder / "boxes.csv", *NETWORK
-    )
+    command = ("extract", folder / "pictures", "-o", folder / "b.h5", "--boxes", folder / "boxes.csv")
+    return folder / "b.h5", output_of(*command, *NETWORK)
 
 
 @pytest.mark.slow
@@ -96,7 +93,5 @@ def test_train(whole):
 
 def test_numbers_that_json_has_not_are_null(capsys):
     print_json({"a": [math.nan, (1.5, -math.inf)], "b": "\udcff"})
-    assert json.loads(capsys.readouterr().out, parse_constant=refuse) == {
-        "a": [None, [1.5, None]],
-        "b": "\udcff",
-    }
+    found = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert found == {"a": [None, [1.5, None]], "b": "\udcff"}

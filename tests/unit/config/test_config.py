@@ -246,27 +246,36 @@ def test_levels_are_the_same_from_text_and_from_numbers(levels):
     assert DescriptorSpec(levels=levels).n_bins == sum(n**2 for n in levels)
 
 
-@pytest.mark.parametrize(
-    "levels",
-    [
-        *("", "1,", "1,,2", "a", "1;2", "0", "65", "-1", "1,1", "1.0", "1_0", "1\n,2"),
-        *((), (1.0,), (float("nan"),), (True,), (1, 1), (0,), (65,), 4, None, ("1", "x")),
-    ],
-)
-def test_what_makes_no_pyramid_is_refused(levels):
-    with pytest.raises(ConfigError, match="levels are"):
-        parse_levels(levels)
-
-
 @pytest.mark.parametrize("device", ["auto", "cpu", "mps", "cuda", "cuda:0", "cuda:12"])
 def test_devices(device):
     assert parse_device(device) == RunOptions(device=device).device == device
 
 
-@pytest.mark.parametrize("device", ["", "CPU", "cuda:", "cuda:-1", "cuda:a", "cpu ", "xpu", "cpu\n", None, 0])
-def test_unknown_devices_are_refused(device):
-    with pytest.raises(ConfigError, match="device is"):
-        parse_device(device)
+REFUSED = {
+    parse_levels: (
+        "levels are",
+        *("", "1,", "1,,2", "a", "1;2", "0", "65", "-1", "1,1", "1.0", "1_0", "1\n,2"),
+        *((), (1.0,), (float("nan"),), (True,), (1, 1), (0,), (65,), 4, None, ("1", "x")),
+    ),
+    parse_device: ("device is", "", "CPU", "cuda:", "cuda:-1", "cuda:a", "cpu ", "xpu", "cpu\n", None, 0),
+    parse_grid: (
+        "grid:ROWSxCOLUMNS",
+        *("grid", "grid:", "grid:3", "grid:0x3", "grid:3x3:1", "grid:3x3:.", "grid:3x3x3", "raster"),
+    ),
+    parse_normalize: (
+        r"normalize is .*; allowed: none, l2, power, meannorm:NORM",
+        *("meannorm", "meannorm:", "meannorm:0", "meannorm:-1", "meannorm:inf", "l3", "l2:5", 3),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("parse", "message", "value"),
+    [(parse, message, value) for parse, (message, *values) in REFUSED.items() for value in values],
+)
+def test_what_cannot_be_parsed_is_refused(parse, message, value):
+    with pytest.raises(ConfigError, match=message):
+        parse(value)
 
 
 # --- boxes ----------------------------------------------------------------------------------------
@@ -295,11 +304,15 @@ def test_scales_are_distinct_ascending_and_take_the_place_of_the_size():
         ({"coords": "xywh", "ends": "inclusive"}, r"box-ends inclusive .* box-coords xywh"),
         ({"units": "normalized", "origin": 1}, r"box-units normalized .* not with 1 and edges"),
         ({"units": "normalized", "ends": "inclusive"}, r"box-units normalized .* not with 0 and inclusive"),
+        ({"projection": "nearest"}, r"projection is 'nearest'; allowed: sppnet, paper, roi_pool"),
+        ({"margin": float("nan")}, r"margin is nan; allowed"),
+        ({"projection": "paper", "margin": 1.0}, r"a margin goes with --projection sppnet"),
     ],
 )
-def test_conventions_that_make_no_sense_are_refused(settings, message):
+def test_conventions_and_projections_that_make_no_sense_are_refused(settings, message):
+    is_of_regions = settings.keys() & {"projection", "margin"}
     with pytest.raises(ConfigError, match=message):
-        BoxConvention(**settings)
+        RegionSpec(**{**REGIONS, **settings}) if is_of_regions else BoxConvention(**settings)
 
 
 def test_a_convention_is_changed_where_something_else_is_asked_for():
@@ -322,41 +335,10 @@ def test_grids(text, grid):
     assert RegionSpec(boxes=text).boxes == text
 
 
-@pytest.mark.parametrize(
-    "text", ["grid", "grid:", "grid:3", "grid:0x3", "grid:3x3:1", "grid:3x3:.", "grid:3x3x3", "raster"]
-)
-def test_what_is_no_grid(text):
-    with pytest.raises(ConfigError, match=r"grid:ROWSxCOLUMNS"):
-        parse_grid(text)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"projection": "nearest"}, r"projection is 'nearest'; allowed: sppnet, paper, roi_pool"),
-        ({"margin": float("nan")}, r"margin is nan; allowed"),
-        ({"projection": "paper", "margin": 1.0}, r"a margin goes with --projection sppnet"),
-    ],
-)
-def test_projections_that_make_no_sense_are_refused(settings, message):
-    with pytest.raises(ConfigError, match=message):
-        RegionSpec(**{**REGIONS, **settings})
-
-
-@pytest.mark.parametrize(
-    "text", ["meannorm", "meannorm:", "meannorm:0", "meannorm:-1", "meannorm:inf", "l3", "l2:5", 3]
-)
-def test_what_is_no_normalization(text):
-    with pytest.raises(ConfigError, match=r"normalize is .*; allowed: none, l2, power, meannorm:NORM"):
-        parse_normalize(text)
-
-
 def test_the_mean_norm_is_recorded_in_one_form():
-    assert (
-        DescriptorSpec(normalize="meannorm:20").normalize
-        == DescriptorSpec(normalize="meannorm:2e1").normalize
-    )
-    assert DescriptorSpec(normalize="meannorm:20").mean_norm == 20.0
+    spec = DescriptorSpec(normalize="meannorm:20")
+    assert spec == DescriptorSpec(normalize="meannorm:2e1")
+    assert spec.mean_norm == 20.0
     assert DescriptorSpec(normalize="l2").mean_norm is None
     with pytest.raises(ConfigError, match="go with meannorm, not with 'l2'"):
         DescriptorSpec(normalize="l2", norm_factors=(1.0,))

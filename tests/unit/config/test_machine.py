@@ -21,6 +21,7 @@ from sppfeat.store.reader import FeatureFile
 from sppfeat.store.verify import verify_file
 
 PHYSICAL = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+GROUPS = "sys/fs/cgroup"
 REPEATED = """
 import resource
 import numpy as np
@@ -53,30 +54,22 @@ def system(tmp_path, groups: str, files: dict[str, str]):
     return tmp_path
 
 
+def legacy_quota(text: str) -> dict[str, str]:
+    return {f"{GROUPS}/cpu/cpu.cfs_quota_us": text, f"{GROUPS}/cpu/cpu.cfs_period_us": "100000"}
+
+
 @pytest.mark.usefixtures("many_cores")
 @pytest.mark.parametrize(
     ("groups", "files", "n_cores"),
     [
-        ("0::/\n", {"sys/fs/cgroup/cpu.max": "150000 100000\n"}, 2),
-        ("0::/\n", {"sys/fs/cgroup/cpu.max": "5000 100000\n"}, 1),
-        ("0::/\n", {"sys/fs/cgroup/cpu.max": "max 100000\n"}, 64),
-        (
-            "0::/a/b\n",
-            {"sys/fs/cgroup/a/cpu.max": "400000 100000", "sys/fs/cgroup/a/b/cpu.max": "max 100000"},
-            4,
-        ),
-        ("0::/../x\n", {"sys/fs/cgroup/cpu.max": "300000 100000\n"}, 3),
-        (
-            "4:cpuset:/\n3:cpu,cpuacct:/docker/1\n",
-            {"sys/fs/cgroup/cpu/cpu.cfs_quota_us": "200000", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000"},
-            2,
-        ),
-        (
-            "3:cpu,cpuacct:/\n",
-            {"sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000"},
-            64,
-        ),
-        ("nonsense\n", {"sys/fs/cgroup/cpu.max": "?"}, 64),
+        ("0::/\n", {f"{GROUPS}/cpu.max": "150000 100000\n"}, 2),
+        ("0::/\n", {f"{GROUPS}/cpu.max": "5000 100000\n"}, 1),
+        ("0::/\n", {f"{GROUPS}/cpu.max": "max 100000\n"}, 64),
+        ("0::/a/b\n", {f"{GROUPS}/a/cpu.max": "400000 100000", f"{GROUPS}/a/b/cpu.max": "max 100000"}, 4),
+        ("0::/../x\n", {f"{GROUPS}/cpu.max": "300000 100000\n"}, 3),
+        ("4:cpuset:/\n3:cpu,cpuacct:/docker/1\n", legacy_quota("200000"), 2),
+        ("3:cpu,cpuacct:/\n", legacy_quota("-1"), 64),
+        ("nonsense\n", {f"{GROUPS}/cpu.max": "?"}, 64),
         ("", {}, 64),
     ],
 )
@@ -157,14 +150,10 @@ def test_who_reads_all_rows_gives_them_back(tmp_path, monkeypatch):
     ("groups", "files", "nbytes"),
     [
         ("", {}, PHYSICAL),
-        (
-            "0::/a\n",
-            {"sys/fs/cgroup/memory.max": "max\n", "sys/fs/cgroup/a/memory.max": "1000000\n"},
-            1000000,
-        ),
-        ("5:memory:/b\n", {"sys/fs/cgroup/memory/b/memory.limit_in_bytes": "700000\n"}, 700000),
-        ("5:memory:/\n", {"sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n"}, PHYSICAL),
-        ("0::/\n", {"sys/fs/cgroup/memory.max": "?\n"}, PHYSICAL),
+        ("0::/a\n", {f"{GROUPS}/memory.max": "max\n", f"{GROUPS}/a/memory.max": "1000000\n"}, 1000000),
+        ("5:memory:/b\n", {f"{GROUPS}/memory/b/memory.limit_in_bytes": "700000\n"}, 700000),
+        ("5:memory:/\n", {f"{GROUPS}/memory/memory.limit_in_bytes": "9223372036854771712\n"}, PHYSICAL),
+        ("0::/\n", {f"{GROUPS}/memory.max": "?\n"}, PHYSICAL),
     ],
 )
 def test_memory_is_what_control_groups_leave(tmp_path, groups, files, nbytes):
