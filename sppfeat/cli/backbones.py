@@ -49,12 +49,7 @@ _HEADER = ["backbone", "channels", "stride", "dimension", "MB", "default layer",
 )
 @options.json
 def backbones(
-    name: str | None,
-    levels: tuple[int, ...],
-    download: bool,
-    weights: str,
-    weights_dir: str | None,
-    as_json: bool,
+    name: str | None, levels: tuple[int, ...], download: bool, as_json: bool, **source: Any
 ) -> None:
     """List the networks, or the layers of one; download weights.
 
@@ -71,14 +66,14 @@ def backbones(
     if download:
         if not name:
             raise click.UsageError("--download needs NAME: a network, or a pattern such as 'resnet*'.")
-        _download(name, weights, weights_dir, as_json)
+        _download(name, as_json=as_json, **source)
     elif name is None or any(character in name for character in "*?["):
         _list_networks(name or "*", levels, as_json)
     else:
         _list_layers(name, as_json)
 
 
-def _download(name: str, weights: str, weights_dir: str | None, as_json: bool) -> None:
+def _download(name: str, *, weights: str, weights_dir: str | None, as_json: bool) -> None:
     from sppfeat.networks.catalogue import fetch_weights
 
     def on_file(file: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from sppfeat.cli.output import (
     print_json,
     print_json_or_text,
     say,
+    scales_text,
 )
 from sppfeat.config.distribution import RunOptions
 from sppfeat.config.request import Request
@@ -241,8 +242,7 @@ def _box_lines(boxes: "BoxSummary | None") -> list[tuple[str, str]]:
         text += "; " + counted(boxes.same_region, "falls", "fall") + " on the region of another one"
     lines = [("boxes", text)]
     if len(boxes.scales) > 1:
-        rows_of_scales = (f"{side}: {counted(n, 'row')}" for side, n in boxes.scales.items())
-        lines.append(("scales", ", ".join(rows_of_scales)))
+        lines.append(("scales", scales_text(boxes.scales)))
     return lines
 
 

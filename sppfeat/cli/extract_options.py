@@ -108,11 +108,7 @@ shard_options = together(
 )
 
 ray_options = together(
-    option(
-        "--engine",
-        default="local",
-        help="Who does the work: this process, or actors on a Ray cluster.",
-    ),
+    option("--engine", default="local", help="Who does the work: this process, or actors on a Ray cluster."),
     option(
         "--ray-address",
         metavar="ADDRESS",

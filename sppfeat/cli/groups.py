@@ -5,7 +5,7 @@ import importlib
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -135,7 +135,9 @@ def stop_on_signals() -> Iterator[Stop]:
     heeded = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
     outer, hook = _innermost, sys.unraisablehook
     try:
-        _innermost, sys.unraisablehook = stop, _quiet(hook)
+        _innermost = stop
+        # Without a report of a dropped KeyboardInterrupt, which raise_if_dropped repeats.
+        sys.unraisablehook = lambda dropped: None if dropped.exc_type is KeyboardInterrupt else hook(dropped)
         for number in heeded:
             signal.signal(number, stop.handle)
         yield stop
@@ -143,8 +145,3 @@ def stop_on_signals() -> Iterator[Stop]:
         for number, handler in heeded.items():
             signal.signal(number, handler)
         _innermost, sys.unraisablehook = outer, hook
-
-
-def _quiet(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Makes a hook that reports dropped exceptions, but for KeyboardInterrupt: :func:`raise_if_dropped` repeats it."""
-    return lambda dropped: None if dropped.exc_type is KeyboardInterrupt else hook(dropped)

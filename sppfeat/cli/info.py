@@ -8,7 +8,14 @@ import click
 import sppfeat
 from sppfeat.analysis.wording import dimensions_text, variance_text
 from sppfeat.cli import options
-from sppfeat.cli.output import box_counts_text, first_of, human_bytes, labeled_lines, print_json_or_text
+from sppfeat.cli.output import (
+    box_counts_text,
+    first_of,
+    human_bytes,
+    labeled_lines,
+    print_json_or_text,
+    scales_text,
+)
 from sppfeat.config.wording import counted, escaped, first_few
 
 __all__ = ["info"]
@@ -52,13 +59,10 @@ def _text(found: dict[str, Any]) -> str:
     if boxes:
         lines.append(("boxes", f"{boxes['source']}: {box_counts_text(boxes)}"))
         if boxes["images_without_boxes"]:
-            lines.append(
-                ("boxes", counted(boxes["images_without_boxes"], "image has", "images have") + " none")
-            )
+            without = counted(boxes["images_without_boxes"], "image has", "images have")
+            lines.append(("boxes", f"{without} none"))
         if len(boxes["scales"]) > 1:
-            lines.append(
-                ("scales", ", ".join(f"{side}: {counted(n, 'row')}" for side, n in boxes["scales"].items()))
-            )
+            lines.append(("scales", scales_text(boxes["scales"])))
         lines += _class_lines("of boxes", boxes["classes"])
     lines += _class_lines("classes", found["classes"])
     lines += [("columns", _column_text(block)) for block in found["columns"]]
@@ -66,9 +70,8 @@ def _text(found: dict[str, Any]) -> str:
         lines += _reduction_lines(found["reduction"])
     lines += [("setting", f"{name} = {value}") for name, value in found["config"].items()]
     failures = [f"{failure['path']!r}: {failure['error']}" for failure in found["failures"]]
-    lines += [
-        ("failed", text) for text in first_of(failures, _SHOWN, more="... and {} more: --json lists them")
-    ]
+    failures = first_of(failures, _SHOWN, more="... and {} more: --json lists them")
+    lines += [("failed", text) for text in failures]
     # Texts of the file may hold line breaks or control sequences of the terminal.
     return labeled_lines(((name, escaped(text)) for name, text in lines), width=11)
 
@@ -77,11 +80,9 @@ def _shard_lines(shard: dict[str, int] | None, sources: list[dict[str, Any]] | N
     """Lines about the file's place among the shards of its extraction, and about the files that it reads from."""
     lines = []
     if shard:
-        text = (
-            f"{shard['index']}/{shard['count']}: images {shard['first_image']} to {shard['stop_image']} of "
-        )
-        text += f"{shard['n_images']}, rows {shard['first_row']} to {shard['stop_row']} of {shard['n_rows']}"
-        lines.append(("shard", text))
+        images = f"images {shard['first_image']} to {shard['stop_image']} of {shard['n_images']}"
+        rows = f"rows {shard['first_row']} to {shard['stop_row']} of {shard['n_rows']}"
+        lines.append(("shard", f"{shard['index']}/{shard['count']}: {images}, {rows}"))
     if sources is not None:
         shown = first_few((source["path"] for source in sources), _SHOWN)
         nbytes = human_bytes(sum(source["bytes"] for source in sources))

@@ -22,6 +22,7 @@ __all__ = [
     "print_json_or_text",
     "print_result",
     "say",
+    "scales_text",
     "standard_output",
     "table",
 ]
@@ -67,6 +68,11 @@ def box_counts_text(counts: dict[str, int]) -> str:
         f"{text}; {counts['clipped']} clipped, {counts['degenerate']} degenerate, "
         f"{counts['sub_cell']} smaller than a cell"
     )
+
+
+def scales_text(scales: dict[str, int]) -> str:
+    """Formats the numbers of rows that are pooled at each scale as a line."""
+    return ", ".join(f"{side}: {counted(n, 'row')}" for side, n in scales.items())
 
 
 def first_of(lines: list[str], n_shown: int | None, *, more: str) -> list[str]:

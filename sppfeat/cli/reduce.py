@@ -73,10 +73,7 @@ def reduce(file: Path, output: Path, as_json: bool, quiet: bool, **values: Any) 
         values = of_output
     with Bar("reducing", 0, unit="row", shown=not quiet) as bar:
         report = sppfeat.reduce(
-            file,
-            output,
-            on_progress=lambda stage, done, rows: bar.move_to(done, rows, note=stage),
-            **values,
+            file, output, on_progress=lambda stage, done, rows: bar.move_to(done, rows, note=stage), **values
         )
     if as_json:
         found = {"file": str(file), "from": None if like is None else str(like), "output": str(output)}

@@ -20,14 +20,7 @@ from sppfeat.cli.options import (
     option,
     together,
 )
-from sppfeat.cli.output import (
-    first_of,
-    joined_numbers,
-    labeled_lines,
-    print_json,
-    print_json_or_text,
-    say,
-)
+from sppfeat.cli.output import first_of, joined_numbers, labeled_lines, print_json, print_json_or_text, say
 from sppfeat.config.request import BackboneChoice, settings_from
 from sppfeat.config.specs import DEFAULT_BACKBONE
 from sppfeat.config.wording import counted
@@ -253,13 +246,7 @@ def _plan_text(plan: dict[str, Any], settings: dict[str, Any] | None) -> str:
 
 
 def _epoch_text(entry: dict[str, Any]) -> str:
-    """Formats the log entry of an epoch as a line.
-
-    Example:
-        >>> entry = {"epoch": 3, "size": 224, "loss": 1.5, "images": 100, "seconds": 10.0, "learning_rate": 0.1}
-        >>> _epoch_text({**entry, "validation": {"224": {"images": 20, "loss": 1.25, "top1": 0.5}}})
-        'epoch 3: size 224, loss 1.5000, 10.0 images/s; validation at 224: loss 1.2500, top1 50.0 %'
-    """
+    """Formats the log entry of an epoch as a line."""
     text = (
         f"epoch {entry['epoch']}: size {entry['size']}, loss {entry['loss']:.4f}, "
         f"{entry['images'] / max(entry['seconds'], 1e-9):.1f} images/s"

@@ -12,15 +12,7 @@ from typing import NamedTuple
 from sppfeat.config.values import DEFAULT_MAX_DECODE_PIXELS, check_fields, set_numbers
 from sppfeat.errors import ConfigError
 
-__all__ = [
-    "Rank",
-    "RayOptions",
-    "RunOptions",
-    "Shard",
-    "ShardChoice",
-    "parse_device",
-    "parse_shard",
-]
+__all__ = ["Rank", "RayOptions", "RunOptions", "Shard", "ShardChoice", "parse_device", "parse_shard"]
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _TASKS_OF_NODES = re.compile(r"(?:^|,)([0-9]{1,9})")  # in a text such as 4(x3),2

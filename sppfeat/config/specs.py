@@ -7,13 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sppfeat.config.values import (
-    check_choice,
-    check_fields,
-    set_fields,
-    set_numbers,
-    whole_number,
-)
+from sppfeat.config.values import check_choice, check_fields, set_fields, set_numbers, whole_number
 from sppfeat.errors import ConfigError
 
 __all__ = [
