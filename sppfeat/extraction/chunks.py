@@ -6,16 +6,17 @@ sizes known, the whole part is one chunk.
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.decoding import Decoder
 from sppfeat.extraction.pipeline import FindPlaces
-from sppfeat.extraction.plan import Plan
+from sppfeat.extraction.plan import Plan, read_sizes_at
+from sppfeat.extraction.run import Run
 from sppfeat.files.places import Place
 from sppfeat.inputs import Storage, local_places
 
@@ -26,10 +27,6 @@ _MOST_FETCHED = 2048  # images of 100 kB take 200 MB of scratch, and the next ch
 _MOST_FETCHED_NBYTES = 1 << 30  # of one chunk, if file sizes are known in advance
 _MOST_LOCAL = 16_384  # enough for batches of one input size to fill up
 _CANCEL_SECONDS = 0.1  # between attempts to cancel a download whose result nobody needs
-
-
-Measure = Callable[[npt.NDArray[np.int64], Sequence[Place | str]], npt.NDArray[np.int64]]
-"""Fills the sizes of images at these places into the plan, and returns the images whose size has changed."""
 
 
 class Chunk(NamedTuple):
@@ -51,52 +48,52 @@ _Loaded = tuple[Chunk, contextlib.ExitStack]
 
 
 def iterate_chunks(
+    run: Run,
     plan: Plan,
     to_do: npt.NDArray[np.int64],
     *,
     unmeasured: npt.NDArray[np.int64],
     resized: npt.NDArray[np.int64],
-    measure: Measure,
-    scratch: Path,
 ) -> Generator[Chunk, None, None]:
     """Yield the images to run in chunks; closing the generator releases fetched images.
 
     Args:
-        plan: all images.
+        run: decodes headers, in another thread, and has the folder for fetched images.
+        plan: all images; their sizes are filled in.
         to_do: ``(n,)`` int64, the images to run, ascending.
         unmeasured: ``(k,)`` int64, the images whose headers have not been read.
         resized: ``(m,)`` int64, the images whose size in the plan differs from the output file.
-        measure: reads the headers of a chunk, in another thread.
-        scratch: existing folder for images that must be fetched.
     """
     storage = plan.storage
     if storage.is_local and not len(unmeasured):
         yield Chunk(to_do, resized, lambda images: local_places(storage, plan.storage_index[images]))
         return
 
-    def load(images: npt.NDArray[np.int64]) -> _Loaded:
+    def load(images: npt.NDArray[np.int64], prober: Decoder) -> _Loaded:
         wanted = images[plan.storage_index[images] >= 0]
         with contextlib.ExitStack() as stack:
-            found = stack.enter_context(storage.fetch(plan.storage_index[wanted], scratch))
+            found = stack.enter_context(storage.fetch(plan.storage_index[wanted], run.scratch))
             place_of: Mapping[int, Place | str] = dict(zip(wanted.tolist(), found, strict=True))
             unknown = np.intersect1d(wanted, unmeasured, assume_unique=True)
-            changed = measure(unknown, [place_of[i] for i in unknown.tolist()])
+            sizes = read_sizes_at([place_of[i] for i in unknown.tolist()], prober)
+            changed = run.measure(plan, unknown, sizes)
             wrong = np.union1d(np.intersect1d(images, resized, assume_unique=True), changed)
             chunk = Chunk(images, wrong, lambda own: [place_of[image] for image in own.tolist()])
             return chunk, stack.pop_all()
 
-    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sppfeat-chunk")
     left = deque(_cut_chunks(plan, to_do))
-    loading = thread.submit(load, left.popleft()) if left else None
-    try:
-        while loading is not None:
-            (chunk, held), loading = loading.result(), None
-            with held:
-                loading = thread.submit(load, left.popleft()) if left else None
-                yield chunk
-    finally:
-        _abandon(loading, storage)
-        thread.shutdown(wait=True)
+    with run.open_prober() if len(unmeasured) else contextlib.nullcontext(run.decoder) as prober:
+        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sppfeat-chunk")
+        loading = thread.submit(load, left.popleft(), prober) if left else None
+        try:
+            while loading is not None:
+                (chunk, held), loading = loading.result(), None
+                with held:
+                    loading = thread.submit(load, left.popleft(), prober) if left else None
+                    yield chunk
+        finally:
+            _abandon(loading, storage)
+            thread.shutdown(wait=True)
 
 
 def _cut_chunks(plan: Plan, to_do: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:

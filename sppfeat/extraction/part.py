@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import os
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -19,12 +19,11 @@ from sppfeat.extraction.chunks import Chunk, iterate_chunks
 from sppfeat.extraction.describe import make_batch_describer
 from sppfeat.extraction.output import Outcome, Output, read_outcome
 from sppfeat.extraction.pipeline import Progress, run_pipeline
-from sppfeat.extraction.plan import Plan, read_sizes_at
+from sppfeat.extraction.plan import Plan
 from sppfeat.extraction.report import PlanSummary, summarize_plan
 from sppfeat.extraction.resume import copy_rows
 from sppfeat.extraction.run import Run
 from sppfeat.files.outputs import put_in_place
-from sppfeat.files.places import Place
 from sppfeat.store.layout import Provenance, create_file
 from sppfeat.store.schema import Status, scale_sides, whole_image_boxes
 from sppfeat.store.writer import FeatureWriter
@@ -205,7 +204,8 @@ def _fill_file(
 
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(contextlib.closing(FeatureWriter(part.path)))
-        for chunk in stack.enter_context(contextlib.closing(_open_chunks(part, stack))):
+        chunks = iterate_chunks(run, part.plan, part.to_do, unmeasured=part.unmeasured, resized=part.resized)
+        for chunk in stack.enter_context(contextlib.closing(chunks)):
             _record_headers(part, chunk, writer)
             on_progress(progress)
             progress = run_pipeline(
@@ -227,24 +227,6 @@ def _fill_file(
             if should_stop():
                 break
         return progress
-
-
-def _open_chunks(part: Part, stack: contextlib.ExitStack) -> Generator[Chunk, None, None]:
-    """Cut the part into chunks; a decoder for headers runs only if some of them must be read."""
-    run, plan = part.run, part.plan
-    prober = stack.enter_context(run.open_prober()) if len(part.unmeasured) else run.decoder
-
-    def measure(images: npt.NDArray[np.int64], places: Sequence[Place | str]) -> npt.NDArray[np.int64]:
-        return run.measure(plan, images, read_sizes_at(places, prober))
-
-    return iterate_chunks(
-        plan,
-        part.to_do,
-        unmeasured=part.unmeasured,
-        resized=part.resized,
-        measure=measure,
-        scratch=run.scratch,
-    )
 
 
 def _record_headers(part: Part, chunk: Chunk, writer: FeatureWriter) -> None:
