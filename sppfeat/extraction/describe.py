@@ -42,11 +42,9 @@ _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16,
 
 
 class ImageBoxes(NamedTuple):
-    """Boxes to describe in one image.
+    """Boxes to describe in one image, each with the number of its row.
 
     Attributes:
-        image: number of the image.
-        rows: ``(K,)`` int64, number of each box's row.
         boxes_px: ``(K, 4)`` float64, ``xyxy`` edges in pixels of the image as displayed, each with an area inside it.
         mirrored: ``(K,)`` bool, True to pool from the mirrored image.
         image_hw: height and width of the image as displayed, in pixels.

@@ -137,7 +137,7 @@ def open_parts(
         SppfeatError: see :func:`extract`.
     """
     if request.ray is not None:
-        from sppfeat.extraction.ray.parts import open_parts_on_ray
+        from sppfeat.extraction.ray_parts import open_parts_on_ray
 
         return open_parts_on_ray(request, on_probe=on_probe, on_download=on_download, verbose=verbose)
     if request.shard_bytes is not None:

@@ -38,9 +38,7 @@ def estimate_factors(
     """Estimate the factor of each layer that brings the mean l2 norm of its columns to ``mean_norm``.
 
     Args:
-        plan: the images and rows to draw a sample from.
-        columns, mean_norm: the blocks of columns of a descriptor, and the mean norm to reach.
-        decoder, batch_pixels, scratch: as for a run.
+        columns: the blocks of columns of a descriptor.
         describe_for: makes the function that computes unscaled rows of a plan.
         measure: reads the headers of drawn images of unknown size.
 

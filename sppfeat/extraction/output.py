@@ -39,13 +39,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Output:
-    """The file of one part, locked against other writers.
-
-    Attributes:
-        path: path of the file on this machine.
-        local: provides the file on this machine if the output is a URL.
-        lock: the lock of the file; None for a dry run, which writes nothing.
-    """
+    """The file of one part on this machine, which ``local`` uploads if the output is a URL; no lock for a dry run."""
 
     path: Path
     local: LocalOutput

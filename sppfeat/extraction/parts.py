@@ -31,13 +31,10 @@ __all__ = ["find_part"]
 
 
 def find_part(run: Run, output: Output, cut: ShardPlan | None = None) -> Part:
-    """Find what is left to do, given the file that may exist at the output.
+    """Find what is left to do, given the file that may exist at the output; the run gets notes for the user.
 
-    Args:
-        run: the run; it gets notes for the user.
-        output: the output.
-        cut: the shard for the output, if the plan has been cut already; None: all inputs, or the shard that the
-            request names.
+    ``cut`` is the shard for the output, if the plan has been cut already; else all inputs go into it, or the shard that
+    the request names.
 
     Raises:
         StoreError: an existing output cannot be continued, or is not a feature file.

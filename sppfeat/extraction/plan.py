@@ -143,10 +143,7 @@ class Plan(FileTables):
     def of_shard(self, first: int, stop: int, *, has_views: bool) -> "Plan":
         """Return the plan of a file of its own for images ``first`` to ``stop``, where images and rows begin at 0.
 
-        Args:
-            first, stop: half-open range of images.
-            has_views: True if boxes are views of each image, which are numbered from 0, too; boxes of a box file keep
-                their numbers.
+        With ``has_views``, boxes are views of each image, and begin at 0, too; those of a box file keep their numbers.
         """
         first_row, stop_row = self.row_range(first, stop)
         boxes = None if self.boxes is None else self.boxes.take(slice(first_row, stop_row))
@@ -175,10 +172,8 @@ def make_plan(
     """Plan the images and rows of a listing; images without a valid network-input size are added to the errors.
 
     Args:
-        listing: the images.
         image_hw: ``(N, 2)`` int32, height and width as displayed, in pixels; 0 if the header has not been read.
         errors: the reason for each header that could not be read, by image index.
-        spec: the network-input settings.
         rows: the rows of each image; None: one row per image, the whole image.
     """
     input_hw, too_odd = input_sizes(image_hw, spec)
@@ -241,11 +236,7 @@ def read_sizes_at(
 def input_sizes(
     image_hw: npt.NDArray[np.int32], spec: InputSpec
 ) -> tuple[npt.NDArray[np.int32], dict[int, str]]:
-    """Compute the network-input size of every image.
-
-    Args:
-        image_hw: ``(N, 2)`` int32, height and width as displayed, in pixels; 0 if unknown.
-        spec: the network-input settings.
+    """Compute the network-input size of images of sizes ``(N, 2)``, 0 if unknown.
 
     Returns:
         ``(N, S, 2)`` int32, height and width in pixels for each short side, 0 if unknown or invalid; and the reasons,
@@ -284,13 +275,7 @@ def shape_keys(hw: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
 
 
 class ShardPlan(NamedTuple):
-    """The plan of one shard.
-
-    Attributes:
-        plan: the images and rows of the shard, numbered from 0.
-        shard: the position of the shard in the whole plan, as its file records it.
-        whole_plan: the plan that was cut.
-    """
+    """The plan of one shard, numbered from 0; its position in the whole plan, as its file records it; and that plan."""
 
     plan: Plan
     shard: Shard
@@ -307,11 +292,8 @@ def shard_path(output: Path, choice: ShardChoice | None) -> Path:
 def cut_plan(plan: Plan, count: int, *, by_pixels: bool) -> npt.NDArray[np.int64]:
     """Cut a plan into ``count`` contiguous shards of about equal work, none of them empty.
 
-    Args:
-        plan: the whole plan.
-        count: number of shards.
-        by_pixels: True to balance network-input pixels at the scales in use, which requires the size of every image;
-            False to balance the number of images with rows, which does not change as sizes become known.
+    With ``by_pixels``, work is network-input pixels at the scales in use, which requires the size of every image; else
+    it is the number of images with rows, which does not change as sizes become known.
 
     Returns:
         ``(count + 1,)`` int64, ``bounds``: shard ``i`` holds images ``bounds[i]`` to ``bounds[i + 1]``.

@@ -37,14 +37,7 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedImages(FileTables):
-    """The images and rows that an existing feature file records.
-
-    Attributes:
-        path: path of the file.
-        status: ``(N,)`` uint8, status of each image.
-        norm_factors: factor of each layer under ``meannorm``; None without it.
-        shard: the shard of a whole plan that the file holds; None: the whole plan.
-    """
+    """The images and rows that an existing feature file records, with the status ``(N,)`` uint8 of each image."""
 
     path: Path
     status: npt.NDArray[np.uint8]

@@ -167,13 +167,10 @@ def fill_in_sizes(
     spec: InputSpec,
     planner: RowPlanner | None,
 ) -> npt.NDArray[np.int64]:
-    """Fill the sizes of some images into a plan, and adapt their boxes; their rows stay the same.
+    """Fill the sizes of some images into a plan, and adapt their boxes; return the images whose size has changed.
 
-    An image whose rows would change fails, and one of unknown size keeps its former size. Another thread may run other
-    images of the plan meanwhile.
-
-    Returns:
-        ``(m,)`` int64, the images whose size has changed.
+    Their rows stay the same: an image whose rows would change fails. One of unknown size keeps its former size. Another
+    thread may run other images of the plan meanwhile.
     """
     sizes, reasons = found
     is_new = (sizes > 0).all(axis=1) & (sizes != plan.image_hw[images]).any(axis=1)

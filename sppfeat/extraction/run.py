@@ -62,12 +62,10 @@ class Run:
 
     Attributes:
         config: the settings that determine a descriptor; the file records them.
-        columns: the blocks of columns of a descriptor.
         planner: plans the rows of boxes; None for whole images.
         n_workers: number of decoding processes; 0: images are decoded in this process.
         scratch: folder for images that must be fetched.
         notes: notes for the user; planning adds to them.
-        on_probe: called as image headers are read.
     """
 
     request: Request
@@ -182,10 +180,7 @@ def open_run(
 ) -> Iterator[Run]:
     """List the inputs, load network and boxes, start the decoder and make a scratch folder; release them on exit.
 
-    Args:
-        request: the user's request.
-        listing: the inputs, if they have been listed already.
-        on_probe, on_download: see :func:`sppfeat.extraction.extract.extract`.
+    A ``listing`` is given if the inputs have been listed already.
 
     Raises:
         SppfeatError: inputs, settings, boxes or weights are invalid.

@@ -34,14 +34,8 @@ __all__ = ["PartsInTurn", "ShardFiles", "open_parts_in_turn"]
 class ShardFiles:
     """The files of a plan that is cut into shards, and what they hold; shards are numbered from 0 here.
 
-    Args:
-        pattern: path of the files, with ``{shard}`` in place of the number.
-        plan: every image and row.
-        bounds: ``(n + 1,)`` int64; shard ``i`` holds images ``bounds[i]`` to ``bounds[i + 1]``.
-
-    Attributes:
-        plan, bounds: as given.
-        paths: path of each shard's file, existing or not.
+    The ``pattern`` of their paths has ``{shard}`` in place of the number; for the bounds see
+    :func:`sppfeat.extraction.plan.cut_plan`.
     """
 
     def __init__(self, pattern: Path, plan: Plan, bounds: npt.NDArray[np.int64]) -> None:
@@ -73,14 +67,7 @@ class ShardFiles:
             yield part
 
     def check(self, run: Run) -> tuple[float, ...] | None:
-        """Refuse files of another plan or of other settings.
-
-        Returns:
-            The factors of ``meannorm`` in the files; None if no file has any.
-
-        Raises:
-            StoreError: a file cannot be continued.
-        """
+        """Refuse files of another plan or other settings; return the factors of ``meannorm`` in the files, if any."""
         factors = None
         for choice, path in zip(self._choices, self.paths, strict=True):
             if not path.exists():
@@ -131,11 +118,9 @@ class ShardFiles:
         )
 
     def outcome(self, known: dict[int, Outcome], *, reads_others: bool = True) -> Outcome:
-        """Count the images of all shards by status; images without a file are pending.
+        """Count the images of all shards by status, given the outcomes known already; those without a file are pending.
 
-        Args:
-            known: the outcomes that are known already, by shard.
-            reads_others: True to read the other files that exist; False if these are still to be replaced.
+        Other files that exist are read only if ``reads_others``: they may be still to be replaced.
         """
         found = [
             known[i] if i in known else read_outcome(path)
@@ -192,11 +177,7 @@ class PartsInTurn:
 def open_parts_in_turn(
     request: Request, *, on_probe: OnProbe, on_download: OnDownload
 ) -> Iterator[PartsInTurn]:
-    """Plan an extraction into shards of at most ``request.shard_bytes`` bytes of descriptors; nothing is written yet.
-
-    Raises:
-        SppfeatError: settings or inputs are invalid.
-    """
+    """Plan an extraction into shards of ``request.shard_bytes`` of descriptors at most; nothing is written yet."""
     shard_bytes = request.shard_bytes
     if shard_bytes is None or PLACEHOLDER not in str(request.output):
         raise ConfigError(

@@ -34,12 +34,10 @@ from sppfeat.config.request import BackboneChoice, DescriptorChoice
 from sppfeat.config.specs import DescriptorSpec, InputSpec
 from sppfeat.errors import ConfigError, EngineError, StoreError
 from sppfeat.extraction import output as output_module
+from sppfeat.extraction import ray_actors, ray_parts
 from sppfeat.extraction.extract import open_parts
-from sppfeat.extraction.ray import actor as actor_module
-from sppfeat.extraction.ray import parts as ray_parts
-from sppfeat.extraction.ray.actor import Job, PartActor
-from sppfeat.extraction.ray.cluster import Actors, choose_actors
-from sppfeat.extraction.ray.parts import parts_folder
+from sppfeat.extraction.ray_actors import Actors, Job, PartActor, choose_actors
+from sppfeat.extraction.ray_parts import parts_folder
 from sppfeat.extraction.run import open_run
 from sppfeat.files.locks import OutputLock
 from sppfeat.store.reader import FeatureFile
@@ -302,7 +300,7 @@ def test_the_same_command_continues(nodes, pictures, tmp_path, monkeypatch):
     assert_equal_to_local(output, tmp_path / "local.h5")
 
     with mock.patch(
-        "sppfeat.extraction.ray.parts.connect", side_effect=AssertionError("nothing is to be done")
+        "sppfeat.extraction.ray_parts.connect", side_effect=AssertionError("nothing is to be done")
     ):
         code, found = ray_command(nodes, mine, output, *options)
         assert (code, found["plan"]["to_do"]) == (3, 0)
@@ -395,7 +393,7 @@ def test_an_actor_waits_for_the_lock_of_one_that_has_died(folder, tmp_path, monk
         lock = OutputLock(path)
         threading.Timer(0.3, lock.__exit__, (None, None, None)).start()
         assert filler.fill(0)[0].n_done == 5
-        monkeypatch.setattr(actor_module, "_LOCK_SECONDS", 0.1)
+        monkeypatch.setattr(ray_actors, "_LOCK_SECONDS", 0.1)
         with OutputLock(path):
             assert "another process is writing" in str(filler.fill(0))
 
@@ -519,7 +517,7 @@ def test_options_that_do_not_go_together(folder, tmp_path, arguments, message):
 def test_a_plan_alone_starts_no_cluster(folder, tmp_path):
     asked = request([folder], tmp_path / "x.h5", ray=RayOptions(actors=3), dry_run=True)
     with (
-        mock.patch("sppfeat.extraction.ray.parts.connect", side_effect=AssertionError("a plan alone")),
+        mock.patch("sppfeat.extraction.ray_parts.connect", side_effect=AssertionError("a plan alone")),
         open_parts(asked) as parts,
     ):
         summary = parts.summary()

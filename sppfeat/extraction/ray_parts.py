@@ -1,7 +1,7 @@
 """The parts of a plan, which actors on a Ray cluster take; their files are merged into the output.
 
 An actor that dies gives its part back, and another one starts. The part is continued, so that only the batches in
-flight are repeated.
+flight are repeated. This module must not know how rows are computed or stored.
 """
 
 import contextlib
@@ -27,8 +27,7 @@ from sppfeat.extraction.part import Parts
 from sppfeat.extraction.parts import find_part
 from sppfeat.extraction.pipeline import Progress
 from sppfeat.extraction.plan import PLACEHOLDER, Plan, shard_path
-from sppfeat.extraction.ray.actor import Job, PartActor
-from sppfeat.extraction.ray.cluster import Actors, choose_actors, connect
+from sppfeat.extraction.ray_actors import Actors, Job, PartActor, choose_actors, connect
 from sppfeat.extraction.report import PlanSummary, plan_notes
 from sppfeat.extraction.run import OnProbe, Run, open_run
 from sppfeat.extraction.shard_files import ShardFiles
@@ -93,12 +92,6 @@ class PartsOnRay:
     """The parts of a plan, of which each actor takes the next one when it is free; the run given only plans.
 
     The lock of the output is released before the merge, which takes the lock itself.
-
-    Attributes:
-        run: the run.
-        name: path of the output.
-        options: the user's choices.
-        to_do: indices, from 0, of the parts with images to run.
     """
 
     def __init__(self, run: Run, lock: contextlib.ExitStack) -> None:
@@ -144,14 +137,10 @@ class PartsOnRay:
         on_progress: Callable[[Progress], None] = lambda progress: None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> Progress:
-        """Let actors fill the parts, and merge the part files once all are complete.
-
-        Args:
-            on_progress: called with the progress in the part files, once there is any.
-            should_stop: called several times a second; True ends the run after the batches in flight.
+        """Let actors fill the parts, and merge the part files once all are complete; see :class:`Parts`.
 
         Raises:
-            SppfeatError: the first error of any actor; see :meth:`sppfeat.extraction.part.Part.fill`.
+            SppfeatError: the first error of any actor.
             EngineError: a node does not see the files, or actors die again and again.
         """
         if self.to_do and self._actors is not None:
