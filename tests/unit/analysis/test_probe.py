@@ -36,7 +36,6 @@ from sklearn.model_selection import (
 LABELS = [0, 1, 2, 1] * 12 + [0, -1]
 IMAGES = [[i % 3, (i + 1) % 3, i % 2] for i in range(14)]
 SHAPES = ["tall", "wide"]  # more rows than values: sums; more values than rows: products
-METHOD = {"tall": "sums", "wide": "products"}
 WIDE = (16, 8)
 
 
@@ -68,6 +67,15 @@ def validate(selection, **settings):
     return cross_validate(selection, ProbeSettings(**settings))
 
 
+def fit(selection, **settings):
+    return Ridge(selection, labeled_rows(selection, min_per_class=1), ProbeSettings(**settings)).fit()
+
+
+def plain(*, C=ProbeSettings.C, class_weight="balanced"):  # noqa: N803
+    """The classifier of scikit-learn with these settings."""
+    return RidgeClassifier(alpha=1 / (2 * C), class_weight=None if class_weight == "none" else class_weight)
+
+
 def plain_scaled(x, selection):
     """Each layer's part of each row to norm 1 / sqrt(layers), in plain loops."""
     rows, layers = [], selection.columns.layer_ranges().values()
@@ -91,9 +99,9 @@ def expected_of(selection):
 @pytest.mark.parametrize("class_weight", ["balanced", "none"])
 def test_scores_are_those_of_plain_scikit_learn(file, class_weight):
     result = validate(file.select(), folds=4, seed=3, C=2.0, class_weight=class_weight)
-    assert result.method == METHOD["tall" if len(LABELS) > file.dimension else "wide"]
+    assert result.method == ("sums" if len(LABELS) > file.dimension else "products")
     x, y = expected_of(file.select())
-    model = RidgeClassifier(alpha=1 / 4, class_weight="balanced" if class_weight == "balanced" else None)
+    model = plain(C=2, class_weight=class_weight)
     cv = StratifiedKFold(4, shuffle=True, random_state=3)
     assert result.accuracy.folds == pytest.approx(cross_val_score(model, x, y, cv=cv).tolist())
     expected = cross_val_score(model, x, y, cv=cv, scoring="balanced_accuracy")
@@ -101,9 +109,8 @@ def test_scores_are_those_of_plain_scikit_learn(file, class_weight):
     assert result.accuracy.mean == pytest.approx(np.mean(result.accuracy.folds))
     assert result.accuracy.std == pytest.approx(np.std(result.accuracy.folds))
     predicted = cross_val_predict(model, x, y, cv=cv)
-    assert [c.recall for c in result.classes] == pytest.approx(
-        recall_score(y, predicted, average=None).tolist()
-    )
+    recalls = recall_score(y, predicted, average=None)
+    assert [c.recall for c in result.classes] == pytest.approx(recalls.tolist())
     counts = confusion_matrix(y, predicted)
     assert {(int(p.true[1]), int(p.predicted[1])): p.count for p in result.confusions} == {
         (i, j): counts[i, j] for i in range(3) for j in range(3) if i != j and counts[i, j]
@@ -115,16 +122,11 @@ def test_scores_are_those_of_plain_scikit_learn(file, class_weight):
 
 
 def test_boxes_are_split_by_image(boxes):
-    settings = ProbeSettings(folds=3, seed=1)
-    result = cross_validate(boxes.select(), settings)
+    result = validate(boxes.select(), folds=3, seed=1)
     x, y = expected_of(boxes.select())
     cv = StratifiedGroupKFold(3, shuffle=True, random_state=1)
-    model = RidgeClassifier(alpha=1 / (2 * settings.C), class_weight="balanced")
-    expected = [
-        (model.fit(x[train], y[train]).predict(x[test]) == y[test]).mean()
-        for train, test in cv.split(x, y, boxes.groups)
-    ]
-    assert result.accuracy.folds == pytest.approx(expected)
+    expected = cross_val_score(plain(), x, y, groups=boxes.groups, cv=cv)
+    assert result.accuracy.folds == pytest.approx(expected.tolist())
     assert result.grouped
     assert (result.n_rows, result.n_images) == (42, 14)
 
@@ -156,11 +158,8 @@ def test_repeats_are_further_shuffles(boxes):
 def test_a_fit_on_all_rows_is_that_of_scikit_learn(tmp_path, shape, n_classes, class_weight):
     labels = [i % n_classes for i in range(31)] + [0] * 9
     with FeatureFile(write(tmp_path / "f.h5", labels, shape)) as file:
-        selection, settings = file.select(), ProbeSettings(class_weight=class_weight, C=3)
-        coef, intercept = Ridge(selection, labeled_rows(selection, min_per_class=1), settings).fit()
-        x, y = expected_of(selection)
-    expected = RidgeClassifier(alpha=1 / 6, class_weight="balanced" if class_weight == "balanced" else None)
-    expected.fit(x, y)
+        coef, intercept = fit(file.select(), class_weight=class_weight, C=3)
+        expected = plain(class_weight=class_weight, C=3).fit(*expected_of(file.select()))
     kept = slice(-len(expected.intercept_), None)  # of two classes, scikit-learn keeps the second only
     assert np.allclose(coef[kept], expected.coef_, atol=1e-9)
     assert np.allclose(intercept[kept], expected.intercept_, atol=1e-9)
@@ -172,10 +171,8 @@ def test_columns_that_say_the_same_without_regularization(tmp_path, shape):
         return np.tile(x[:, :3], (1, x.shape[1] // 3))  # rank 3: no matrix that could be inverted
 
     with FeatureFile(write(tmp_path / "f.h5", [0, 1] * 20, shape, edit=repeat)) as file:
-        selection = file.select()
-        settings = ProbeSettings(class_weight="none", C=1e30)
-        coef, intercept = Ridge(selection, labeled_rows(selection, min_per_class=1), settings).fit()
-        x, y = expected_of(selection)
+        coef, intercept = fit(file.select(), class_weight="none", C=1e30)
+        x, y = expected_of(file.select())
     expected = np.linalg.lstsq(x - x.mean(axis=0), np.where(y == 1, 1.0, -1.0), rcond=1e-9)[0]
     assert np.allclose(coef[1], expected, atol=1e-6 * np.abs(expected).max())
     assert np.allclose(x @ coef[1] + intercept[1], (x - x.mean(axis=0)) @ expected, atol=1e-6)
@@ -218,14 +215,13 @@ def test_no_ablation_and_one_part(file):
 
 
 def test_many_blocks_of_rows_give_the_same(file, monkeypatch):
-    selection, settings, steps = file.select(), ProbeSettings(), []
-    whole = cross_validate(selection, settings)
-    fitted = Ridge(selection, labeled_rows(selection, min_per_class=1), settings).fit()
+    selection, steps = file.select(), []
+    whole, fitted = validate(selection), fit(selection)
     monkeypatch.setattr("sppfeat.analysis.probe.ridge._BLOCK_NBYTES", 8 * file.dimension * 7)
-    assert cross_validate(selection, settings, on_progress=lambda n, of: steps.append((n, of))) == whole
+    again = cross_validate(selection, ProbeSettings(), on_progress=lambda *n: steps.append(n))
+    assert again == whole
     assert steps == [(n, 25) for n in range(1, 26)]
-    again = Ridge(selection, labeled_rows(selection, min_per_class=1), settings).fit()
-    assert all(np.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(fitted, again, strict=True))
+    assert all(np.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(fitted, fit(selection), strict=True))
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e25])
@@ -236,8 +232,8 @@ def test_rows_of_any_size_and_of_zeros_and_float16(tmp_path, scale):
     other = image_file(tmp_path / "g.h5", LABELS, features=features, dtype="float16")
     with FeatureFile(path) as file, FeatureFile(other) as half:
         result = validate(file.select())
-        plain = validate(half.select())
-        assert result.accuracy.mean == pytest.approx(plain.accuracy.mean, abs=0.05)
+        of_half = validate(half.select())
+        assert result.accuracy.mean == pytest.approx(of_half.accuracy.mean, abs=0.05)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
