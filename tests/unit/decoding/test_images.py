@@ -1,6 +1,7 @@
 """Image files: every kind of pixel, orientation and damage, and that a header never lies about the pixels."""
 
 import contextlib
+import functools
 import gc
 import os
 import struct
@@ -74,15 +75,24 @@ def palette_image():
     return image
 
 
-KEY_2 = (b"tRNS", big_endian(2))
-GREY_16_TAGS = {262: (3, [1]), 258: (3, [16])}
+def row_png(width, depth, colour, row, key=()):
+    """Return a PNG of one row, of which one colour is transparent if there is a key."""
+    before = [(b"tRNS", big_endian(*key))] if key else []
+    return png(width, 1, depth=depth, colour=colour, rows=[row], before=before)
+
+
+def row_tiff(width, content, photometric, bits, *, alpha=None):
+    """Return a TIFF of one row, whose samples have these bits; ``alpha`` is the kind of an extra sample."""
+    extra = {} if alpha is None else {338: (3, [alpha])}
+    tags = {262: (3, [photometric]), 258: (3, bits), 277: (3, [len(bits)])}
+    return tiff(width, 1, content, tags | extra)
+
+
+WORDS = big_endian(*SAMPLES_16)
 EXACT_KINDS = {
     "grey PNG": lambda: (saved(Image.fromarray(GREY), "PNG"), grey_rgb(GREY[0])),
-    "grey TIFF, white is 0": lambda: (
-        tiff(2, 1, bytes([0, 55]), {262: (3, [0]), 258: (3, [8])}),
-        grey_rgb([255, 200]),
-    ),
-    "1-bit": lambda: (png(8, 1, depth=1, colour=0, rows=[b"\xa0"]), grey_rgb([255, 0, 255, 0, 0, 0, 0, 0])),
+    "grey TIFF, white is 0": lambda: (row_tiff(2, bytes([0, 55]), 0, [8]), grey_rgb([255, 200])),
+    "1-bit": lambda: (row_png(8, 1, 0, b"\xa0"), grey_rgb([255, 0, 255, 0, 0, 0, 0, 0])),
     "palette": lambda: (saved(palette_image(), "PNG"), [[(10, 20, 30), (40, 50, 60), (70, 80, 90)]]),
     "palette, one transparent": lambda: (
         saved(palette_image(), "PNG", transparency=1),
@@ -97,65 +107,30 @@ EXACT_KINDS = {
         [[(10, 20, 30), (40, 50, 60), WHITE]],
     ),
     "RGBA": lambda: (
-        saved(
-            Image.fromarray(np.array([[[9, 8, 7, 255], [9, 8, 7, 0], [100, 0, 200, 128]]], np.uint8)), "PNG"
-        ),
+        row_png(3, 8, 6, bytes([9, 8, 7, 255, 9, 8, 7, 0, 100, 0, 200, 128])),
         [[(9, 8, 7), WHITE, (177, 127, 227)]],  # round(c * 128 / 255 + 127)
     ),
-    "LA": lambda: (
-        saved(Image.fromarray(np.array([[[9, 255], [9, 0]]], np.uint8), "LA"), "PNG"),
-        grey_rgb([9, 255]),
-    ),
-    "key colour, RGB": lambda: (
-        png(2, 1, depth=8, colour=2, rows=[b"\1\2\3\4\5\6"], before=[(b"tRNS", big_endian(1, 2, 3))]),
-        [[WHITE, (4, 5, 6)]],
-    ),
-    "key colour, 8-bit grey": lambda: (
-        png(2, 1, depth=8, colour=0, rows=[b"\2\3"], before=[KEY_2]),
-        grey_rgb([255, 3]),
-    ),
-    "key colour, 4-bit grey": lambda: (
-        png(2, 1, depth=4, colour=0, rows=[b"\x23"], before=[KEY_2]),
-        grey_rgb([255, 51]),
-    ),
-    "key colour, 2-bit grey": lambda: (
-        png(4, 1, depth=2, colour=0, rows=[b"\x1b"], before=[KEY_2]),
-        grey_rgb([0, 85, 255, 255]),
-    ),
-    "key colour, 1-bit": lambda: (
-        png(8, 1, depth=1, colour=0, rows=[b"\xa0"], before=[(b"tRNS", big_endian(0))]),
-        grey_rgb([255] * 8),
-    ),
+    "LA": lambda: (row_png(2, 8, 4, bytes([9, 255, 9, 0])), grey_rgb([9, 255])),
+    "key colour, RGB": lambda: (row_png(2, 8, 2, b"\1\2\3\4\5\6", (1, 2, 3)), [[WHITE, (4, 5, 6)]]),
+    "key colour, 8-bit grey": lambda: (row_png(2, 8, 0, b"\2\3", (2,)), grey_rgb([255, 3])),
+    "key colour, 4-bit grey": lambda: (row_png(2, 4, 0, b"\x23", (2,)), grey_rgb([255, 51])),
+    "key colour, 2-bit grey": lambda: (row_png(4, 2, 0, b"\x1b", (2,)), grey_rgb([0, 85, 255, 255])),
+    "key colour, 1-bit": lambda: (row_png(8, 1, 0, b"\xa0", (0,)), grey_rgb([255] * 8)),
     "key colour white, 1-bit": lambda: (
-        png(8, 1, depth=1, colour=0, rows=[b"\xa0"], before=[(b"tRNS", big_endian(1))]),
+        row_png(8, 1, 0, b"\xa0", (1,)),
         grey_rgb([255, 0, 255, 0, 0, 0, 0, 0]),
     ),
-    "key colour, 16-bit grey": lambda: (
-        png(5, 1, depth=16, colour=0, rows=[big_endian(*SAMPLES_16)], before=[(b"tRNS", big_endian(256))]),
-        grey_rgb([0, 0, 255, 128, 255]),
-    ),
+    "key colour, 16-bit grey": lambda: (row_png(5, 16, 0, WORDS, (256,)), grey_rgb([0, 0, 255, 128, 255])),
     "key colour, 16-bit RGB": lambda: (
-        png(
-            *(2, 1),
-            depth=16,
-            colour=2,
-            rows=[big_endian(0x1234, 0x1234, 0x1234, 0x3400, 0x3400, 0x3400)],
-            before=[(b"tRNS", big_endian(0x1234, 0x1234, 0x1234))],
-        ),
+        row_png(2, 16, 2, big_endian(*[0x1234] * 3, *[0x3400] * 3), (0x1234,) * 3),
         [[WHITE, (0x34,) * 3]],
     ),
-    "16-bit grey PNG": lambda: (
-        png(5, 1, depth=16, colour=0, rows=[big_endian(*SAMPLES_16)]),
-        grey_rgb(HIGH_BYTES),
-    ),
+    "16-bit grey PNG": lambda: (row_png(5, 16, 0, WORDS), grey_rgb(HIGH_BYTES)),
     "16-bit grey + alpha PNG": lambda: (
-        png(2, 1, depth=16, colour=4, rows=[big_endian(0x1234, 65535, 0x1234, 0)]),
+        row_png(2, 16, 4, big_endian(0x1234, 65535, 0x1234, 0)),
         grey_rgb([0x12, 255]),
     ),
-    "16-bit RGB PNG": lambda: (
-        png(1, 1, depth=16, colour=2, rows=[big_endian(255, 0x80FF, 65535)]),
-        [[(0, 128, 255)]],
-    ),
+    "16-bit RGB PNG": lambda: (row_png(1, 16, 2, big_endian(255, 0x80FF, 65535)), [[(0, 128, 255)]]),
     "16-bit grey TIFF": lambda: (saved(image_16("I;16", "<u2"), "TIFF"), grey_rgb(HIGH_BYTES)),
     "16-bit grey TIFF, big-endian": lambda: (saved(image_16("I;16B", ">u2"), "TIFF"), grey_rgb(HIGH_BYTES)),
     "16-bit grey TIFF, LZW": lambda: (
@@ -163,21 +138,15 @@ EXACT_KINDS = {
         grey_rgb(HIGH_BYTES),
     ),
     "16-bit grey TIFF, white is 0": lambda: (
-        tiff(5, 1, struct.pack("<5H", *SAMPLES_16), GREY_16_TAGS | {262: (3, [0])}),
+        row_tiff(5, struct.pack("<5H", *SAMPLES_16), 0, [16]),
         grey_rgb([255, 255, 254, 127, 0]),
     ),
-    "12-bit grey TIFF": lambda: (
-        tiff(2, 1, b"\xff\xf1\x20", GREY_16_TAGS | {258: (3, [12])}),
-        grey_rgb([255, 0x12]),
-    ),
+    "12-bit grey TIFF": lambda: (row_tiff(2, b"\xff\xf1\x20", 1, [12]), grey_rgb([255, 0x12])),
     "16-bit RGB TIFF": lambda: (
-        tiff(
-            *(1, 1, struct.pack("<3H", 255, 0x80FF, 65535)),
-            {262: (3, [2]), 258: (3, [16, 16, 16]), 277: (3, [3])},
-        ),
+        row_tiff(1, struct.pack("<3H", 255, 0x80FF, 65535), 2, [16] * 3),
         [[(0, 128, 255)]],
     ),
-    "16-bit PGM": lambda: (b"P5 5 1 65535\n" + big_endian(*SAMPLES_16), grey_rgb(HIGH_BYTES)),
+    "16-bit PGM": lambda: (b"P5 5 1 65535\n" + WORDS, grey_rgb(HIGH_BYTES)),
     "12-bit PGM": lambda: (b"P5 3 1 4095\n" + big_endian(0, 2048, 4095), grey_rgb([0, 128, 255])),
     "plain PGM of 7 greys": lambda: (b"P2 3 1 6\n0 3 6\n", grey_rgb([0, 128, 255])),
     "16-bit grey JPEG 2000": lambda: (
@@ -189,19 +158,14 @@ EXACT_KINDS = {
         [[(255, 0, 0), (0, 0, 0)]],
     ),
     "premultiplied RGBA TIFF": lambda: (
-        tiff(
-            *(2, 1, bytes([51, 0, 0, 51, 0, 0, 0, 0])),
-            {262: (3, [2]), 258: (3, [8] * 4), 277: (3, [4]), 338: (3, [1])},
-        ),
+        row_tiff(2, bytes([51, 0, 0, 51, 0, 0, 0, 0]), 2, [8] * 4, alpha=1),
         [[(255, 204, 204), WHITE]],
     ),
     "premultiplied grey + alpha TIFF": lambda: (
-        tiff(2, 1, bytes([51, 51, 0, 0]), {262: (3, [1]), 258: (3, [8] * 2), 277: (3, [2]), 338: (3, [1])}),
+        row_tiff(2, bytes([51, 51, 0, 0]), 1, [8] * 2, alpha=1),
         grey_rgb([255, 255]),
     ),
 }
-
-
 NEED_PILLOW_13 = {"premultiplied grey + alpha TIFF", "YCbCr TIFF"}  # older ones fail, with a reason
 
 
@@ -229,7 +193,7 @@ def ycck_red():
 
 def lab_tiff():
     mid_grey = bytes([137, 0, 0])  # L = 53.6 of 100, a = b = 0
-    return tiff(1, 1, mid_grey, {262: (3, [8]), 258: (3, [8] * 3), 277: (3, [3])})
+    return row_tiff(1, mid_grey, 8, [8] * 3)
 
 
 CLOSE_KINDS = {
@@ -665,17 +629,12 @@ TURNED_BOXES = {
 }
 
 
-def fast(path, input_hw, *, exif="apply", resample="bilinear", **settings):
-    image_hw = probe_image(path, exif=exif)
-    return decode_image(
-        path, exif=exif, image_hw=image_hw, input_hw=input_hw, resample=resample, decode="fast", **settings
-    )
+def fast(path, input_hw, *, exif="apply", resample="bilinear", decode="fast", **settings):
+    options = {"exif": exif, "resample": resample, "decode": decode, **settings}
+    return decode_image(path, image_hw=probe_image(path, exif=exif), input_hw=input_hw, **options)
 
 
-def exact(path, input_hw, *, exif="apply", resample="bilinear"):
-    return decode_image(
-        path, exif=exif, image_hw=probe_image(path, exif=exif), input_hw=input_hw, resample=resample
-    )
+exact = functools.partial(fast, decode="exact")
 
 
 def plain_fast(path, input_hw, orientation, resample):
