@@ -9,7 +9,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
@@ -20,7 +20,6 @@ from sppfeat.files.places import DEFLATED, WHOLE_FILE, PartOfFile, Place, place_
 __all__ = [
     "IMAGE_FORMATS",
     "SWAPS_SIDES",
-    "OpenedImage",
     "check_pixels",
     "open_image",
     "pillow_errors",
@@ -50,20 +49,16 @@ _ORIENTATION_TAG = 0x0112
 SWAPS_SIDES = frozenset((5, 6, 7, 8))
 _LONGEST_EXIF = 1 << 20
 
-# (offset, bytes, name): formats that Pillow decodes, then others that are often found among images.
-_READ_SIGNATURES = (
-    (0, b"\xff\xd8\xff", "JPEG"),
-    (0, b"\x89PNG\r\n\x1a\n", "PNG"),
-    (8, b"WEBP", "WebP"),
-    (0, b"GIF8", "GIF"),
-    (0, b"II*\0", "TIFF"),
-    (0, b"MM\0*", "TIFF"),
-    (0, b"II+\0", "BigTIFF"),
-    (0, b"MM\0+", "BigTIFF"),
-    (0, b"BM", "BMP"),
-    (4, b"jP  ", "JPEG 2000"),
-    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
-)
+# Formats whose signature Pillow checks, by the names to show, and offsets and signatures of files that it does not
+# decode and that are often found among images.
+_SIGNED = {
+    "JPEG": "JPEG",
+    "PNG": "PNG",
+    "WEBP": "WebP",
+    "GIF": "GIF",
+    "TIFF": "TIFF",
+    "JPEG2000": "JPEG 2000",
+}
 _OTHER_SIGNATURES = (
     (0, b"\xff\x0a", "no decoder for JPEG XL in this Pillow; convert it to PNG or JPEG"),
     (4, b"JXL ", "no decoder for JPEG XL in this Pillow; convert it to PNG or JPEG"),
@@ -78,19 +73,14 @@ _OTHER_SIGNATURES = (
 _HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
 
 
-class OpenedImage(NamedTuple):
-    """An image whose header has been read, its EXIF orientation, 1 to 8, and its height and width as displayed."""
-
-    image: ImageFile.ImageFile
-    orientation: int
-    displayed_hw: tuple[int, int]
-
-
 @contextmanager
-def open_image(place: bytes | str | Place, *, exif: str, max_pixels: int) -> Iterator[OpenedImage]:
-    """Opens an image file and reads its header without decoding pixels; see :func:`sppfeat.decoding.images.read_image`.
+def open_image(
+    place: bytes | str | Place, *, exif: str, max_pixels: int
+) -> Iterator[tuple[ImageFile.ImageFile, int, tuple[int, int]]]:
+    """Opens an image file and reads its header; see :func:`sppfeat.decoding.images.read_image` for the arguments.
 
-    An image of more than ``max_pixels`` is refused, here and by Pillow while the context lasts.
+    Yields the image, its EXIF orientation, 1 to 8, and its height and width as displayed. One of more than
+    ``max_pixels`` is refused, here and by Pillow while the context lasts.
     """
     with _open_place(place_of(place)) as file, _pillow_settings(max_pixels):
         # A file object rather than a path: Pillow would map an uncompressed file into memory, and a mapped file that
@@ -106,7 +96,7 @@ def open_image(place: bytes | str | Place, *, exif: str, max_pixels: int) -> Ite
             _check_tiles(image, max_pixels)
             _scale_key_color(image)
             orientation = read_orientation(image, file)
-            opened = OpenedImage(image, orientation, _displayed_hw(image, orientation, exif))
+            opened = image, orientation, _displayed_hw(image, orientation, exif)
         yield opened
 
 
@@ -305,8 +295,9 @@ def _why_unidentified(file: BinaryIO, *, has_avif: bool) -> str:
             return _damaged_header("AVIF", n_bytes)
         if brands & _HEIF_BRANDS:
             return "no decoder for HEIC in this Pillow; convert it to JPEG or PNG"
-    for offset, magic, name in _READ_SIGNATURES:
-        if head.startswith(magic, offset):
+    for pillow_name, name in _SIGNED.items():
+        accepts = Image.OPEN[pillow_name][1] if pillow_name in Image.OPEN else None
+        if accepts is not None and accepts(head[:16]):
             return _damaged_header(name, n_bytes)
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     for offset, magic, reason in _OTHER_SIGNATURES:

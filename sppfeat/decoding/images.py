@@ -51,8 +51,8 @@ def probe_image(
 
     Takes and raises what :func:`read_image` does.
     """
-    with open_image(place, exif=exif, max_pixels=max_pixels) as opened:
-        return opened.displayed_hw
+    with open_image(place, exif=exif, max_pixels=max_pixels) as (_, _, displayed_hw):
+        return displayed_hw
 
 
 def read_image(

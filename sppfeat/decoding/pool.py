@@ -12,7 +12,6 @@ from sppfeat.decoding.decoder import Batch, Decoded, DecodeSettings
 from sppfeat.decoding.worker import (
     READY,
     Answer,
-    Crash,
     DecodeJob,
     Job,
     ProbeJob,
@@ -180,8 +179,8 @@ class DecoderPool:
             except (EOFError, OSError):
                 self._bury(worker)
                 return
-            if isinstance(answer, Crash):
-                raise RuntimeError(f"a defect in the decoding worker:\n{answer.traceback}")
+            if isinstance(answer, RuntimeError):
+                raise answer
             if answer == READY:
                 self._n_failed_starts = 0
                 worker.is_ready, worker.silent_seconds = True, 0.0

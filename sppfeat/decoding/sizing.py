@@ -60,7 +60,11 @@ def network_input_hw(
         side = math.isqrt(short * max_pixels // long)
     side = max(side, min_side)
     if side * side * long > max_pixels * short:
-        raise ImageError(_does_not_fit(height, width, max_pixels=max_pixels, min_side=min_side))
+        needed = _long_side(short, long, min_side)
+        raise ImageError(
+            f"too elongated: {height} x {width} (height x width) scaled to the backbone's smallest side of "
+            f"{min_side} is {min_side} x {needed} = {min_side * needed} pixels, more than max-pixels {max_pixels}"
+        )
     other = min(_long_side(short, long, side), max_pixels // side)
     input_hw = (side, other) if height <= width else (other, side)
     if round_to == 1:
@@ -84,12 +88,3 @@ def _rounded(hw: tuple[int, int], step: int, *, max_pixels: int, min_side: int) 
 def _long_side(short: int, long: int, side: int) -> int:
     """The long side for the short side ``side``: ``floor(long * side / short + 1/2)``."""
     return (2 * long * side + short) // (2 * short)
-
-
-def _does_not_fit(height: int, width: int, *, max_pixels: int, min_side: int) -> str:
-    short, long = min(height, width), max(height, width)
-    needed = _long_side(short, long, min_side)
-    return (
-        f"too elongated: {height} x {width} (height x width) scaled to the backbone's smallest side of "
-        f"{min_side} is {min_side} x {needed} = {min_side * needed} pixels, more than max-pixels {max_pixels}"
-    )

@@ -29,7 +29,6 @@ from sppfeat.files.places import Place
 __all__ = [
     "READY",
     "Answer",
-    "Crash",
     "DecodeJob",
     "Job",
     "ProbeJob",
@@ -73,12 +72,6 @@ class DecodeJob(NamedTuple):
         return self.offset + 3 * self.input_hw[0] * self.input_hw[1]
 
 
-class Crash(NamedTuple):
-    """The answer to a job that hit a bug in this program."""
-
-    traceback: str
-
-
 def main(connection_fd: int, arena_fd: int) -> None:
     """Answers jobs in order, in a worker process."""
     connection: Connection[Any, Any] = Connection(connection_fd)
@@ -103,7 +96,7 @@ def main(connection_fd: int, arena_fd: int) -> None:
             return
 
 
-def _answer(job: ProbeJob | DecodeJob, arena: npt.NDArray[np.uint8]) -> tuple[int, int] | str | Crash | None:
+def _answer(job: ProbeJob | DecodeJob, arena: npt.NDArray[np.uint8]) -> Answer | RuntimeError:
     try:
         if isinstance(job, ProbeJob):
             return probe_image(job.place, exif=job.settings.exif, max_pixels=job.settings.max_pixels)
@@ -114,7 +107,7 @@ def _answer(job: ProbeJob | DecodeJob, arena: npt.NDArray[np.uint8]) -> tuple[in
     except ImageError as error:
         return str(error)
     except Exception:  # carried to the parent, which raises it: the traceback must not be lost here
-        return Crash(traceback.format_exc())
+        return RuntimeError(f"a defect in the decoding worker:\n{traceback.format_exc()}")
     return None
 
 

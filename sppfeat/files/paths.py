@@ -161,11 +161,7 @@ def possibly_repeated(paths: Sequence[bytes]) -> npt.NDArray[np.int64]:
 
 
 def _hashes(paths: Sequence[bytes]) -> npt.NDArray[np.int64]:
-    return np.fromiter(map(_hash, paths), dtype=np.int64, count=len(paths))
-
-
-def _hash(path: bytes) -> int:
-    return hash(path)
+    return np.fromiter(map(hash, paths), dtype=np.int64, count=len(paths))
 
 
 def natural_key(name: bytes) -> bytes:
