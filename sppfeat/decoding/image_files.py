@@ -49,16 +49,8 @@ _ORIENTATION_TAG = 0x0112
 SWAPS_SIDES = frozenset((5, 6, 7, 8))
 _LONGEST_EXIF = 1 << 20
 
-# Formats whose signature Pillow checks, by the names to show, and offsets and signatures of files that it does not
-# decode and that are often found among images.
-_SIGNED = {
-    "JPEG": "JPEG",
-    "PNG": "PNG",
-    "WEBP": "WebP",
-    "GIF": "GIF",
-    "TIFF": "TIFF",
-    "JPEG2000": "JPEG 2000",
-}
+# Formats whose signature Pillow checks, and offsets and signatures of others that are often found among images.
+_SIGNED_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "JPEG2000")
 _OTHER_SIGNATURES = (
     (0, b"\xff\x0a", "no decoder for JPEG XL in this Pillow; convert it to PNG or JPEG"),
     (4, b"JXL ", "no decoder for JPEG XL in this Pillow; convert it to PNG or JPEG"),
@@ -295,8 +287,8 @@ def _why_unidentified(file: BinaryIO, *, has_avif: bool) -> str:
             return _damaged_header("AVIF", n_bytes)
         if brands & _HEIF_BRANDS:
             return "no decoder for HEIC in this Pillow; convert it to JPEG or PNG"
-    for pillow_name, name in _SIGNED.items():
-        accepts = Image.OPEN[pillow_name][1] if pillow_name in Image.OPEN else None
+    for name in _SIGNED_FORMATS:
+        accepts = Image.OPEN[name][1] if name in Image.OPEN else None
         if accepts is not None and accepts(head[:16]):
             return _damaged_header(name, n_bytes)
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()

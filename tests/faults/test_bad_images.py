@@ -137,7 +137,7 @@ LIES = {
         patched(saved(PICTURE.quantize(16), "BMP"), (46, b"\xff" * 4)), DAMAGED.format("BMP")
     ),
     "gif.gif": Case(patched(GIF, (6, b"\xff" * 4)), MANY),
-    "webp.webp": Case(webp_of(60_000, 60_000), f"{MANY}|begins like WebP"),  # before Pillow 13
+    "webp.webp": Case(webp_of(60_000, 60_000), f"{MANY}|begins like WEBP"),  # before Pillow 13
     "jp2.jp2": Case(jp2_of(2**31 - 1, 2**31 - 1), MANY),
     "ppm.ppm": Case(b"P6 99999 99999 255\n\0", MANY),
     "ppm-long.ppm": Case(b"P6 99999999999999 1 255\n\0", "not an image"),
@@ -186,7 +186,7 @@ CASES = {
     "cut.jpg": Case(JPEG[:-60], "cannot be decoded as JPEG: .*truncated"),
     "cut.png": Case(PNG[: len(PNG) // 2], "cannot be decoded as PNG: .*truncated"),
     "cut.gif": Case(GIF[: len(GIF) // 2], "cannot be decoded as GIF: .*truncated"),
-    "cut.webp": Case(WEBP[: len(WEBP) // 2], "WebP|WEBP"),
+    "cut.webp": Case(WEBP[: len(WEBP) // 2], "WEBP"),
     "cut.jp2": Case(JP2[: len(JP2) // 2], "cannot be decoded as JPEG2000"),
     "header.png": Case(PNG[:20], DAMAGED.format("PNG")),
     "flat.png": Case(png(20_000, 1, depth=8, colour=0, rows=[bytes(20_000)]), "^too elongated: 1 x 20000"),
