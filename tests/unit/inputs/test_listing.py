@@ -227,9 +227,12 @@ def test_parts_of_a_path_table_are_those_of_the_sequence(paths, n_paths, data):
 @given(st.lists(NAMES), st.lists(NAMES, unique=True), st.integers(1, 2**63))
 def test_paths_are_found_in_a_table(paths, others, n_hashes):
     expected = [others.index(path) if path in others else -1 for path in paths]
+
+    def hashes(paths):
+        return np.array([hash(path) % n_hashes for path in paths], dtype=np.int64)
+
     with pytest.MonkeyPatch.context() as patch:
-        # Many are equal.
-        patch.setattr("sppfeat.files.paths.hash", lambda path: hash(path) % n_hashes, raising=False)
+        patch.setattr("sppfeat.files.paths._hashes", hashes)  # many are equal
         assert PathIndex(PathTable(others)).positions(PathTable(paths)).tolist() == expected
 
 
