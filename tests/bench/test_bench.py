@@ -49,28 +49,6 @@ def json_of(*args):
     return json.loads(result.stdout)
 
 
-@pytest.fixture(scope="module")
-def of_regions():
-    return json_of("regions", *NETWORK, "--size", 96)
-
-
-@pytest.fixture(scope="module")
-def of_pooling():
-    return json_of("pooling", "--device", "cpu")
-
-
-@pytest.fixture(scope="module")
-def of_extract(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("temporary")
-    before, tempfile.tempdir = tempfile.tempdir, str(folder)
-    try:
-        found = json_of("extract", *NETWORK, "--size", 48, "--images", 6)
-    finally:
-        tempfile.tempdir = before
-    assert list(folder.iterdir()) == []
-    return found
-
-
 def is_timing(found, repetitions=2):
     assert found.keys() == {"seconds", "fastest", "slowest", "repetitions"}
     assert 0 < found["fastest"] <= found["seconds"] <= found["slowest"]
@@ -82,7 +60,8 @@ def is_timing(found, repetitions=2):
 
 
 @pytest.mark.slow
-def test_regions_reports_both_ways_and_what_is_scaled(of_regions):
+def test_regions_reports_both_ways_and_what_is_scaled():
+    of_regions = json_of("regions", *NETWORK, "--size", 96)
     check_fields("bench regions", of_regions)
     assert of_regions["backbone"] == "squeezenet1_1"
     assert of_regions["dimension"] == 512 * 5
@@ -177,19 +156,14 @@ def test_boxes_lie_inside_and_are_not_empty(n, height, width, shortest, seed):
 
 
 @pytest.mark.slow
-def test_pooling_reports_all_contenders(of_pooling):
+def test_pooling_reports_all_contenders():
+    of_pooling = json_of("pooling", "--device", "cpu")
     check_fields("bench pooling", of_pooling)
     assert [cell["boxes"] for cell in of_pooling["regions"]] == [1, 10, 50]
     assert (of_pooling["map_hw"], of_pooling["channels"]) == ([10, 13], 32)
     assert of_pooling["dimension"] == 32 * (36 + 9 + 4 + 1)
     for cell in of_pooling["regions"]:
-        assert list(cell["contenders"]) == [
-            "pool_regions",
-            "roi_pool",
-            "roi_align",
-            "adaptive_loop",
-            "write_once",
-        ]
+        assert " ".join(cell["contenders"]) == "pool_regions roi_pool roi_align adaptive_loop write_once"
         assert cell["calls"] == 1
         assert all(map(is_timing, cell["contenders"].values()))
     assert [cell["maps"] for cell in of_pooling["whole"]] == [1, 8]
@@ -245,7 +219,10 @@ def test_pooling_options_and_pieces(monkeypatch):
 
 
 @pytest.mark.slow
-def test_extract_reports_stages_and_runs(of_extract):
+def test_extract_reports_stages_and_runs_and_leaves_no_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    of_extract = json_of("extract", *NETWORK, "--size", 48, "--images", 6)
+    assert list(tmp_path.iterdir()) == []
     check_fields("bench extract", of_extract)
     assert of_extract["images"] == 6
     assert of_extract["synthetic"] is True
