@@ -40,14 +40,12 @@ def test_a_picture_is_written_and_its_numbers_are_those_that_are_pooled(photo, t
     with Image.open(output) as picture:
         assert picture.width > 1000
     check_fields("show image", found)
-    network = {"weights": "none", "seed": 3, "size": 64, "levels": (1, 2), "device": "cpu"}
+    network = {"backbone": "squeezenet1_1", "weights": "none", "seed": 3, "device": "cpu"}
+    network |= {"size": 64, "levels": (1, 2)}
     boxes = [(10, 10, 60, 50), (-5, 0, 99.5, 30)]
-    again = sppfeat.show_image(
-        photo, output, boxes=boxes, backbone="squeezenet1_1", overwrite=True, **network
-    )
+    again = sppfeat.show_image(photo, output, boxes=boxes, overwrite=True, **network)
     assert json.loads(json.dumps(again.found)) == {**found, "image": str(photo)}
-    extractor = sppfeat.Extractor("squeezenet1_1", **network)
-    descriptors = extractor(photo, [[10, 10, 60, 50], [-5, 0, 99.5, 30]])
+    descriptors = sppfeat.Extractor(**network)(photo, boxes)
     for box, descriptor in zip(found["boxes"], descriptors, strict=True):
         (layer,) = box["layers"]
         assert (layer["layer"], layer["stride"], layer["offset"]) == ("features", [16, 16], [15, 15])
@@ -65,27 +63,24 @@ def test_a_picture_is_written_and_its_numbers_are_those_that_are_pooled(photo, t
 def test_it_says_what_it_wrote_and_does_not_replace_it_unasked(photo, tmp_path):
     output = tmp_path / "out.svg"
     result = show(photo, "-o", output, *SMALL)
-    assert result.exit_code == 0
+    assert (result.exit_code, result.stdout) == (0, "")
     assert re.fullmatch(rf"\d+ x \d+ pixels \(width x height\): {output}\n", result.stderr)
-    assert result.stdout == ""
     result = show(photo, "-o", output, *SMALL)
-    assert result.exit_code == 1
-    assert "exists; --overwrite" in result.stderr
+    assert (result.exit_code, "exists; --overwrite" in result.stderr) == (1, True)
 
 
 @pytest.fixture(scope="module")
-def files(photo, tmp_path_factory):
-    """Folder with a feature file of boxes."""
-    folder = tmp_path_factory.mktemp("files")
-    extract([photo], folder / "boxes.h5", boxes=BoxChoice(boxes="grid:2x2", projection="paper"))
-    return folder
+def boxes_file(photo, tmp_path_factory):
+    path = tmp_path_factory.mktemp("files") / "boxes.h5"
+    extract([photo], path, boxes=BoxChoice(boxes="grid:2x2", projection="paper"))
+    return path
 
 
 @pytest.mark.slow
-def test_everything_can_be_taken_from_a_feature_file(photo, files, tmp_path):
+def test_everything_can_be_taken_from_a_feature_file(photo, boxes_file, tmp_path):
     output = tmp_path / "out.png"
-    file = ["--from", files / "boxes.h5", "-o", output, "--device", "cpu", "--overwrite", "--json"]
-    with sppfeat.open(files / "boxes.h5") as opened:
+    file = ["--from", boxes_file, "-o", output, "--device", "cpu", "--overwrite", "--json"]
+    with sppfeat.open(boxes_file) as opened:
         region, box, levels = opened.row_region[3, 0].tolist(), opened.boxes[3].tolist(), (1, 2)
     of_row = show(*file, "--row", 3)
     assert of_row.exit_code == 0, of_row.output
@@ -121,8 +116,8 @@ def test_everything_can_be_taken_from_a_feature_file(photo, files, tmp_path):
         (["{photo}", *SMALL, "--levels", "1,2,3,4,5,6,7"], "7 levels do not fit into one picture"),
     ],
 )
-def test_wrong_usage(photo, files, tmp_path, arguments, message):
-    names = {"photo": photo, "file": files / "boxes.h5"}
+def test_wrong_usage(photo, boxes_file, tmp_path, arguments, message):
+    names = {"photo": photo, "file": boxes_file}
     result = show("-o", tmp_path / "out.png", *(argument.format(**names) for argument in arguments))
     assert result.exit_code == 2, result.output
     assert message in result.stderr

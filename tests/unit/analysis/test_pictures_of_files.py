@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from conftest import write_image
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pictured_files import CLASSES, FAILED, pictured_file
 from PIL import Image
 
@@ -16,7 +18,13 @@ from sppfeat.analysis.rows import count_labels, draw_classes, draw_rows, draw_st
 from sppfeat.analysis.search import Query, describe_queries
 from sppfeat.analysis.show.contact_sheet import draw_queries, draw_sheet, make_contact_sheet, sheet_text
 from sppfeat.analysis.show.distributions import Sizes, draw_sizes, measure_norms, measure_sizes, norms_text
-from sppfeat.analysis.show.embedding import MOST_NAMED, draw_embedding, embed_rows, mark_classes
+from sppfeat.analysis.show.embedding import (
+    MOST_NAMED,
+    draw_embedding,
+    embed_rows,
+    mark_classes,
+    place_pictures,
+)
 from sppfeat.analysis.show.figure import drawing
 from sppfeat.analysis.show.thumbnails import PictureSource, find_row_pictures, read_thumbnails
 from sppfeat.cli import main
@@ -220,11 +228,12 @@ def test_norms_of_reduced_rows_are_said_to_be_as_they_are(path, tmp_path):
     assert norms_text(norms, 0) == "pca: 23 rows, all 1.000"
 
 
-def test_a_sheet_says_what_it_shows_where_there_is_little(file, selection):
-    def sheet_of(selection, n, k):
-        queries = draw_queries(selection, n)
-        return make_contact_sheet(selection, queries, describe_queries(queries, selection), k=k)
+def sheet_of(selection, n, k, **how):
+    queries = draw_queries(selection, n)
+    return make_contact_sheet(selection, queries, describe_queries(queries, selection), k=k, **how)
 
+
+def test_a_sheet_says_what_it_shows_where_there_is_little(file, selection):
     assert sheet_text(sheet_of(selection, 2, 3)).startswith("2 queries (left) and their 3 nearest rows by")
     few = file.select(rows=np.array([3, 5]), labels=[None] * 24)
     assert sheet_text(sheet_of(few, 1, 8)) == "1 query (left) and its nearest row by cosine distance"
@@ -236,11 +245,10 @@ def test_a_sheet_says_what_it_shows_where_there_is_little(file, selection):
 
 
 def test_a_contact_sheet_has_the_nearest_rows_and_not_the_query(selection):
-    queries = draw_queries(selection, 4)
-    assert len({selection.labels.values[query.row] for query in queries[:3]}) == 3
-    sheet = make_contact_sheet(selection, queries, describe_queries(queries, selection), k=3, metric="l2")
-    features = selection.file.features
-    for query, line in zip(queries, sheet.lines, strict=True):
+    sheet, features = sheet_of(selection, 4, 3, metric="l2"), selection.file.features
+    assert len({line.label for line in sheet.lines[:3]}) == 3
+    for line in sheet.lines:
+        query = line.query
         others = [row for row in selection.rows.tolist() if row != query.row]
         distances = {row: float(np.linalg.norm(features[row] - features[query.row])) for row in others}
         assert [n.row for n in line.neighbors] == sorted(others, key=lambda row: distances[row])[:3]
@@ -288,16 +296,18 @@ def test_a_box_is_shown_in_what_surrounds_it_with_an_outline(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "box",
-    [(0, 0, 0.001, 0.001), (-50, -50, 500, 500), (99.9, 199.9, 100, 200), (np.nan, 0, 1, 1), (9, 9, 3, 3)],
-)
-def test_no_box_is_too_odd_to_be_shown(tmp_path, box):
+def test_no_box_is_too_odd_to_be_shown_if_it_is_finite(tmp_path):
     write_image(tmp_path / "a.png", 200, 100, seed=0)
-    (thumbnail,) = read_thumbnails(
-        {0: PictureSource(os.fsencode(tmp_path / "a.png"), (200, 100), box)}, exif="apply", side=40
-    ).values()
-    assert (thumbnail.pixels is None) == (not np.isfinite(box).all())
+    boxes = [
+        (0, 0, 0.001, 0.001),
+        (-50, -50, 500, 500),
+        (99.9, 199.9, 100, 200),
+        (9, 9, 3, 3),
+        (np.nan, 0, 1, 1),
+    ]
+    sources = [PictureSource(os.fsencode(tmp_path / "a.png"), (200, 100), box) for box in boxes]
+    shown = read_thumbnails(dict(enumerate(sources)), exif="apply", side=40)
+    assert [shown[i].pixels is None for i in range(5)] == [False] * 4 + [True]
 
 
 @pytest.mark.slow
@@ -363,3 +373,42 @@ def test_queries_that_are_no_rows_are_pictured_by_their_text(selection):
     assert all(n.is_same is None for n in sheet.lines[0].neighbors)
     assert sheet.lines[0].neighbors[0].row == 0  # an image is no row, though it may be equal to one
     assert dataclasses.astuple(sheet.lines[1])[1] == "2.png"
+
+
+# Small pictures among points
+
+SIDE = 0.085
+
+
+def hidden(points, placed):
+    """How many points lie under the picture of another one."""
+    n = 0
+    for position, (x, y) in placed.items():
+        under = (abs(points[:, 0] - x) <= SIDE / 2) & (abs(points[:, 1] - y) <= SIDE / 2)
+        n += int(under.sum()) - bool(under[position])
+    return n
+
+
+@settings(max_examples=20, deadline=None)
+@given(n=st.integers(0, 200), seed=st.integers(0, 99), spread=st.sampled_from([0.0, 0.01, 0.2]))
+def test_pictures_do_not_overlap_and_lie_within_the_plot_near_their_points(n, seed, spread):
+    points = np.clip(0.5 + spread * np.random.default_rng(seed).standard_normal((n, 2)), 0, 1)
+    placed = place_pictures(points, most=30, seed=seed)
+    assert placed == place_pictures(points, most=30, seed=seed)
+    assert bool(placed) == bool(n)
+    assert len(placed) <= 30
+    centres = np.array(list(placed.values())).reshape(-1, 2)
+    assert (np.abs(centres - 0.5) <= 0.5 - SIDE / 2).all()
+    for i, (position, centre) in enumerate(placed.items()):
+        assert np.abs(points[position] - centre).max() <= 1.2 * SIDE
+        assert (np.abs(centres[i + 1 :] - centre).max(axis=1, initial=0) >= SIDE).all() or i + 1 == len(
+            placed
+        )
+
+
+def test_a_picture_stands_beside_a_group_and_on_a_point_that_is_alone():
+    group = 0.3 + 0.002 * np.random.default_rng(0).standard_normal((50, 2))
+    points = np.concatenate([group, [(0.8, 0.8)]])
+    placed = place_pictures(points, most=60)
+    assert hidden(points, placed) == 0
+    assert placed[50] == pytest.approx((0.8, 0.8))
