@@ -25,8 +25,7 @@ from sppfeat.config.wording import one_line
 from sppfeat.decoding.images import probe_image
 from sppfeat.errors import BoxError, ConfigError, ImageError
 from sppfeat.files.downloads import OnDownload
-from sppfeat.inputs import is_list, read_list
-from sppfeat.inputs.lookup import find_image
+from sppfeat.inputs import find_image, is_list, read_list
 from sppfeat.store.feature_table import FeatureTable
 from sppfeat.store.reader import FeatureFile, Selection
 from sppfeat.store.rows import LabelSource, RowsLike, select_rows

@@ -24,7 +24,7 @@ from sppfeat.extraction.regions import Projector
 from sppfeat.extraction.run import descriptor_columns
 from sppfeat.files.downloads import OnDownload
 from sppfeat.files.places import Place
-from sppfeat.inputs.lookup import find_image
+from sppfeat.inputs import find_image
 from sppfeat.networks.backbones import Backbone, load_backbone
 from sppfeat.networks.devices import choose_device
 from sppfeat.store.feature_table import FeatureTable

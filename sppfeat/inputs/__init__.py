@@ -6,13 +6,14 @@ room must not know networks, boxes or feature files, and decodes no images.
 """
 
 from sppfeat.inputs.listing import Listing, list_images
-from sppfeat.inputs.read import is_list, read_list
+from sppfeat.inputs.read import find_image, is_list, read_list
 from sppfeat.inputs.segments import FileStorage, Storage, local_places
 
 __all__ = [
     "FileStorage",
     "Listing",
     "Storage",
+    "find_image",
     "is_list",
     "list_images",
     "local_places",

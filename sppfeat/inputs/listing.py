@@ -113,11 +113,7 @@ def list_images(
 
 
 def _common_root(segments: Sequence[Segment]) -> bytes:
-    """Find the deepest folder or URL above all images.
-
-    Raises:
-        ConfigError: local and remote inputs are mixed, or remote ones have no common URL.
-    """
+    """Find the deepest folder or URL above all images; ConfigError if inputs lie in several services."""
     tops: set[bytes] = set()
     for segment in segments:
         if segment.top is None:
@@ -250,10 +246,7 @@ def _label_images(
 ) -> tuple[OwnLabels, int]:
     """Find the class of each image of ``once``, and the number of images without one.
 
-    The number is 0 if no image has a class and none should. See :func:`sppfeat.inputs.list_images` for the modes.
-
-    Raises:
-        ConfigError: two inputs give the same image different classes.
+    The number is 0 if no image has a class and none should.
     """
     kept, told_by = once.kept, once.told_by
     if mode == "none":

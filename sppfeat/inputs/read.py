@@ -1,27 +1,36 @@
-"""Reading of inputs in order: folders, files, archives, tables, URLs and lists of these."""
+"""Reading of inputs in order, and of single images by the paths that a feature file records."""
 
+import atexit
 import codecs
+import contextlib
+import functools
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
+from pathlib import Path
 
-from sppfeat.errors import ConfigError
+import numpy as np
+
+from sppfeat.errors import ConfigError, ImageError
 from sppfeat.files.image_names import has_image_suffix
-from sppfeat.files.paths import MOST_WAYS, FolderWalk, PathTable
+from sppfeat.files.paths import MOST_WAYS, FolderWalk, PathIndex, PathTable
+from sppfeat.files.places import FileVersion, Place
 from sppfeat.files.tables import has_utf16_mark
 from sppfeat.inputs.names import (
     ContainerKind,
     decompress_command,
+    is_archive,
     is_container,
     is_url,
     kind_of,
     make_absolute,
 )
 from sppfeat.inputs.remote import read_remote
-from sppfeat.inputs.segments import Segment
+from sppfeat.inputs.segments import Segment, local_places
 
-__all__ = ["is_list", "read_container", "read_inputs", "read_list"]
+__all__ = ["find_image", "is_list", "read_inputs", "read_list"]
 
 
 def read_inputs(inputs: Sequence[str], *, stdin: Iterable[bytes] | None = None) -> Iterator[Segment]:
@@ -59,7 +68,7 @@ def _read_local(paths: Iterable[bytes]) -> Iterator[Segment]:
         if is_folder:
             yield from _read_folder(path)
         else:
-            yield read_container(path)
+            yield _read_container(path)
     if files:
         yield Segment(None, PathTable(files))
 
@@ -76,10 +85,10 @@ def _read_folder(top: bytes) -> Iterator[Segment]:
         containers = PathTable(walk)
     yield Segment(top, images, n_other_files=walk.n_other_files)
     for name in containers:
-        yield read_container(os.path.join(top, name))
+        yield _read_container(os.path.join(top, name))
 
 
-def read_container(path: bytes) -> Segment:
+def _read_container(path: bytes) -> Segment:
     """Find the images of an archive or a table, for which :func:`sppfeat.inputs.names.kind_of` gives a kind."""
     # Imported only where needed, since few inputs are of these kinds.
     match kind_of(path):
@@ -160,3 +169,80 @@ def _standard_input() -> Iterator[bytes]:
     if sys.stdin is None:  # started with <&-
         raise ConfigError("cannot read the list on standard input: it is closed")
     return iter(lambda: sys.stdin.buffer.read(1 << 20), b"")
+
+
+_N_HELD = 4  # containers whose names are kept in memory
+
+
+def find_image(root: bytes, path: bytes) -> Place:
+    """Find the bytes of an image by its recorded path.
+
+    Args:
+        root: folder above the images; empty for the working directory.
+        path: path of the image relative to ``root``: a file, or an archive followed by the name of an image in it.
+            Both together may be a URL.
+
+    Returns:
+        The place of the image, valid as long as this process runs. The file need not be readable.
+
+    Raises:
+        ImageError: there is no such file, and no readable archive contains such an image.
+        SourceError: the image is remote and cannot be reached.
+    """
+    whole = os.path.join(root, path)
+    if not is_url(whole) and os.path.lexists(whole):
+        return Place(whole)
+    end, top = len(whole), whole.find(b"://") + 2 if is_url(whole) else 0
+    while (end := whole.rfind(b"/", 0, end)) > top:
+        container = whole[:end]
+        if is_url(whole) and is_archive(container):
+            return _place_in(container, None, whole[end + 1 :])
+        if kind_of(container) is not None and os.path.isfile(container):
+            return _place_in(os.path.abspath(container), FileVersion.of(container), whole[end + 1 :])
+    if not is_url(whole):
+        raise ImageError("no such file")
+    return _fetched(_read(whole), 0)
+
+
+def _place_in(container: bytes, version: FileVersion | None, name: bytes) -> Place:
+    """Find an image in an archive or table."""
+    segment, index = _held(container, version)
+    number = int(index.positions([name])[0])
+    if number < 0:
+        raise ImageError(f"no such image in {os.fsdecode(container)!r}")
+    return _fetched(segment, number)
+
+
+@functools.lru_cache(_N_HELD)
+def _held(path: bytes, version: FileVersion | None) -> tuple[Segment, PathIndex]:  # noqa: ARG001 - one for each
+    segment = _read(path)
+    return segment, PathIndex(segment.names)
+
+
+def _read(path: bytes) -> Segment:
+    try:
+        return next(iter(read_remote([path]))) if is_url(path) else _read_container(path)
+    except ConfigError as error:
+        raise ImageError(str(error)) from error
+
+
+def _fetched(segment: Segment, number: int) -> Place:
+    images, storage = np.array([number], dtype=np.int64), segment.storage
+    if storage is None:
+        raise ImageError("no such file")
+    if storage.is_local:
+        (found,) = local_places(storage, images)
+    else:
+        until_exit, scratch = _scratch()
+        (found,) = until_exit.enter_context(storage.fetch(images, scratch))
+    if isinstance(found, str):
+        raise ImageError(found)
+    return found
+
+
+@functools.cache
+def _scratch() -> tuple[contextlib.ExitStack, Path]:
+    """A stack of contexts to close at exit, and a scratch folder that is removed after them."""
+    until_exit = contextlib.ExitStack()
+    atexit.register(until_exit.close)
+    return until_exit, Path(until_exit.enter_context(tempfile.TemporaryDirectory(prefix="sppfeat-")))

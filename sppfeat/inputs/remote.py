@@ -221,13 +221,7 @@ def _unlisted(service: Service, urls: PathTable) -> _Objects:
 
 @dataclass(frozen=True)
 class _Members(_RemoteStorage):
-    """Images in an archive, of which neighbors are fetched by one request.
-
-    Attributes:
-        url: URL of the archive.
-        version: version of the archive when it was listed; no image of another version is read.
-        members: byte ranges of the images.
-    """
+    """Images in an archive, of which no other version than the listed one is read; one request fetches neighbors."""
 
     url: str
     version: FileVersion

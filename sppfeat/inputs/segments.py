@@ -135,12 +135,7 @@ def if_any(ids: PathTable) -> PathTable | None:
 
 @dataclass(frozen=True)
 class FileStorage(Storage):
-    """Images that are local files.
-
-    Attributes:
-        root: absolute path of a folder.
-        names: paths of the files relative to it.
-    """
+    """Images that are local files, named relative to the absolute path ``root``."""
 
     root: bytes
     names: PathTable
@@ -164,7 +159,7 @@ HEADER_NBYTES = 30
 
 @dataclass(frozen=True)
 class Members:
-    """The byte ranges of images that are parts of a file, such as members of an archive.
+    """The byte ranges of images that are parts of a file.
 
     Attributes:
         ranges: ``(n, 4)`` int64: the offset of the first byte of each member, or, with ``has_headers``, of the header
@@ -181,13 +176,9 @@ class Members:
 
 @dataclass(frozen=True)
 class MemberStorage(Storage):
-    """Images that are parts of a local file.
+    """Images that are parts of a local file, of which no other version than the listed one is read.
 
-    Attributes:
-        path: absolute path of the file.
-        version: version of the file when it was listed; no image of another version is read.
-        members: byte ranges of the images.
-        is_table: True for a table, which ends the run if it has changed; the images of an archive fail instead.
+    If the file has changed, a table ends the run, and the images of an archive fail.
     """
 
     path: bytes
@@ -249,13 +240,7 @@ def _find_data(fd: int, offset: int) -> int | None:
 
 @dataclass(frozen=True)
 class JoinedStorage(Storage):
-    """Images of several storages.
-
-    Attributes:
-        parts: the storages.
-        part_of: ``(N,)`` uint32, the storage of each image.
-        number_in: ``(N,)`` int64, the number of each image in its storage.
-    """
+    """Images of several storages: image ``i`` is number ``number_in[i]`` of ``parts[part_of[i]]``."""
 
     parts: tuple[Storage, ...]
     part_of: npt.NDArray[np.uint32]

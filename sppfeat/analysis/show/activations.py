@@ -19,7 +19,7 @@ from sppfeat.errors import BoxError, ConfigError, ImageError, StoreError
 from sppfeat.extraction.regions import best_scales
 from sppfeat.extractor import Extractor, ImageLike
 from sppfeat.geometry import FeatureGeometry, cell_boxes, scale_boxes
-from sppfeat.inputs.lookup import find_image
+from sppfeat.inputs import find_image
 from sppfeat.inputs.names import is_url
 from sppfeat.pooling.bins import distinct_bins
 from sppfeat.pyramid import pool_regions

@@ -18,7 +18,7 @@ from sppfeat.decoding import Batch, DecoderPool, DecodeSettings
 from sppfeat.decoding.images import probe_image
 from sppfeat.errors import ImageError
 from sppfeat.files.places import Place
-from sppfeat.inputs.lookup import find_image
+from sppfeat.inputs import find_image
 from sppfeat.store.feature_table import FeatureTable
 
 __all__ = [

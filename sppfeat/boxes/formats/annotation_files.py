@@ -20,19 +20,11 @@ FOLDER_SUFFIXES = (b".xml", b".txt", b".npy")
 
 
 class AnnotationFile:
-    """A box file, given alone or found in a folder.
-
-    Args:
-        path: its path, as messages show it.
-        name: its name in the folder.
-
-    Attributes:
-        digest: SHA-256 of the file; empty until it is read.
-    """
+    """A box file, given alone or found in a folder; messages show its ``path``."""
 
     def __init__(self, path: str, name: bytes) -> None:
         self.name = name
-        self.digest = b""
+        self.digest = b""  # SHA-256 of the bytes, once they are read
         self._path = path
 
     @property
@@ -89,15 +81,7 @@ class AnnotationFile:
 
 
 class AnnotationFiles:
-    """A box file or a folder of them.
-
-    Attributes:
-        path: the path as text.
-        is_folder: True for a folder.
-
-    Raises:
-        BoxError: the path does not exist, or is neither a file nor a folder.
-    """
+    """A box file or a folder of them; any other path is a BoxError."""
 
     def __init__(self, path: StrPath) -> None:
         self.path = os.fspath(path)

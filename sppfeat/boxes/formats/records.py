@@ -13,7 +13,6 @@ from sppfeat.config.regions import DEFAULT_CONVENTIONS
 from sppfeat.errors import BoxError
 from sppfeat.files.columns import COLUMN_SETS, LIST_KEYS, BoxColumns, find_box_columns
 from sppfeat.files.tables import (
-    NUMBER_RULE,
     encode_json_text,
     json_objects,
     parse_number,
@@ -39,7 +38,7 @@ def read_separated(source: AnnotationFiles, box_format: str) -> BoxTable:
     )
     builder = BoxTableBuilder(extra_names=[columns.names[i] for i in columns.extra])
     for line, row in rows:
-        _Record(file, False, columns, line, row).add_to(builder)
+        _Record(file, False, columns, f"line {line}", row).add_to(builder)
     return builder.build(DEFAULT_CONVENTIONS[box_format].replace(coords=columns.coords))
 
 
@@ -69,16 +68,14 @@ def read_jsonl(source: AnnotationFiles) -> BoxTable:
                 f"the box is {','.join(columns.coordinate_names)}, but {','.join(first)} on line {first_line}; "
                 "allowed: the same on all lines",
             )
-        _Record(file, True, columns, line, list(entry.values())).add_to(builder)
+        _Record(file, True, columns, where, list(entry.values())).add_to(builder)
         n_boxes, n_keys = len(builder), len(builder.extra_names)
         if n_keys > _MAX_EXTRA:
             found = f"found {shorten(list(builder.extra_names)[_MAX_EXTRA])}"
             raise file.error(where, f"{found}, the {_MAX_EXTRA + 1}th further key; allowed: {_MAX_EXTRA}")
         if n_boxes * n_keys > most_cells:
-            raise file.error(
-                where,
-                f"found {n_boxes} boxes and {n_keys} further keys; allowed: {most_cells} boxes times keys",
-            )
+            found = f"found {n_boxes} boxes and {n_keys} further keys"
+            raise file.error(where, f"{found}; allowed: {most_cells} boxes times keys")
     return builder.build(convention)
 
 
@@ -88,11 +85,10 @@ class _Record(NamedTuple):
     file: AnnotationFile
     is_json: bool
     columns: BoxColumns
-    line: int
+    where: str
     values: Sequence[Any]
 
     def add_to(self, builder: BoxTableBuilder) -> None:
-        """Add the box to a table."""
         columns, image = self.columns, self.values[self.columns.image]
         if not isinstance(image, str) or not image:
             raise self._error(columns.image, f"the name of an image{', as text' if self.is_json else ''}")
@@ -112,19 +108,16 @@ class _Record(NamedTuple):
         if not isinstance(box, list) or len(box) != 4:
             raise self._error(column, "a list of four numbers")
         return [
-            self.file.number(value, f"line {self.line}", title=f"{name}[{i}] is", or_blank=", or null")
+            self.file.number(value, self.where, title=f"{name}[{i}] is", or_blank=", or null")
             for i, value in enumerate(box)
         ]
 
     def _number(self, column: int) -> float:
         """Return a number; NaN for null, and for an empty field, as pandas writes NaN."""
-        value = self.values[column]
-        number = math.nan if value is None else parse_number(value)
-        if number is None and not self.is_json and not value.strip():
-            return math.nan
-        if number is None:
-            raise self._error(column, f"{NUMBER_RULE}, or {'null' if self.is_json else 'nothing'}")
-        return number
+        value, or_blank = self.values[column], ", or null" if self.is_json else ", or nothing"
+        is_blank = not self.is_json and not value.strip()
+        title = f"{self._title(column)} is"
+        return self.file.number(None if is_blank else value, self.where, title=title, or_blank=or_blank)
 
     def _text(self, column: int | None) -> str:
         """Return a text, or a number as text; empty for null and for a missing column."""
@@ -144,12 +137,14 @@ class _Record(NamedTuple):
             return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
         except RecursionError as error:
             found = f"found {shorten(value)}, nested too deeply"
-            raise self.file.error(f"line {self.line}", f"{found}; allowed: a few levels") from error
+            raise self.file.error(self.where, f"{found}; allowed: a few levels") from error
 
     def _encode(self, text: str) -> bytes:
-        return encode_json_text(self.file, text, f"line {self.line}")
+        return encode_json_text(self.file, text, self.where)
+
+    def _title(self, column: int) -> str:
+        return f"{'' if self.is_json else 'column '}{self.columns.names[column]!r}"
 
     def _error(self, column: int, allowed: str) -> BoxError:
-        title = f"{'' if self.is_json else 'column '}{self.columns.names[column]!r}"
-        found = f"{title} is {shorten(self.values[column])}"
-        return self.file.error(f"line {self.line}", f"{found}; allowed: {allowed}")
+        found = f"{self._title(column)} is {shorten(self.values[column])}"
+        return self.file.error(self.where, f"{found}; allowed: {allowed}")

@@ -40,8 +40,7 @@ _NO_TARGET = "is a link to something that is not in its archive"
 def index_tar(file: BinaryIO) -> tuple[Segment, Members]:
     """Find the images of an open tar file, with classes and ids from the ``.cls`` and ``.json`` members of samples.
 
-    Raises:
-        ConfigError: the file is not a tar file, is compressed, damaged or cut short; the message gives the position.
+    If it is not a tar file, compressed, damaged or cut short, the ConfigError gives the position.
     """
     members, texts, images = IndexBuilder(), _SampleTexts(), array("q")
     links: dict[int, _Link] = {}

@@ -12,9 +12,9 @@ from sppfeat.inputs.segments import DEFLATED_MEMBER, HEADER_NBYTES, Members, Seg
 
 __all__ = ["index_zip"]
 
+# A deflated image is unpacked in memory, to a thousand times its size. This is uncompressed 16-bit RGB with the most
+# pixels that are decoded by default.
 _MOST_UNPACKED_NBYTES = 1 << 30
-"""Size of the largest deflated image, which is unpacked in memory, in bytes: that of uncompressed 16-bit RGB with the
-most pixels decoded by default. A small zip file can unpack to a thousand times its size."""
 
 _ENCRYPTED = 0x1 | 0x40 | 0x2000  # by the classic cipher; by a strong one; with the central directory
 _PATCH = 0x20
@@ -31,11 +31,7 @@ _METHODS = {
 
 
 def index_zip(file: BinaryIO) -> tuple[Segment, Members]:
-    """Find the images of an open zip file, with the offsets of the headers before the members.
-
-    Raises:
-        ConfigError: the file is not a zip file, is damaged or cut short.
-    """
+    """Find the images of an open zip file; ConfigError if it is none, damaged or cut short."""
     nbytes = file.seek(0, os.SEEK_END)
     if nbytes == 0:
         raise ConfigError("it is empty")

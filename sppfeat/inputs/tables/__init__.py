@@ -42,8 +42,7 @@ class Rows(NamedTuple):
 def read_manifest(path: bytes) -> Segment:
     """Find the images that a text table names: comma- or tab-separated, or one JSON object per line.
 
-    Raises:
-        ConfigError: the file cannot be read, or is malformed; the message gives the line.
+    If it cannot be read or is malformed, the ConfigError gives the line.
     """
     table = TableFile(path)
     is_separated = os.path.splitext(path)[1].lower() in (b".csv", b".tsv")
@@ -120,9 +119,6 @@ def make_segment(
         classes: all classes in their order; None for the classes that the rows name, in natural order.
         unit: ``line`` or ``row``, which the numbers of rows count, for messages.
         storage: fetches the images by the numbers of their rows; None for a table of paths.
-
-    Raises:
-        ConfigError: rows of paths give the same image different classes or ids, or have boxes and repeat an image.
     """
     paths, labels, ids, numbers = PathTableBuilder(), PathTableBuilder(), PathTableBuilder(), array("q")
     absolute = partial(_absolute, table.folder)

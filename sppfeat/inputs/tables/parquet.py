@@ -93,12 +93,7 @@ class ParquetStorage(Storage):
     """Images in the rows of a Parquet file; they have no byte ranges of their own in it, so they are copied.
 
     Each call continues where the last one ended, so that ascending rows read the file once. One page of the file and
-    about 16 MB of images are unpacked at a time.
-
-    Attributes:
-        path: absolute path of the file.
-        contents: the column of images.
-        version: version of the file when it was listed; no image of another version is read.
+    about 16 MB of images are unpacked at a time. No other version of the file than the listed one is read.
     """
 
     path: bytes
