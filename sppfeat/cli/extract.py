@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import sppfeat
 from sppfeat.cli import options
 from sppfeat.cli.bars import Bar, download_bar
 from sppfeat.cli.extract_options import CHANNELS, box_options, ray_options, shard_options
@@ -23,6 +24,7 @@ from sppfeat.cli.output import (
     scales_text,
 )
 from sppfeat.config.distribution import RunOptions
+from sppfeat.config.machine import keep_freed_memory
 from sppfeat.config.request import Request
 from sppfeat.config.specs import (
     DEFAULT_BOX_SIZE,
@@ -156,9 +158,6 @@ def extract(**values: Any) -> None:
 
 def _extract(stop: Stop, *, quiet: bool, verbose: bool, as_json: bool, **values: Any) -> "ExtractResult":
     """Calls the library, with bars and the plan on standard error; prints the result."""
-    from sppfeat.config.machine import keep_freed_memory
-    from sppfeat.extraction.extract import extract as extract_features
-
     keep_freed_memory()
     dry_run = values["dry_run"]
     with contextlib.ExitStack() as before, contextlib.ExitStack() as during:
@@ -176,7 +175,7 @@ def _extract(stop: Stop, *, quiet: bool, verbose: bool, as_json: bool, **values:
             stop.begin_batches()
             bars[0].show(progress)
 
-        result = extract_features(
+        result = sppfeat.extract(
             **values,
             on_probe=headers.move_to,
             on_download=before.enter_context(download_bar()),

@@ -4,7 +4,7 @@ import re
 
 import click
 
-from sppfeat.cli.options import NumberRange, Parsed, complete_files, flag, option, setting, together
+from sppfeat.cli.options import NumberRange, Parsed, complete_files, count, flag, option, setting, together
 from sppfeat.cli.output import joined_numbers
 from sppfeat.config.distribution import RayOptions, parse_shard
 from sppfeat.config.regions import BOX_FORMATS, BOX_ORIGINS, MULTIVIEW_SCALES, RegionSpec
@@ -115,11 +115,10 @@ ray_options = together(
         help="Of a running cluster: HOST:PORT, or auto for the one of this machine. [default: RAY_ADDRESS; without "
         "that a Ray on this machine, for this run]",
     ),
-    option(
+    count(
         "--actors",
-        type=click.IntRange(1),
+        "Processes with a network each. [default: one for each GPU of the cluster, else for up to 8 cores]",
         metavar="N",
-        help="Processes with a network each. [default: one for each GPU of the cluster, else for up to 8 cores]",
     ),
     option(
         "--gpus-per-actor",
@@ -127,11 +126,10 @@ ray_options = together(
         metavar="FRACTION",
         help="0.5: two actors share a GPU. [default: 1 if the cluster has any]",
     ),
-    option(
+    count(
         "--cpus-per-actor",
-        type=click.IntRange(1),
+        "Cores of each actor, for its network and for decoding. [default: up to 8, as there are]",
         metavar="N",
-        help="Cores of each actor, for its network and for decoding. [default: up to 8, as there are]",
     ),
     setting(
         RayOptions,

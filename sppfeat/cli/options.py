@@ -34,6 +34,7 @@ __all__ = [
     "complete_backbones",
     "complete_files",
     "complete_weights",
+    "count",
     "device",
     "dtype",
     "exif",
@@ -72,10 +73,8 @@ _MODEL = re.compile(r"^@register_model\((?:name=\"(\w+)\")?\)\n(?:@.*\n)*def (\w
 class Parsed(click.ParamType):  # type: ignore[type-arg]
     """An option type whose values a function parses; a text that it refuses is a usage error.
 
-    Args:
-        name: name of the type in --help.
-        parse: converts a text to a value, or raises ConfigError or ValueError.
-        refusal: message for a refused text, in which ``{!r}`` stands for the text; if empty, the message of the error.
+    ``parse`` refuses by ConfigError or ValueError. The message is ``refusal``, in which ``{!r}`` stands for the text,
+    or that of the error.
     """
 
     def __init__(self, name: str, parse: Callable[[str], Any], *, refusal: str = "") -> None:
@@ -159,6 +158,13 @@ def option(*names: str, **more: Any) -> Callable[[_F], _F]:
 def flag(names: str, text: str, **more: Any) -> Callable[[_F], _F]:
     """Declares an option without value, by its names, such as ``--quiet -q``, and its help text."""
     return option(*names.split(), is_flag=True, help=text, **more)
+
+
+def count(
+    names: str, text: str, *, least: int = 1, most: int | None = None, **more: Any
+) -> Callable[[_F], _F]:
+    """Declares an option whose value is a whole number, by its names and its help text."""
+    return option(*names.split(), type=click.IntRange(least, most), help=text, **more)
 
 
 def path(names: str, metavar: str, text: str) -> Callable[[_F], _F]:
@@ -345,15 +351,7 @@ metric = option(
 
 def neighbors(default: int, most: int | None = None) -> Callable[[_F], _F]:
     """Declares the number of neighbors per query, ``k``."""
-    return option(
-        "--neighbours",
-        "-k",
-        "k",
-        type=click.IntRange(1, most),
-        default=default,
-        metavar="K",
-        help="How many rows per query.",
-    )
+    return count("--neighbours -k k", "How many rows per query.", most=most, default=default, metavar="K")
 
 
 # The output.

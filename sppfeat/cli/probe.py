@@ -10,7 +10,7 @@ import sppfeat
 from sppfeat.analysis.choices import CLASS_WEIGHTS, ProbeSettings
 from sppfeat.cli import options
 from sppfeat.cli.bars import Bar
-from sppfeat.cli.options import NumberRange, flag, option, path, setting
+from sppfeat.cli.options import NumberRange, count, flag, option, path, setting
 from sppfeat.cli.output import joined_numbers, print_json, print_result, say, table
 from sppfeat.config.wording import counted, escaped, first_few
 
@@ -35,14 +35,13 @@ _SHOWN_SETTINGS = ("folds", "repeats", "seed", "C", "class_weight", "min_per_cla
     "balanced: classes count alike, whatever their size; none: rows do.",
     type=click.Choice(CLASS_WEIGHTS),
 )
-@option(
+@count(
     "--min-per-class",
-    type=click.IntRange(1),
+    "Leave out classes with fewer rows; with boxes, with rows in fewer images. [default: --folds]",
     metavar="N",
-    help="Leave out classes with fewer rows; with boxes, with rows in fewer images. [default: --folds]",
 )
 @flag("--no-ablation", "Do not try levels and layers by themselves.")
-@option("--pairs", type=click.IntRange(0), default=_SHOWN, help="Confused pairs of classes to show.")
+@count("--pairs", "Confused pairs of classes to show.", least=0, default=_SHOWN)
 @options.selection
 @path("--save", "MODEL", "Fit the classifier on all rows and write it to this file, for 'sppfeat predict'.")
 @options.overwrite
@@ -54,29 +53,18 @@ _SHOWN_SETTINGS = ("folds", "repeats", "seed", "C", "class_weight", "min_per_cla
 )
 @options.json
 @options.quiet
-def probe(
-    features: Path,
-    no_ablation: bool,
-    pairs: int,
-    max_memory: float | None,
-    as_json: bool,
-    quiet: bool,
-    **values: Any,
-) -> None:
+def probe(features: Path, pairs: int, as_json: bool, quiet: bool, **values: Any) -> None:
     """Say how well a linear classifier tells the classes of a feature file apart, by cross-validation.
 
     Prints accuracy and mean-class accuracy with their spread over the folds, what each level and each layer
     gives by itself on the same folds, and the pairs of classes that are confused most often. Boxes of one image
     are never on both sides of a split.
     """
+    max_memory = values.pop("max_memory")
+    values["max_nbytes"] = None if max_memory is None else int(min(max_memory, 2.0**30) * 1e9)
+    values["ablation"] = not values.pop("no_ablation")
     with Bar("probing", 1, unit="step", shown=not quiet) as bar:
-        result = sppfeat.probe(
-            features,
-            ablation=not no_ablation,
-            max_nbytes=None if max_memory is None else int(min(max_memory, 2.0**30) * 1e9),
-            on_progress=bar.move_to,
-            **values,
-        )
+        result = sppfeat.probe(features, on_progress=bar.move_to, **values)
     values["min_per_class"] = values["min_per_class"] or values["folds"]
     model = values["save"]
     if as_json:

@@ -9,7 +9,7 @@ import sppfeat
 from sppfeat.analysis.choices import DEFAULT_EMBEDDING, EMBEDDINGS, MOST_EMBEDDED
 from sppfeat.cli import options
 from sppfeat.cli.bars import Bar
-from sppfeat.cli.options import flag, option
+from sppfeat.cli.options import count, flag, option
 from sppfeat.cli.output import human_bytes, say
 
 __all__ = ["report"]
@@ -27,15 +27,14 @@ __all__ = ["report"]
     default=DEFAULT_EMBEDDING,
     help="Of the embedding; as 'sppfeat show embedding' has it.",
 )
-@option(
+@count(
     "--most",
-    type=click.IntRange(1),
+    "Of more rows so many are drawn for the embedding, and as many for the probe.",
     default=MOST_EMBEDDED,
-    help="Of more rows so many are drawn for the embedding, and as many for the probe.",
 )
 @flag("--no-probe", "Train no classifiers.")
 @options.root
-@option("--seed", type=click.IntRange(0, 2**31), default=0, help="Of all that is drawn.")
+@count("--seed", "Of all that is drawn.", least=0, most=2**31, default=0)
 @options.quiet
 def report(file: Path, output: Path, no_probe: bool, quiet: bool, **values: Any) -> None:
     """Write one page about a feature file, for any browser; everything is in it, and it loads nothing.

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import sppfeat
 from sppfeat.analysis.choices import (
     DEFAULT_EMBEDDING,
     EMBEDDINGS,
@@ -17,7 +18,7 @@ from sppfeat.analysis.choices import (
 )
 from sppfeat.cli import options
 from sppfeat.cli.bars import Bar, download_bar
-from sppfeat.cli.options import Parsed, flag, given_options, option, path, together
+from sppfeat.cli.options import Parsed, count, flag, given_options, option, path, together
 from sppfeat.cli.output import print_json, say
 from sppfeat.config.specs import DEFAULT_BOX_SIZE, DEFAULT_LEVELS, DEFAULT_SIZE
 from sppfeat.errors import ConfigError
@@ -39,7 +40,7 @@ def _box(text: str) -> tuple[float, ...]:
 _BOX = Parsed("box", _box, refusal="{!r} is not four numbers such as 10,20,110,220")
 
 _picture_option = options.output("The picture to write: .png, .svg or .pdf.")
-_seed_option = option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Of all that is drawn.")
+_seed_option = count("--seed", "Of all that is drawn.", least=0, most=2**32 - 1, default=0)
 
 _file_and_output = together(options.feature_file(), _picture_option, options.overwrite)
 
@@ -71,7 +72,7 @@ def show() -> None:
     metavar="X0,Y0,X1,Y1",
     help="A box in pixels of the photograph as displayed; repeatable. [default: the whole image]",
 )
-@option("--channel", type=click.IntRange(0), help="Show this channel. [default: all, by their l2 norm]")
+@count("--channel", "Show this channel. [default: all, by their l2 norm]", least=0)
 @path("--from file", "FEATURES", "A feature file: its network and all its settings.")
 @option(
     "--row",
@@ -105,17 +106,15 @@ def image(photo: str | None, as_json: bool, layers: tuple[str, ...], **values: A
     With --from FEATURES everything is as that file was made; with --row N, too, that row of it is drawn. Up to
     6 boxes of layers, and 6 levels.
     """
-    from sppfeat.analysis.show.image_picture import show_image
-
     if values["file"] is None:
         values["layer"] = layers
     else:
-        for flag in given_options(_RECORDED):
-            raise ConfigError(f"{flag} is given, and --from, which has it already: leave one of them out")
+        for name in given_options(_RECORDED):
+            raise ConfigError(f"{name} is given, and --from, which has it already: leave one of them out")
         unused = {*_RECORDED, *(() if given_options(["weights"]) else ("weights",))}
         values = {name: value for name, value in values.items() if name not in unused}
     with download_bar() as on_download:
-        picture = show_image(photo, values.pop("output"), on_download=on_download, **values)
+        picture = sppfeat.show_image(photo, values.pop("output"), on_download=on_download, **values)
     if as_json:
         print_json(picture.found)
     else:
@@ -132,15 +131,10 @@ def image(photo: str | None, as_json: bool, layers: tuple[str, ...], **values: A
     help="The two directions of largest variance; or neighbourhoods, of 50 principal components. umap: pip install "
     "'sppfeat[umap]'.",
 )
-@option(
-    "--most",
-    type=click.IntRange(1),
-    default=MOST_EMBEDDED,
-    help="Of more rows so many are drawn at random; they are in memory, twice.",
+@count(
+    "--most", "Of more rows so many are drawn at random; they are in memory, twice.", default=MOST_EMBEDDED
 )
-@option(
-    "--pictures", type=click.IntRange(0), default=MOST_PICTURED, help="How many rows at most are pictured."
-)
+@count("--pictures", "How many rows at most are pictured.", least=0, default=MOST_PICTURED)
 @options.root
 @_seed_option
 def embedding(file: Path, output: Path, **values: Any) -> None:
@@ -149,9 +143,7 @@ def embedding(file: Path, output: Path, **values: Any) -> None:
     Classes have a colour and a shape; of more than 20 the most frequent ones, and the others are grey. Needs
     scikit-learn, too: pip install 'sppfeat[sklearn]'.
     """
-    from sppfeat.analysis.show.embedding import show_embedding
-
-    _say_picture(show_embedding(file, output, **values))
+    _say_picture(sppfeat.show_embedding(file, output, **values))
 
 
 @show.command(short_help="A contact sheet: rows beside the rows that are nearest to them.")
@@ -160,12 +152,11 @@ def embedding(file: Path, output: Path, **values: Any) -> None:
 @_picture_option
 @options.overwrite
 @options.neighbors(SHEET_NEIGHBORS, most=50)
-@option(
-    "--random",
-    "n_random",
-    type=click.IntRange(1, 100),
+@count(
+    "--random n_random",
+    "Without a QUERY: so many rows, drawn at random.",
+    most=100,
     default=SHEET_QUERIES,
-    help="Without a QUERY: so many rows, drawn at random.",
 )
 @options.metric
 @flag("--one-per-image", "Of each image only its nearest row, and none of the query's own.")
@@ -182,10 +173,8 @@ def neighbours(file: Path, queries: tuple[str, ...], output: Path, quiet: bool, 
     different classes. Neighbours of the query's class have a tick and a solid frame, others a cross and a dashed
     one. Boxes are outlined in what surrounds them.
     """
-    from sppfeat.analysis.show.contact_sheet import show_neighbors
-
     with Bar("searching", 0, unit="row", shown=not quiet) as bar:
-        picture = show_neighbors(file, output, queries, on_progress=bar.move_to, **values)
+        picture = sppfeat.show_neighbors(file, output, queries, on_progress=bar.move_to, **values)
     _say_picture(picture)
 
 
@@ -193,18 +182,14 @@ def neighbours(file: Path, queries: tuple[str, ...], output: Path, quiet: bool, 
 @_file_and_output
 @options.rows
 @options.columns
-@option(
-    "--most", type=click.IntRange(1), default=MOST_NORMS, help="Of more rows so many are drawn at random."
-)
+@count("--most", "Of more rows so many are drawn at random.", default=MOST_NORMS)
 @_seed_option
 def norms(file: Path, output: Path, **values: Any) -> None:
     """Draw histograms of the l2 norms of descriptors, one per layer.
 
     The norms are those of the file, after its --normalize. Rows that are zero throughout a layer are counted.
     """
-    from sppfeat.analysis.show.distributions import show_norms
-
-    _say_picture(show_norms(file, output, **values))
+    _say_picture(sppfeat.show_norms(file, output, **values))
 
 
 @show.command(short_help="Widths by heights of images or boxes, with histograms.")
@@ -220,9 +205,7 @@ def sizes(file: Path, output: Path, **values: Any) -> None:
 
     Images that failed are left out, and counted.
     """
-    from sppfeat.analysis.show.distributions import show_sizes
-
-    _say_picture(show_sizes(file, output, **values))
+    _say_picture(sppfeat.show_sizes(file, output, **values))
 
 
 def _say_picture(picture: "Picture") -> None:

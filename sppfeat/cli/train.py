@@ -126,8 +126,8 @@ def train(quiet: bool, verbose: bool, as_json: bool, **values: Any) -> None:
     Exit codes: 0 done; 1 error; 2 wrong usage; 3 finished, but some images could not be read; 130 interrupted.
     """
     for name, reason in _without_effect(values):
-        for flag in given_options([name]):
-            raise ConfigError(f"{flag} would have no effect: it is for {reason}")
+        for given in given_options([name]):
+            raise ConfigError(f"{given} would have no effect: it is for {reason}")
     from sppfeat.training.run import train as run_training
 
     request = _request(values)

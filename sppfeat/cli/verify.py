@@ -10,7 +10,7 @@ import sppfeat
 from sppfeat.cli import options
 from sppfeat.cli.bars import Bar, download_bar
 from sppfeat.cli.groups import EXIT_ERROR, leave
-from sppfeat.cli.options import option
+from sppfeat.cli.options import count, option
 from sppfeat.cli.output import print_json_or_text
 from sppfeat.config.wording import counted
 
@@ -22,13 +22,7 @@ __all__ = ["verify"]
 
 @click.command(short_help="Check a feature file, and compute rows again.")
 @options.feature_file()
-@option(
-    "--recompute",
-    type=click.IntRange(0),
-    default=0,
-    metavar="K",
-    help="Compute K random rows again and compare.",
-)
+@count("--recompute", "Compute K random rows again and compare.", least=0, default=0, metavar="K")
 @option("--seed", type=int, default=0, help="Of the choice of rows.")
 @options.root
 @options.recorded_weights

@@ -98,9 +98,7 @@ class BoxChoice:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Everything that a user asks of an extraction.
-
-    The options of ``sppfeat extract`` say what the switches do.
+    """Everything that a user asks of an extraction; the options of ``sppfeat extract`` say what the switches do.
 
     Attributes:
         inputs, labels: see :func:`sppfeat.inputs.list_images`.
@@ -185,22 +183,20 @@ class Request:
 _T = TypeVar("_T")
 
 
-def _names(kind: type[Any], *others: str) -> set[str]:
-    return {field.name for field in dataclasses.fields(kind)} - set(others)
+def _defaults(kind: type[Any], *others: str) -> dict[str, Any]:
+    """Defaults of the fields of a settings dataclass, except for some."""
+    return {field.name: field.default for field in dataclasses.fields(kind) if field.name not in others}
 
 
-_BOX_DEFAULTS: dict[str, Any] = {
-    **{field.name: field.default for field in dataclasses.fields(BoxChoice) if field.name != "boxes"},
-    "scales": None,
-}
-_RAY_DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(RayOptions)}
+_BOX_DEFAULTS = {**_defaults(BoxChoice, "boxes"), "scales": None}
+_RAY_DEFAULTS = _defaults(RayOptions)
 
 _OPTIONS = {
-    *_names(Request, "inputs", "output", "input", "descriptor", "run", "shard_bytes", "ray"),
-    *_names(BackboneChoice, "name"),
-    *_names(InputSpec, "min_side"),
-    *_names(DescriptorChoice, "nonfinite"),
-    *_names(RunOptions, "local_rank", "n_local"),
+    *_defaults(Request, "inputs", "output", "input", "descriptor", "run", "shard_bytes", "ray"),
+    *_defaults(BackboneChoice, "name"),
+    *_defaults(InputSpec, "min_side"),
+    *_defaults(DescriptorChoice, "nonfinite"),
+    *_defaults(RunOptions, "local_rank", "n_local"),
     *_BOX_DEFAULTS,
     *_RAY_DEFAULTS,
     *("allow_nonfinite", "engine", "shard_size"),
@@ -256,7 +252,7 @@ def make_request(inputs: StrPath | Sequence[StrPath], output: StrPath, **options
 
 def settings_from(kind: type[_T], options: dict[str, Any], **others: Any) -> _T:
     """Make settings from the options that have the names of fields of a dataclass, and from ``others``."""
-    names = _names(kind) & options.keys() - others.keys()
+    names = _defaults(kind).keys() & options.keys() - others.keys()
     return kind(**{name: options[name] for name in names}, **others)
 
 
