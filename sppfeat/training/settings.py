@@ -78,28 +78,30 @@ def _number(name: str, value: Any, least: float, most: float) -> float:
     return float(value)
 
 
-def _parse_sizes(name: str, sizes: Any) -> tuple[int, ...]:
-    """Parses sizes in pixels from text such as ``"180,224"``, or checks a sequence of integers."""
-    parts = sizes.split(",") if isinstance(sizes, str) else list(sizes)
+def _parse_numbers(
+    name: str, given: Any, least: int, most: int, *, unit: str, allowed: str
+) -> tuple[int, ...]:
+    """Parses numbers from text such as ``"180,224"``, or checks a sequence of integers."""
+    parts = given.split(",") if isinstance(given, str) else list(given)
     try:
-        numbers = tuple(int(part) if isinstance(part, str) else part for part in parts)
+        numbers = [int(part) if isinstance(part, str) else part for part in parts]
     except ValueError as error:
-        raise ConfigError(f"{name} are {sizes!r}; allowed: numbers of pixels such as 180,224") from error
-    checked = tuple(whole_number(name, number, 8, _MAX_SIDE, " pixels") for number in numbers)
+        raise ConfigError(f"{name} are {given!r}; allowed: {allowed}") from error
+    return tuple(whole_number(name, number, least, most, f" {unit}") for number in numbers)
+
+
+def _parse_sizes(name: str, sizes: Any) -> tuple[int, ...]:
+    allowed = "numbers of pixels such as 180,224"
+    checked = _parse_numbers(name, sizes, 8, _MAX_SIDE, unit="pixels", allowed=allowed)
     if not checked or len(set(checked)) != len(checked):
         raise ConfigError(f"{name} are {sizes!r}; allowed: one or more, each once")
     return checked
 
 
 def _parse_hidden(widths: Any) -> tuple[int, ...]:
-    """Parses widths from text such as ``"512,512"`` or ``"none"``, or checks a sequence of integers."""
-    try:
-        numbers = (
-            [] if widths == "none" else map(int, widths.split(",")) if isinstance(widths, str) else widths
-        )
-        return tuple(whole_number("hidden", n, 1, 65_536, " units") for n in numbers)
-    except ValueError as error:
-        raise ConfigError(f"{widths!r}; allowed: none, or numbers of units such as 512,512") from error
+    allowed = "none, or numbers of units such as 512,512"
+    widths = () if widths == "none" else widths
+    return _parse_numbers("hidden", widths, 1, 65_536, unit="units", allowed=allowed)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -183,15 +183,15 @@ class Trainer:
         loaded = load_batches(
             batches, images, plain, resample=self._resample, seed=(0,), n_workers=self._n_workers
         )
-        with device_memory(self.device), self._arithmetic(), self._autocast():
+        with self._computing():
             return evaluate(self.result, self._noted(loaded, should_stop), run=self._run)
 
     def _run(self, learner: Learner, batch: PixelBatch) -> BatchResult:
-        pixels = self._to_device(batch.pixels)
-        teachers = self._teachers
-        answer: BatchResult = learner(
-            pixels, batch.labels.to(self.device) if teachers is None else teachers.targets(pixels)
-        )
+        pixels, teachers = self._to_device(batch.pixels), self._teachers
+        is_half = self._settings.recipe.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=is_half):
+            targets = self._to_device(batch.labels) if teachers is None else teachers.targets(pixels)
+            answer: BatchResult = learner(pixels, targets)
         return answer
 
     def _noted(self, batches: Iterable[PixelBatch], should_stop: Callable[[], bool]) -> Iterator[PixelBatch]:
@@ -204,10 +204,9 @@ class Trainer:
 
     def _step(self, batch: PixelBatch) -> float:
         self._optimizer.zero_grad(set_to_none=True)
-        with device_memory(self.device), self._arithmetic():
+        with self._computing():
             try:
-                with self._autocast():
-                    answer = self._run(self.learner, batch)
+                answer = self._run(self.learner, batch)
             # Batch normalization has nothing to normalize in one cell of one image.
             except ValueError as error:
                 n, _, height, width = batch.pixels.shape
@@ -274,12 +273,10 @@ class Trainer:
     def _to_device(self, pixels: Tensor) -> Tensor:
         return pixels.to(self.device, non_blocking=True)
 
-    def _arithmetic(self) -> contextlib.AbstractContextManager[Any]:
-        return float32_arithmetic(self._settings.recipe.precision)
-
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        is_half = self._settings.recipe.precision == "bf16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=is_half)
+    @contextlib.contextmanager
+    def _computing(self) -> Iterator[None]:
+        with device_memory(self.device), float32_arithmetic(self._settings.recipe.precision):
+            yield
 
 
 def _optimizer(learner: Learner, settings: TrainSettings) -> torch.optim.Optimizer:

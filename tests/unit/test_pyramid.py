@@ -4,7 +4,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.nn import functional as F
 
 from sppfeat.errors import BoxError, ConfigError
 from sppfeat.pyramid import SpatialPyramidPool2d, normalize_descriptors, pool_regions, spatial_pyramid_pool
@@ -68,12 +67,6 @@ def test_bins_cover_the_map_and_nothing_else(cells, n):
     assert last[-1] == cells - 1
     assert all(a <= b for a, b in zip(first, last, strict=True))
     assert all(after <= before + 1 for before, after in zip(last[:-1], first[1:], strict=True))
-
-
-def test_order_is_that_of_adaptive_pooling_level_by_level():
-    feature_map = random_map(1, (2, 4, 9, 13))
-    expected = torch.cat([F.adaptive_max_pool2d(feature_map, n).flatten(1) for n in (2, 1, 3)], 1)
-    assert torch.equal(spatial_pyramid_pool(feature_map, (2, 1, 3)), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

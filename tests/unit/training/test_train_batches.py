@@ -1,20 +1,93 @@
 import os
 import signal
+from collections import Counter
 from multiprocessing import active_children
 
 import numpy as np
 import pytest
 import torch
 from conftest import write_image
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from sppfeat.decoding import DecodeSettings, InlineDecoder
 from sppfeat.decoding.images import decode_image
+from sppfeat.decoding.sizing import network_input_hw
 from sppfeat.errors import DecoderError
+from sppfeat.files.paths import PathTable
+from sppfeat.inputs import Listing
 from sppfeat.training import batches as loading
-from sppfeat.training.batches import epoch_batches, load_batches
-from sppfeat.training.examples import read_examples
+from sppfeat.training.batches import epoch_batches, load_batches, whole_image_batches
+from sppfeat.training.examples import Examples, read_examples
 from sppfeat.training.settings import DataSettings
+
+SIDES = st.lists(st.tuples(st.integers(1, 300), st.integers(1, 300)), min_size=1, max_size=40)
+MAX_PIXELS = 4_000_000
+
+
+def examples_of(image_hw) -> Examples:
+    """Images of these sizes; every fifth one is not among those that are used."""
+    n = len(image_hw)
+    images = np.array([i for i in range(n) if i % 5 != 4], dtype=np.int64)
+    labels = np.full(n, -1)
+    listing = Listing.of_files(b"/top", PathTable(f"{i}.png" for i in range(n)), labels, ())
+    return Examples(listing, np.array(image_hw, dtype=np.int32), images, labels, ())
+
+
+@given(hw=SIDES, batch_size=st.integers(1, 7), round_to=st.sampled_from([1, 16, 32]), epoch=st.integers(0, 3))
+def test_full_views_have_every_image_once_in_batches_of_equal_shapes(hw, batch_size, round_to, epoch):
+    examples, data = examples_of(hw), DataSettings(sizes=(32, 48), views="full", round_to=round_to)
+    settings = {"batch_size": batch_size, "min_side": 8}
+    batches = epoch_batches(examples, data, epoch=epoch, seed=3, **settings)
+    assert sorted(i for batch in batches for i in batch.images) == examples.images.tolist()
+    size = (32, 48)[epoch % 2]
+    for batch in batches:
+        assert 1 <= len(batch.images) <= batch_size
+        shapes = {
+            network_input_hw(hw[i], short_side=size, max_pixels=MAX_PIXELS, min_side=8, round_to=round_to)
+            for i in batch.images
+        }
+        assert shapes == {batch.input_hw}
+    counts = Counter(batch.input_hw for batch in batches)
+    sizes = Counter(batch.input_hw for batch in batches for _ in batch.images)
+    assert counts == {shape: -(-n // batch_size) for shape, n in sizes.items()}
+
+
+@given(hw=SIDES, batch_size=st.integers(1, 50), epoch=st.integers(0, 3))
+def test_crops_come_in_full_batches_of_squares_of_the_size_of_the_epoch(hw, batch_size, epoch):
+    examples, data = examples_of(hw), DataSettings(sizes=(32, 48, 40))
+    settings = {"batch_size": batch_size, "min_side": 8}
+    batches = epoch_batches(examples, data, epoch=epoch, seed=3, **settings)
+    side = (32, 48, 40, 32)[epoch]
+    assert {batch.input_hw for batch in batches} == {(side, side)}
+    assert {len(batch.images) for batch in batches} == {min(batch_size, len(examples))}
+    used = [i for batch in batches for i in batch.images]
+    assert len(set(used)) == len(used) >= len(examples) - batch_size + 1
+    assert set(used) <= set(examples.images.tolist())
+
+
+def test_the_order_is_of_seed_and_epoch():
+    examples = examples_of([(40 + i % 3, 60) for i in range(60)])
+    for views in ("crop", "full"):
+        data = DataSettings(sizes=(32,), views=views)
+
+        def order(*, epoch: int, seed: int, data=data) -> tuple:
+            batches = epoch_batches(examples, data, epoch=epoch, batch_size=8, seed=seed, min_side=8)
+            return tuple(i for batch in batches for i in batch.images)
+
+        assert order(epoch=2, seed=1) == order(epoch=2, seed=1)
+        assert len({order(epoch=e, seed=s) for e in range(3) for s in range(3)}) == 9
+
+
+def test_images_are_validated_on_whole_and_unrounded_unless_they_are_trained_on_rounded():
+    examples = examples_of([(40, 61)] * 3)
+    for views, expected in (("crop", (32, 49)), ("full", (32, 64))):
+        data = DataSettings(views=views)
+        (batch,) = whole_image_batches(examples, data, size=32, batch_size=9, min_side=8)
+        assert batch.input_hw == expected
+        assert batch.images == [0, 1, 2]
+
 
 SIZES = [(40, 60), (60, 40), (48, 48), (1, 90), (90, 1)]
 PLAIN = {"flip": False, "color": 0.0}
@@ -28,12 +101,17 @@ def examples(tmp_path):
     return read_examples([str(tmp_path)], decoder, labels="none")[0]
 
 
-def load(examples, *, seed=(1, 2, 0), n_workers=0, first=0, **data):
+def start(examples, *, seed=(1, 2, 0), n_workers=0, first=0, **data):
     settings = DataSettings(sizes=(32,), **data)
     batches = epoch_batches(examples, settings, epoch=0, batch_size=3, seed=1, min_side=8)
     loaded = load_batches(
         batches, examples, settings, resample="bilinear", seed=seed, n_workers=n_workers, first=first
     )
+    return batches, loaded
+
+
+def load(examples, **how):
+    batches, loaded = start(examples, **how)
     return batches, list(loaded)
 
 
@@ -118,9 +196,7 @@ def test_a_defect_of_the_program_keeps_its_traceback(examples, monkeypatch):
 def test_no_process_is_left_behind(examples):
     load(examples, n_workers=1)
     before = active_children()
-    settings = DataSettings(sizes=(32,))
-    batches = epoch_batches(examples, settings, epoch=0, batch_size=3, seed=1, min_side=8)
-    loaded = load_batches(batches, examples, settings, resample="bilinear", seed=(1,), n_workers=1)
+    loaded = start(examples, n_workers=1)[1]
     next(loaded)
     assert len([process for process in active_children() if process not in before]) == 1
     loaded.close()
