@@ -104,29 +104,35 @@ def test_what_is_no_input(name):
     assert match([name], ["train/1.jpg"]) == [-1]
 
 
-def test_two_leading_slashes_are_one():
-    # Once: posixpath.normpath keeps exactly two leading slashes, so //data/... is not /data/...
-    assert match(["//data/photos/1.jpg"], ["1.jpg"]) == [0]
-
-
-@pytest.mark.parametrize(("name", "path"), [("photo.v2", "photo.v2.jpg"), ("a.b/c.d", "a.b/c.d.png")])
-def test_dots_that_are_no_suffix_of_an_image(name, path):
-    assert match([name], ["photo.jpg", path]) == [1]
-
-
-def test_a_name_without_suffix_is_no_file_whose_suffix_is_none_of_an_image():
-    # Files named one by one are inputs whatever their suffix.
-    # Once: 'photo' is taken for 'photo.v2', and its boxes for those of that image.
-    assert match(["photo"], ["photo.v2", "other.jpg"]) == [-1]
-
-
-def test_a_file_without_suffix_has_its_own_name():
-    assert match(["photo", "photo.v2"], ["photo", "photo.v2", "x/photo.jpg"]) == [0, 1]
-
-
-def test_a_name_goes_as_it_is_written_before_it_is_stripped():
-    # Once: the blank is stripped from the name and kept in the path, so that boxes go to another image.
-    assert match([" a.jpg", "a.jpg"], ["a.jpg", " a.jpg"]) == [1, 0]
+@pytest.mark.parametrize(
+    ("kind", "names", "paths", "wanted"),
+    [
+        # Once: posixpath.normpath keeps exactly two leading slashes, so //data/... is not /data/...
+        ("path", ["//data/photos/1.jpg"], ["1.jpg"], [0]),
+        # Dots that are no suffix of an image.
+        ("path", ["photo.v2", "a.b/c.d"], ["photo.jpg", "photo.v2.jpg", "a.b/c.d.png"], [1, 2]),
+        # Files named one by one are inputs whatever their suffix.
+        # Once: 'photo' is taken for 'photo.v2', and its boxes for those of that image.
+        ("path", ["photo"], ["photo.v2", "other.jpg"], [-1]),
+        ("path", ["photo", "photo.v2"], ["photo", "photo.v2", "x/photo.jpg"], [0, 1]),
+        # Once: the blank is stripped from the name and kept in the path, so that boxes go to another image.
+        ("path", [" a.jpg", "a.jpg"], ["a.jpg", " a.jpg"], [1, 0]),
+        ("path", [], ["1.jpg"], []),
+        ("path", ["1.jpg"], [], [-1]),
+        # Once: only the last part of a text id is compared: b/1 takes the boxes to a/1.jpg, or is unclear.
+        ("id", ["a/1", "b/1"], ["a/1.jpg"], [0, -1]),
+        ("id", ["a/1", "b/1"], ["a/1.jpg", "b/1.jpg"], [0, 1]),
+        # Once: image_id "abc.jpg" of COCO results is none of the inputs, although there is abc.jpg.
+        ("id", ["abc.jpg"], ["abc.jpg", "abd.jpg"], [0]),
+        # The boxes of one image are of the only input; among several, they go by the name of their file.
+        ("single", ["boxes"], ["photo.jpg"], [0]),
+        ("single", ["2"], ["1.jpg", "2.jpg"], [1]),
+        ("single", ["boxes"], ["1.jpg", "2.jpg"], [-1]),
+        ("single", ["1"], [], [-1]),
+    ],
+)
+def test_names_and_what_they_match(kind, names, paths, wanted):
+    assert match(names, paths, kind) == wanted
 
 
 def test_names_that_are_not_utf_8():
@@ -144,9 +150,6 @@ def test_an_unclear_name_is_an_error_that_names_both(paths):
     assert match(["2.jpg", "b/1.jpg"], paths) == [paths.index("2.jpg"), paths.index("b/1.jpg")]
 
 
-# --- numbers, and one image ------------------------------------------------------------------------
-
-
 def test_coco_ids():
     paths = [
         "val/COCO_val2014_000000000042.jpg",
@@ -160,33 +163,6 @@ def test_coco_ids():
     assert match(ids, paths, "id") == [0, 1, 2, 3, 4, -1, -1, -1]
     with pytest.raises(BoxError, match=r"'7'.*could be 'a/007\.jpg' or 'b/7\.jpg'"):
         match(["7"], ["a/007.jpg", "b/7.jpg"], "id")
-
-
-@pytest.mark.parametrize("paths", [["a/1.jpg"], ["a/1.jpg", "b/1.jpg"]])
-def test_an_id_that_is_a_path_counts_with_its_folders(paths):
-    # Once: only the last part of a text id is compared: b/1 takes the boxes to a/1.jpg, or is unclear.
-    wanted = [0, 1] if len(paths) == 2 else [0, -1]
-    assert match(["a/1", "b/1"], paths, "id") == wanted
-
-
-def test_an_id_that_is_a_file_name():
-    # Once: image_id "abc.jpg" of COCO results is none of the inputs, although there is abc.jpg.
-    assert match(["abc.jpg"], ["abc.jpg", "abd.jpg"], "id") == [0]
-
-
-def test_boxes_of_one_image_are_of_the_only_input():
-    assert match(["boxes"], ["photo.jpg"], "single") == [0]
-
-
-def test_boxes_of_one_image_go_by_the_name_of_their_file_among_several_inputs():
-    assert match(["2"], ["1.jpg", "2.jpg"], "single") == [1]
-    assert match(["boxes"], ["1.jpg", "2.jpg"], "single") == [-1]
-
-
-def test_no_names_and_no_inputs():
-    assert match([], ["1.jpg"]) == []
-    assert match(["1.jpg"], []) == [-1]
-    assert match(["1"], [], "single") == [-1]
 
 
 # --- speed ----------------------------------------------------------------------------------------

@@ -102,10 +102,19 @@ def test_outputs_that_are_refused(store, scratch, url, error, said):
     assert left_in(scratch) == []
 
 
-def test_what_may_not_be_written_is_refused_before_anything_is_made(store, scratch):
-    store.server.faults = [Fault(403, "POST /bucket/out/features.h5")]
-    with pytest.raises(SourceError, match=r"cannot write 's3://bucket/out/features.h5': permission denied"):
+@pytest.mark.parametrize(
+    ("fault", "said", "n_asked"),
+    [
+        (Fault(403, "POST /bucket/out/features.h5"), "'s3://bucket/out/features.h5': permission denied", 1),
+        (Fault("drop"), "'s3://bucket", ATTEMPTS),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_anything_is_made(store, scratch, fault, said, n_asked):
+    store.server.faults = [fault]
+    with pytest.raises(SourceError, match=f"cannot write {said}"):
         make(scratch)
+    assert len(store.server.asked) >= n_asked
+    assert left_in(scratch) == []
 
 
 def test_a_dry_run_asks_nobody(store, scratch):
@@ -211,6 +220,8 @@ def test_an_interrupted_run_is_continued(store, scratch):
     with local_output(URL, scratch=scratch) as local:
         local.path.write_bytes(b"half")
     assert store.keys() == {}
+    (record,) = scratch.glob("*.json")  # with nothing secret
+    assert json.loads(record.read_text()) == {"url": URL, "found": None}
     with local_output(URL, scratch=scratch) as local:
         assert local.path.read_bytes() == b"half"
         assert "continues" in local.notes[0]
@@ -312,17 +323,3 @@ def test_one_at_a_time(store, scratch):
         local_output(URL, scratch=scratch),
     ):
         pass
-
-
-def test_nothing_secret_is_kept(store, scratch):
-    with local_output(URL, scratch=scratch) as local:
-        local.path.write_bytes(b"half")
-    (record,) = [path for path in scratch.iterdir() if path.suffix == ".json"]
-    assert json.loads(record.read_text()) == {"url": URL, "found": None}
-
-
-def test_a_store_that_does_not_answer(store, scratch):
-    store.server.faults = [Fault("drop")]
-    with pytest.raises(SourceError, match="cannot write 's3://bucket"):
-        make(scratch)
-    assert len(store.server.asked) >= ATTEMPTS
