@@ -34,7 +34,7 @@ class Chunk(NamedTuple):
 
     Attributes:
         to_do: ``(n,)`` int64, the images to run.
-        resized: ``(m,)`` int64, the images whose size in the output file is unknown or wrong.
+        resized: ``(m,)`` int64, the images whose size in the file is unknown or wrong.
         find_places: finds the places of images of the chunk; valid until the next chunk is requested.
     """
 

@@ -100,11 +100,8 @@ class Describer:
     def describe_images(self, pixels: npt.NDArray[np.uint8]) -> Delivery:
         """Compute the descriptors of whole images; the device may still be computing them when this returns.
 
-        Args:
-            pixels: ``(N, H, W, 3)`` uint8 RGB, upright, at the size of the network input.
-
-        Returns:
-            ``(N, D)`` float32.
+        ``pixels`` are ``(N, H, W, 3)`` uint8 RGB, upright, at the size of the network input; the result is ``(N, D)``
+        float32.
         """
         with self._computing():
             batch = self.make_batch(pixels)
@@ -116,16 +113,10 @@ class Describer:
     def describe_boxes(
         self, pixels: npt.NDArray[np.uint8], boxes: Sequence[ImageBoxes], projector: Projector
     ) -> Iterator[Rows]:
-        """Compute the descriptors of boxes, in one forward pass, or two if mirrored images are needed.
+        """Compute the descriptors of the boxes of each image, in one forward pass, or two for mirrored images.
 
-        Args:
-            pixels: ``(N, H, W, 3)`` uint8 RGB, upright, at the size of the network input.
-            boxes: the boxes of each of the ``N`` images.
-            projector: projects boxes to cells.
-
-        Yields:
-            The rows of all boxes, image by image in order, in pieces of bounded size; the device may still be computing
-            their descriptors.
+        ``pixels`` are as in :meth:`describe_images`. Yields the rows of all boxes, image by image in order, in pieces
+        of bounded size; the device may still be computing their descriptors.
         """
         if not any(len(own.boxes_px) for own in boxes):
             return

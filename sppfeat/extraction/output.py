@@ -26,12 +26,7 @@ _RETRY_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Failure:
-    """An image that failed.
-
-    Attributes:
-        path: its path, relative to the root of the inputs.
-        error: the reason.
-    """
+    """The path of an image that failed, relative to the root of the inputs, and the reason."""
 
     path: str
     error: str
@@ -87,14 +82,7 @@ def _lock(request: Request, path: Path, until: float) -> OutputLock | ShardLock:
 
 
 class Outcome(NamedTuple):
-    """Counts of the images in the files of a run.
-
-    Attributes:
-        files: paths or URLs of the files.
-        images, done, failed, pending: numbers of images in this run's share of the files.
-        failures: path and reason of each failed image.
-        boxes: numbers of boxes by kind, see :func:`sppfeat.store.schema.count_boxes`; None for whole images.
-    """
+    """Counts of the images in the files of a run; :class:`sppfeat.extraction.extract.ExtractResult` has the same."""
 
     files: list[str]
     images: int

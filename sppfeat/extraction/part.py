@@ -65,8 +65,6 @@ class Part:
     Images and rows are numbered as in the file.
 
     Attributes:
-        run: the run.
-        output: the output, locked.
         path: present path of the file; it takes the path of the output once it is complete.
         plan: every image and row of the file.
         images: half-open range of the images that this part is responsible for; other processes fill the others.
@@ -74,8 +72,7 @@ class Part:
         to_do: ``(n,)`` int64, the images to run, including images that cannot be processed.
         unmeasured: ``(k,)`` int64, the images to run whose headers are read later, chunk by chunk.
         resized: ``(m,)`` int64, the images whose size in the plan differs from the file.
-        is_new: True if the file has not been laid out yet.
-        extends: path of an existing file whose rows the new file begins with; None for no such file.
+        extends: path of an existing file whose rows the new file begins with, if any.
         shard: the shard of a whole plan that the file holds; None: the whole plan.
         whole_plan: for a new file with a shard, the plan that the shard was cut from; else None.
         norm_factors: factor of each layer under ``meannorm``, if they are known already.

@@ -140,27 +140,6 @@ class Plan(FileTables):
             boxes=boxes,
         )
 
-    def of_shard(self, first: int, stop: int, *, has_views: bool) -> "Plan":
-        """Return the plan of a file of its own for images ``first`` to ``stop``, where images and rows begin at 0.
-
-        With ``has_views``, boxes are views of each image, and begin at 0, too; those of a box file keep their numbers.
-        """
-        first_row, stop_row = self.row_range(first, stop)
-        boxes = None if self.boxes is None else self.boxes.take(slice(first_row, stop_row))
-        part = dataclasses.replace(
-            self,
-            paths=self.paths.part(first, stop),
-            image_hw=self.image_hw[first:stop],
-            input_hw=self.input_hw[first:stop],
-            rows=self.rows[first:stop] - first_row,
-            labels=self.labels[first:stop],
-            errors={i - first: reason for i, reason in self.errors.items() if first <= i < stop},
-            storage_index=self.storage_index[first:stop],
-            ids=None if self.ids is None else self.ids.part(first, stop),
-            boxes=None if boxes is None else boxes.numbered_from(first_row, has_views=has_views),
-        )
-        return part.copied()
-
 
 def make_plan(
     listing: Listing,
@@ -336,7 +315,25 @@ def shard_record(plan: Plan, choice: ShardChoice, bounds: npt.NDArray[np.int64])
 def cut_shard(
     plan: Plan, choice: ShardChoice, bounds: npt.NDArray[np.int64], *, has_views: bool
 ) -> ShardPlan:
-    """Cut one shard from a plan, given the bounds of all; views, unlike boxes of a file, are renumbered from 0."""
+    """Cut one shard from a plan, given the bounds of all; its images and rows begin at 0.
+
+    With ``has_views``, boxes are views of each image, and begin at 0, too; those of a box file keep their numbers.
+    """
     shard = shard_record(plan, choice, bounds)
-    part = plan.of_shard(shard.first_image, shard.stop_image, has_views=has_views)
-    return ShardPlan(part, shard, plan)
+    images, rows = slice(shard.first_image, shard.stop_image), slice(shard.first_row, shard.stop_row)
+    boxes = plan.boxes
+    if boxes is not None:
+        boxes = boxes.take(rows).numbered_from(rows.start, has_views=has_views)
+    part = dataclasses.replace(
+        plan,
+        paths=plan.paths.part(images.start, images.stop),
+        image_hw=plan.image_hw[images],
+        input_hw=plan.input_hw[images],
+        rows=plan.rows[images] - rows.start,
+        labels=plan.labels[images],
+        errors={i - images.start: why for i, why in plan.errors.items() if images.start <= i < images.stop},
+        storage_index=plan.storage_index[images],
+        ids=None if plan.ids is None else plan.ids.part(images.start, images.stop),
+        boxes=boxes,
+    )
+    return ShardPlan(part.copied(), shard, plan)

@@ -195,9 +195,6 @@ class Job:
         request: the user's request, with the device and the decoding processes of an actor, and the path pattern of the
             part files as its output.
         folder: the folder that the request's relative paths start from.
-        config: the settings that determine a descriptor.
-        listing: all inputs.
-        plan: all images and rows.
         bounds: ``(n + 1,)`` int64; part ``i`` holds images ``bounds[i]`` to ``bounds[i + 1]``.
         norm_factors: factor of each layer under ``meannorm``.
         n_cpus: number of cores per actor.

@@ -60,9 +60,8 @@ class Projector:
         Args:
             boxes_px: ``(K, 4)`` float64, ``xyxy`` edges in pixels of the image as displayed.
             mirrored: ``(K,)`` bool, True if a box is pooled from the maps of the mirrored image.
-            image_hw: height and width of the image as displayed, in pixels.
-            input_hw: height and width of the network input, in pixels.
-            map_hws: height and width of each layer's map, in cells.
+            image_hw, input_hw: size of the image as displayed and of the network input, in pixels.
+            map_hws: size of each layer's map, in cells.
 
         Returns:
             The regions, for a mirrored box in cells of the mirrored image's maps; and the flags of the boxes, with

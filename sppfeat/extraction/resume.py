@@ -60,8 +60,8 @@ class MatchedInputs:
     Attributes:
         root: folder that holds the file's images now.
         listing_index: ``(N,)`` int64, index in the listing of each image of the file; -1 if it is not among the inputs.
-        new: ``(k,)`` int64, listing indices of the inputs that the file does not have.
-        new_paths: paths of the new inputs, relative to ``root``.
+        new, new_paths: listing indices ``(k,)`` int64 of the inputs that the file does not have, and their paths
+            relative to ``root``.
     """
 
     root: bytes

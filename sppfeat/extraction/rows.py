@@ -37,8 +37,6 @@ class RowPlanner:
     """Plans the rows of the boxes of a box file, or of views of each image.
 
     Attributes:
-        input: the network-input settings.
-        projector: projects boxes to cells.
         map_sizes: finds the sizes of the maps, so that boxes on the same cells share a row; None: a row for each box.
         table: the content of the box file; None for views.
         path: path of the box file, for messages.
