@@ -143,18 +143,7 @@ def by_ray(nodes, pictures, output, *, options=None, **changes):
 
 def ray_command(nodes, pictures, output, *arguments):
     """Run ``sppfeat extract`` with one actor; return its exit code and what it said as JSON."""
-    options = (
-        "--engine",
-        "ray",
-        "--ray-address",
-        nodes.address,
-        "--actors",
-        1,
-        "--batch-size",
-        4,
-        "--device",
-        "cpu",
-    )
+    options = f"--engine ray --ray-address {nodes.address} --actors 1 --batch-size 4 --device cpu".split()
     command = ["extract", pictures, "-o", output, *TINY, *options, "--workers", 0, "--json", "-q", *arguments]
     result = CliRunner().invoke(main, list(map(str, command)))
     assert not isinstance(result.exception, Exception), result.stderr
@@ -291,11 +280,7 @@ def test_the_same_command_continues(nodes, pictures, tmp_path, monkeypatch):
     extract([mine], tmp_path / "local.h5", descriptor=descriptor, retry_failed=True)
     code, found = ray_command(nodes, mine, output, *options, "--retry-failed", "--merge", "copy")
     assert code == 3
-    assert (found["result"]["done_now"], found["result"]["failed_now"], found["result"]["failed"]) == (
-        1,
-        2,
-        2,
-    )
+    assert [found["result"][name] for name in ("done_now", "failed_now", "failed")] == [1, 2, 2]
     assert not parts_folder(output).exists()
     assert_equal_to_local(output, tmp_path / "local.h5")
 

@@ -5,8 +5,7 @@ import json
 import h5py
 import pytest
 from click.testing import CliRunner
-from conftest import write_image
-from extraction_runs import assert_same_contents, contents, extract
+from extraction_runs import assert_same_contents, contents, extract, write_eleven_images
 from flaky_server import Fault
 from killing import TINY
 from packages import need_packages
@@ -19,31 +18,21 @@ need_packages("s3fs", "moto")
 
 pytestmark = pytest.mark.slow
 
-N_IMAGES = 12
-OPTIONS = [
-    "--backbone",
-    "squeezenet1_1",
-    "--weights",
-    "none",
-    "--size",
-    "48",
-    "--levels",
-    "1",
-    "--workers",
-    "0",
-    "-q",
-]
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return write_eleven_images(tmp_path_factory.mktemp("images") / "photos")
 
 
 @pytest.fixture
-def folder(tmp_path, store):
-    """Pictures in a folder, and the same in the store."""
-    for i in range(N_IMAGES):
-        write_image(tmp_path / "in" / f"class{i % 2}" / f"{i}.png", 40 + i % 3, 50, seed=i)
-    (tmp_path / "in" / "class1" / "bad.jpg").write_bytes(b"no image")
-    for path in (tmp_path / "in").rglob("*.*"):
-        store.put({f"in/{path.relative_to(tmp_path / 'in')}": path.read_bytes()})
-    return tmp_path / "in"
+def stored(photos, store):
+    """The same pictures in the store."""
+    store.put({f"in/{path.relative_to(photos)}": path.read_bytes() for path in photos.rglob("*.*")})
+    return store
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [*map(str, arguments), *TINY])
 
 
 def same_but_for_the_root(a, b):
@@ -52,8 +41,8 @@ def same_but_for_the_root(a, b):
     assert_same_contents(a, b)
 
 
-def test_the_features_are_those_of_the_folder(folder, tmp_path):
-    extract([folder], tmp_path / "local.h5")
+def test_the_features_are_those_of_the_folder(photos, stored, tmp_path):
+    extract([photos], tmp_path / "local.h5")
     extract(["s3://bucket/in"], tmp_path / "remote.h5")
     same_but_for_the_root(tmp_path / "local.h5", tmp_path / "remote.h5")
     # They are found again where they were.
@@ -62,29 +51,29 @@ def test_the_features_are_those_of_the_folder(folder, tmp_path):
     assert len(json.loads(result.stdout)["recomputed"]["rows"]) == 3
 
 
-def test_an_outage_leaves_images_to_the_same_command(folder, store, tmp_path):
-    arguments = ["extract", "s3://bucket/in", "-o", str(tmp_path / "x.h5"), *OPTIONS]
-    store.server.faults = [Fault("drop", "GET /bucket/in")]
-    result = CliRunner().invoke(main, arguments)
+def test_an_outage_leaves_images_to_the_same_command(photos, stored, tmp_path):
+    arguments = ("extract", "s3://bucket/in", "-o", tmp_path / "x.h5", "-q")
+    stored.server.faults = [Fault("drop", "GET /bucket/in")]
+    result = run(*arguments)
     assert result.exit_code == 1, result.output
-    assert "Error: cannot read 's3://bucket/in/class" in result.output
+    assert "Error: cannot read 's3://bucket/in/c" in result.output
     assert "secret" not in result.output
     if (tmp_path / "x.h5").exists():
         with h5py.File(tmp_path / "x.h5") as file:
             assert (file["images/status"][()] == Status.PENDING).all()
-    store.server.faults = []
-    assert CliRunner().invoke(main, arguments).exit_code == 3
-    extract([folder], tmp_path / "local.h5")
+    stored.server.faults = []
+    assert run(*arguments).exit_code == 3
+    extract([photos], tmp_path / "local.h5")
     with h5py.File(tmp_path / "x.h5") as file, h5py.File(tmp_path / "local.h5") as local:
         assert file["images/status"][()].tolist() == local["images/status"][()].tolist()
 
 
-def test_an_outage_in_the_midst(folder, store, tmp_path, monkeypatch):
+def test_an_outage_in_the_midst(photos, stored, tmp_path, monkeypatch):
     monkeypatch.setattr("sppfeat.extraction.chunks._FIRST_IMAGES", 4)
     monkeypatch.setattr("sppfeat.extraction.chunks._MOST_FETCHED", 4)
     fault = Fault("drop", times=0)
-    store.server.faults = [fault]
-    store.server.on_request = lambda line: "class1/" in line and setattr(fault, "times", float("inf"))
+    stored.server.faults = [fault]
+    stored.server.on_request = lambda line: "c1/" in line and setattr(fault, "times", float("inf"))
     with pytest.raises(SourceError):
         extract(["s3://bucket/in"], tmp_path / "x.h5")
     with h5py.File(tmp_path / "x.h5") as file:
@@ -92,9 +81,9 @@ def test_an_outage_in_the_midst(folder, store, tmp_path, monkeypatch):
     assert status[:4] == [Status.DONE] * 4
     assert status[-1] == Status.PENDING
     assert Status.FAILED not in status
-    store.server.reset()
+    stored.server.reset()
     extract(["s3://bucket/in"], tmp_path / "x.h5")
-    extract([folder], tmp_path / "local.h5")
+    extract([photos], tmp_path / "local.h5")
     same_but_for_the_root(tmp_path / "local.h5", tmp_path / "x.h5")
 
 
@@ -109,23 +98,10 @@ def uploads(store, monkeypatch, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    top = tmp_path_factory.mktemp("images") / "photos"
-    for i in range(N_IMAGES):
-        write_image(top / f"c{i % 2}" / f"{i}.png", 60, 50 + 9 * (i % 4), seed=i)
-    (top / "c1" / "3.png").write_bytes(b"damaged")
-    return top
-
-
-@pytest.fixture(scope="module")
 def whole(photos, tmp_path_factory):
     path = tmp_path_factory.mktemp("whole") / "whole.h5"
     assert run("extract", photos, "-o", path).exit_code == 3
     return contents(path)
-
-
-def run(*arguments):
-    return CliRunner().invoke(main, [*map(str, arguments), *TINY])
 
 
 def assert_is(path, whole, root):
@@ -138,7 +114,7 @@ def test_an_output_is_uploaded_when_it_is_complete(uploads, photos, whole, tmp_p
     output, scratch = "s3://bucket/out/f.h5", tmp_path / "scratch"
     scratch.mkdir()
     command = ("extract", photos, "-o", output, "--scratch", scratch, "--json")
-    for done_now in (N_IMAGES - 1, 0):
+    for done_now in (10, 0):
         result = run(*command)
         assert result.exit_code == 3, result.output
         printed = json.loads(result.stdout)["result"]

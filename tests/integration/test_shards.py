@@ -17,6 +17,7 @@ from extraction_runs import (
     contents,
     extract,
     request,
+    write_eleven_images,
 )
 from killing import TINY
 
@@ -30,15 +31,12 @@ from sppfeat.extraction.output import Failure
 from sppfeat.files.locks import OutputLock, ShardLock
 
 N = 11
+ONE_BY_ONE = RunOptions(workers=0, batch_size=1, device="cpu")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    top = tmp_path_factory.mktemp("images")
-    for i in range(N):
-        write_image(top / f"c{i % 2}" / f"{i}.png", 60, 50 + 9 * (i % 4), seed=i)
-    (top / "c1" / "3.png").write_bytes(b"damaged")
-    return top
+    return write_eleven_images(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +48,13 @@ def whole(folder, tmp_path_factory):
 
 def run(*arguments, env=None):
     return CliRunner().invoke(main, [*map(str, arguments), *TINY], env=env)
+
+
+def write_boxes(folder, images, *, outside=None) -> BoxChoice:
+    """A box file with a box for each image, of which one may lie outside its image."""
+    lines = [f"{i}.png,500,500,600,600" if i == outside else f"{i}.png,0,0,{20 + i},30" for i in images]
+    (folder / "b.csv").write_text("\n".join(["path,x0,y0,x1,y1", *lines]) + "\n")
+    return BoxChoice(boxes=str(folder / "b.csv"))
 
 
 def assert_is_part(path, whole, first, stop):
@@ -106,10 +111,8 @@ def test_shards_that_share_an_output_fill_it_together(folder, whole, tmp_path, h
 @pytest.mark.slow
 def test_shared_shards_are_the_same_ranges_for_whoever_comes_when(folder, tmp_path):
     """What is learnt of images meanwhile moves no border: each image is one process's, and none is nobody's."""
-    lines = [f"{i}.png,0,0,{20 + i},30" for i in range(N)]
-    lines[5] = "5.png,500,500,600,600"  # outside its image
-    (tmp_path / "b.csv").write_text("\n".join(["path,x0,y0,x1,y1", *lines]) + "\n")
-    changes = {"boxes": BoxChoice(boxes=str(tmp_path / "b.csv")), "shared": True, "headers": "window"}
+    boxes = write_boxes(tmp_path, range(N), outside=5)
+    changes = {"boxes": boxes, "shared": True, "headers": "window"}
     ranges = []
     for i in (1, 2, 3):
         extraction, _ = extract([folder], tmp_path / "f.h5", shard=ShardChoice(i, 3), **changes)
@@ -176,7 +179,7 @@ def test_locks_of_shards_keep_away_who_would_write_the_same(tmp_path):
 
 def test_a_shard_is_continued_by_the_same_shard_only(folder, tmp_path):
     output = tmp_path / "f.h5"
-    one = {"shard": ShardChoice(1, 2), "run": RunOptions(workers=0, batch_size=1, device="cpu")}
+    one = {"shard": ShardChoice(1, 2), "run": ONE_BY_ONE}
     extraction, _ = extract([folder], output, stop_after=1, **one)
     assert extraction.outcome().pending
     for shard, asked in ((ShardChoice(2, 2), "shard 2/2"), (ShardChoice(1, 3), "shard 1/3"), (None, "all")):
@@ -193,7 +196,7 @@ def test_a_shard_is_continued_by_the_same_shard_only(folder, tmp_path):
 def test_images_that_vanish_or_appear_are_said_of_a_shard(tmp_path):
     for i in range(8):
         write_image(tmp_path / "in" / f"{i}.png", 50, 50, seed=i)
-    one = {"shard": ShardChoice(1, 2), "run": RunOptions(workers=0, batch_size=1, device="cpu")}
+    one = {"shard": ShardChoice(1, 2), "run": ONE_BY_ONE}
     extract([tmp_path / "in"], tmp_path / "f.h5", stop_after=1, **one)
     (tmp_path / "in" / "3.png").unlink()
     write_image(tmp_path / "in" / "8.png", 50, 50, seed=8)
@@ -207,7 +210,7 @@ def test_images_that_vanish_or_appear_are_said_of_a_shard(tmp_path):
 
 
 def test_an_overwritten_shard_is_replaced_once_the_new_one_is_complete(folder, tmp_path):
-    one = {"shard": ShardChoice(2, 2), "run": RunOptions(workers=0, batch_size=1, device="cpu")}
+    one = {"shard": ShardChoice(2, 2), "run": ONE_BY_ONE}
     extract([folder], tmp_path / "f.h5", **one)
     before = contents(tmp_path / "f.h5")
     extract([folder], tmp_path / "f.h5", overwrite=True, stop_after=1, **one)
@@ -232,7 +235,7 @@ def test_names_that_are_too_long_are_refused(folder, tmp_path):
 def test_an_overwriting_shard_of_other_inputs_is_begun_anew(tmp_path, headers):
     for i in range(8):
         write_image(tmp_path / "in" / f"{i}.png", 50, 50, seed=i)
-    one = {"shard": ShardChoice(1, 2), "run": RunOptions(workers=0, batch_size=1, device="cpu")}
+    one = {"shard": ShardChoice(1, 2), "run": ONE_BY_ONE}
     one |= {"headers": headers}
     extract([tmp_path / "in"], tmp_path / "f.h5", **one)
     extract([tmp_path / "in"], tmp_path / "f.h5", overwrite=True, stop_after=1, **one)
@@ -260,9 +263,7 @@ def test_an_overwriting_shard_of_other_inputs_is_begun_anew(tmp_path, headers):
 @pytest.mark.slow
 def test_boxes_of_shards(folder, tmp_path):
     """Boxes of a box file keep their numbers; windows are numbered as rows are."""
-    lines = [f"{i}.png,0,0,{20 + i},30" for i in (5, 0, 7, 0, 2)]
-    (tmp_path / "b.csv").write_text("\n".join(["path,x0,y0,x1,y1", *lines]) + "\n")
-    of_file, of_views = BoxChoice(boxes=str(tmp_path / "b.csv")), BoxChoice(boxes="grid:1x2")
+    of_file, of_views = write_boxes(tmp_path, (5, 0, 7, 0, 2)), BoxChoice(boxes="grid:1x2")
     for name, boxes in (("file", of_file), ("views", of_views)):
         extract([folder], tmp_path / f"{name}.h5", boxes=boxes)
         every = contents(tmp_path / f"{name}.h5")
@@ -280,9 +281,7 @@ def test_boxes_of_shards(folder, tmp_path):
 
 
 def test_shards_of_boxes_whose_images_were_not_measured_are_as_large(folder, tmp_path):
-    lines = [f"{i}.png,0,0,{20 + i},30" for i in range(N)]
-    (tmp_path / "b.csv").write_text("\n".join(["path,x0,y0,x1,y1", *lines]) + "\n")
-    boxes = BoxChoice(boxes=str(tmp_path / "b.csv"))
+    boxes = write_boxes(tmp_path, range(N))
     extract([folder], tmp_path / "f.h5", boxes=boxes, shard=ShardChoice(1, 2), headers="window")
     with sppfeat.open(tmp_path / "f.h5") as file:
         assert file.shard.stop_image in (N // 2, N // 2 + 1)
@@ -316,7 +315,7 @@ def in_parts(folder, tmp_path, *, rows=4, **changes):
 
 @pytest.mark.slow
 def test_shards_of_a_size_are_made_one_after_the_other_and_continued(folder, whole, tmp_path):
-    one = {"run": RunOptions(workers=0, batch_size=1, device="cpu")}
+    one = {"run": ONE_BY_ONE}
     with in_parts(folder, tmp_path, **one) as parts:
         assert parts.summary().shard == "all of 3, one after the other"
         seen = []

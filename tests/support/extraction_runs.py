@@ -6,6 +6,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import torch
+from conftest import write_image
 from PIL import Image
 from stopping import stop_at
 from torch.nn import functional as F
@@ -36,6 +37,14 @@ def request(inputs, output, **changes) -> Request:
 def extract(inputs, output, *, stop_after: int | None = None, **changes):
     with open_part(request(inputs, output, **changes)) as extraction:
         return extraction, extraction.fill(should_stop=stop_at(stop_after))
+
+
+def write_eleven_images(folder: Path) -> Path:
+    """Write pictures of four widths in two class folders; one of them is damaged."""
+    for i in range(11):
+        write_image(folder / f"c{i % 2}" / f"{i}.png", 60, 50 + 9 * (i % 4), seed=i)
+    (folder / "c1" / "3.png").write_bytes(b"damaged")
+    return folder
 
 
 @contextlib.contextmanager
