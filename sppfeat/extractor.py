@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from sppfeat.boxes.coordinates import clip_boxes
+from sppfeat.boxes.table import clip_boxes
 from sppfeat.config.distribution import RunOptions
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.regions import RegionSpec, RowFlag

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from sppfeat.analysis.choices import DEFAULT_METRIC, DEFAULT_NEIGHBORS
 from sppfeat.analysis.neighbors import Neighbors, nearest_rows
-from sppfeat.boxes.coordinates import clip_boxes
+from sppfeat.boxes.table import clip_boxes
 from sppfeat.config.distribution import RunOptions
 from sppfeat.config.regions import RowFlag
 from sppfeat.config.values import StrPath

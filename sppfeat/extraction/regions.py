@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sppfeat.boxes.coordinates import clip_boxes
+from sppfeat.boxes.table import clip_boxes
 from sppfeat.config.regions import RegionSpec, RowFlag
 from sppfeat.geometry import FeatureGeometry, choose_scale, project_boxes, scale_boxes, sub_cell_boxes
 from sppfeat.networks.backbones import Backbone

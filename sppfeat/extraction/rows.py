@@ -9,8 +9,7 @@ from itertools import chain
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.boxes.coordinates import boxes_to_px, clip_boxes
-from sppfeat.boxes.table import BoxTable
+from sppfeat.boxes.table import BoxTable, boxes_to_px, clip_boxes
 from sppfeat.boxes.views import VIEW_SIDE, Views, grid_views, multiview_views
 from sppfeat.config.regions import GridSpec
 from sppfeat.config.specs import InputSpec

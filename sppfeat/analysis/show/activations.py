@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sppfeat.boxes.coordinates import clip_boxes
+from sppfeat.boxes.table import clip_boxes
 from sppfeat.config.regions import RowFlag
 from sppfeat.config.values import StrPath
 from sppfeat.config.wording import escaped

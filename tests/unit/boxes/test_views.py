@@ -9,7 +9,7 @@ from box_rows import views_of
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sppfeat.boxes.coordinates import clip_boxes
+from sppfeat.boxes.table import clip_boxes
 from sppfeat.boxes.views import grid_views
 from sppfeat.config.regions import GridSpec, parse_grid
 from sppfeat.errors import ConfigError

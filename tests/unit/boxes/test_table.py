@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sppfeat.boxes.coordinates import boxes_to_px, clip_boxes
+from sppfeat.boxes.table import boxes_to_px, clip_boxes
 from sppfeat.config.regions import BOX_ORIGINS, BoxConvention, RowFlag
 from sppfeat.config.values import CHOICES
 from sppfeat.errors import ConfigError
