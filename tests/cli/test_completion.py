@@ -46,19 +46,15 @@ def test_all_networks_and_no_others_are_completed():
     assert [item.value for item in complete_backbones(None, None, "")] == model_names()
 
 
-def run_shell(*command):
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    if shutil.which(command[0]) is None or shutil.which("sppfeat", path=path) is None:
-        pytest.skip(f"{command[0]} or the sppfeat command is not there")
-    environment = {**os.environ, "PATH": path, "TERM": "dumb"}
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
-    assert result.returncode == 0, result.stderr
-    return result.stdout.split()
-
-
 def test_bash():
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    if shutil.which("bash") is None or shutil.which("sppfeat", path=path) is None:
+        pytest.skip("bash or the sppfeat command is not there")
     script = (
         'eval "$(_SPPFEAT_COMPLETE=bash_source sppfeat)"; COMP_WORDS=(sppfeat extract --po); COMP_CWORD=2; '
         '_sppfeat_completion sppfeat; printf "%s\n" "${COMPREPLY[@]}"'
     )
-    assert run_shell("bash", "-c", script) == ["--pool"]
+    environment = {**os.environ, "PATH": path, "TERM": "dumb"}
+    command = ["bash", "-c", script]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert (result.returncode, result.stdout.split()) == (0, ["--pool"]), result.stderr

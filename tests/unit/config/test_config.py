@@ -191,40 +191,29 @@ def test_a_recorded_configuration_that_is_damaged_is_refused(broken, named):
         (RunOptions, "batch_size", 0, "1 or more, or auto"),
         (RunOptions, "workers", -1, "0 or more, or auto"),
         (RunOptions, "workers", Decimal(1), "0 or more, or auto"),
+        (BackboneSpec, "name", None, "a text"),
+        (BackboneSpec, "weights_sha256", 0, "a text"),
+        (BackboneSpec, "layers", (), "each once"),
+        (BackboneSpec, "layers", ("layer4", "layer4"), "each once"),
+        (BackboneSpec, "layers", "layer4", "each once"),
+        (BackboneSpec, "layers", (4,), "each once"),
+        (BackboneSpec, "mean", (0.5, 0.5), "three numbers"),
+        (BackboneSpec, "mean", (0.5, 0.5, float("nan")), "three numbers"),
+        (BackboneSpec, "std", [0.5, 0.5, 0.0], "above 0"),
+        (BackboneSpec, "std", (0.5, 0.5, float("inf")), "three numbers"),
+        (BackboneSpec, "interpolation", "cubic", "bicubic"),
+        (BackboneSpec, "seed", 1.5, "to 18446744073709551615"),
+        (BackboneSpec, "seed", 2**64, "to 18446744073709551615"),
     ],
 )
 def test_an_invalid_value_is_named_with_what_is_allowed(kind, field, value, allowed):
+    others = BACKBONE if kind is BackboneSpec else {}
     with pytest.raises(ConfigError) as raised:
-        kind(**{field: value})
+        kind(**{**others, field: value})
     message = str(raised.value)
     assert repr(value) in message
     assert allowed in message
-    assert field.replace("_", "-") in message
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "said"),
-    [
-        ("name", None, "None"),
-        ("weights_sha256", 0, "0"),
-        ("layers", (), "each once"),
-        ("layers", ("layer4", "layer4"), "layer4"),
-        ("layers", "layer4", "layer4"),
-        ("layers", (4,), "4"),
-        ("mean", (0.5, 0.5), "three numbers"),
-        ("mean", (0.5, 0.5, float("nan")), "nan"),
-        ("std", (0.5, 0.5, 0.0), "above 0"),
-        ("std", (0.5, 0.5, float("inf")), "inf"),
-        ("interpolation", "cubic", "bicubic"),
-        ("seed", 1.5, "1.5"),
-        ("seed", 2**64, str(2**64)),
-    ],
-)
-def test_an_invalid_backbone_is_refused(field, value, said):
-    with pytest.raises(ConfigError) as raised:
-        BackboneSpec(**{**BACKBONE, field: value})
-    assert said in str(raised.value)
-    assert field in str(raised.value)
+    assert field in message.replace("-", "_")
 
 
 def test_the_filters_are_those_that_resizing_knows():
