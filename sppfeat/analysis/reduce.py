@@ -247,10 +247,8 @@ def fit_reduction(
         mean, components, scale = fitted.mean_, fitted.components_, np.ones(spec.components)
         if spec.whiten:
             scale = _whitening(np.sqrt(np.maximum(fitted.explained_variance_.astype(np.float64), 0)))
-        share = np.nan_to_num(
-            np.sum(fitted.explained_variance_ratio_), posinf=0
-        )  # NaN if the rows do not vary
-        share = float(np.clip(share, 0, 1))
+        share = fitted.explained_variance_ratio_.sum()  # NaN or infinite if the rows do not vary
+        share = float(np.clip(np.nan_to_num(share, posinf=0), 0, 1))
     record = FitRecord(
         spec=spec,
         source_columns=file.columns,

@@ -17,16 +17,7 @@ from sppfeat.store.descriptor_columns import select_columns
 from sppfeat.store.reader import Selection
 from sppfeat.store.schema import ColumnBlock, Status
 
-__all__ = [
-    "Ablated",
-    "ClassRecall",
-    "ConfusedPair",
-    "ProbeResult",
-    "Score",
-    "cross_validate",
-    "list_parts",
-    "make_folds",
-]
+__all__ = ["Ablated", "ClassRecall", "ConfusedPair", "ProbeResult", "Score", "cross_validate", "make_folds"]
 
 _Index = npt.NDArray[np.int64]
 
@@ -137,7 +128,7 @@ def cross_validate(
     labeled = labeled_rows(selection, min_per_class=settings.least_per_class)
     metrics = import_extra("sklearn.metrics", extra="sklearn", purpose="cross-validation")
     folds = make_folds(labeled, n_folds=settings.folds, repeats=settings.repeats, seed=settings.seed)
-    parts = list_parts(selection.columns.blocks)[: None if settings.ablation else 1]
+    parts = _list_parts(selection.columns.blocks)[: None if settings.ablation else 1]
     true = [labeled.y[test] for _, test in folds]
     of_all, by_all, method, scores = np.concatenate(true), np.array([]), "", list[Ablated]()
     for kind, layers, levels in parts:
@@ -222,14 +213,14 @@ def make_folds(labeled: LabeledRows, *, n_folds: int, repeats: int, seed: int) -
     return folds
 
 
-def list_parts(blocks: Sequence[ColumnBlock]) -> list[tuple[str, tuple[str, ...], tuple[int, ...]]]:
+def _list_parts(blocks: Sequence[ColumnBlock]) -> list[tuple[str, tuple[str, ...], tuple[int, ...]]]:
     """Kind, layers and levels of each part: all columns, each level, the levels up to each, and each layer.
 
     A part equal to an earlier one is not listed again.
 
     Example:
         >>> from sppfeat.store.schema import column_blocks
-        >>> [(kind, levels) for kind, _, levels in list_parts(column_blocks(["relu"], [8], [4, 2, 1]))]
+        >>> [(kind, levels) for kind, _, levels in _list_parts(column_blocks(["relu"], [8], [4, 2, 1]))]
         [('all', (4, 2, 1)), ('level', (1,)), ('level', (2,)), ('level', (4,)), ('levels up to', (1, 2))]
     """
     layers = tuple(dict.fromkeys(block.layer for block in blocks))

@@ -55,9 +55,7 @@ class Probed:
     result: ProbeResult
     n_drawn: int  # number of rows drawn for the probe
     n_rows: int  # number of rows that they were drawn from
-    n_classes: (
-        int  # number of classes that they were drawn from; if there are very many, only some were drawn
-    )
+    n_classes: int  # number of classes among these; if there are very many, only some were drawn
     folds: int
 
 
@@ -71,9 +69,7 @@ class ReportFacts:
     n_described: int  # number of rows with a descriptor
     n_selected: int  # number of those that the report covers
     n_columns: int  # number of values of a descriptor that the report covers
-    classes: list[
-        tuple[str, int]
-    ]  # with their numbers of rows, most frequent first; "" is for rows without a class
+    classes: list[tuple[str, int]]  # and numbers of rows, most frequent first; "" is for rows without a class
     config: ExtractConfig
     reduction: str  # description of the reduction of the descriptors; empty without one
     provenance: list[tuple[str, str]]  # names and values of facts about the file's origin

@@ -120,8 +120,8 @@ def test_the_facts_are_those_of_the_file(made):
     assert "24 images, and what it found in each is one row of 15 numbers" in page.text
     share = facts.sheet.n_same / facts.sheet.n_judged
     assert f"nearest rows {100 * share:.1f} % of {facts.sheet.n_judged} shown" in page.text
-    for word in ("The network is untrained", "broken at 7", "23 rows", "Of 24 images, 1 failed"):
-        assert word in page.text
+    for said in ("The network is untrained", "broken at 7", "23 rows", "Of 24 images, 1 failed"):
+        assert said in page.text
 
 
 def test_nothing_of_a_file_becomes_markup(made):
@@ -144,9 +144,8 @@ def test_the_page_loads_nothing(made):
             value = attributes.get(name) or "#"
             own = re.fullmatch(r"--share: [\d.]+%", value) if name == "style" else None
             assert own or value.startswith(("#", "data:image/")), (name, value[:80])
-    assert not {"link", "script", "iframe", "object", "embed", "base", "form"} & {
-        tag for tag, _ in page.elements
-    }
+    forbidden = {"link", "script", "iframe", "object", "embed", "base", "form"}
+    assert not forbidden & {tag for tag, _ in page.elements}
     style = re.search(r"<style>(.*?)</style>", text, re.DOTALL)[1]
     assert "url(" not in style
     assert "@import" not in style
@@ -163,9 +162,7 @@ def test_the_page_can_be_read_without_seeing_it(made):
     assert headings[0] == 1
     assert all(b <= a + 1 for a, b in itertools.pairwise(headings))
     assert all(image["alt"] for image in page.of("img"))
-    assert any(
-        image["alt"].startswith("Neighbour 1: ") and ".png" in image["alt"] for image in page.of("img")
-    )
+    assert any(re.match(r"Neighbour 1: .*\.png", image["alt"]) for image in page.of("img"))
     assert all(header.get("scope") in ("col", "row") for header in page.of("th"))
 
 
@@ -233,22 +230,19 @@ def test_wrong_outputs_are_refused(path, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n", [0, 5])
-def test_a_file_without_descriptors_has_a_page(tmp_path, n):
+@pytest.mark.parametrize(("n", "said"), [(0, "The file has no rows."), (5, "5 of 5 images are pending")])
+def test_a_file_without_descriptors_has_a_page(tmp_path, n, said):
     facts, page, _ = page_of(new_file(tmp_path / "f.h5", n))
     assert facts.embedding is None
     assert "There are no descriptors." in page.text
-    assert ("The file has no rows." if n == 0 else "5 of 5 images are pending") in page.text
+    assert said in page.text
 
 
 @pytest.mark.slow
 def test_without_images_and_labels_there_is_still_a_page(tmp_path):
-    path = pictured_file(tmp_path, 7, images=False, labels=False)
-    _, page, _ = page_of(path)
-    assert "No labels are known" in page.text
-    assert "cannot be read now; the first of them: no such file" in page.text
-    assert "no picture" in page.text
-    assert "has no labels" in page.text
+    _, page, _ = page_of(pictured_file(tmp_path, 7, images=False, labels=False))
+    for said in ("No labels are known", "has no labels", "no picture", "the first of them: no such file"):
+        assert said in page.text
 
 
 @pytest.mark.slow
@@ -265,10 +259,13 @@ def test_a_part_of_a_file_is_said_to_be_one(path, tmp_path):
     assert nbytes == (tmp_path / "o.html").stat().st_size
     assert (steps[0], steps[-1]) == ((0, 6, "norms"), (6, 6, ""))
     text = Page((tmp_path / "o.html").read_text("utf-8")).text
-    assert "There is no probe. It was not asked for." in text
-    assert "Only 15 of 23 rows were chosen" in text
-    assert "Only 3 of the 15 values" in text
-    assert "15 rows of 3 values" in text
+    for said in (
+        "There is no probe. It was not asked for.",
+        "Only 15 of 23 rows were chosen",
+        "Only 3 of the 15 values",
+        "15 rows of 3 values",
+    ):
+        assert said in text
 
 
 def provenance_of(path):
@@ -293,14 +290,12 @@ def test_it_is_said_which_part_of_a_run_a_file_is_and_which_files_it_is_merged_o
 def test_a_reduced_file_says_how_it_was_made_before_and_then(path, tmp_path):
     reduced = tmp_path / "r.h5"
     reduce(path, reduced, components=2, whiten=True)
-    with FeatureFile(reduced) as file:
-        facts = gather_facts(file.select(), most_probed=0)
-    text = Page(render_page(facts)).text
-    assert "in each bin of the grids 1 x 1, 2 x 2: 15 values." in text  # not the two that are left
-    assert "Descriptors are reduced: pca, 15 -> 2 values, whitened; " in text
+    facts, page, _ = page_of(reduced, most_probed=0)
+    assert "in each bin of the grids 1 x 1, 2 x 2: 15 values." in page.text  # not the two that are left
+    assert "Descriptors are reduced: pca, 15 -> 2 values, whitened; " in page.text
     with FeatureFile(path) as file:
         assert dict(facts.provenance)["fitted on the file with fingerprint"] == file.attribute("fingerprint")
-    assert "The 2 components of the reduction." in text
+    assert "The 2 components of the reduction." in page.text
 
 
 def test_failures_are_grouped_by_reason(tmp_path):
@@ -309,15 +304,14 @@ def test_failures_are_grouped_by_reason(tmp_path):
         for i in range(7):
             writer.mark_failed(i, f"cut at byte {100 + i}" if i % 3 else "empty file")
     with FeatureFile(path) as file:
-        groups = group_failures(file)
+        assert [(group.reason, group.count, group.paths) for group in group_failures(file)] == [
+            ("cut at byte 101", 4, ("1.jpg", "2.jpg", "4.jpg", "5.jpg")),
+            ("empty file", 3, ("0.jpg", "3.jpg", "6.jpg")),
+        ]
     with FeatureFile(write_whole(tmp_path / "ids.h5", whole_images())) as file:
         image = next(iter(file.errors))
         name = f"{file.path_of(image)} (id {os.fsdecode(file.image_id_table[image])})"
         assert group_failures(file)[0].paths[:1] == (name,)
-    assert [(g.reason, g.count, g.paths) for g in groups] == [
-        ("cut at byte 101", 4, ("1.jpg", "2.jpg", "4.jpg", "5.jpg")),
-        ("empty file", 3, ("0.jpg", "3.jpg", "6.jpg")),
-    ]
 
 
 @pytest.mark.slow
@@ -336,9 +330,8 @@ def test_ten_thousand_images_fit_in_five_megabytes(tmp_path):
         ]
     facts, page, text = page_of(path, most=500, most_probed=0)
     assert len(text.encode()) < 5_000_000
-    assert "500 of 5,000 rows, drawn at random" in page.text
-    assert "more classes with" in page.text
-    assert "more reasons" in page.text
+    for said in ("500 of 5,000 rows, drawn at random", "more classes with", "more reasons"):
+        assert said in page.text
     assert len(facts.thumbnails) <= 30 + 8 * 9
 
 
