@@ -22,8 +22,7 @@ from sppfeat.config.specs import ReductionSpec
 from sppfeat.config.values import CHOICES, StrPath, check_choice
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError, StoreError
-from sppfeat.files.locks import OutputLock
-from sppfeat.files.outputs import check_new_file, check_output, layout_of
+from sppfeat.files.outputs import OutputLock, check_new_file, check_output, layout_of
 from sppfeat.store.comparability import extraction_differences
 from sppfeat.store.descriptor_columns import select_columns, take_rescaled
 from sppfeat.store.layout import create_reduced_file

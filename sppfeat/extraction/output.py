@@ -12,8 +12,14 @@ import numpy as np
 
 from sppfeat.config.request import Request
 from sppfeat.errors import ConfigError, StoreError
-from sppfeat.files.locks import OutputLock, ShardLock, is_being_written
-from sppfeat.files.outputs import check_output, refuse_input, remove_leftovers
+from sppfeat.files.outputs import (
+    OutputLock,
+    ShardLock,
+    check_output,
+    is_being_written,
+    refuse_input,
+    remove_leftovers,
+)
 from sppfeat.files.remote import url_of
 from sppfeat.files.remote.output import LocalOutput, local_output
 from sppfeat.store.reader import FeatureFile

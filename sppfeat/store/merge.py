@@ -21,8 +21,7 @@ from sppfeat.config.machine import row_ranges
 from sppfeat.config.values import StrPath
 from sppfeat.config.wording import counted, first_few
 from sppfeat.errors import ConfigError, StoreError
-from sppfeat.files.locks import OutputLock, is_being_written
-from sppfeat.files.outputs import check_new_file
+from sppfeat.files.outputs import OutputLock, check_new_file, is_being_written
 from sppfeat.files.places import FileVersion
 from sppfeat.files.remote import url_of
 from sppfeat.files.remote.output import local_output

@@ -14,8 +14,7 @@ import torchvision
 
 from sppfeat._version import __version__
 from sppfeat.errors import StoreError, WeightsError
-from sppfeat.files.locks import OutputLock
-from sppfeat.files.outputs import replace_file
+from sppfeat.files.outputs import OutputLock, replace_file
 from sppfeat.files.tables import join_fields
 from sppfeat.networks.backbones import Backbone
 from sppfeat.networks.weights import read_tensors

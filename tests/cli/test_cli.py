@@ -181,7 +181,7 @@ def test_extract_works_as_a_process_and_python_m(folder, tmp_path):
 
 
 def test_a_second_writer_is_refused(folder, tmp_path):
-    from sppfeat.files.locks import OutputLock
+    from sppfeat.files.outputs import OutputLock
 
     with OutputLock(tmp_path / "f.h5"):
         result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY)

@@ -39,7 +39,7 @@ from sppfeat.extraction.extract import open_parts
 from sppfeat.extraction.ray_actors import Actors, Job, PartActor, choose_actors
 from sppfeat.extraction.ray_parts import parts_folder
 from sppfeat.extraction.run import open_run
-from sppfeat.files.locks import OutputLock
+from sppfeat.files.outputs import OutputLock
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import Status
 

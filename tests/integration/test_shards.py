@@ -28,7 +28,7 @@ from sppfeat.config.request import BoxChoice, DescriptorChoice
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.extraction.extract import open_parts
 from sppfeat.extraction.output import Failure
-from sppfeat.files.locks import OutputLock, ShardLock
+from sppfeat.files.outputs import OutputLock, ShardLock
 
 N = 11
 ONE_BY_ONE = RunOptions(workers=0, batch_size=1, device="cpu")

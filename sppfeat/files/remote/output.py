@@ -10,8 +10,8 @@ from pathlib import Path
 
 from sppfeat.config.values import StrPath
 from sppfeat.errors import ConfigError, SourceError, StoreError
-from sppfeat.files.locks import OutputLock
 from sppfeat.files.outputs import (
+    OutputLock,
     layout_of,
     put_in_place,
     remove_leftovers,

@@ -35,7 +35,7 @@ from sppfeat.analysis.reduce import reduce
 from sppfeat.cli import main
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.extraction.plan import ShardChoice
-from sppfeat.files.locks import OutputLock
+from sppfeat.files.outputs import OutputLock
 from sppfeat.store.layout import create_file
 from sppfeat.store.merge import merge_shards
 from sppfeat.store.reader import FeatureFile

@@ -25,8 +25,7 @@ from places import REPOSITORY, SUPPORT
 
 import sppfeat
 from sppfeat.errors import StoreError
-from sppfeat.files.locks import OutputLock
-from sppfeat.files.outputs import check_output
+from sppfeat.files.outputs import OutputLock, check_output
 from sppfeat.files.paths import PathTable
 from sppfeat.store.layout import Provenance, create_file
 from sppfeat.store.reader import FeatureFile
