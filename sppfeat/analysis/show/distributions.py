@@ -19,6 +19,7 @@ from sppfeat.analysis.show.figure import (
     write_picture,
 )
 from sppfeat.analysis.wording import nonfinite_text, rounded, sample_text
+from sppfeat.boxes.coordinates import clip_boxes
 from sppfeat.config.values import StrPath, check_choice
 from sppfeat.config.wording import counted, one_line
 from sppfeat.errors import ConfigError
@@ -131,8 +132,7 @@ def measure_norms(selection: Selection, *, most: int = MOST_NORMS, seed: int = 0
         for i, columns in enumerate(ranges.values()):
             values[part, i] = np.linalg.norm(block[:, columns], axis=1)
     finite = np.isfinite(values).all(axis=1)
-    kept = values[finite]
-    file = selection.file
+    kept, file = values[finite], selection.file
     return Norms(
         layers=tuple(ranges),
         values=kept,
@@ -170,11 +170,8 @@ def norms_text(norms: Norms, layer: int) -> str:
     text = f"{one_line(norms.layers[layer], longest=60)}: {rows}"
     if len(values):
         low, median, high = np.quantile(values, (0, 0.5, 1)).tolist()
-        text += (
-            f", all {rounded(median)}"
-            if high - low <= _NARROW * high
-            else f", {rounded(low)} to {rounded(high)}, median {rounded(median)}"
-        )
+        spread = f"{rounded(low)} to {rounded(high)}, median"
+        text += f", {'all' if high - low <= _NARROW * high else spread} {rounded(median)}"
     if norms.n_zero[layer]:
         text += "; " + counted(norms.n_zero[layer], "is", "are", thousands=",") + " zero"
     return text + nonfinite_text(norms.n_nonfinite)
@@ -231,12 +228,10 @@ def measure_sizes(file: FeatureTable, *, of: str = "images") -> Sizes:
     if not file.has_boxes:
         raise ConfigError(f"sizes are of boxes, but the rows of {str(file.path)!r} are whole images")
     rows = file.rows_with_descriptor()
-    hw = file.image_hw[file.image_index[rows]].astype(np.float64)
-    x0, y0, x1, y1 = file.boxes[rows].T
-    widths = np.clip(x1, 0, hw[:, 1]) - np.clip(x0, 0, hw[:, 1])
-    heights = np.clip(y1, 0, hw[:, 0]) - np.clip(y0, 0, hw[:, 0])
-    known = (widths > 0) & (heights > 0)
-    return Sizes(of, widths[known], heights[known], file.n_rows - int(known.sum()))
+    clipped, _ = clip_boxes(file.boxes[rows], file.image_hw[file.image_index[rows]])
+    sides = clipped[:, 2:] - clipped[:, :2]
+    widths, heights = sides[(sides > 0).all(axis=1)].T
+    return Sizes(of, widths, heights, file.n_rows - len(widths))
 
 
 def sizes_text(sizes: Sizes) -> str:
@@ -246,9 +241,8 @@ def sizes_text(sizes: Sizes) -> str:
     if n:
         same = len(np.unique(np.stack([sizes.widths, sizes.heights]), axis=1).T)
         median = f"{np.median(sizes.widths):.0f} x {np.median(sizes.heights):.0f}"
-        text += (
-            f": {counted(same, 'size', 'different sizes', thousands=',')}, median {median} (width x height)"
-        )
+        different = counted(same, "size", "different sizes", thousands=",")
+        text += f": {different}, median {median} (width x height)"
     if sizes.n_left_out:
         why = "failed or of unknown size" if sizes.of == "images" else "without descriptor"
         text += f"; {sizes.n_left_out:,} {why} not counted"

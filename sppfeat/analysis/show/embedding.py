@@ -5,7 +5,6 @@ import itertools
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -102,9 +101,11 @@ def show_embedding(
         pictured = choose_pictured(embedding, most=pictures, seed=seed)
         found = find_row_pictures(features, list(pictured), root=root)
         thumbnails = read_thumbnails(found, exif=features.config.input.exif)
-    draw = partial(draw_embedding, embedding, pictured, thumbnails, title=caption(embedding))
-    write_picture(draw, path, overwrite=overwrite)
-    return Picture(path, (caption(embedding),), embedding, unread_note(thumbnails))
+    text = caption(embedding)
+    write_picture(
+        lambda: draw_embedding(embedding, pictured, thumbnails, title=text), path, overwrite=overwrite
+    )
+    return Picture(path, (text,), embedding, unread_note(thumbnails))
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from functools import partial
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -147,9 +145,10 @@ def show_image(
     )
     if config.input.flip:
         note += "; descriptors are the mean with the mirror image's"
-    layers = list(chain.from_iterable(pooled))
-    draw = partial(draw_image, layers, title=title, note=note, channel=channel)
-    page = write_picture(draw, path, overwrite=overwrite)
+    layers = [layer for of_box in pooled for layer in of_box]
+    page = write_picture(
+        lambda: draw_image(layers, title=title, note=note, channel=channel), path, overwrite=overwrite
+    )
     numbers: dict[str, Any] = {"output": str(path), "image": found, "image_hw": image_hw, "channel": channel}
     numbers["boxes"] = [pooled_numbers(of_box, channel) for of_box in pooled]
     return Picture(path, (f"{page[0]} x {page[1]} pixels (width x height)",), numbers)
