@@ -19,7 +19,7 @@ from sppfeat.analysis.show.figure import (
     write_picture,
 )
 from sppfeat.analysis.wording import nonfinite_text, rounded, sample_text
-from sppfeat.boxes.coordinates import clip_boxes
+from sppfeat.boxes.table import clip_boxes
 from sppfeat.config.values import StrPath, check_choice
 from sppfeat.config.wording import counted, one_line
 from sppfeat.errors import ConfigError
