@@ -40,7 +40,7 @@ from sppfeat.extraction.run import load_chosen_backbone
 from sppfeat.files.downloads import OnDownload
 from sppfeat.networks.backbones import Backbone
 from sppfeat.pyramid import spatial_pyramid_pool
-from sppfeat.store.layout import Provenance, create_file
+from sppfeat.store.layout import create_file
 from sppfeat.store.writer import FeatureWriter
 
 __all__ = [
@@ -84,7 +84,7 @@ class Stages:
             )
         )
         self.describer = run.make_describer(None)
-        create_file(output, self._plan, self._config, run.columns, provenance=Provenance())
+        create_file(output, self._plan, self._config, run.columns)
 
     def run(self) -> dict[str, float]:
         """Runs all stages on all batches once, and returns the seconds of each stage by name."""

@@ -24,7 +24,7 @@ from sppfeat.extraction.report import PlanSummary, summarize_plan
 from sppfeat.extraction.resume import copy_rows
 from sppfeat.extraction.run import Run
 from sppfeat.files.outputs import put_in_place
-from sppfeat.store.layout import Provenance, create_file
+from sppfeat.store.layout import create_file
 from sppfeat.store.schema import Status, scale_sides, whole_image_boxes
 from sppfeat.store.writer import FeatureWriter
 
@@ -134,10 +134,16 @@ class Part:
         if self.norm_factors is None:
             self.norm_factors = self.run.estimate_norm_factors(self.whole_plan or self.plan)
         if self.is_new:
-            provenance = Provenance(
-                self.run.backbone.weights_path, self.run.request.boxes_path, self.norm_factors, self.shard
+            create_file(
+                self.path,
+                self.plan,
+                self.run.config,
+                self.run.columns,
+                weights_path=self.run.backbone.weights_path,
+                boxes_path=self.run.request.boxes_path,
+                norm_factors=self.norm_factors,
+                shard=self.shard,
             )
-            create_file(self.path, self.plan, self.run.config, self.run.columns, provenance=provenance)
         if self.output.lock is not None:
             self.output.lock.announce_layout()
         if self.extends is not None:

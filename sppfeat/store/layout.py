@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import h5py
 import numpy as np
@@ -43,7 +43,6 @@ __all__ = [
     "FILE_DTYPES",
     "Entries",
     "FileLayout",
-    "Provenance",
     "create_file",
     "create_layout",
     "create_reduced_file",
@@ -69,39 +68,15 @@ _COPIED = (
 Entries = tuple[str, Any, Any]
 
 
-class Provenance(NamedTuple):
-    """Facts about an extraction that a file records beside the settings.
-
-    Attributes:
-        weights_path: path of the weights file; empty if the weights are named or random.
-        boxes_path: path of the box file; empty without one.
-        norm_factors: factor of each layer under ``meannorm``; None without it.
-        shard: the shard of the plan that the file holds; None for the whole plan.
-    """
-
-    weights_path: str = ""
-    boxes_path: str = ""
-    norm_factors: tuple[float, ...] | None = None
-    shard: Shard | None = None
-
-
 @dataclass(frozen=True, kw_only=True)
 class FileLayout:
-    """The structure of a new feature file.
+    """The structure of a new feature file."""
 
-    Attributes:
-        columns: rows of the schema: the datasets besides ``/features``.
-        sizes: length of each dimension that the schema names by a letter.
-        dtype: type of the descriptors, ``float32`` or ``float16``.
-        attributes: text attributes besides those of every file.
-        sources: files that hold the descriptors, if ``/features`` is to be virtual; else empty.
-    """
-
-    columns: Mapping[str, tuple[tuple[str | int, ...], str]]
-    sizes: Mapping[str, int]
-    dtype: str
-    attributes: Mapping[str, str | bytes]
-    sources: Sequence[SourceFile] = ()
+    columns: Mapping[str, tuple[tuple[str | int, ...], str]]  # of the schema: the datasets besides /features
+    sizes: Mapping[str, int]  # length of each dimension that the schema names by a letter
+    dtype: str  # of the descriptors, float32 or float16
+    attributes: Mapping[str, str | bytes]  # besides those of every file
+    sources: Sequence[SourceFile] = ()  # files that hold the descriptors, if /features is to be virtual
 
     @classmethod
     def like(cls, file: StoredFile, **added: bool) -> "FileLayout":
@@ -133,7 +108,10 @@ def create_file(
     config: ExtractConfig,
     blocks: Sequence[ColumnBlock],
     *,
-    provenance: Provenance | None = None,
+    weights_path: str = "",
+    boxes_path: str = "",
+    norm_factors: tuple[float, ...] | None = None,
+    shard: Shard | None = None,
 ) -> None:
     """Lay out the file of an extraction; it takes its name only when the layout is complete.
 
@@ -142,7 +120,10 @@ def create_file(
         tables: every image and row.
         config: the settings, recorded with their fingerprint.
         blocks: the blocks of columns of a descriptor.
-        provenance: further facts to record.
+        weights_path: path of the weights file; empty if the weights are named or random.
+        boxes_path: path of the box file; empty without one.
+        norm_factors: factor of each layer under ``meannorm``; None without it.
+        shard: the shard of the plan that the file holds; None for the whole plan.
 
     Raises:
         StoreError: the disk has no space, or the folder is missing or not writable.
@@ -155,7 +136,15 @@ def create_file(
         "K": len(tables.classes),
         "B": len(blocks),
     }
+    attributes: dict[str, str | bytes] = {
+        "config": config.to_json(),
+        "fingerprint": config.fingerprint,
+        "weights_sha256": config.backbone.weights_sha256,
+        "weights_path": os.fsencode(weights_path),
+        "input_root": tables.root,
+    }
     if boxes is not None:
+        attributes["boxes_path"] = os.fsencode(boxes_path)
         said = boxes.annotations
         sizes |= {
             "L": len(config.backbone.layers),
@@ -163,11 +152,15 @@ def create_file(
             "Q": len(said.classes),
             "E": len(said.extra),
         }
+    if norm_factors is not None:
+        attributes["norm_factors"] = json.dumps(norm_factors)
+    if shard is not None:
+        attributes["shard"] = shard.to_json()
     layout = FileLayout(
         columns=columns_of(ids=tables.ids is not None, boxes=boxes is not None),
         sizes=sizes,
         dtype=config.descriptor.dtype,
-        attributes=_attributes(tables, config, provenance or Provenance()),
+        attributes=attributes,
     )
     with create_layout(path, layout, _entries(tables, config, blocks)):
         pass  # nothing to add: the writer fills the file under its final name
@@ -179,19 +172,8 @@ def create_reduced_file(
 ) -> Iterator[FeatureWriter]:
     """Create a file with the images and rows of another one, its reduction, and room for the reduced descriptors.
 
-    The file takes its name when the context ends without an error.
-
-    Args:
-        path: the output; an existing file is replaced.
-        source: an open file without pending images.
-        reduction: the projection, which the new file records.
-        dtype: type of the reduced descriptors, ``float32`` or ``float16``.
-
-    Yields:
-        A writer for the reduced descriptors; the caller must write every row.
-
-    Raises:
-        StoreError: the disk has no space, or the folder is missing or not writable.
+    The source has no pending images. The caller must write every row; the file takes its name when the context ends
+    without an error. An existing file is replaced. Raises as :func:`create_file`.
     """
     layout = FileLayout.like(source, reduction=True)
     layout = dataclasses.replace(
@@ -213,8 +195,7 @@ def create_reduced_file(
 def create_layout(path: Path, layout: FileLayout, entries: Iterable[Entries]) -> Iterator[Path]:
     """Create a file as :func:`create_file` does, with ``entries`` filled in and everything else reading as zeros.
 
-    Yields:
-        The temporary path. Code that writes to the file must sync it.
+    Yields its temporary path; code that writes to the file must sync it.
     """
     real = Path(os.path.realpath(path))
     with contextlib.ExitStack() as stack:
@@ -248,23 +229,6 @@ def _block_entries(blocks: Sequence[ColumnBlock]) -> Iterator[Entries]:
     for name in ColumnBlock._fields:
         values = [getattr(block, name) for block in blocks]
         yield f"columns/{name}", ..., values
-
-
-def _attributes(tables: FileTables, config: ExtractConfig, provenance: Provenance) -> dict[str, str | bytes]:
-    attributes: dict[str, str | bytes] = {
-        "config": config.to_json(),
-        "fingerprint": config.fingerprint,
-        "weights_sha256": config.backbone.weights_sha256,
-        "weights_path": os.fsencode(provenance.weights_path),
-        "input_root": tables.root,
-    }
-    if tables.boxes is not None:
-        attributes["boxes_path"] = os.fsencode(provenance.boxes_path)
-    if provenance.norm_factors is not None:
-        attributes["norm_factors"] = json.dumps(provenance.norm_factors)
-    if provenance.shard is not None:
-        attributes["shard"] = provenance.shard.to_json()
-    return attributes
 
 
 def _entries(tables: FileTables, config: ExtractConfig, blocks: Sequence[ColumnBlock]) -> Iterator[Entries]:

@@ -18,7 +18,7 @@ from sppfeat.extraction.plan import Plan, ShardChoice, cut_shard, make_plan
 from sppfeat.extraction.rows import rows_of_table, rows_of_views
 from sppfeat.files.paths import PathTable
 from sppfeat.inputs import Listing
-from sppfeat.store.layout import Provenance, create_file
+from sppfeat.store.layout import create_file
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import RowRegions
 from sppfeat.store.writer import FeatureWriter
@@ -177,7 +177,8 @@ def _write(
     """Lay a file out and fill it, as a run would have done."""
     if root is not None:
         part = dataclasses.replace(part, root=root)
-    create_file(path, part, work.config, BLOCKS, provenance=Provenance("w.pth", "b.csv", factors, shard))
+    facts = {"weights_path": "w.pth", "boxes_path": "b.csv", "norm_factors": factors, "shard": shard}
+    create_file(path, part, work.config, BLOCKS, **facts)
     own = slice(first_row, first_row + part.n_rows)
     descriptors, regions = work.descriptors[own], work.regions[own]
     with contextlib.closing(FeatureWriter(path)) as writer:

@@ -13,7 +13,7 @@ from sppfeat.extraction.plan import make_plan
 from sppfeat.extraction.run import adopt_mean_norm
 from sppfeat.files.paths import PathTable
 from sppfeat.inputs import Listing
-from sppfeat.store.layout import Provenance, create_file
+from sppfeat.store.layout import create_file
 
 
 def whole_images(n, hw=(40, 60)):
@@ -31,9 +31,7 @@ def scaled_config(normalize="meannorm:20", levels=(1, 2), input_spec=None, dtype
 @pytest.fixture
 def scaled_file(tmp_path):
     path = tmp_path / "train.h5"
-    create_file(
-        path, whole_images(2), scaled_config(), BLOCKS, provenance=Provenance(norm_factors=(2.0, 0.125))
-    )
+    create_file(path, whole_images(2), scaled_config(), BLOCKS, norm_factors=(2.0, 0.125))
     return path
 
 

@@ -135,11 +135,11 @@ def test_rows_of_a_merged_file_are_taken_over_by_a_longer_one(pristine, tmp_path
     from feature_files import BLOCKS
     from sharded_files import assert_same_bytes
 
-    from sppfeat.store.layout import Provenance, create_file
+    from sppfeat.store.layout import create_file
     from sppfeat.store.writer import FeatureWriter
 
     work = whole_images(N)
-    create_file(tmp_path / "new.h5", work.plan, work.config, BLOCKS, provenance=Provenance("w.pth", "b.csv"))
+    create_file(tmp_path / "new.h5", work.plan, work.config, BLOCKS, weights_path="w.pth", boxes_path="b.csv")
     with contextlib.closing(FeatureWriter(tmp_path / "new.h5")) as writer:
         copy_rows(pristine / "merged.h5", writer)
     assert_same_bytes(tmp_path / "new.h5", pristine / "whole.h5")

@@ -27,7 +27,7 @@ import sppfeat
 from sppfeat.errors import StoreError
 from sppfeat.files.outputs import OutputLock, check_output
 from sppfeat.files.paths import PathTable
-from sppfeat.store.layout import Provenance, create_file
+from sppfeat.store.layout import create_file
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import (
     COLUMNS,
@@ -71,9 +71,7 @@ def run(code, *arguments, **options):
 def test_the_file_is_what_the_schema_says(tmp_path, dtype, stored):
     sizes = [[4, 6], [0, 0], [70_000, 1]]
     plan = plan_of(["a/1.jpg", "a/2.jpg", "b/3.jpg"], sizes=sizes, labels=[0, 0, 1], classes=[b"a", b"b"])
-    create_file(
-        tmp_path / "f.h5", plan, config(dtype), BLOCKS, provenance=Provenance(weights_path="/w\udcff.pth")
-    )
+    create_file(tmp_path / "f.h5", plan, config(dtype), BLOCKS, weights_path="/w\udcff.pth")
     with h5py.File(tmp_path / "f.h5", "r") as opened:
         names = []
         opened.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
