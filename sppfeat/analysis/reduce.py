@@ -24,7 +24,7 @@ from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.files.outputs import OutputLock, check_new_file, check_output, layout_of
 from sppfeat.store.comparability import extraction_differences
-from sppfeat.store.descriptor_columns import select_columns, take_rescaled
+from sppfeat.store.descriptor_columns import select_columns
 from sppfeat.store.layout import create_reduced_file
 from sppfeat.store.reader import FeatureFile, Selection
 from sppfeat.store.reduction import FitRecord, Reduction
@@ -304,7 +304,7 @@ def _rows_of(chosen: Selection, positions: npt.NDArray[np.int64]) -> npt.NDArray
     taken = np.empty((len(positions), chosen.dimension), dtype=np.float32)
     whole = dataclasses.replace(chosen, columns=select_columns(chosen.file.columns))
     for part, rows in whole.blocks(positions):
-        taken[part] = take_rescaled(rows, chosen.columns, normalize)
+        taken[part] = chosen.columns.take(rows, normalize)
         bad = np.flatnonzero(~(np.abs(taken[part]) <= _LARGEST).all(axis=1))
         if len(bad):
             raise ConfigError(

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from sppfeat.errors import ConfigError
 from sppfeat.store.schema import ColumnBlock
 
-__all__ = ["BlockPart", "ColumnSelection", "needs_rescaling", "rescale", "select_columns", "take_rescaled"]
+__all__ = ["BlockPart", "ColumnSelection", "select_columns"]
 
 
 class BlockPart(NamedTuple):
@@ -30,17 +30,11 @@ class BlockPart(NamedTuple):
 
 @dataclass(frozen=True)
 class ColumnSelection:
-    """Some columns of a descriptor, in the file's order.
-
-    Attributes:
-        parts: the selected part of each block.
-        dimension: length of the whole descriptor.
-        incomplete: layers that lack some of their columns; only these need rescaling.
-    """
+    """Some columns of a descriptor, in the file's order."""
 
     parts: tuple[BlockPart, ...]
-    dimension: int
-    incomplete: frozenset[str]
+    dimension: int  # of the whole descriptor
+    incomplete: frozenset[str]  # layers that lack some of their columns; only these need rescaling
 
     @cached_property
     def width(self) -> int:
@@ -100,9 +94,31 @@ class ColumnSelection:
             for channel, place in itertools.product(range(block.channels), places):
                 yield f"{block.layer}:{n}:{channel}{place}"
 
-    def take(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return these columns of whole descriptors ``(n, D)`` as ``(n, width)``: a view if contiguous, else a copy."""
-        return rows[:, self.numbers if self.one_range is None else self.one_range]
+    def take(self, rows: npt.NDArray[np.floating[Any]], normalize: str) -> npt.NDArray[np.floating[Any]]:
+        """Return these columns of whole descriptors ``(n, D)``, rescaled; a view if contiguous, or a copy."""
+        return self.rescale(rows[:, self.numbers if self.one_range is None else self.one_range], normalize)
+
+    def needs_rescaling(self, normalize: str) -> bool:
+        """Return True if a layer lacks columns and its normalization depends on them; ``meannorm`` does not."""
+        return bool(self.incomplete) and normalize in ("l2", "power")
+
+    def rescale(self, rows: npt.NDArray[np.floating[Any]], normalize: str) -> npt.NDArray[np.floating[Any]]:
+        """Rescale the remaining columns ``(n, width)`` of each incomplete layer to l2 norm 1; zeros stay zeros.
+
+        Only the normalizations ``l2`` and ``power`` call for it. Returns float32 then, else ``rows`` itself.
+        """
+        if not self.needs_rescaling(normalize):
+            return rows
+        scaled = rows.astype(np.float32)
+        for layer, own in self.layer_ranges().items():
+            if layer in self.incomplete:
+                part = scaled[:, own]
+                # Divide by the largest magnitude first, so that squares neither underflow nor overflow.
+                peak = np.abs(part).max(axis=1, keepdims=True)
+                part /= np.where((peak > 0) & np.isfinite(peak), peak, 1)
+                norm = np.linalg.norm(part, axis=1, keepdims=True)
+                part /= np.where(norm > 0, norm, 1)
+        return scaled
 
 
 def select_columns(
@@ -150,39 +166,6 @@ def select_columns(
         if block.layer in wanted_layers and (block not in taken or taken[block].bins is not None)
     }
     return ColumnSelection(parts, blocks[-1].stop, frozenset(incomplete))
-
-
-def needs_rescaling(columns: ColumnSelection, normalize: str) -> bool:
-    """Return True if a layer lacks columns and its normalization depends on them; ``meannorm`` does not."""
-    return bool(columns.incomplete) and normalize in ("l2", "power")
-
-
-def take_rescaled(
-    rows: npt.NDArray[np.floating[Any]], columns: ColumnSelection, normalize: str
-) -> npt.NDArray[np.floating[Any]]:
-    """Select columns of whole descriptors ``(n, D)`` and :func:`rescale` them: ``(n, d)``."""
-    return rescale(columns.take(rows), columns, normalize)
-
-
-def rescale(
-    block: npt.NDArray[np.floating[Any]], columns: ColumnSelection, normalize: str
-) -> npt.NDArray[np.floating[Any]]:
-    """Rescale the remaining columns ``(n, d)`` of each incomplete layer to l2 norm 1; zeros stay zeros.
-
-    Only the normalizations ``l2`` and ``power`` call for it. Returns float32 then, else ``block`` itself.
-    """
-    if not needs_rescaling(columns, normalize):
-        return block
-    scaled = block.astype(np.float32)
-    for layer, own in columns.layer_ranges().items():
-        if layer in columns.incomplete:
-            part = scaled[:, own]
-            # Divide by the largest magnitude first, so that squares neither underflow nor overflow.
-            peak = np.abs(part).max(axis=1, keepdims=True)
-            part /= np.where((peak > 0) & np.isfinite(peak), peak, 1)
-            norm = np.linalg.norm(part, axis=1, keepdims=True)
-            part /= np.where(norm > 0, norm, 1)
-    return scaled
 
 
 def _wanted(what: str, wanted: Iterable[Any] | None, there: Sequence[Any]) -> list[Any]:

@@ -13,7 +13,7 @@ from sppfeat.config.machine import check_copy, row_ranges
 from sppfeat.config.values import StrPath
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError
-from sppfeat.store.descriptor_columns import ColumnSelection, needs_rescaling, rescale, select_columns
+from sppfeat.store.descriptor_columns import ColumnSelection, select_columns
 from sppfeat.store.feature_table import FeatureTable
 from sppfeat.store.row_table import to_pandas
 from sppfeat.store.rows import Labels, LabelSource, RowsLike, read_labels, select_rows
@@ -136,7 +136,7 @@ class Selection:
         """
         rows = self.rows[positions]
         features, columns, normalize = self.file.features, self.columns.one_range, self._normalize
-        is_whole = columns is not None and not needs_rescaling(self.columns, normalize)
+        is_whole = columns is not None and not self.columns.needs_rescaling(normalize)
         if is_whole and len(rows) and (np.diff(rows) == 1).all():
             return np.asanyarray(features[rows[0] : rows[-1] + 1, columns])
         check_copy(self.file.path, (len(rows), self.dimension), self.file.dtype.itemsize)
@@ -146,8 +146,10 @@ class Selection:
         row_nbytes = self.columns.dimension * self.file.dtype.itemsize
         for part in row_ranges(len(rows), row_nbytes=row_nbytes, nbytes=_COPIED_NBYTES):
             # Contiguous columns are read from disk alone.
-            block = features[rows[part], columns] if columns else self.columns.take(features[rows[part]])
-            taken[part] = rescale(block, self.columns, normalize)
+            if columns is not None:
+                taken[part] = self.columns.rescale(features[rows[part], columns], normalize)
+            else:
+                taken[part] = self.columns.take(features[rows[part]], normalize)
             if part.stop < len(rows):  # more than fits at once
                 self.file.drop_pages()
         return taken
@@ -181,7 +183,7 @@ class Selection:
         dtype = self.file.dtype
         with np.errstate(over="ignore"):  # float16 overflows to infinity, as when a file is written
             whole = descriptors.astype(dtype, copy=False)
-            return rescale(self.columns.take(whole), self.columns, self._normalize).astype(dtype, copy=False)
+            return self.columns.take(whole, self._normalize).astype(dtype, copy=False)
 
     @property
     def _normalize(self) -> str:

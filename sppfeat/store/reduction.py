@@ -17,7 +17,7 @@ import numpy.typing as npt
 from sppfeat.config.machine import row_ranges
 from sppfeat.config.specs import ReductionSpec
 from sppfeat.errors import ConfigError, SppfeatError
-from sppfeat.store.descriptor_columns import ColumnSelection, select_columns, take_rescaled
+from sppfeat.store.descriptor_columns import ColumnSelection, select_columns
 from sppfeat.store.schema import ColumnBlock, check_dimension
 
 __all__ = ["FitRecord", "Reduction"]
@@ -160,7 +160,7 @@ class Reduction:
         Relative to the reduced norm, rounding errors look larger: subtracting the mean and whitening amplify them.
         """
         selection, normalize = self.record.selection, self.record.source_normalize
-        norms = np.linalg.norm(take_rescaled(descriptors, selection, normalize).astype(np.float64), axis=1)
+        norms = np.linalg.norm(selection.take(descriptors, normalize).astype(np.float64), axis=1)
         scaled = self.components.astype(np.float64) * self.scale[:, None]
         moved = norms * math.sqrt(max(0.0, float(np.linalg.eigvalsh(scaled @ scaled.T)[-1])))
         if self.spec.normalize != "l2":
@@ -169,6 +169,6 @@ class Reduction:
         return np.asarray(moved / np.where(raw > 0, raw, 1))
 
     def _components_of(self, descriptors: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
-        selected = take_rescaled(descriptors, self.record.selection, self.record.source_normalize)
+        selected = self.record.selection.take(descriptors, self.record.source_normalize)
         centered = np.subtract(selected, self.mean, dtype=np.float32)
         return np.asarray((centered @ self.components.T) * self.scale, dtype=np.float32)
