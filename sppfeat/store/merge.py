@@ -179,12 +179,11 @@ def _merge(
 
 def _root_notes(parts: Sequence[_ShardFile]) -> list[str]:
     roots = list(dict.fromkeys(part.root for part in parts))
-    if len(roots) == 1:
-        return []
-    return [
+    note = (
         f"the shards have their images in {len(roots)} folders: {first_few(map(repr, roots), 3)}; {roots[0]!r}, of "
         f"{str(parts[0].path)!r}, is recorded"
-    ]
+    )
+    return [note] if len(roots) > 1 else []
 
 
 def _layout(first: FeatureFile, parts: Sequence[_ShardFile], sources: Sequence[SourceFile]) -> FileLayout:
@@ -267,7 +266,7 @@ def _read_shard_files(paths: Sequence[StrPath], on_progress: Callable[[int], Non
         for path in paths:
             with FeatureFile(path) as file:
                 found.append(_read_shard(file))
-                _check_same_extraction(first, file)
+                _check_same_extraction((first, found[0].shard), (file, found[-1].shard))
             on_progress(len(found))
     found.sort(key=lambda part: (part.shard.first_image, part.shard.stop_image))
     _check_tiling(found)
@@ -319,16 +318,24 @@ def _read_shard(file: FeatureFile) -> _ShardFile:
     )
 
 
-def _check_same_extraction(first: FeatureFile, other: FeatureFile) -> None:
+def _check_same_extraction(*shards: tuple[FeatureFile, Shard]) -> None:
     """Refuse two files that differ in settings or inputs; everything else follows from these."""
+    (first, first_shard), (other, other_shard) = shards
     names = repr(str(first.path)), repr(str(other.path))
     factors = first.norm_factors or (), other.norm_factors or ()
-    plans = {file.shard.plan for file in (first, other) if file.shard is not None}
-    hint = "; the inputs were not the same when they were cut: --overwrite makes one anew" * (len(plans) > 1)
+    facts = [
+        {
+            "images of all shards": shard.n_images,
+            "rows of all shards": shard.n_rows,
+            "plan (inputs and labels)": shard.plan[:12],
+            "names for images (images/id)": file.has("images/id"),
+        }
+        for file, shard in shards
+    ]
     differences = config_differences(first.config.to_dict(), other.config.to_dict(), names=names) or [
-        f"{what}: {names[0]} has {ours}, {names[1]} {theirs}"
-        for (what, ours), (_, theirs) in zip(_shared_facts(first), _shared_facts(other), strict=True)
-        if ours != theirs
+        f"{what}: {names[0]} has {value}, {names[1]} {facts[1][what]}"
+        for what, value in facts[0].items()
+        if value != facts[1][what]
     ]
     if not differences and (
         len(factors[0]) != len(factors[1]) or not np.allclose(*factors, rtol=_SAME_FACTOR, atol=0)
@@ -341,21 +348,10 @@ def _check_same_extraction(first: FeatureFile, other: FeatureFile) -> None:
             f"factors of the mean norm: {names[0]} has {said[0]}, {names[1]} {said[1]}; 'sppfeat extract "
             "--normalize-from' gives all shards those of one"
         ]
+    if differences and first_shard.plan != other_shard.plan:
+        differences[-1] += "; the inputs were not the same when they were cut: --overwrite makes one anew"
     if differences:
-        raise StoreError(
-            f"{names[0]} and {names[1]} are not of one extraction: {'; '.join(differences)}{hint}"
-        )
-
-
-def _shared_facts(file: FeatureFile) -> list[tuple[str, object]]:
-    """Return the names and values of facts, besides the settings, that all shards of an extraction share."""
-    shard = file.shard
-    return [
-        ("images of all shards", shard and shard.n_images),
-        ("rows of all shards", shard and shard.n_rows),
-        ("plan (inputs and labels)", shard and shard.plan[:12]),
-        ("names for images (images/id)", file.image_id_table is not None),
-    ]
+        raise StoreError(f"{names[0]} and {names[1]} are not of one extraction: {'; '.join(differences)}")
 
 
 def _has_box_file(file: FeatureFile) -> bool:

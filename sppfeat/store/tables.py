@@ -96,12 +96,10 @@ class RowBoxes:
         )
 
     def numbered_from(self, first_row: int, *, has_views: bool) -> "RowBoxes":
-        """Turn these rows of a larger table into a table of their own, with rows numbered from 0.
+        """Turn these rows of a larger table, from ``first_row`` on, into a table of their own, numbered from 0.
 
-        Args:
-            first_row: index of the first of these rows in the larger table.
-            has_views: True if boxes are views: the views of other images are dropped, and the rest numbered from 0.
-                False if they come from a box file: all its boxes stay, with their indices.
+        If the boxes are views, the views of other images are dropped, and the rest numbered from 0. If they come from a
+        box file, all its boxes stay, with their indices.
         """
         is_own = (self.box_row >= first_row) & (self.box_row < first_row + len(self))
         if has_views:  # the views of these rows are consecutive, including views that share a row

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from sppfeat.store.virtual_features import VirtualFeatures
 
 __all__ = ["VerifyReport", "verify_file"]
 
+_Rows: TypeAlias = npt.NDArray[np.int64]  # indices
 _BLOCK_NBYTES = 64 << 20
 _SHOWN = 10
 
@@ -195,9 +197,7 @@ def _source_problems(file: FeatureFile, sources: VirtualFeatures) -> Iterator[st
             yield f"{counted(n, 'image')} of the source {path!r} {has} another status than when they were merged"
 
 
-def _scan_rows(
-    file: FeatureFile, on_progress: Callable[[int, int], None]
-) -> dict[str, npt.NDArray[np.int64]]:
+def _scan_rows(file: FeatureFile, on_progress: Callable[[int, int], None]) -> dict[str, _Rows]:
     """Read all descriptors; return the rows of each kind of finding."""
     n_rows = file.n_rows
     has_one = file.has_descriptor()
@@ -221,9 +221,7 @@ def _scan_rows(
     return {**found, "duplicate": _duplicates(file, np.flatnonzero(has_one & ~flags["nan"]), hashes)}
 
 
-def _duplicates(
-    file: FeatureFile, rows: npt.NDArray[np.int64], hashes: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int64]:
+def _duplicates(file: FeatureFile, rows: _Rows, hashes: npt.NDArray[np.int64]) -> _Rows:
     """Return the rows that equal an earlier row, value by value; ``hashes`` finds the candidates."""
     order = rows[np.argsort(hashes[rows], kind="stable")]
     same = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]])
@@ -240,7 +238,7 @@ def _duplicates(
     return np.sort(np.array(equal, dtype=np.int64))
 
 
-def _row_findings(found: dict[str, npt.NDArray[np.int64]], names: Iterable[str]) -> list[str]:
+def _row_findings(found: dict[str, _Rows], names: Iterable[str]) -> list[str]:
     return [f"{counted(len(found[n]), *_ROW_TEXTS[n])}: {_first(found[n])}" for n in names if len(found[n])]
 
 

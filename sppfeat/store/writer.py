@@ -179,13 +179,10 @@ class FeatureWriter:
         if not len(rows):
             return
         nbytes = values.itemsize * values[0].size
-        first = int(rows[0])
-        if int(rows[-1]) - first == len(rows) - 1:  # true for nearly every image
-            self._pwrite(_raw(values), dataset, first * nbytes)
-            return
         bounds = np.flatnonzero(np.diff(rows, prepend=rows[0] - 2, append=rows[-1] + 2) != 1)
         for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-            self._pwrite(_raw(values[start:stop]), dataset, int(rows[start]) * nbytes)
+            content = values[start:stop].reshape(-1).view(np.uint8).data
+            self._pwrite(content, dataset, int(rows[start]) * nbytes)
 
     def _pwrite(self, content: bytes | memoryview, dataset: str, at: int) -> None:
         rest = memoryview(content)
@@ -217,7 +214,3 @@ class FeatureWriter:
             getattr(os, "fdatasync", os.fsync)(self._fd)
         except OSError as error:
             raise StoreError(f"cannot write to {str(self._path)!r}: {error.strerror}") from error
-
-
-def _raw(array: npt.NDArray[Any]) -> memoryview:
-    return array.reshape(-1).view(np.uint8).data
