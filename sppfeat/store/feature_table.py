@@ -44,14 +44,8 @@ class FeatureTable(StoredFile):
     the number of layers, and ``X`` the number of boxes in the box file. :class:`sppfeat.store.reader.FeatureFile` adds
     selections. Files whose rows are whole images have no ``row_*`` attributes.
 
-    Args:
-        path: path of the file.
-
     Attributes:
-        n_rows: number of rows, with and without a descriptor.
-        dimension: length of a descriptor.
         n_images: number of images.
-        dtype: type of the descriptors, float32 or float16.
         sources: the files that hold the rows, if 'sppfeat merge' made this one without copying; else None.
 
     Raises:
@@ -62,10 +56,8 @@ class FeatureTable(StoredFile):
     def __init__(self, path: StrPath) -> None:
         super().__init__(path)
         try:
-            self.n_rows, self.dimension = self.stored_features.shape
             self.n_images = self.shape("images/status")[0]
-            self.dtype = self.stored_features.dtype
-            self._identity = (self.attribute("fingerprint"), self.stored_features.shape)
+            self._identity = (self.attribute("fingerprint"), self.n_rows, self.dimension)
             self.sources = self.virtual_features()
             if self.sources is not None:
                 self.sources.check()

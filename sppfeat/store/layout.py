@@ -82,13 +82,13 @@ class FileLayout:
     def like(cls, file: StoredFile, **added: bool) -> "FileLayout":
         """Return the layout of an open file; ``added`` are arguments of :func:`columns_of` for further datasets."""
         own = columns_of(ids=file.has("images/id"), boxes=file.has("row_source"))
-        sizes = dict(zip("RD", file.stored_features.shape, strict=True))
+        sizes = {"R": file.n_rows, "D": file.dimension}
         for name, (dims, _) in own.items():
             sizes |= {d: n for d, n in zip(dims, file.shape(name), strict=True) if isinstance(d, str)}
         return cls(
             columns={**own, **columns_of(ids=False, boxes=False, **added)},
             sizes=sizes,
-            dtype=file.stored_features.dtype.name,
+            dtype=file.dtype.name,
             attributes=file.find_attributes(_COPIED),
         )
 

@@ -310,7 +310,7 @@ def _read_shard(file: FeatureFile) -> _ShardFile:
             stop_row=shard.stop_row,
             nbytes=version.nbytes,
             mtime_ns=version.mtime_ns,
-            offset=file.stored_features.offset or 0,
+            offset=file.place("features")[0],
             created=os.fsencode(file.attribute("created")),
         ),
         n_boxes=file.shape("box_row")[0] if file.has_boxes else 0,

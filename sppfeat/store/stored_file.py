@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import h5py
 import numpy as np
@@ -30,7 +30,7 @@ from sppfeat.store.schema import (
 )
 from sppfeat.store.virtual_features import SourceFile, VirtualFeatures
 
-__all__ = ["StoredFeatures", "StoredFile"]
+__all__ = ["StoredFile"]
 
 _ATTRIBUTES = ("sppfeat_version", "config", "fingerprint", "weights_sha256", "input_root")
 _LAYOUTS = {h5py.h5d.COMPACT: "compact", h5py.h5d.CHUNKED: "chunked", h5py.h5d.VIRTUAL: "virtual"}
@@ -40,17 +40,15 @@ _PART_NBYTES = 4 << 20  # of one part of a dataset; of texts, the references cou
 _File = TypeVar("_File", bound="StoredFile")
 
 
-class StoredFeatures(NamedTuple):
-    """The dataset ``/features``."""
-
-    shape: tuple[int, int]
-    dtype: np.dtype[np.floating[Any]]
-    offset: int | None  # of the first byte in the file; None if the dataset is virtual or empty
-    is_virtual: bool  # True if the descriptors are stored in other files, listed in /sources
-
-
 class StoredFile:
     """The datasets and attributes of an open feature file; ``with`` closes it.
+
+    Attributes:
+        path: path of the file.
+        n_rows: number of rows, with and without a descriptor.
+        dimension: length of a descriptor.
+        dtype: type of the descriptors, float32 or float16.
+        is_virtual: True if the descriptors are stored in other files, which ``/sources`` lists.
 
     Raises:
         StoreError: the file is missing, not HDF5, not a feature file, of a newer schema, or inconsistent. Methods raise
@@ -71,7 +69,7 @@ class StoredFile:
         try:
             self._nbytes_then = self.nbytes
             with self._h5py_errors("cannot be read as a feature file, it is damaged"):
-                self.stored_features = self._check()
+                self._check()
         except BaseException:
             self._file.close()
             raise
@@ -174,11 +172,11 @@ class StoredFile:
 
     def virtual_features(self) -> VirtualFeatures | None:
         """Return the descriptors that other files hold, which are not opened; None if this file holds them itself."""
-        if not self.stored_features.is_virtual:
+        if not self.is_virtual:
             return None
         columns = [self.read(f"sources/{name}").tolist() for name in SourceFile._fields]
         files = tuple(SourceFile(*of_file) for of_file in zip(*columns, strict=True))
-        return VirtualFeatures(self.path, files, self.stored_features.shape, self.stored_features.dtype)
+        return VirtualFeatures(self.path, files, (self.n_rows, self.dimension), self.dtype)
 
     @contextlib.contextmanager
     def _h5py_errors(self, what: str) -> Iterator[None]:
@@ -211,20 +209,20 @@ class StoredFile:
                 f"from {self._nbytes_then} to {self.nbytes} bytes"
             )
 
-    def _check(self) -> StoredFeatures:
+    def _check(self) -> None:
         """Check that every dataset has the place, type and shape of the schema, and agrees with the others.
 
         No other file is opened: for virtual descriptors ``/sources`` is checked, but not the files it names.
         """
         self._check_attributes()
-        stored = self._check_features()
+        self._check_features()
         columns = columns_of(
             ids=self.has("images/id"),
             boxes=any(map(self.has, ROW_COLUMNS)),
             reduction=self.is_reduced,
-            sources=stored.is_virtual,
+            sources=self.is_virtual,
         )
-        sizes = dict(zip("RD", stored.shape, strict=True))
+        sizes = {"R": self.n_rows, "D": self.dimension}
         for name, (shape, dtype) in columns.items():
             self._check_column(name, shape, dtype, sizes)
         try:
@@ -232,9 +230,8 @@ class StoredFile:
         except StoreError as error:
             raise StoreError(f"{self._shown}: {error}") from error
         self._check_rows(sizes)
-        if stored.is_virtual:
+        if self.is_virtual:
             self._check_sources(sizes)
-        return stored
 
     def _check_attributes(self) -> None:
         if self._text_attribute("format") != FORMAT:
@@ -253,17 +250,20 @@ class StoredFile:
         for name in (*_ATTRIBUTES, "reduction") if self.is_reduced else _ATTRIBUTES:
             self.attribute(name)
 
-    def _check_features(self) -> StoredFeatures:
+    def _check_features(self) -> None:
         features = self._dataset("features")
         if features.ndim != 2 or features.dtype not in (np.dtype("<f4"), np.dtype("<f2")):
             found = one_line(str(features.dtype))
             raise StoreError(
                 f"{self._shown}: /features is {found} of {features.shape}; allowed: (R, D) f4 or f2"
             )
+        self.n_rows: int = features.shape[0]
+        self.dimension: int = features.shape[1]
+        self.dtype: np.dtype[np.floating[Any]] = features.dtype
         # Only 'sppfeat merge' makes /features virtual, and it records the sources.
-        is_virtual = features.is_virtual and self.has("sources")
-        offset = None if is_virtual else self._check_extent("features", features)
-        return StoredFeatures(features.shape, features.dtype, offset, is_virtual)
+        self.is_virtual = bool(features.is_virtual and self.has("sources"))
+        if not self.is_virtual:
+            self._check_extent("features", features)
 
     def _dataset(self, name: str) -> h5py.Dataset:
         # A link may lead to another file.
@@ -292,8 +292,8 @@ class StoredFile:
             raise StoreError(f"{self._shown}: /{name} is {found} of shape {shape}, not {dtype} of {sides}")
         self._check_extent(name, dataset)
 
-    def _check_extent(self, name: str, dataset: h5py.Dataset) -> int | None:
-        """Return the position of a dataset, which must be one allocated piece of the file; None if it is empty.
+    def _check_extent(self, name: str, dataset: h5py.Dataset) -> None:
+        """Check that a dataset is one allocated piece of the file, or empty.
 
         Reading past the end of the file through a memory map kills the process, and a run that continues the file would
         write there.
@@ -306,7 +306,7 @@ class StoredFile:
                 "'h5repack -l CONTI' makes it of a chunked one"
             )
         if 0 in dataset.shape:
-            return None
+            return
         offset = dataset.id.get_offset()
         if offset is None:
             raise StoreError(f"{self._shown}: /{name} was never written: {dataset.shape}, without storage")
@@ -315,7 +315,6 @@ class StoredFile:
             raise StoreError(
                 f"{self._shown} is truncated: /{name} ends behind the end of the file ({self.nbytes} bytes)"
             )
-        return int(offset)
 
     def _check_rows(self, sizes: dict[str, int]) -> None:
         rows = self._content("images/rows")

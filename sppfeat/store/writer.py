@@ -47,7 +47,7 @@ class FeatureWriter:
         self._marks: dict[int, Status] = {}
         self._fd = -1
         with StoredFile(path) as file:
-            if file.stored_features.is_virtual:
+            if file.is_virtual:
                 raise StoreError(
                     f"{str(path)!r} cannot be continued: its rows lie in other files; the commands that made these "
                     "continue them, and then 'sppfeat merge --overwrite' merges them anew"
@@ -55,8 +55,7 @@ class FeatureWriter:
             written = (*_WRITTEN, *_WRITTEN_OF_BOXES) if file.has("row_flag") else _WRITTEN
             self._places = {name: file.place(name) for name in written}
             self._rows: npt.NDArray[np.int64] = file.read("images/rows")
-            self._dtype = file.stored_features.dtype
-            self._dimension = file.stored_features.shape[1]
+            self._dtype, self._dimension = file.dtype, file.dimension
         try:
             self._fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         except OSError as error:
