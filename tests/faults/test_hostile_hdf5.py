@@ -11,14 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from feature_files import config
-from hostile_files import (
-    edit,
-    error_of,
-    refused,
-    use,
-    whole_images,
-    with_boxes,
-)
+from hostile_files import edit, error_of, refused, replace, set_items, use, whole_images, with_boxes
 
 from sppfeat.cli import main
 from sppfeat.config.wording import one_line
@@ -213,10 +206,6 @@ def test_a_file_that_is_cut_while_it_is_open(file):
 # --- values -----------------------------------------------------------------------------------------
 
 
-def set_items(name, index, value):
-    return lambda opened: opened[name].__setitem__(index, value)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "problem"),
@@ -249,6 +238,10 @@ def test_values_that_cannot_be_are_found_by_verify(file, change, problem):
         (set_items("row_scale", 1, 33), "1 row has a scale that the attribute 'config' has not: 1"),
         (set_items("row_flag", 1, 8), "1 row has an unknown flag: 1"),
         (set_items("row_region", (1, 0, 0), 9), "1 row has a descriptor, but of no region: 1"),
+        (
+            replace("row_region", np.tile(np.array([0, 0, 1, 1], dtype="<i4"), (3, 5, 1))),
+            "/row_region has 5 layers, the attribute 'config' 2",
+        ),
     ],
 )
 def test_values_of_boxes_that_cannot_be_are_found_by_verify(boxed, change, problem):
@@ -264,16 +257,6 @@ def test_values_of_boxes_that_cannot_be_are_found_by_verify(boxed, change, probl
 def test_numbers_of_boxes_that_name_nothing(boxed, name, value):
     edit(boxed, set_items(name, 0, value))
     refused(boxed, f"/{name} holds numbers outside")
-
-
-def test_regions_of_another_number_of_layers(boxed):
-    def change(opened):
-        del opened["row_region"]
-        opened["row_region"] = np.tile(np.array([0, 0, 1, 1], dtype="<i4"), (3, 5, 1))
-
-    edit(boxed, change)
-    with FeatureFile(boxed) as features:
-        assert "/row_region has 5 layers, the attribute 'config' 2" in verify_file(features).problems
 
 
 def columns(**values):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from box_rows import plan_of, rows_of
 from click.testing import CliRunner
-from feature_files import BLOCKS, LAYERS, config, descriptors, new_file, write
+from feature_files import BLOCKS, LAYERS, config, descriptors, fill, new_file
 
 from sppfeat.cli import main
 from sppfeat.config.extract_config import ExtractConfig
@@ -34,23 +34,15 @@ def refused_by_the_library(path, said):
 
 
 N = 6
-
-
 PROPERTIES = [name for name in dir(FeatureFile) if isinstance(getattr(FeatureFile, name), property)] + [
     name for name in dir(FeatureFile) if type(getattr(FeatureFile, name)).__name__ == "cached_property"
 ]
 
 
-def whole_images(path, **changes):
-    """Six images: 0, 1 and 3 done, 2 failed, 4 and 5 pending."""
+def whole_images(path, *, pending=(4, 5)):
+    """Six images: number 2 failed, the last ones are pending."""
     new_file(path, n=N, labels=[0, 1, 0, 1, 0, -1], classes=[b"cat", b"dog"])
-    rows = descriptors(N)
-    with contextlib.closing(FeatureWriter(path)) as writer:
-        for image in (0, 1, 3):
-            write(writer, image, rows[image : image + 1])
-            writer.mark_done(image)
-        writer.mark_failed(2, "no such file")
-    return path
+    return fill(path, descriptors(N), failed=[2], reason="no such file", pending=pending)
 
 
 def with_boxes(path):
@@ -76,6 +68,21 @@ def with_boxes(path):
 def edit(path, change):
     with h5py.File(path, "r+") as opened:
         change(opened)
+
+
+def replace(name, values, **options):
+    """An edit that puts another dataset in the place of one, or None."""
+
+    def change(opened):
+        del opened[name]
+        if values is not None:
+            opened.create_dataset(name, data=values, **options)
+
+    return change
+
+
+def set_items(name, index, value):
+    return lambda opened: opened[name].__setitem__(index, value)
 
 
 def refused(path, said):

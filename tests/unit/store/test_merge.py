@@ -293,39 +293,21 @@ def test_what_is_no_shard(tmp_path, work, shards):
 @pytest.mark.slow
 def test_shards_of_other_work(tmp_path, work, shards):
     """Each differs in one thing from the rest."""
-
-    def other(name, made, **options):
-        path = tmp_path / name
-        write_shard(path, made, BOUNDS, ShardChoice(2, 4), **options)
-        return [shards[0], path, *shards[2:]]
-
-    output = tmp_path / "m.h5"
-    said = "00001-of-00004.h5' and '.*{}' are not of one extraction: "
-    refused(
-        said.format("a") + "dtype: .*00001-of-00004.h5' has 'float32', .*a' 'float16'",
-        output,
-        other("a", whole_images(dtype="float16")),
-    )
-    refused(
-        said.format("b") + "images of all shards: .* has 11, .* 12; rows",
-        output,
-        other("b", whole_images(12)),
-    )
-    refused(
-        said.format("c") + "plan .*--overwrite makes one anew",
-        output,
-        other("c", whole_images(classes=(b"cat", b"dog"))),
-    )
-    refused(
-        said.format("d") + "plan .*names for images",
-        output,
-        other("d", whole_images(ids=False, classes=(b"a", b"b"))),
-    )
-    refused(
-        said.format("e") + "factors of the mean norm: .* has none, .* 2: 1.0, 2.0; .*--normalize-from",
-        output,
-        other("e", work, factors=(1.0, 2.0)),
-    )
+    other = tmp_path / "other"
+    for said, made, factors in [
+        (
+            "dtype: .*00001-of-00004.h5' has 'float32', .*other' 'float16'",
+            whole_images(dtype="float16"),
+            None,
+        ),
+        ("images of all shards: .* has 11, .* 12; rows", whole_images(12), None),
+        ("plan .*--overwrite makes one anew", whole_images(classes=(b"cat", b"dog")), None),
+        ("plan .*names for images", whole_images(ids=False, classes=(b"a", b"b")), None),
+        ("factors of the mean norm: .* has none, .* 2: 1.0, 2.0; .*--normalize-from", work, (1.0, 2.0)),
+    ]:
+        write_shard(other, made, BOUNDS, ShardChoice(2, 4), factors=factors)
+        said = f"00001-of-00004.h5' and '.*other' are not of one extraction: {said}"
+        refused(said, tmp_path / "m.h5", [shards[0], other, *shards[2:]])
 
 
 @pytest.mark.slow

@@ -10,8 +10,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from feature_files import BLOCKS, DIMENSION, config, descriptors, new_file, write
-from hostile_files import refused_by_the_library
+from feature_files import BLOCKS, DIMENSION, config, descriptors, fill, new_file, write
+from hostile_files import edit, refused_by_the_library, replace, set_items, whole_images
 
 import sppfeat
 from sppfeat.errors import StoreError
@@ -26,50 +26,12 @@ N = 6
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory):
     """A file with rows 0, 1, 3, 5 done, 2 failed and 4 pending."""
-    path = new_file(
-        tmp_path_factory.mktemp("f") / "f.h5", n=N, labels=[0, 1, 0, 1, 0, -1], classes=[b"cat", b"dog"]
-    )
-    fill(path, done=[0, 1, 3, 5], failed=[2])
-    return path
+    return whole_images(tmp_path_factory.mktemp("f") / "f.h5", pending=[4])
 
 
 @pytest.fixture
 def file(pristine, tmp_path):
     return Path(shutil.copy(pristine, tmp_path / "f.h5"))
-
-
-def fill(path, *, done, failed=(), seed=0):
-    with FeatureFile(path) as features:
-        rows = descriptors(features.n_rows, seed)
-    with contextlib.closing(FeatureWriter(path)) as writer:
-        for image in done:
-            write(writer, image, rows[image : image + 1])
-            writer.mark_done(image)
-        for image in failed:
-            writer.mark_failed(image, "no such file")
-
-
-def edit(path, change):
-    with h5py.File(path, "r+") as opened:
-        change(opened)
-
-
-def replace(name, values, **options):
-    """An edit that puts another dataset in the place of one."""
-
-    def change(opened):
-        del opened[name]
-        if values is not None:
-            opened.create_dataset(name, data=values, **options)
-
-    return change
-
-
-def set_items(name, index, value):
-    def change(opened):
-        opened[name][index] = value
-
-    return change
 
 
 # --- handing out ----------------------------------------------------------------------------------
@@ -116,8 +78,7 @@ def test_a_file_opens_by_any_kind_of_path(file, kind):
 
 @pytest.mark.parametrize(("done", "failed"), [(range(5), []), ([1, 2, 3], [0, 4])])
 def test_rows_in_one_piece_are_not_copied(tmp_path, done, failed):
-    path = new_file(tmp_path / "f.h5")
-    fill(path, done=done, failed=failed)
+    path = fill(new_file(tmp_path / "f.h5"), descriptors(5), failed=failed)
     with FeatureFile(path) as features:
         x, y = features.to_sklearn()
         assert y is None
@@ -133,7 +94,7 @@ def test_rows_in_one_piece_are_not_copied(tmp_path, done, failed):
 @pytest.mark.parametrize("failed", [[], [0, 1, 2, 3, 4]])
 def test_a_file_without_any_descriptor(tmp_path, failed):
     path = new_file(tmp_path / "f.h5", labels=[0] * 5, classes=[b"a"])
-    fill(path, done=[], failed=failed)
+    fill(path, descriptors(5), failed=failed, pending=range(5))
     with FeatureFile(path) as features:
         x, y = features.to_sklearn()
         assert x.shape == (0, DIMENSION)
@@ -156,9 +117,7 @@ def test_features_are_mapped_and_not_read(file):
 
 def test_another_file_of_the_same_name_changes_nothing(file, tmp_path):
     with FeatureFile(file) as features:
-        other = new_file(tmp_path / "other.h5", n=2)
-        fill(other, done=[0, 1], seed=9)
-        other.replace(file)
+        fill(new_file(tmp_path / "other.h5", n=2), descriptors(2, seed=9)).replace(file)
         assert np.array_equal(features.features[:2], descriptors(N)[:2])
         assert features.status.tolist() == [DONE, DONE, FAILED, DONE, PENDING, DONE]
         assert features.errors == {2: "no such file"}

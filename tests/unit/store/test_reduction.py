@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from feature_files import DIMENSION, config
-from hostile_files import edit, refused, use
+from hostile_files import edit, refused, replace, set_items, use
 from reduced_files import FAILED, HAVE, reduced, rounding, spectral, write_file
 
 from sppfeat.errors import ConfigError, StoreError
@@ -115,25 +115,10 @@ def test_the_record_survives_json(pristine):
 # --- hostile files --------------------------------------------------------------------------------
 
 
-def replace(name, array):
-    def change(file):
-        del file[name]
-        file[name] = array
-
-    return change
-
-
-def remove(name):
-    def change(file):
-        del file[name]
-
-    return change
-
-
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (remove("reduction/mean"), "has no dataset /reduction/mean"),
+        (replace("reduction/mean", None), "has no dataset /reduction/mean"),
         (lambda file: file.attrs.__delitem__("reduction"), "no text attribute 'reduction'"),
         (lambda file: file.attrs.__setitem__("reduction", 5), "no text attribute 'reduction'"),
         (replace("reduction/components", np.zeros((5, 15), "<f4")), r"not <f4 of \(4, 15\)"),
@@ -144,10 +129,6 @@ def test_datasets_that_cannot_be(path, change, said):
     edit(path, change)
     refused(path, said)
     use(path)
-
-
-def set_item(name, index, value):
-    return lambda file: file[name].__setitem__(index, value)
 
 
 def set_record(**changes):
@@ -164,9 +145,9 @@ def set_record(**changes):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (set_item("reduction/mean", 3, np.nan), "mean holds values that are not finite"),
-        (set_item("reduction/components", (1, 2), np.inf), "components holds values"),
-        (set_item("reduction/scale", 0, -np.inf), "scale holds values"),
+        (set_items("reduction/mean", 3, np.nan), "mean holds values that are not finite"),
+        (set_items("reduction/components", (1, 2), np.inf), "components holds values"),
+        (set_items("reduction/scale", 0, -np.inf), "scale holds values"),
         (lambda file: file.attrs.__setitem__("reduction", "{"), "no record of a reduction"),
         (set_record(more=1), "no record of a reduction"),
         (set_record(spec=3), "no record of a reduction"),
@@ -191,11 +172,11 @@ def test_what_is_said_of_it_must_fit(path, change, said):
     ("change", "problem"),
     [
         (
-            set_item("reduction/mean", 3, 0.5),
+            set_items("reduction/mean", 3, 0.5),
             "'fingerprint' is not that of the attribute 'config' and the red",
         ),
         (set_record(fitted_rows=9), "'fingerprint' is not that"),
-        (set_item("columns/layer", 0, "other"), "'reduction' and /columns contradict"),
+        (set_items("columns/layer", 0, "other"), "'reduction' and /columns contradict"),
         (set_record(source_columns=[["layer3", 1, 15, 0, 15]]), "'config' and /columns contradict"),
     ],
 )

@@ -1,6 +1,5 @@
 """Everything but the vectors, as a table; and rows as torch's data sets have them."""
 
-import contextlib
 import copy
 import pickle
 
@@ -10,14 +9,14 @@ import pytest
 import torch
 from conftest import write_image
 from extraction_runs import extract
-from feature_files import descriptors, new_file, write
+from feature_files import BLOCKS, config, descriptors, fill, new_file, plan_of
 from packages import need_packages
 from torch.utils.data import DataLoader
 
 import sppfeat
 from sppfeat.config.request import BoxChoice
 from sppfeat.errors import StoreError
-from sppfeat.store.writer import FeatureWriter
+from sppfeat.store.layout import create_file
 
 need_packages("pandas")
 
@@ -41,18 +40,9 @@ def boxes_file(tmp_path_factory):
 
 def whole_images(path, paths=(b"a.jpg", b"\xff.jpg", b"c.jpg")):
     """Three images, of which the last failed."""
-    from feature_files import BLOCKS, config, plan_of
-
-    from sppfeat.store.layout import create_file
-
     plan = plan_of(paths, sizes=[(4, 6), (5, 7), (6, 8)], labels=[1, -1, 0], classes=[b"cat", b"\xfe"])
     create_file(path, plan, config(), BLOCKS)
-    with contextlib.closing(FeatureWriter(path)) as writer:
-        write(writer, 0, descriptors(2))
-        writer.mark_done(0)
-        writer.mark_done(1)
-        writer.mark_failed(2, "no such file")
-    return path
+    return fill(path, descriptors(3), failed=[2], reason="no such file")
 
 
 def test_a_table_of_whole_images(tmp_path):
@@ -123,7 +113,7 @@ def dataset(tmp_path):
 
 
 def expected():
-    return descriptors(2)[:, [*range(2, 10), *range(11, 15)]]
+    return descriptors(3)[:2, [*range(2, 10), *range(11, 15)]]
 
 
 def test_a_dataset_holds_vectors_and_classes(dataset):
@@ -150,12 +140,7 @@ def test_a_loader_with_processes_reads_it(dataset):
 
 
 def test_without_classes_all_are_minus_one(tmp_path):
-    path = new_file(tmp_path / "f.h5", n=2)
-    with contextlib.closing(FeatureWriter(path)) as writer:
-        write(writer, 0, descriptors(2))
-        writer.mark_done(0)
-        writer.mark_done(1)
-    with sppfeat.open(path) as file:
+    with sppfeat.open(fill(new_file(tmp_path / "f.h5", n=2), descriptors(2))) as file:
         assert file.to_pandas()["label"].tolist() == ["", ""]
         assert [label.item() for _, label in file.to_torch_dataset()] == [-1, -1]
         assert len(file.to_torch_dataset(rows=[])) == 0
@@ -165,7 +150,7 @@ def test_a_pickle_is_the_file_and_not_its_content(tmp_path):
     path = whole_images(tmp_path / "f.h5")
     with sppfeat.open(path) as file:
         selection = file.select()
-        assert np.array_equal(selection.X, descriptors(2))
+        assert np.array_equal(selection.X, descriptors(3)[:2])
         assert len(pickle.dumps(selection)) < 5000
         with copy.deepcopy(file) as again:
             assert again.paths == file.paths

@@ -199,15 +199,19 @@ def leftovers(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+def raising(error):
+    def call(*arguments):
+        raise error
+
+    return call
+
+
 def test_an_existing_output_stays_until_the_new_one_is_whole(tmp_path, monkeypatch):
     path = new_file(tmp_path / "f.h5", n=3)
     before = path.read_bytes()
-
-    def full(fd, offset, length):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     with monkeypatch.context() as patch:
-        patch.setattr(os, "posix_fallocate", full)
+        full = OSError(errno.ENOSPC, "No space left on device")
+        patch.setattr(os, "posix_fallocate", raising(full))
         with pytest.raises(StoreError, match=r"cannot create '.*f.h5': No space left on device"):
             new_file(path, n=9)
     assert path.read_bytes() == before
@@ -217,18 +221,13 @@ def test_an_existing_output_stays_until_the_new_one_is_whole(tmp_path, monkeypat
 
 
 def test_a_file_system_that_reserves_nothing_will_do(tmp_path, monkeypatch):
-    def unsupported(fd, offset, length):
-        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
-
-    monkeypatch.setattr(os, "posix_fallocate", unsupported)
+    unsupported = OSError(errno.EOPNOTSUPP, "Operation not supported")
+    monkeypatch.setattr(os, "posix_fallocate", raising(unsupported))
     assert len(read(new_file(tmp_path / "f.h5"), "features")) == 5
 
 
 def test_an_interrupted_creation_cleans_up(tmp_path, monkeypatch):
-    def interrupted(fd, offset, length):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "posix_fallocate", interrupted)
+    monkeypatch.setattr(os, "posix_fallocate", raising(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         new_file(tmp_path / "f.h5")
     assert leftovers(tmp_path) == []
@@ -624,12 +623,7 @@ def test_of_many_that_take_turns_never_two_have_the_lock(tmp_path):
 
 
 def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
-    import fcntl
-
-    def none(fd, operation):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(fcntl, "flock", none)
+    monkeypatch.setattr("fcntl.flock", raising(OSError(errno.ENOLCK, "No locks available")))
     with (
         pytest.warns(UserWarning, match=r"cannot lock \(No locks available\): see to it"),
         OutputLock(tmp_path / "f.h5"),
