@@ -128,13 +128,7 @@ def select_columns(
     levels: Iterable[int] | int | None = None,
     bins: Mapping[int, Iterable[tuple[int, int]]] | None = None,
 ) -> ColumnSelection:
-    """Select columns by layer, level and bin.
-
-    Args:
-        blocks: the columns of the descriptor.
-        layers: names of the layers to keep; None for all.
-        levels: levels to keep, ``n`` for the level of ``n x n`` bins; None for all.
-        bins: for some levels, the bins ``(row, column)`` to keep; other levels keep all their bins.
+    """Select columns of a descriptor by layer, level and bin; see :meth:`sppfeat.store.reader.FeatureFile.select`.
 
     Raises:
         ConfigError: a layer, level or bin does not exist.

@@ -1,4 +1,9 @@
-"""Lays out the complete file of an extraction, or of a reduction, before the first row is written."""
+"""Lays out the complete file of an extraction, or of a reduction, before the first row is written.
+
+HDF5 allocates every dataset of :mod:`~sppfeat.store.schema` in one piece, in its oldest file format, under a temporary
+name, and fills in what is known. The file is then closed, its disk space is reserved, and it is synced and renamed.
+From then on :mod:`~sppfeat.store.writer` fills it without HDF5.
+"""
 
 import contextlib
 import dataclasses
@@ -120,8 +125,7 @@ def create_file(
         tables: every image and row.
         config: the settings, recorded with their fingerprint.
         blocks: the blocks of columns of a descriptor.
-        weights_path: path of the weights file; empty if the weights are named or random.
-        boxes_path: path of the box file; empty without one.
+        weights_path, boxes_path: path of the weights file, and of the box file; empty without one.
         norm_factors: factor of each layer under ``meannorm``; None without it.
         shard: the shard of the plan that the file holds; None for the whole plan.
 

@@ -115,9 +115,6 @@ def merge_shards(
         on_progress: called with the step (``check``, ``join`` or ``copy``), the amount done, and the total: files, or
             rows for ``copy``.
 
-    Returns:
-        What was merged.
-
     Raises:
         ConfigError: ``shards`` is empty, or contains the output; or the output is a URL and ``copy`` is False.
         SourceError: the object store cannot be reached, or refuses.
@@ -153,7 +150,7 @@ def _merge(
             if is_virtual
         ]
         with FeatureFile(parts[0].path) as first:
-            dimension, layout = first.dimension, _layout(first, parts, sources)
+            layout = _layout(first, parts, sources)
             entries = _entries(first, parts, layout, lambda n: on_progress("join", n, len(parts)))
             if not is_virtual:
                 copied = _descriptors(parts, lambda n: on_progress("copy", n, whole.n_rows))
@@ -169,7 +166,7 @@ def _merge(
         done=sum(part.status[Status.DONE] for part in parts),
         failed=sum(part.status[Status.FAILED] for part in parts),
         rows=whole.n_rows,
-        dimension=dimension,
+        dimension=layout.sizes["D"],
         bytes=os.stat(output).st_size,
         source_bytes=sum(part.version.nbytes for part in parts),
         seconds=time.monotonic() - started,
@@ -270,7 +267,16 @@ def _read_shard_files(paths: Sequence[StrPath], on_progress: Callable[[int], Non
             on_progress(len(found))
     found.sort(key=lambda part: (part.shard.first_image, part.shard.stop_image))
     _check_tiling(found)
-    _check_complete(found)
+    left = [
+        f"{str(part.path)!r} ({part.pending} of {counted(sum(part.status), 'image')} pending)"
+        for part in found
+        if part.pending
+    ]
+    if left:
+        raise StoreError(
+            f"{counted(len(left), 'shard is', 'shards are')} incomplete: {first_few(left, _SHOWN)}; the "
+            "command that began a shard, given again, continues it"
+        )
     # A shard without images has no position in the order.
     return [part for part in found if part.shard.first_image < part.shard.stop_image] or found[:1]
 
@@ -390,18 +396,5 @@ def _name_missing(parts: Iterable[_ShardFile]) -> str:
     (count,) = counts
     there = {part.shard.index for part in parts}
     missing = (f"{i}/{count}" for i in range(1, count + 1) if i not in there)
-    shown = first_few(itertools.islice(missing, _SHOWN + 1), _SHOWN)
+    shown = first_few(missing, _SHOWN)
     return f": shards {shown} are missing" if shown else ""
-
-
-def _check_complete(parts: Iterable[_ShardFile]) -> None:
-    left = [
-        f"{str(part.path)!r} ({part.pending} of {counted(sum(part.status), 'image')} pending)"
-        for part in parts
-        if part.pending
-    ]
-    if left:
-        raise StoreError(
-            f"{counted(len(left), 'shard is', 'shards are')} incomplete: {first_few(left, _SHOWN)}; the "
-            "command that began a shard, given again, continues it"
-        )

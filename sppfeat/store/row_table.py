@@ -59,12 +59,10 @@ RowColumn: TypeAlias = npt.NDArray[Any] | TextColumn
 
 
 def tabulate_rows(file: FeatureTable, rows: npt.NDArray[np.int64], labels: Labels) -> Mapping[str, RowColumn]:
-    """Return the metadata of the selected rows as named columns with ``n`` entries each.
+    """Return the metadata of the selected rows ``(n,)`` as named columns with ``n`` entries each.
 
-    The columns are ``row``, ``path``, ``label`` (a class name), ``label_number``, and the box ``x0``, ``y0``, ``x1``,
-    ``y1`` (edges in pixels of the image as displayed); ``image_id`` if an input table names the images; for boxes also
-    ``flag``, ``scale``, ``mirrored``, ``score``, ``id``, ``source`` and, prefixed with ``extra:``, other columns of the
-    box file. ``rows`` are indices ``(n,)`` int64; ``labels`` are those of all rows of the file.
+    ``labels`` are those of all rows of the file, and ``label`` is a class name. The box is that of the image as
+    displayed, in pixels. Other columns of the box file are prefixed with ``extra:``.
 
     Raises:
         LabelError: labels are not numbers, or there are several per row.

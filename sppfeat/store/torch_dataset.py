@@ -20,7 +20,7 @@ class FeatureDataset(Dataset[tuple[Tensor, Tensor]]):
     Args:
         take: returns the descriptors ``(k, d)`` at positions ``(k,)`` int64 of the selection; must be picklable.
         classes: ``(n,)`` class of each row, an index into ``target_names``; -1 for none.
-        target_names: class names, which the dataset keeps.
+        target_names: class names, also an attribute.
     """
 
     def __init__(

@@ -39,17 +39,10 @@ class VirtualFeatures:
     """``(R, D)`` descriptors in several files. Rows are copied when they are requested, source by source.
 
     ``features[rows]`` and ``features[rows, columns]`` give the same as for an array, where ``rows`` is an index, a
-    slice or indices ``(k,)`` in any order, and ``columns`` a slice. ``np.asarray`` copies everything.
+    slice or indices ``(k,)`` in any order, and ``columns`` a slice. ``np.asarray`` copies everything. All raise StoreError
+    if a source has changed since the merge, and ConfigError if memory cannot hold the rows.
 
-    Args:
-        merged: path of the merged file; the paths of its sources start at its folder.
-        files: the sources, in the order of their rows.
-        shape: ``(R, D)``.
-        dtype: type of the descriptors, float32 or float16.
-
-    Raises:
-        StoreError: when rows are requested: a source has changed since the merge, in size or time.
-        ConfigError: when rows are requested: memory cannot hold them.
+    The paths of ``files``, which have the order of their rows, start at the folder of the ``merged`` file.
     """
 
     ndim = 2

@@ -26,14 +26,10 @@ _NAN_NBYTES = 4 << 20  # of NaN, written at a time
 
 
 class FeatureWriter:
-    """Fills rows, status and errors of an existing file, without HDF5.
+    """Fills rows, status and errors of an existing file, whose lock the caller holds.
 
     The status of an image is written only after its rows are synced to disk, every ``sync_seconds`` and on
     :meth:`close`. So neither a kill nor a power cut leaves an image marked as done without its rows.
-
-    Args:
-        path: a file from :func:`sppfeat.store.layout.create_file`; the caller holds its lock.
-        sync_seconds: seconds between syncs.
 
     Raises:
         StoreError: the file cannot be opened for writing, or has another layout. All methods raise it if the file
@@ -129,11 +125,7 @@ class FeatureWriter:
         self._pwrite(bytes([Status.PENDING]), "images/status", image)
 
     def sync(self) -> None:
-        """Sync rows, then status, to the disk.
-
-        Raises:
-            StoreError: the file cannot be written to, or was removed or replaced under its name.
-        """
+        """Sync rows, then status, to the disk."""
         marks = self._marks
         # In as few system calls as possible: one call for each image took half of the writing time.
         images = np.array(sorted(marks), dtype=np.int64)
