@@ -39,8 +39,8 @@ class VirtualFeatures:
     """``(R, D)`` descriptors in several files. Rows are copied when they are requested, source by source.
 
     ``features[rows]`` and ``features[rows, columns]`` give the same as for an array, where ``rows`` is an index, a
-    slice or indices ``(k,)`` in any order, and ``columns`` a slice. ``np.asarray`` copies everything. All raise StoreError
-    if a source has changed since the merge, and ConfigError if memory cannot hold the rows.
+    slice or indices ``(k,)`` in any order, and ``columns`` a slice. ``np.asarray`` copies everything. All raise
+    StoreError if a source has changed since the merge, and ConfigError if memory cannot hold the rows.
 
     The paths of ``files``, which have the order of their rows, start at the folder of the ``merged`` file.
     """
