@@ -187,10 +187,8 @@ class FeatureTable(StoredFile):
     @cached_property
     def row_extra(self) -> dict[str, list[str]]:
         """Other columns of the box file, ``(R,)`` texts each, by name."""
-        texts = self.read("row_extra")
-        return {
-            name: list(map(os.fsdecode, texts[:, i])) for i, name in enumerate(self._names("row_extra_names"))
-        }
+        names, texts = self._names("row_extra_names"), self.read("row_extra")
+        return {name: list(map(os.fsdecode, texts[:, i])) for i, name in enumerate(names)}
 
     @property
     def target_names(self) -> list[str]:
