@@ -74,7 +74,7 @@ def backbones(
 
 
 def _download(name: str, *, weights: str, weights_dir: str | None, as_json: bool) -> None:
-    from sppfeat.networks.catalogue import fetch_weights
+    from sppfeat.networks.zoo import fetch_weights
 
     def on_file(file: dict[str, Any]) -> None:
         came = "downloaded" if file["downloaded"] else "already there, checksum verified"
@@ -96,7 +96,7 @@ def _download(name: str, *, weights: str, weights_dir: str | None, as_json: bool
 
 
 def _list_networks(pattern: str, levels: tuple[int, ...], as_json: bool) -> None:
-    from sppfeat.networks.catalogue import describe_backbones
+    from sppfeat.networks.zoo import describe_backbones
 
     with Bar("looking into the networks", 0, unit="net", shown=True) as bar:
         entries = describe_backbones(pattern, levels, on_progress=bar.move_to)
@@ -116,7 +116,7 @@ def _list_networks(pattern: str, levels: tuple[int, ...], as_json: bool) -> None
 
 
 def _list_layers(name: str, as_json: bool) -> None:
-    from sppfeat.networks.catalogue import describe_layers
+    from sppfeat.networks.zoo import describe_layers
 
     found = describe_layers(name)
     rows = [

@@ -53,21 +53,15 @@ class Backbone:
     head: Head | None = None
 
     def maps(self, network: nn.Module, batch: Tensor) -> list[Tensor]:
-        """Computes the feature maps ``(N, C, H', W')`` of a batch, in the order of ``spec.layers``.
+        """Computes the feature maps of ``(N, 3, H, W)`` normalized images, in the order of ``spec.layers``.
 
-        Args:
-            network: :attr:`network`, or a compiled form of it.
-            batch: ``(N, 3, H, W)`` normalized images, with dtype and device of the network.
+        ``network`` is :attr:`network`, or a compiled form of it, with dtype and device of the batch.
         """
         outputs = network(batch)
         return [outputs[layer] for layer in self.spec.layers]
 
     def geometry(self, layer: int) -> FeatureGeometry:
-        """Stride and offset, in pixels of the network's input, of the map of ``spec.layers[layer]``.
-
-        Raises:
-            ConfigError: receptive-field arithmetic does not apply to this network.
-        """
+        """Stride and offset of the map of ``spec.layers[layer]``; ConfigError if the arithmetic does not apply."""
         side = max(self.min_side, _WALK_SIDE)
         try:
             return receptive_field(self.network, self.spec.layers[layer], input_hw=(side, side))

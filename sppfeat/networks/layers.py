@@ -104,9 +104,8 @@ def _close_to(layer: str, names: Sequence[str]) -> str:
 def probe_maps(network: nn.Module, layers: Sequence[str], name: str) -> tuple[tuple[int, ...], int]:
     """Finds the channels of each layer's map, and the smallest side in pixels of an input that gives each a cell.
 
-    Raises:
-        ConfigError: the network does not take images of any size, or an output is not a map with a fixed number of
-            channels.
+    Raises ConfigError unless the network takes images of any size, and each output is a map with a fixed number of
+    channels.
     """
 
     def shapes_at(side: int) -> list[torch.Size]:

@@ -127,13 +127,10 @@ def fetch_entry(
     folder: StrPath | None = None,
     on_download: OnDownload = lambda name, done, total: None,
 ) -> WeightFile:
-    """Downloads the file of an entry, unless it is already present and has the right checksum.
+    """Downloads the file of an entry, unless it is already present and has the right checksum; or WeightsError.
 
     The folder is made if it is missing; None stands for torch's hub cache. A damaged file is replaced once the new one
     is complete.
-
-    Raises:
-        WeightsError: the file cannot be downloaded or written.
     """
     if folder is not None and not str(folder):
         raise WeightsError(
@@ -161,9 +158,7 @@ def read_entry(
     """Reads the parameters of an entry by name, and the SHA-256 of their file, which is always verified.
 
     The given folder is searched first, then torch's hub cache, into which the file is downloaded if it is nowhere.
-
-    Raises:
-        WeightsError: the folder is missing, or the file is damaged or cannot be downloaded.
+    Raises WeightsError if the folder is missing, or the file is damaged or cannot be downloaded.
     """
     if entry.url is not None and folder is not None and not (str(folder) and Path(folder).is_dir()):
         wrong = "not a folder" if str(folder) and Path(folder).exists() else "not there"

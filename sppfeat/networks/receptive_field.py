@@ -44,13 +44,9 @@ class FeatureGeometry(NamedTuple):
 
 
 class LayerGeometry(NamedTuple):
-    """One feature map of a network.
+    """A feature map of a network: its height and width in cells are those for the given input size.
 
-    Attributes:
-        channels: number of channels of the map.
-        map_hw: the map's height and width in cells, for the given input size.
-        geometry: the map's stride and offset; None if the arithmetic does not apply.
-        reason: the reason why ``geometry`` is None; empty if it is not.
+    ``geometry`` is None if the arithmetic does not apply, for the ``reason``, which is empty otherwise.
     """
 
     channels: int

@@ -46,11 +46,8 @@ def is_weights_file(weights: str) -> bool:
 def read_weights_file(path: Path) -> dict[str, Tensor]:
     """Reads parameters from a local file: a state dict, or a checkpoint that holds one under a usual key.
 
-    Only tensors are read, never pickled objects. The prefixes ``module.`` and ``_orig_mod.`` are dropped if every name
-    has them.
-
-    Raises:
-        WeightsError: the file does not exist, cannot be read as tensors, or holds no state dict.
+    Only tensors are read, never pickled objects; WeightsError if there are none. The prefixes ``module.`` and
+    ``_orig_mod.`` are dropped if every name has them.
     """
     if not path.is_file():
         raise WeightsError(f"no weights file {str(path)!r}")
@@ -92,10 +89,7 @@ def load_parameters(
         state: tensors by name. Those that are not needed, such as a classifier, are skipped if they do not fit.
         needed: names of the parameters that the chosen layers and the head depend on; these must match.
         used_modules: names of their modules. Other parameters there (of a normalization after fc6, say) are refused.
-        source: name of the weights, for messages.
-
-    Raises:
-        WeightsError: the parameters do not match; the message names the keys.
+        source: name of the weights, for the WeightsError that names the keys that do not match.
     """
     own = model.state_dict()
     state = {_LEGACY_DENSENET.sub(r"\1\2", name): value for name, value in state.items()}
@@ -150,8 +144,7 @@ def state_sha256(state: Mapping[str, Tensor]) -> str:
 def read_tensors(path: Path) -> Any:
     """Reads a file of ``torch.save`` that holds tensors, numbers, texts and containers of them.
 
-    Raises:
-        WeightsError: the file cannot be read, or holds pickled objects (they are never executed).
+    Raises WeightsError for other files, also for those with pickled objects, which are never executed.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)

@@ -53,10 +53,8 @@ def describe_training(
 class TrainFolder:
     """The folder of a training; all its files stay complete, even if the process dies while writing.
 
-    Its methods raise StoreError if a file cannot be written; the previous one remains.
-
-    Args:
-        folder: path of the folder, which is created if needed; its parent must exist.
+    Its methods raise StoreError if a file cannot be written; the previous one remains. :meth:`hold` makes the folder if
+    needed; its parent must exist.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -11,8 +11,8 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from sppfeat.config.specs import COMPACT_NAME
 from sppfeat.errors import ConfigError
 from sppfeat.networks import zoo
-from sppfeat.networks.catalogue import describe_layers
 from sppfeat.networks.receptive_field import FeatureGeometry, layer_geometries
+from sppfeat.networks.zoo import describe_layers
 
 # The smallest member of each family: default layer, channels, stride, offset.
 FAMILIES = [
