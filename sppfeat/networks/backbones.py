@@ -4,17 +4,18 @@ import copy
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from sppfeat.config.specs import BackboneSpec
-from sppfeat.config.values import StrPath
+from sppfeat.config.values import CHOICES, StrPath, check_choice
 from sppfeat.errors import ConfigError, WeightsError
 from sppfeat.files.downloads import OnDownload
 from sppfeat.networks import zoo
-from sppfeat.networks.layers import Head, check_head, cut_head, cut_network, fold_batch_norm, probe_maps
+from sppfeat.networks.layers import Head, cut_head, cut_network, fold_batch_norm, probe_maps
 from sppfeat.networks.named_weights import IMAGENET_INPUT, WeightEntry, find_entry, read_entry
 from sppfeat.networks.receptive_field import FeatureGeometry, receptive_field
 from sppfeat.networks.weights import (
@@ -28,6 +29,8 @@ from sppfeat.networks.weights import (
 
 __all__ = ["Backbone", "load_backbone", "wrap_module"]
 
+# torchvision's models whose classifier has two hidden Linear layers.
+_WITH_HEADS = ("vgg*", "alexnet")
 _WALK_SIDE = 224
 _FOLDING_SIDE = 64
 
@@ -100,7 +103,7 @@ def load_backbone(
     """
     zoo.check_name(name)
     if head is not None:
-        check_head(name, head, layers)
+        _check_head(name, head, layers)
     entry = None if weights == "none" or is_weights_file(weights) else _named_weights(name, weights)
     state = read_weights_file(Path(weights)) if is_weights_file(weights) else None
     with torch.random.fork_rng(devices=[]):
@@ -181,6 +184,21 @@ def wrap_module(
     channels, min_side = probe_maps(network, spec.layers, name)
     network = fold_batch_norm(network, spec.layers, side=max(min_side, _FOLDING_SIDE))
     return Backbone(spec, network, channels, min_side)
+
+
+def _check_head(name: str, head: str, layers: Sequence[str]) -> None:
+    """Refuses a head that a model lacks, or layers that do not feed it; goes by the names alone and builds no model."""
+    check_choice("head", head, CHOICES["head"])
+    if not any(fnmatchcase(name, pattern) for pattern in _WITH_HEADS):
+        raise ConfigError(
+            f"{name!r} has no {' or '.join(CHOICES['head'])}; the models that have them: {', '.join(_WITH_HEADS)}"
+        )
+    default = zoo.default_layer(name)
+    if layers and tuple(layers) != (default,):
+        raise ConfigError(
+            f"layers are {', '.join(layers)}; --head {head} takes the layer that {name} feeds it, {default!r}: "
+            f"leave the layers out"
+        )
 
 
 def _used_parts(network: nn.Module, head: Head | None) -> tuple[dict[str, Tensor], list[str]]:

@@ -10,7 +10,6 @@ import difflib
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
@@ -19,14 +18,12 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-from sppfeat.config.values import CHOICES, check_choice
+from sppfeat.config.values import CHOICES
 from sppfeat.errors import ConfigError
-from sppfeat.networks import zoo
 
 __all__ = [
     "Head",
     "UntraceableError",
-    "check_head",
     "cut_graph",
     "cut_head",
     "cut_network",
@@ -38,8 +35,6 @@ __all__ = [
 _SHOWN_LAYERS = 5
 _LARGEST_MIN_SIDE = 512  # a network that cannot take 512 x 512 pixels takes one size only
 _TOLERANCE = 1e-4  # relative l2 difference allowed between the maps of a layer, folded and not
-# torchvision's models whose classifier has two hidden Linear layers.
-_WITH_HEADS = ("vgg*", "alexnet")
 
 
 class UntraceableError(Exception):
@@ -182,21 +177,6 @@ class Head:
     level: int
     channels: int
     network: nn.Module
-
-
-def check_head(name: str, head: str, layers: Sequence[str]) -> None:
-    """Refuses a head that a model lacks, or layers that do not feed it; goes by the names alone and builds no model."""
-    check_choice("head", head, CHOICES["head"])
-    if not any(fnmatchcase(name, pattern) for pattern in _WITH_HEADS):
-        raise ConfigError(
-            f"{name!r} has no {' or '.join(CHOICES['head'])}; the models that have them: {', '.join(_WITH_HEADS)}"
-        )
-    default = zoo.default_layer(name)
-    if layers and tuple(layers) != (default,):
-        raise ConfigError(
-            f"layers are {', '.join(layers)}; --head {head} takes the layer that {name} feeds it, {default!r}: "
-            f"leave the layers out"
-        )
 
 
 def cut_head(model: Any, head: str) -> Head:
