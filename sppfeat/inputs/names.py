@@ -9,7 +9,6 @@ __all__ = [
     "ContainerKind",
     "below",
     "decompress_command",
-    "is_archive",
     "is_below",
     "is_container",
     "is_url",
@@ -87,11 +86,6 @@ def kind_of(name: bytes) -> ContainerKind | None:
 def is_container(name: bytes) -> bool:
     """Return True if a file is read in place of images when an input folder contains no image files."""
     return kind_of(name) not in (None, ContainerKind.MANIFEST)
-
-
-def is_archive(name: bytes) -> bool:
-    """Return True if a file is an archive that can be read in place."""
-    return kind_of(name) is ContainerKind.ARCHIVE
 
 
 def decompress_command(name: bytes) -> str:

@@ -21,7 +21,6 @@ from sppfeat.files.tables import has_utf16_mark
 from sppfeat.inputs.names import (
     ContainerKind,
     decompress_command,
-    is_archive,
     is_container,
     is_url,
     kind_of,
@@ -195,7 +194,7 @@ def find_image(root: bytes, path: bytes) -> Place:
     end, top = len(whole), whole.find(b"://") + 2 if is_url(whole) else 0
     while (end := whole.rfind(b"/", 0, end)) > top:
         container = whole[:end]
-        if is_url(whole) and is_archive(container):
+        if is_url(whole) and kind_of(container) is ContainerKind.ARCHIVE:
             return _place_in(container, None, whole[end + 1 :])
         if kind_of(container) is not None and os.path.isfile(container):
             return _place_in(os.path.abspath(container), FileVersion.of(container), whole[end + 1 :])

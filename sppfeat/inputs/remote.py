@@ -22,7 +22,7 @@ from sppfeat.files.remote import check_url, shown
 from sppfeat.files.remote.objects import UNKNOWN_SIZE, Fetcher, is_folder, objects_below, open_object
 from sppfeat.files.remote.service import FailureKind, Service, judge, source_error
 from sppfeat.inputs.archives import index_archive, load_index, save_index, segment_at
-from sppfeat.inputs.names import is_archive, is_container, is_url, kind_of
+from sppfeat.inputs.names import ContainerKind, is_container, is_url, kind_of
 from sppfeat.inputs.segments import Members, Segment, Storage, find_members
 
 __all__ = ["find_objects", "read_remote"]
@@ -101,7 +101,7 @@ def _read_folder(service: Service, url: str) -> Iterator[Segment]:
 def _read_archive(service: Service, url: str) -> Segment:
     """Find the images of a remote tar or zip file, in its order; it is listed and read in parts."""
     name = os.fsencode(url)
-    if not is_archive(name):
+    if kind_of(name) is not ContainerKind.ARCHIVE:
         raise ConfigError(
             f"{shown(url)} cannot be read where it is: fetch it first; allowed there: images, folders, .tar and .zip "
             "files"

@@ -192,23 +192,19 @@ class MemberStorage(Storage):
         scratch: Path,  # noqa: ARG002
     ) -> AbstractContextManager[Sequence[Place | str]]:
         """Return the places of images, which are parts of the file; StoreError if a table has changed."""
-        return contextlib.nullcontext(list(self._places(images)))
+        return contextlib.nullcontext(self._places(images))
 
-    def _places(self, images: npt.NDArray[np.int64]) -> Iterator[Place | str]:
-        with contextlib.ExitStack() as stack:
-            try:
-                fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-                stack.callback(os.close, fd)
-                is_same = FileVersion.of(fd).has_content_of(self.version)
-                reason = None if is_same else "has changed since it was listed"
-            except OSError as error:
-                reason = f"cannot be read: {error.strerror}"
-            if reason is None:
-                yield from find_members(self.path, fd, self.members, images)
-            elif self.is_table:
-                raise StoreError(f"{os.fsdecode(self.path)!r} {reason}")
-            else:
-                yield from [f"its archive {reason}"] * len(images)
+    def _places(self, images: npt.NDArray[np.int64]) -> list[Place | str]:
+        try:
+            with open(self.path, "rb") as file:
+                if FileVersion.of(file.fileno()).has_content_of(self.version):
+                    return list(find_members(self.path, file.fileno(), self.members, images))
+            reason = "has changed since it was listed"
+        except OSError as error:
+            reason = f"cannot be read: {error.strerror}"
+        if self.is_table:
+            raise StoreError(f"{os.fsdecode(self.path)!r} {reason}")
+        return [f"its archive {reason}"] * len(images)
 
 
 def find_members(

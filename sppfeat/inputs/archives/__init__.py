@@ -37,7 +37,6 @@ _SETTLED_NS = 2_000_000_000  # a younger file may change again without a new tim
 
 def read_archive(path: bytes) -> Segment:
     """Find the images of a local archive, in its order; ConfigError if it cannot be read as one."""
-    where = f"the archive {os.fsdecode(path)!r}"
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a FIFO would wait forever
             raise ConfigError("it is no regular file")
@@ -49,10 +48,9 @@ def read_archive(path: bytes) -> Segment:
                 if not FileVersion.of(file.fileno()).has_content_of(version):
                     raise ConfigError("it changed while it was read")
                 save_index(path, version, index)
-    except OSError as error:
-        raise ConfigError(f"cannot read {where}: {error.strerror}") from error
-    except ConfigError as error:
-        raise ConfigError(f"cannot read {where}: {error}") from error
+    except (OSError, ConfigError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"cannot read the archive {os.fsdecode(path)!r}: {reason}") from error
     segment, members = index
     return segment_at(path, segment, MemberStorage(path, version, members))
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -26,7 +26,7 @@ from sppfeat.inputs.tables.arrow import (
     make_arrow_segment,
 )
 
-__all__ = ["ParquetStorage", "read_parquet"]
+__all__ = ["read_parquet"]
 
 # Without a buffer size, pyarrow reads a whole column of a row group at once.
 _BUFFER_NBYTES = 1 << 20
@@ -44,14 +44,12 @@ def read_parquet(path: bytes) -> Segment:
     The columns are read in batches; the images themselves are not read. ConfigError if the file cannot be.
     """
     table = TableFile(path)
-    with arrow_errors(path, "Parquet", ConfigError), contextlib.ExitStack() as stack:
-        file = _open_parquet(path)
-        stack.callback(file.close, force=True)
-        version = FileVersion.of(path)
+    with arrow_errors(path, "Parquet", ConfigError), open(path, "rb") as opened:
+        version, file = FileVersion.of(opened.fileno()), _parquet_file(opened)
         columns = find_arrow_columns(file.schema_arrow, table, partial(_is_empty, file))
         batches = file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=columns.beside, use_threads=False)
         contents = columns.contents
-        storage = None if contents is None else ParquetStorage(path, contents, version)
+        storage = None if contents is None else _ParquetStorage(path, contents, version)
         return make_arrow_segment(table, columns, batches, storage)
 
 
@@ -76,20 +74,13 @@ def _chunk(group: Any, part: ColumnPart) -> Any:
     return next(chunk for chunk in chunks if chunk.path_in_schema == part.dotted)
 
 
-def _open_parquet(path: bytes) -> Any:
-    """Open a ``pyarrow.parquet.ParquetFile``, which the caller closes with ``force=True``."""
-    parquet = import_pyarrow(".parquet")
-    # Opened by Python: pyarrow refuses names that are not UTF-8.
-    file = open(path, "rb")  # noqa: SIM115
-    try:
-        return parquet.ParquetFile(file, buffer_size=_BUFFER_NBYTES)
-    except BaseException:
-        file.close()
-        raise
+def _parquet_file(opened: BinaryIO) -> Any:
+    """Make a ``pyarrow.parquet.ParquetFile``; pyarrow itself opens no file whose name is not UTF-8."""
+    return import_pyarrow(".parquet").ParquetFile(opened, buffer_size=_BUFFER_NBYTES)
 
 
 @dataclass(frozen=True, eq=False)
-class ParquetStorage(Storage):
+class _ParquetStorage(Storage):
     """Images in the rows of a Parquet file; they have no byte ranges of their own in it, so they are copied.
 
     Each call continues where the last one ended, so that ascending rows read the file once. One page of the file and
@@ -147,14 +138,15 @@ class ParquetStorage(Storage):
         with arrow_errors(self.path, "Parquet", StoreError):
             if not FileVersion.of(self.path).has_content_of(self.version):
                 raise StoreError(f"{os.fsdecode(self.path)!r} has changed since it was listed")
-            return _readers.pop(self, None) or _Reader(self.path, self.contents)
+            return _readers.pop(self, None) or _Reader(open(self.path, "rb"), self.contents)
 
 
 class _Reader:
     """Reads a column of bytes of a file forward; to go back, it restarts the row group."""
 
-    def __init__(self, path: bytes, contents: ColumnPart) -> None:
-        self._file, self._contents = _open_parquet(path), contents
+    def __init__(self, opened: BinaryIO, contents: ColumnPart) -> None:
+        self._opened, self._contents = opened, contents
+        self._file = _parquet_file(opened)
         groups = [self._file.metadata.row_group(i) for i in range(self._file.num_row_groups)]
         self._bounds = np.cumsum([0, *(group.num_rows for group in groups)])
         self._batches: Iterator[Any] = iter(())
@@ -163,9 +155,7 @@ class _Reader:
         self._start = self._stop = self._group_stop = 0
 
     def __del__(self) -> None:
-        file = getattr(self, "_file", None)  # missing if the file could not be opened
-        if file is not None:
-            file.close(force=True)
+        self._opened.close()
 
     def read(self, row: int) -> memoryview | str:
         """Return the bytes of a row, valid until the next call, or the reason why the row has none."""
@@ -192,6 +182,5 @@ class _Reader:
         self._group_stop = int(self._bounds[number + 1])
 
 
-_readers: WeakKeyDictionary[ParquetStorage, _Reader] = (
-    WeakKeyDictionary()
-)  # of the storage that was read last
+# That of the storage that was read last.
+_readers: WeakKeyDictionary[_ParquetStorage, _Reader] = WeakKeyDictionary()
