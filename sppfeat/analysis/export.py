@@ -185,13 +185,13 @@ def _format_of(output: StrPath | BinaryIO, name: str | None) -> str:
     if name is not None:
         return check_choice("format", name, EXPORT_FORMATS)
     path = os.fsdecode(output)
-    found_format = _suffix(path)
-    if found_format is None:
+    by_suffix, _ = _split_suffix(path)
+    if by_suffix is None:
         suffixes = " ".join(s for form in _FORMATS.values() for s in form.suffixes)
         raise ConfigError(
             f"the suffix of {path!r} says no format; allowed: {suffixes}, or --format {'|'.join(EXPORT_FORMATS)}"
         )
-    return found_format[0]
+    return by_suffix
 
 
 def _paths_of(path: str, name: str) -> tuple[str, ...]:
@@ -203,9 +203,8 @@ def _paths_of(path: str, name: str) -> tuple[str, ...]:
     """
     if not _FORMATS[name].has_table:
         return (path,)
-    found = _suffix(path)
-    stem = path[: -len(found[1])] if found is not None and found[0] == name else path
-    return path, f"{stem}.csv"
+    by_suffix, stem = _split_suffix(path)
+    return path, f"{stem if by_suffix == name else path}.csv"
 
 
 def _dtype_of(name: str, wanted: str | None, stored: str) -> str:
@@ -219,11 +218,11 @@ def _dtype_of(name: str, wanted: str | None, stored: str) -> str:
     return wanted
 
 
-def _suffix(path: str) -> tuple[str, str] | None:
-    """Format and suffix of a path; None if no format has its suffix."""
+def _split_suffix(path: str) -> tuple[str | None, str]:
+    """Format that has the suffix of a path, and the path without it; None and the path if there is no such format."""
     file_name = os.path.basename(path).lower()
     for name, form in _FORMATS.items():
         for suffix in form.suffixes:
             if file_name.endswith(suffix) and file_name != suffix:
-                return name, suffix
-    return None
+                return name, path[: -len(suffix)]
+    return None, path

@@ -25,8 +25,9 @@ from hypothesis.extra.numpy import arrays
 from json_fields import check_fields
 
 import sppfeat
+from sppfeat.analysis.choices import EXPORT_FORMATS
 from sppfeat.analysis.export import export
-from sppfeat.analysis.export_writers import number_texts
+from sppfeat.analysis.export_writers import Contents, number_texts
 from sppfeat.cli import main
 from sppfeat.config.specs import InputSpec
 from sppfeat.errors import ConfigError, LabelError
@@ -370,18 +371,15 @@ def test_more_than_matlab_5_holds(file, tmp_path, monkeypatch):
 
 def test_several_blocks_are_one_export(file, tmp_path, monkeypatch):
     selection = file.select(rows="status=any")
-    forms = ("npz", "npy", "parquet", "mat", "tsv")
-    for form in forms:
-        export(selection, tmp_path / f"1.{form}", export_format=form)
-    from sppfeat.analysis.export_writers import Contents
-
+    for form in EXPORT_FORMATS:
+        export(selection, tmp_path / f"{form}1.{form}", export_format=form)
     blocks = Contents.blocks
     monkeypatch.setattr(Contents, "blocks", lambda self, nbytes=0: blocks(self, 2 * 15 * 4))
     monkeypatch.setattr("sppfeat.analysis.export_writers._ROWS_AT_ONCE", 2)
     monkeypatch.setattr("sppfeat.store.row_table._TEXTS_AT_ONCE", 2)
-    for form in forms:
+    for form in EXPORT_FORMATS:
         seen: list[tuple[int, int]] = []
-        one, two = (tmp_path / f"{i}.{form}" for i in (1, 2))
+        one, two = (tmp_path / f"{form}{i}.{form}" for i in (1, 2))
         export(selection, two, export_format=form, on_progress=lambda *n, seen=seen: seen.append(n))
         assert seen == [(2, N), (4, N), (6, N)]
         if form == "parquet":
