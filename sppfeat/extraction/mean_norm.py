@@ -5,18 +5,19 @@ images with up to 200 boxes each. We estimate one factor per layer, before the f
 drawn at random from the whole plan.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.decoding import Decoder
 from sppfeat.errors import ConfigError, ImageError
-from sppfeat.extraction.pipeline import BatchDescriber, run_pipeline
+from sppfeat.extraction.describe import make_batch_describer
+from sppfeat.extraction.pipeline import run_pipeline
 from sppfeat.extraction.plan import Plan
-from sppfeat.store.schema import ColumnBlock, RowRegions
+from sppfeat.extraction.run import Run
+from sppfeat.store.schema import RowRegions
 
 __all__ = ["estimate_factors", "sample_plan"]
 
@@ -24,42 +25,32 @@ Measure = Callable[[Plan, npt.NDArray[np.int64]], object]
 """Fills the sizes of images ``(n,)`` into a plan."""
 
 
-def estimate_factors(
-    plan: Plan,
-    columns: Sequence[ColumnBlock],
-    mean_norm: float,
-    *,
-    decoder: Decoder,
-    describe_for: Callable[[Plan], BatchDescriber],
-    batch_pixels: int,
-    measure: Measure,
-    scratch: Path,
-) -> tuple[float, ...]:
-    """Estimate the factor of each layer that brings the mean l2 norm of its columns to ``mean_norm``.
-
-    Args:
-        columns: the blocks of columns of a descriptor.
-        describe_for: makes the function that computes unscaled rows of a plan.
-        measure: reads the headers of drawn images of unknown size.
+def estimate_factors(run: Run, plan: Plan) -> tuple[float, ...] | None:
+    """Estimate the factor of each layer of a run, on a sample of a plan; None for other normalizations.
 
     Raises:
         ImageError: none of the drawn images could be read.
         ConfigError: the descriptors of a layer are all zero.
     """
-    sample, images = sample_plan(plan, measure)
+    spec = run.config.descriptor
+    mean_norm = spec.mean_norm
+    if mean_norm is None or spec.norm_factors is not None:
+        return spec.norm_factors
+    sample, images = sample_plan(plan, run.measure)
+    plain = run.make_describer(None, dataclasses.replace(spec, normalize="none"))
     layers: dict[str, slice] = {}
-    for block in columns:
+    for block in run.columns:
         layers[block.layer] = slice(layers.get(block.layer, block).start, block.stop)
     sink = _NormSink(list(layers.values()), sample.rows_of(images))
-    with sample.storage.fetch(sample.storage_index[images], scratch) as places:
+    with sample.storage.fetch(sample.storage_index[images], run.scratch) as places:
         run_pipeline(
             sample,
             images,
             find_places=lambda batch: [places[i] for i in np.searchsorted(images, batch).tolist()],
             batch_size=None,
-            batch_pixels=batch_pixels,
-            decoder=decoder,
-            describe=describe_for(sample),
+            batch_pixels=run.batch_pixels,
+            decoder=run.decoder,
+            describe=make_batch_describer(sample, plain, run.projector),
             sink=sink,
         )
     n_rows = int((~np.isnan(sink.norms[:, 0])).sum())

@@ -17,6 +17,7 @@ from sppfeat.config.wording import counted
 from sppfeat.errors import ImageError
 from sppfeat.extraction.chunks import Chunk, iterate_chunks
 from sppfeat.extraction.describe import make_batch_describer
+from sppfeat.extraction.mean_norm import estimate_factors
 from sppfeat.extraction.output import Outcome, Output, read_outcome
 from sppfeat.extraction.pipeline import Progress, run_pipeline
 from sppfeat.extraction.plan import Plan
@@ -132,7 +133,7 @@ class Part:
         if self.run.request.fail_fast:
             self._refuse_unreadable()
         if self.norm_factors is None:
-            self.norm_factors = self.run.estimate_norm_factors(self.whole_plan or self.plan)
+            self.norm_factors = estimate_factors(self.run, self.whole_plan or self.plan)
         if self.is_new:
             create_file(
                 self.path,

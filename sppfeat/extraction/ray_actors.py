@@ -26,7 +26,6 @@ from sppfeat.errors import ConfigError, EngineError, SppfeatError
 if TYPE_CHECKING:
     from sppfeat.config.extract_config import ExtractConfig
     from sppfeat.config.request import Request
-    from sppfeat.extraction.output import Outcome
     from sppfeat.extraction.pipeline import Progress
     from sppfeat.extraction.plan import Plan
     from sppfeat.extraction.run import Run
@@ -228,25 +227,22 @@ class PartActor:
         """Return True, once the actor has started."""
         return True
 
-    def fill(self, index: int) -> "tuple[Progress, Outcome] | SppfeatError":
+    def fill(self, index: int) -> "Progress | SppfeatError":
         """Create or continue the file of a part, numbered from 0.
 
         An error that a user can cause or fix is returned: Ray would wrap a raised one in its own traceback.
         """
-        try:
-            if self._run is None:
-                self._run = self._stack.enter_context(_open_same_run(self._job))
-            return self._fill(self._run, index)
-        except SppfeatError as error:
-            return error
-
-    def _fill(self, run: "Run", index: int) -> "tuple[Progress, Outcome]":
         from sppfeat.extraction.shard_files import ShardFiles
 
         job = self._job
-        files = ShardFiles(job.request.output, job.plan, job.bounds)
-        with files.open_part(run, index, job.norm_factors, lock_seconds=_LOCK_SECONDS) as part:
-            return part.fill(should_stop=lambda: not job.running.exists()), part.outcome()
+        try:
+            if self._run is None:
+                self._run = self._stack.enter_context(_open_same_run(job))
+            files = ShardFiles(job.request.output, job.plan, job.bounds)
+            with files.open_part(self._run, index, job.norm_factors, lock_seconds=_LOCK_SECONDS) as part:
+                return part.fill(should_stop=lambda: not job.running.exists())
+        except SppfeatError as error:
+            return error
 
     def close(self) -> None:
         """Stop the decoders."""

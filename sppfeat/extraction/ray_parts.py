@@ -22,6 +22,7 @@ from sppfeat.config.distribution import RayOptions
 from sppfeat.config.request import Request
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError, EngineError, SppfeatError, StoreError
+from sppfeat.extraction.mean_norm import estimate_factors
 from sppfeat.extraction.output import Outcome, open_output, read_outcome
 from sppfeat.extraction.part import Parts
 from sppfeat.extraction.parts import find_part
@@ -105,7 +106,7 @@ class PartsOnRay:
         self._norm_factors = self._files.check(run)
         self._before = self._files.status()
         self.to_do = self._files.unfinished(self._before, with_failures=run.request.retry_failed)
-        self._outcomes: dict[int, Outcome] = {}
+        self._reported: set[int] = set()  # parts, by index
         self._merged: Outcome | None = None
         self._waited = Progress()
         self._ray: Any = None
@@ -153,7 +154,7 @@ class PartsOnRay:
 
     def outcome(self) -> Outcome:
         """Count the images of the output, or of the part files before the merge, by status."""
-        return self._merged or self._files.outcome(self._outcomes)
+        return self._merged or self._files.outcome({})
 
     def _fill(
         self,
@@ -170,7 +171,10 @@ class PartsOnRay:
                 if isinstance(report, SppfeatError):
                     error = error or report
                 else:
-                    self._add_report(index, *report, actors.n)
+                    self._reported.add(index)
+                    # Its seconds count once for all actors, which run in parallel.
+                    seconds = (own / actors.n for own in report[2:])
+                    self._waited = self._waited.followed_by(Progress(0, 0, *seconds))
             progress = self._progress()
             if progress.n_done + progress.n_failed:
                 on_progress(progress)
@@ -181,15 +185,9 @@ class PartsOnRay:
         if error is not None:
             raise error
 
-    def _add_report(self, index: int, done: Progress, outcome: Outcome, n_actors: int) -> None:
-        """Add what an actor reports of its part; its seconds count once for all actors, which run in parallel."""
-        self._outcomes[index] = outcome
-        _, _, *seconds = done
-        self._waited = self._waited.followed_by(Progress(0, 0, *(own / n_actors for own in seconds)))
-
     def _job(self, actors: Actors, running: Path) -> Job:
         if self._norm_factors is None:
-            self._norm_factors = self.run.estimate_norm_factors(self._files.plan)
+            self._norm_factors = estimate_factors(self.run, self._files.plan)
         request, options = self.run.request, self.run.request.run
         options = dataclasses.replace(
             options,
@@ -214,7 +212,7 @@ class PartsOnRay:
         was_to_do = before == Status.PENDING
         if self.run.request.retry_failed:
             # A retried image counts as failed again only when its part has been reported.
-            for index in self._outcomes:
+            for index in self._reported:
                 own = self._files.images_of(index)
                 was_to_do[own] |= before[own] == Status.FAILED
         n_failed = int((was_to_do & (now == Status.FAILED)).sum())
@@ -274,7 +272,7 @@ class _ActorPool:
         self._is_stopped = True
         self._to_do.clear()
 
-    def wait(self) -> Iterator[tuple[int, tuple[Progress, Outcome] | SppfeatError]]:
+    def wait(self) -> Iterator[tuple[int, Progress | SppfeatError]]:
         """Wait a short time; yield the parts that were reported, and hand out the next ones."""
         exceptions = self._ray.exceptions
         ended, _ = self._ray.wait(list(self._tasks), num_returns=1, timeout=_POLL_SECONDS)

@@ -21,8 +21,7 @@ from sppfeat.config.specs import DescriptorSpec, InputSpec
 from sppfeat.config.wording import counted
 from sppfeat.decoding import Decoder, DecoderPool, DecodeSettings, InlineDecoder
 from sppfeat.errors import BoxError, ConfigError
-from sppfeat.extraction.describe import Describer, make_batch_describer
-from sppfeat.extraction.mean_norm import estimate_factors
+from sppfeat.extraction.describe import Describer
 from sppfeat.extraction.plan import FoundSizes, Plan, make_plan, read_sizes
 from sppfeat.extraction.regions import Projector, map_sizes
 from sppfeat.extraction.rows import RowPlanner, fill_in_sizes
@@ -145,23 +144,6 @@ class Run:
             device=self.device,
             norm_factors=norm_factors,
             compile_network=self.request.run.compile,
-        )
-
-    def estimate_norm_factors(self, plan: Plan) -> tuple[float, ...] | None:
-        """Estimate the factors of ``meannorm`` on a sample of a plan; None for other normalizations."""
-        spec = self.config.descriptor
-        if spec.mean_norm is None or spec.norm_factors is not None:
-            return spec.norm_factors
-        plain = self.make_describer(None, dataclasses.replace(spec, normalize="none"))
-        return estimate_factors(
-            plan,
-            self.columns,
-            spec.mean_norm,
-            decoder=self.decoder,
-            describe_for=lambda sample: make_batch_describer(sample, plain, self.projector),
-            batch_pixels=self.batch_pixels,
-            measure=self.measure,
-            scratch=self.scratch,
         )
 
     def open_prober(self) -> contextlib.closing[Decoder]:

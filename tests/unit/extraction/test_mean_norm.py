@@ -3,6 +3,8 @@
 import dataclasses
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -11,10 +13,11 @@ from feature_files import BLOCKS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sppfeat.config.specs import InputSpec
+from sppfeat.config.specs import DescriptorSpec, InputSpec
 from sppfeat.decoding import Decoded
 from sppfeat.errors import ConfigError, ImageError
-from sppfeat.extraction.mean_norm import estimate_factors, sample_plan
+from sppfeat.extraction import mean_norm as module
+from sppfeat.extraction.mean_norm import sample_plan
 from sppfeat.extraction.pipeline import Rows
 from sppfeat.extraction.plan import make_plan
 from sppfeat.extraction.rows import choose_scales
@@ -141,17 +144,18 @@ def describe_for(drawn):
 
 def estimate(plan, mean_norm, *, broken=(), describe=None, blocks=BLOCKS):
     drawn = []
-    factors = estimate_factors(
-        plan,
-        blocks,
-        mean_norm,
+    run = SimpleNamespace(
+        config=SimpleNamespace(descriptor=DescriptorSpec(normalize=f"meannorm:{mean_norm}")),
+        columns=blocks,
         decoder=FakeDecoder(broken),
-        describe_for=describe or describe_for(drawn),
         batch_pixels=50_000,
+        projector=None,
         measure=measured,
         scratch=Path(),
+        make_describer=lambda factors, spec: describe or describe_for(drawn),
     )
-    return factors, drawn
+    with mock.patch.object(module, "make_batch_describer", lambda sample, of, projector: of(sample)):
+        return module.estimate_factors(run, plan), drawn
 
 
 @given(IMAGES, st.sampled_from([1.0, 20.0, 0.125]))
