@@ -1,4 +1,6 @@
-"""Small box tables and their planned rows."""
+"""Small box tables, their planned rows, and plans of these."""
+
+import math
 
 import numpy as np
 
@@ -7,11 +9,14 @@ from sppfeat.boxes.views import VIEW_SIDE, multiview_views
 from sppfeat.config.regions import BoxConvention
 from sppfeat.config.specs import InputSpec
 from sppfeat.extraction.plan import BoxRows, Plan, make_plan
-from sppfeat.extraction.rows import rows_of_table
+from sppfeat.extraction.regions import Projector
+from sppfeat.extraction.rows import RowPlanner, rows_of_table
 from sppfeat.files.paths import PathTable
+from sppfeat.geometry import FeatureGeometry
 from sppfeat.inputs import Listing
 
 ROOT = b"/data"
+PROJECTOR = Projector((FeatureGeometry(16.0, 0.0),), "sppnet", 0.0)
 
 
 def table_of(boxes, *, images=(), convention=None, names="path", sizes=None) -> BoxTable:
@@ -52,8 +57,22 @@ def views_of(image_hw, short_sides):
     return multiview_views(image_hw, short_sides, windows_hw)
 
 
-def plan_of(rows: BoxRows, image_hw, spec: InputSpec) -> Plan:
-    n = len(rows.ranges)
+def map_hws(input_hw):
+    """The size of the only map, of a network that has none."""
+    return [tuple(math.ceil(side / 16) for side in input_hw)]
+
+
+def planner_of(spec: InputSpec, source, *, drop=False) -> RowPlanner:
+    """Of a list of boxes in a file, of a grid, or of the views of the multi-view test."""
+    return RowPlanner(spec, PROJECTOR, map_hws if drop else None, **source)
+
+
+def whole_images(n, hw=(40, 60)) -> Plan:
+    return plan_of(None, [hw] * n, InputSpec())
+
+
+def plan_of(rows: BoxRows | None, image_hw, spec: InputSpec) -> Plan:
+    n = len(image_hw)
     listing = Listing.of_files(
         root=ROOT,
         paths=PathTable(f"{i}.jpg" for i in range(n)),

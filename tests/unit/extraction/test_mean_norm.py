@@ -8,7 +8,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from box_rows import plan_of, rows_of, sizes_of
+from box_rows import plan_of, rows_of, sizes_of, whole_images
 from feature_files import BLOCKS
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,10 +19,7 @@ from sppfeat.errors import ConfigError, ImageError
 from sppfeat.extraction import mean_norm as module
 from sppfeat.extraction.mean_norm import sample_plan
 from sppfeat.extraction.pipeline import Rows
-from sppfeat.extraction.plan import make_plan
 from sppfeat.extraction.rows import choose_scales
-from sppfeat.files.paths import PathTable
-from sppfeat.inputs import Listing
 from sppfeat.store.schema import column_blocks
 
 SPEC = InputSpec(scales=(32, 64), max_pixels=8192, min_side=8)
@@ -38,13 +35,6 @@ def planned(images):
     )
     unreadable = {i: "no image" for i, hw in enumerate(image_hw) if hw == (0, 0)}
     return dataclasses.replace(plan_of(rows, image_hw, SPEC), errors=unreadable)
-
-
-def whole_images(n, hw=(40, 60)):
-    listing = Listing.of_files(
-        b"/data", PathTable(f"{i}.jpg" for i in range(n)), np.full(n, -1, dtype=np.int64), ()
-    )
-    return make_plan(listing, sizes_of([hw] * n), {}, InputSpec())
 
 
 def measured(sample, images):

@@ -5,30 +5,23 @@ import math
 
 import numpy as np
 import pytest
-from box_rows import ROOT, plan_of, sizes_of, table_of
+from box_rows import ROOT, plan_of, planner_of, sizes_of, table_of
 
 from sppfeat.config.regions import BoxConvention, RegionSpec, parse_grid
 from sppfeat.config.specs import InputSpec
-from sppfeat.extraction.regions import Projector
 from sppfeat.extraction.report import box_notes, summarize_boxes
-from sppfeat.extraction.rows import RowPlanner
 from sppfeat.files.paths import PathTable
-from sppfeat.geometry import FeatureGeometry
 
 SPEC = InputSpec(scales=(64, 128))
 VOC = BoxConvention(origin=1, ends="inclusive")
 FILE = RegionSpec(boxes="file", box_format="voc", convention=VOC)
-PROJECTOR = Projector((FeatureGeometry(16.0, 0.0),), "sppnet", 0.0)
-
-
-def map_hws(input_hw):
-    return [tuple(math.ceil(side / 16) for side in input_hw)]
 
 
 def planned(image_hw, *, drop=False, spec=SPEC, **source):
     n = len(image_hw)
-    planner = RowPlanner(spec, PROJECTOR, map_hws if drop else None, **source)
-    rows = planner.rows(ROOT, [b"%d.jpg" % i for i in range(n)], sizes_of(image_hw))
+    rows = planner_of(spec, source, drop=drop).rows(
+        ROOT, [b"%d.jpg" % i for i in range(n)], sizes_of(image_hw)
+    )
     return plan_of(rows, image_hw, spec)
 
 

@@ -2,6 +2,7 @@
 
 import math
 
+import box_rows
 import numpy as np
 import pytest
 from box_rows import ROOT, sizes_of, table_of, views_of
@@ -13,9 +14,7 @@ from sppfeat.config.regions import BoxConvention, GridSpec, RowFlag, parse_grid
 from sppfeat.config.specs import InputSpec
 from sppfeat.errors import BoxError
 from sppfeat.extraction.plan import input_sizes
-from sppfeat.extraction.regions import Projector
-from sppfeat.extraction.rows import RowPlanner, rows_of_table, rows_of_views
-from sppfeat.geometry import FeatureGeometry
+from sppfeat.extraction.rows import rows_of_table, rows_of_views
 
 NUMBERS = st.integers(-50, 150).map(float) | st.sampled_from([math.nan, math.inf])
 BOXES = st.lists(st.tuples(st.integers(0, 5).map(str), st.tuples(*[NUMBERS] * 4)), max_size=25)
@@ -103,7 +102,6 @@ def test_multiview_rows_know_their_scale_and_their_side():
 
 
 YOLO = BoxConvention(coords="cxcywh", units="normalized")
-PROJECTOR = Projector((FeatureGeometry(16.0, 0.0),), "sppnet", 0.0)
 NAMES = [f"{i}.jpg" for i in range(6)]
 PATHS = [name.encode() for name in NAMES]
 IMAGE_HW = [(60, 80), (80, 60), (40, 40), (0, 0), (100, 30), (64, 64)]
@@ -113,14 +111,8 @@ NAMED_BOXES = st.lists(
 )
 
 
-def sizes(input_hw):
-    return [tuple(math.ceil(side / 16) for side in input_hw)]
-
-
 def planner_of(source, *, drop=False, **settings):
-    """Of a list of boxes in a file, of a grid, or of the views of the multi-view test."""
-    spec = InputSpec(**{"size": 64, **settings})
-    return RowPlanner(spec, PROJECTOR, sizes if drop else None, **source)
+    return box_rows.planner_of(InputSpec(**{"size": 64, **settings}), source, drop=drop)
 
 
 def file_boxes(boxes, **settings):
@@ -305,7 +297,7 @@ def test_images_without_boxes_can_be_added_to_those_of_a_file_of_one_image():
 )
 def test_views_are_224_pixels_of_the_input_whatever_bounds_or_rounds_its_sides(image_hw, side, step):
     spec = InputSpec(size=side, round_to=step)
-    planner = RowPlanner(spec, PROJECTOR)
+    planner = box_rows.planner_of(spec, {})
     boxes = planner.rows(ROOT, [b"a.jpg"], sizes_of([image_hw])).boxes.boxes_px[1:10]
     input_hw = input_sizes(sizes_of([image_hw]), spec)[0][0, 0].tolist()
     wanted = [[min(224, side) for side in input_hw]] * 9

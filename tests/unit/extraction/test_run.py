@@ -2,25 +2,14 @@
 
 import dataclasses
 
-import numpy as np
 import pytest
-from box_rows import sizes_of
+from box_rows import whole_images
 from feature_files import BLOCKS, config, new_file
 
 from sppfeat.config.specs import DescriptorSpec, InputSpec
 from sppfeat.errors import ConfigError
-from sppfeat.extraction.plan import make_plan
 from sppfeat.extraction.run import adopt_mean_norm
-from sppfeat.files.paths import PathTable
-from sppfeat.inputs import Listing
 from sppfeat.store.layout import create_file
-
-
-def whole_images(n, hw=(40, 60)):
-    listing = Listing.of_files(
-        b"/data", PathTable(f"{i}.jpg" for i in range(n)), np.full(n, -1, dtype=np.int64), ()
-    )
-    return make_plan(listing, sizes_of([hw] * n), {}, InputSpec())
 
 
 def scaled_config(normalize="meannorm:20", levels=(1, 2), input_spec=None, dtype="float32", **backbone):
