@@ -14,7 +14,6 @@ from sppfeat.config.request import Request
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.files.outputs import (
     OutputLock,
-    ShardLock,
     check_output,
     is_being_written,
     refuse_input,
@@ -44,7 +43,7 @@ class Output:
 
     path: Path
     local: LocalOutput
-    lock: OutputLock | ShardLock | None
+    lock: OutputLock | None
 
 
 @contextlib.contextmanager
@@ -75,12 +74,11 @@ def open_output(request: Request, path: Path, *, lock_seconds: float = 0.0) -> I
             yield Output(real, local, lock)
 
 
-def _lock(request: Request, path: Path, until: float) -> OutputLock | ShardLock:
+def _lock(request: Request, path: Path, until: float) -> OutputLock:
+    shard = request.shard.name if request.shard is not None and request.shared else None
     while True:
         try:
-            if request.shard is not None and request.shared:
-                return ShardLock(path, request.shard.name)
-            return OutputLock(path)
+            return OutputLock(path, shard=shard)
         except StoreError:
             if time.monotonic() >= until or not is_being_written(path):
                 raise

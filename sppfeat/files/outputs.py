@@ -16,7 +16,6 @@ from sppfeat.errors import ConfigError, StoreError
 
 __all__ = [
     "OutputLock",
-    "ShardLock",
     "check_new_file",
     "check_output",
     "extension_of",
@@ -100,16 +99,11 @@ def remove_leftovers(output: Path) -> None:
             left.unlink(missing_ok=True)
 
 
-def _open_locked(
-    path: Path,
-    how: int = fcntl.LOCK_EX | fcntl.LOCK_NB,
-    *,
-    on_no_locks: Callable[[OSError], None] = lambda _: None,
-) -> int:
+def _open_locked(path: Path, how: int = fcntl.LOCK_EX | fcntl.LOCK_NB, *, output: Path | None = None) -> int:
     """Open a file, creating it if it is missing, and lock it (``how``, of ``flock``) until its descriptor is closed.
 
-    ``on_no_locks`` is called if the file system cannot lock. BlockingIOError is raised if another process holds the
-    lock.
+    A warning names the ``output``, if any, if the file system cannot lock. BlockingIOError is raised if another process
+    holds the lock.
     """
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -119,7 +113,12 @@ def _open_locked(
             except BlockingIOError:
                 raise
             except OSError as error:
-                on_no_locks(error)
+                if output is not None:
+                    warnings.warn(
+                        f"this file system cannot lock ({error.strerror}): see to it that no other process writes "
+                        f"{str(output)!r}",
+                        stacklevel=4,
+                    )
             # The process that held it may have removed or renamed the file before we got the lock.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(fd), os.stat(path)):
@@ -151,35 +150,25 @@ class OutputLock(contextlib.ExitStack):
     """Locks an output against a second writer; StoreError is raised if another process holds the lock.
 
     The lock is on a separate file next to the output, so that readers are not locked out. If the output is a symbolic
-    link, the lock file is next to its target, so that two names of one file share one lock.
+    link, the lock file is next to its target, so that two names of one file share one lock. With ``shard``, processes
+    that fill other shards may write, too: one of them lays out the output while the others wait.
     """
 
-    def __init__(self, output: Path) -> None:
+    def __init__(self, output: Path, *, shard: str | None = None) -> None:
         super().__init__()
-        self.callback(_lock_beside(output, _SUFFIX))
-
-    def announce_layout(self) -> None:
-        """Do nothing: no other process waits for the file to be laid out."""
-
-
-class ShardLock(contextlib.ExitStack):
-    """Locks the named shard of an output that several processes fill, and the whole output; see :class:`OutputLock`.
-
-    One process lays out the output while the others wait.
-    """
-
-    def __init__(self, output: Path, shard: str) -> None:
-        super().__init__()
+        self._layout = contextlib.ExitStack()
+        if shard is None:
+            self.callback(_lock_beside(output, _SUFFIX))
+            return
         with contextlib.ExitStack() as stack:
             stack.callback(_lock_beside(output, _SUFFIX, how=fcntl.LOCK_SH | fcntl.LOCK_NB))
             stack.callback(_lock_beside(output, f".{shard}.lock", what=f"shard {shard} of "))
-            self._layout = contextlib.ExitStack()
             self._layout.callback(_lock_beside(output, ".layout.lock", how=fcntl.LOCK_EX))  # waits
             stack.callback(self.announce_layout)
             self.push(stack.pop_all())
 
     def announce_layout(self) -> None:
-        """Let the waiting processes continue, now that the file is laid out; further calls do nothing."""
+        """Let the processes that fill other shards continue, now that the file is laid out."""
         self._layout.close()
 
 
@@ -188,15 +177,8 @@ def _lock_beside(
 ) -> Callable[[], None]:
     """Lock a file next to an output (``what`` names a part of it), and return the function that releases the lock."""
     path = _beside(output, suffix)
-
-    def warn(error: OSError) -> None:
-        warnings.warn(
-            f"this file system cannot lock ({error.strerror}): see to it that no other process writes {str(output)!r}",
-            stacklevel=5,
-        )
-
     try:
-        fd = _open_locked(path, how, on_no_locks=warn)
+        fd = _open_locked(path, how, output=output)
     except BlockingIOError as error:
         raise StoreError(
             f"another process is writing {what}{str(output)!r} (it holds {path.name})"

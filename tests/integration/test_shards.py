@@ -28,7 +28,7 @@ from sppfeat.config.request import BoxChoice, DescriptorChoice
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.extraction.extract import open_parts
 from sppfeat.extraction.output import Failure
-from sppfeat.files.outputs import OutputLock, ShardLock
+from sppfeat.files.outputs import OutputLock
 
 N = 11
 ONE_BY_ONE = RunOptions(workers=0, batch_size=1, device="cpu")
@@ -145,7 +145,7 @@ def test_shared_shards_are_the_same_ranges_after_a_retry(tmp_path):
 def test_processes_that_begin_at_once_lay_out_one_file(runs, folder, tmp_path):
     """The others wait for the first, and then find the file."""
     logs = [str(tmp_path / f"log{i}") for i in (1, 2)]
-    held = ShardLock(tmp_path / "f.h5", "another")  # has the right to lay it out
+    held = OutputLock(tmp_path / "f.h5", shard="another")  # has the right to lay it out
     first = ("extract", folder, "-o", tmp_path / "f.h5", *TINY, "--shared", "--shard", "1/2")
     process = runs.start(*first, log=logs[0])
     while not (tmp_path / "f.h5.00001-of-00002.lock").exists():
@@ -162,18 +162,18 @@ def test_processes_that_begin_at_once_lay_out_one_file(runs, folder, tmp_path):
 
 def test_locks_of_shards_keep_away_who_would_write_the_same(tmp_path):
     output = tmp_path / "f.h5"
-    with ShardLock(output, "1-of-2") as first:
+    with OutputLock(output, shard="1-of-2") as first:
         first.announce_layout()
         with pytest.raises(StoreError, match="another process is writing shard 1-of-2 of"):
-            ShardLock(output, "1-of-2")
+            OutputLock(output, shard="1-of-2")
         with pytest.raises(StoreError, match="another process is writing"):
             OutputLock(output)
-        with ShardLock(output, "2-of-2"):
+        with OutputLock(output, shard="2-of-2"):
             pass
         assert (tmp_path / "f.h5.lock").exists()
     assert not list(tmp_path.iterdir())
     with OutputLock(output), pytest.raises(StoreError, match="another process is writing"):
-        ShardLock(output, "1-of-2")
+        OutputLock(output, shard="1-of-2")
     assert not list(tmp_path.iterdir())
 
 

@@ -19,8 +19,7 @@ from packages import need_packages
 from sppfeat.errors import ConfigError, SourceError
 from sppfeat.files.paths import PathTable, walk_order
 from sppfeat.files.places import Place
-from sppfeat.files.remote import check_url, shown
-from sppfeat.files.remote import objects as transfers
+from sppfeat.files.remote import check_url, objects, shown
 from sppfeat.files.remote.service import N_TRANSFERS
 from sppfeat.inputs import list_images
 from sppfeat.inputs.remote import read_remote
@@ -285,9 +284,9 @@ def test_no_fsspec(monkeypatch):
 
 
 def images_in_bucket(store, n=60):
-    objects = {f"{i:03d}.jpg": os.urandom(1000 + i) for i in range(n)}
-    store.put(objects)
-    return list_images(["s3://bucket"]), list(objects.values())
+    kept = {f"{i:03d}.jpg": os.urandom(1000 + i) for i in range(n)}
+    store.put(kept)
+    return list_images(["s3://bucket"]), list(kept.values())
 
 
 def impatient(monkeypatch):
@@ -425,7 +424,7 @@ def test_an_object_that_has_changed_is_read_as_it_is_now(store, tmp_path, n_byte
 def test_an_object_that_is_too_large_fails_before_it_is_here(store, server, tmp_path, monkeypatch):
     listing, expected = images_in_bucket(store, 5)
     store.put({"001.jpg": os.urandom(1 << 20)})
-    monkeypatch.setattr(transfers, "LARGEST_OBJECT", 1003)
+    monkeypatch.setattr(objects, "LARGEST_OBJECT", 1003)
     with fetched(listing, tmp_path) as found:
         assert found[0] == expected[0]
         assert found[1] == f"the object has {1 << 20} bytes or more; allowed: 1003"
@@ -439,7 +438,7 @@ def test_a_disk_that_is_full_ends_the_run(store, tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(transfers.os, "stat", full)
+    monkeypatch.setattr(objects.os, "stat", full)
     with pytest.raises(SourceError, match=r"cannot write .*No space left"), fetched(listing, tmp_path):
         pass
 

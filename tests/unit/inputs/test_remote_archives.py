@@ -16,7 +16,7 @@ from packages import need_packages
 
 from sppfeat.errors import ConfigError, SourceError
 from sppfeat.files.places import DEFLATED, unpack
-from sppfeat.files.remote import objects as transfers
+from sppfeat.files.remote import objects
 from sppfeat.inputs import list_images, remote
 from sppfeat.inputs.remote import _NEAR, _joined_ranges
 
@@ -35,7 +35,7 @@ def store(store, monkeypatch, tmp_path):
 @pytest.fixture
 def small_steps(monkeypatch):
     """Parts so small that small archives have many of them."""
-    monkeypatch.setattr(transfers, "_AHEAD_NBYTES", 2000)
+    monkeypatch.setattr(objects, "_AHEAD_NBYTES", 2000)
     monkeypatch.setattr(remote, "_PIECE", 1500)
     monkeypatch.setattr(remote, "_NEAR", 1000)
 
@@ -128,7 +128,7 @@ def test_most_of_large_members_is_not_fetched_to_list_an_archive(store):
 
 
 def test_small_members_are_listed_many_at_once(store, monkeypatch):
-    monkeypatch.setattr(transfers, "_AHEAD_NBYTES", 20_000)
+    monkeypatch.setattr(objects, "_AHEAD_NBYTES", 20_000)
     store.put({"small.tar": tar_of({f"{i}.jpg": bytes(1000) for i in range(100)})})
     assert len(list_images(["s3://bucket/small.tar"]).paths) == 100
     assert sum(line.startswith("GET /bucket/small.tar") for line in store.server.asked) < 12
@@ -207,14 +207,14 @@ def test_pieces_that_fail(store, tmp_path, small_steps):
 def test_a_piece_that_never_comes_fails_the_images_in_it_alone(store, tmp_path, small_steps, monkeypatch):
     store.put({"a.tar": tar_of(IMAGES)})
     listing, expected = list_images(["s3://bucket/a.tar"]), list(IMAGES.values())
-    true_read, bad = transfers._read_range, int(listing.storage.members.ranges[12, 0]) + 10
+    true_read, bad = objects._read_range, int(listing.storage.members.ranges[12, 0]) + 10
 
     def read(service, url, start, stop):
         if start <= bad < stop:
             raise ConnectionResetError("it is reset")
         return true_read(service, url, start, stop)
 
-    monkeypatch.setattr(transfers, "_read_range", read)
+    monkeypatch.setattr(objects, "_read_range", read)
     with fetched(listing, tmp_path / "s") as found:
         lost = [i for i, content in enumerate(found) if isinstance(content, str)]
         assert 12 in lost

@@ -56,7 +56,7 @@ def read(path, name):
 def run(code, *arguments, **options):
     """Run some code in a Python of its own, the files of the tests at hand."""
     prelude = "import sys, os, signal\nfrom pathlib import Path\nfrom feature_files import *\n"
-    for module in ("store.writer", "store.layout", "files.locks"):
+    for module in ("store.writer", "store.layout", "files.outputs"):
         prelude += f"from sppfeat.{module} import *\n"
     prelude += "from sppfeat.errors import StoreError\n"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SUPPORT), str(REPOSITORY)])}
