@@ -28,11 +28,7 @@ _SHOWN = 5
 def check_finite(
     rows: npt.NDArray[np.floating[Any]], selection: Selection, positions: npt.NDArray[np.int64]
 ) -> None:
-    """Refuses rows ``(k, d)`` with values that are not finite; ``positions`` are theirs in the selection.
-
-    Raises:
-        StoreError: a row holds NaN or infinities; names the first ones.
-    """
+    """Refuses rows ``(k, d)`` with NaN or infinities, naming the first; ``positions`` are theirs in the selection."""
     bad = find_nonfinite(rows)
     if len(bad):
         numbers = selection.rows[positions[bad]]
@@ -53,11 +49,7 @@ def find_nonfinite(rows: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int64]
 
 
 def check_described(selection: Selection) -> None:
-    """Refuses a selection with rows without descriptor: of failed or pending images, or of boxes without area.
-
-    Raises:
-        ConfigError: there are such rows; names the first.
-    """
+    """Refuses rows without descriptor, naming the first: of failed or pending images, or of boxes without area."""
     without = selection.rows[~selection.file.has_descriptor()[selection.rows]]
     if len(without):
         raise ConfigError(

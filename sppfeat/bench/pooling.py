@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align, roi_pool
 
 from sppfeat.bench.samples import draw_boxes
-from sppfeat.bench.timing import Timing, counted_passes, describe_machine, interleave, synchronize, timed
+from sppfeat.bench.timing import Timing, counted_passes, describe_machine, interleave, timed
 from sppfeat.networks.devices import choose_device, device_memory
 from sppfeat.pyramid import pool_regions, spatial_pyramid_pool
 
@@ -112,7 +112,6 @@ def bench_pooling(
         step = max(1, _MOST_VALUES // dimension)
         of_regions, of_maps = region_contenders(maps[:1], levels, pool), map_contenders(levels, pool)
         n_contenders = len(counts) * len(of_regions) + len(_N_MAPS) * len(of_maps)
-        wait = partial(synchronize, chosen)
         on_pass = counted_passes(n_contenders * (1 + repetitions), on_progress)
 
         def measure(
@@ -122,7 +121,7 @@ def bench_pooling(
             for name, contender in contenders.items():
                 laid_out = _channels_last(whole) if name == "spatial_pyramid_pool" else whole
                 run = partial(map, contender, torch.split(laid_out, step))
-                passes.append(timed(name, run, synchronize=wait, budget=budget_seconds))
+                passes.append(timed(name, run, device=chosen, budget=budget_seconds))
             timings = interleave(passes, repetitions=repetitions, budget=budget_seconds, on_pass=on_pass)
             return {name: timings.get(name) for name in contenders}
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from sppfeat.bench.samples import draw_boxes, synthetic_photo
-from sppfeat.bench.timing import Timing, counted_passes, describe_conditions, interleave, synchronize, timed
+from sppfeat.bench.timing import Timing, counted_passes, describe_conditions, interleave, timed
 from sppfeat.config.specs import InputSpec
 from sppfeat.decoding.images import read_image
 from sppfeat.errors import ImageError
@@ -27,11 +27,8 @@ _SHORTEST_SIDE = 16  # shortest side of a box, in pixels of the image
 class BoxContenders:
     """The two ways from the decoded pixels of an image to descriptors of boxes: one run, or one run per box.
 
-    Args:
-        image: the image, 8-bit RGB at its full size.
-        boxes_px: ``(K, 4)`` int64 ``x0, y0, x1, y1`` in pixels of the image, half-open; none empty, all inside.
-        size: short side of the network input for the one run, in pixels, or ``"native"``.
-        **network: further options of :class:`sppfeat.extractor.Extractor`.
+    The image is 8-bit RGB at its full size. ``boxes_px`` are ``(K, 4)`` int64 ``x0, y0, x1, y1`` in its pixels,
+    half-open; none is empty, and all lie inside. ``size`` is the short side of the network input for the one run.
     """
 
     def __init__(
@@ -141,13 +138,11 @@ def _climb(
     counts = sorted({*ladder(n_boxes), n_crops})
     n_measured = sum(n <= n_crops for n in counts)
     on_pass = counted_passes((len(counts) + n_measured) * (1 + repetitions), on_progress)
-    wait = partial(synchronize, contenders.device)
-
     rungs: list[dict[str, Any]] = []
     for n in counts:
         is_measured = n <= n_crops
         ways = [contenders.spp, contenders.rcnn] if is_measured else [contenders.spp]
-        passes = [timed(way.__name__, partial(map, way, [n]), synchronize=wait) for way in ways]
+        passes = [timed(way.__name__, partial(map, way, [n]), device=contenders.device) for way in ways]
         found = interleave(passes, repetitions=repetitions, on_pass=on_pass)
         spp = found["spp"]
         rcnn = found["rcnn"] if is_measured else _scaled(rungs[n_measured - 1]["rcnn"], n / n_crops)

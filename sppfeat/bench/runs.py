@@ -74,7 +74,7 @@ class Stages:
         run, options = part.run, part.run.request.run
         self._config, self._plan, self._output = run.config, part.plan, output
         self._max_decode_pixels = options.max_decode_pixels
-        self._wait = partial(synchronize, run.device)
+        self._device = run.device
         self.batches: list[Batch] = list(
             schedule(
                 self._plan.input_hw,
@@ -101,10 +101,10 @@ class Stages:
             for batch in self.batches:
                 pixels = self.pixels(batch, add)
                 tensor = self.describer.make_batch(pixels)
-                self._wait()
+                synchronize(self._device)
                 add("transfer")
                 maps = self.describer.compute_maps(tensor)
-                self._wait()
+                synchronize(self._device)
                 add("backbone")
                 descriptors = self._pool(maps)
                 add("pool")
@@ -207,11 +207,8 @@ def run_plain_loop(
 ) -> npt.NDArray[np.float32]:
     """Descriptors from the loop that most people write: Pillow, one image at a time, float32, adaptive pooling.
 
-    Returns ``(N, D)`` float32.
-
-    Args:
-        backbone: the network, neither folded nor converted, on ``device``.
-        images: paths of image files, each with height and width of its network input in pixels.
+    The network is neither folded nor converted, and on ``device``. ``images`` are paths, each with height and width of
+    its network input in pixels. Returns ``(N, D)`` float32.
     """
     spec = backbone.spec
     mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (spec.mean, spec.std))
@@ -243,12 +240,9 @@ def bench_extract(
 ) -> dict[str, Any]:
     """Measures a run of whole images; returns the fields of ``sppfeat bench extract --json``.
 
-    Args:
-        inputs: folders, image files and lists of them; none for synthetic photographs, drawn with ``draw_seed``.
-        n_images: the most images, chosen evenly from the inputs.
-        on_image: called with the number of images ready and the total number of images.
-        on_progress: called with the number of passes done and the total number of passes.
-        **options: options of :func:`sppfeat.extract`.
+    Up to ``n_images`` are chosen evenly from the inputs: folders, image files and lists of them; without inputs,
+    synthetic photographs are drawn with ``draw_seed``. ``on_image`` reports images that are ready, ``on_progress``
+    passes that are done. ``options`` are those of :func:`sppfeat.extract`.
     """
     with tempfile.TemporaryDirectory(prefix="sppfeat-bench-") as name:
         folder = Path(name)
@@ -280,7 +274,7 @@ def bench_extract(
                 stages.run,
                 partial(run_bare_network, stages.describer, decoded),
                 whole.run,
-                timed("loop", lambda: iter([loop()]), synchronize=partial(synchronize, run.device)),
+                timed("loop", lambda: iter([loop()]), device=run.device),
             ]
             on_pass = counted_passes(len(passes) * (1 + repetitions), on_progress)
             timings = interleave(passes, repetitions=repetitions, on_pass=on_pass)

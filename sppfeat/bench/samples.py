@@ -29,11 +29,8 @@ def choose_images(
     """Chooses up to ``n`` images evenly from folders, image files and lists of them.
 
     Each image is decoded once, to leave out unreadable ones and to bring the others into the system's cache. Returns
-    the paths of the images that can be decoded, and the number of chosen images that cannot.
-
-    Raises:
-        ConfigError: inputs do not exist or hold no image.
-        ImageError: no image can be read.
+    the paths of the images that can be decoded, and the number of chosen images that cannot; refuses inputs without
+    an image that can.
     """
     listing = list_images(inputs, labels="none")
     if not isinstance(listing.storage, FileStorage):

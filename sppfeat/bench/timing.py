@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 _CPUINFO = Path("/proc/cpuinfo")
+_CPU = torch.device("cpu")
 
 Pass: TypeAlias = Callable[[], Mapping[str, float]]
 """Does the work once; returns seconds by name, for one or more parts of it, or nothing if it was stopped."""
@@ -41,23 +42,23 @@ def timed(
     name: str,
     contender: Callable[[], Iterable[object]],
     *,
-    synchronize: Callable[[], None] = lambda: None,
+    device: torch.device = _CPU,
     budget: float = math.inf,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Pass:
     """Makes a pass that runs a contender, which works piece by piece; freeing the results counts as measured time.
 
-    ``synchronize`` waits for the device, before both readings of the clock. A pass that takes longer than ``budget``
-    seconds stops at the next piece and returns nothing.
+    It waits for the device before both readings of the clock. A pass that takes longer than ``budget`` seconds stops at
+    the next piece and returns nothing.
     """
 
     def run() -> dict[str, float]:
-        synchronize()
+        synchronize(device)
         start = clock()
         for _ in contender():
             if clock() - start > budget:
                 return {}
-        synchronize()
+        synchronize(device)
         seconds = clock() - start
         return {name: seconds} if seconds <= budget else {}
 

@@ -1,5 +1,8 @@
 """Turns, medians and budgets, by a clock that goes as it is told."""
 
+import torch
+
+from sppfeat.bench import timing as timing_module
 from sppfeat.bench.timing import counted_passes, interleave, timed
 
 
@@ -80,19 +83,20 @@ def test_repetitions_end_where_the_budget_is_used_up_but_there_is_one():
     ) == {"d": timing(9, 9, 9, 1)}
 
 
-def test_the_device_is_waited_for_before_both_readings_of_the_clock():
+def test_the_device_is_waited_for_before_both_readings_of_the_clock(monkeypatch):
     clock = Clock()
 
     def contender():
         clock.calls.append("launch")
         yield
 
-    def synchronize():
-        clock.calls.append("wait")
+    def synchronize(device):
+        clock.calls.append(device.type)
         clock.now += 7
 
-    found = timed("a", contender, synchronize=synchronize, clock=clock)()
-    assert clock.calls == ["wait", "launch", "wait"]
+    monkeypatch.setattr(timing_module, "synchronize", synchronize)
+    found = timed("a", contender, device=torch.device("cuda"), clock=clock)()
+    assert clock.calls == ["cuda", "launch", "cuda"]
     assert found == {"a": 7}
 
 

@@ -142,10 +142,8 @@ def pooled_boxes(
 ) -> list[tuple[PooledLayer, ...]]:
     """Pools each layer of a network over boxes of an image; runs it once for each scale and mirroring.
 
-    Raises:
-        BoxError: a box has no area inside the image, or is not finite.
-        ImageError: the image cannot be read.
-        ConfigError: receptive-field arithmetic does not apply to the network, and there is a box.
+    Refuses boxes that have no area inside the image, and all boxes if receptive-field arithmetic does not apply to the
+    network.
     """
     try:
         projector = extractor.projector(projection=projection, margin=margin)

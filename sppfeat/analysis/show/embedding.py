@@ -253,11 +253,8 @@ def caption(embedding: Embedding) -> str:
 class ClassMark(NamedTuple):
     """Mark of a class, of all classes without a mark of their own, or of the rows without a class.
 
-    Attributes:
-        text: name of the class and number of its rows, for a legend.
-        color: as ``#RRGGBB``.
-        shape: ``"o"``, ``"s"`` (square), ``"^"`` (triangle) or ``"."`` (dot): names of markers.
-        positions: ``(k,)`` int64 positions in the selection.
+    ``text`` is for a legend; ``color`` is ``#RRGGBB``; ``shape`` is ``"o"``, ``"s"`` (square), ``"^"`` (triangle) or
+    ``"."`` (dot); ``positions`` ``(k,)`` are those of its rows in the selection.
     """
 
     text: str
