@@ -8,9 +8,7 @@ import random
 import re
 import struct
 import tarfile
-import warnings
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +19,13 @@ from extraction_runs import assert_same_descriptors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from killing import TINY
+from packed_images import bytes_at, tar_bytes, zip_bytes
 
 import sppfeat
 from sppfeat.cli import main
 from sppfeat.decoding.images import decode_image, probe_image
 from sppfeat.errors import ConfigError, ImageError
-from sppfeat.files.places import DEFLATED, Place
+from sppfeat.files.places import Place
 from sppfeat.inputs import archives, find_image, list_images
 from sppfeat.inputs.archives.tar import index_tar
 from sppfeat.inputs.archives.zip import index_zip
@@ -37,33 +36,6 @@ PACKINGS = {"stored": zipfile.ZIP_STORED, "deflated": zipfile.ZIP_DEFLATED}
 
 
 # --- archives, packed and unpacked ----------------------------------------------------------------
-
-
-def tar_bytes(members, format_=tarfile.GNU_FORMAT) -> bytes:
-    """A tar file of names and contents; a TarInfo instead of a content is taken as it is."""
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w", format=format_, errors="surrogateescape") as tar:
-        for name, content in members:
-            header = content if isinstance(content, tarfile.TarInfo) else tarfile.TarInfo(name)
-            header.name = name
-            if content is header:
-                tar.addfile(header)
-            else:
-                header.size = len(content)
-                tar.addfile(header, io.BytesIO(content))
-    return packed.getvalue()
-
-
-def zip_bytes(members, packing=zipfile.ZIP_STORED, *, force_zip64=False) -> bytes:
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", packing) as archive, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of duplicate names
-        for name, content in members:
-            header = zipfile.ZipInfo(name)
-            header.compress_type = packing
-            with archive.open(header, "w", force_zip64=force_zip64) as member:
-                member.write(content)
-    return packed.getvalue()
 
 
 def special(type_, target="") -> tarfile.TarInfo:
@@ -92,11 +64,6 @@ def unpack(archive, folder) -> str:
 def places_of(listing):
     with listing.storage.fetch(np.arange(len(listing.paths)), Path()) as places:
         return list(places)
-
-
-def bytes_at(place: Place) -> bytes:
-    content = Path(os.fsdecode(place.path)).read_bytes()[place.offset :][: place.nbytes]
-    return zlib.decompress(content, -15) if place.packing == DEFLATED else content
 
 
 def found_in(path) -> dict[str, bytes | str]:

@@ -12,10 +12,10 @@ import pytest
 from extraction_runs import assert_same_descriptors, extract
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packed_images import fetched
 from PIL import Image
 
 from sppfeat.errors import ConfigError, StoreError
-from sppfeat.files.places import Place
 from sppfeat.inputs import list_images
 from sppfeat.inputs.tables.parquet import read_parquet
 from sppfeat.store.reader import FeatureFile
@@ -52,20 +52,6 @@ def images_table(images, paths=None, labels=None):
     rows = [{"bytes": image, "path": path} for image, path in zip(images, paths, strict=True)]
     labels = [i % 3 for i in range(len(images))] if labels is None else labels
     return table_of({"image": rows, "label": labels}, [IMAGE, pa.int64()], FEATURES)
-
-
-def read_all(storage, images, scratch):
-    """Return the bytes of images, or the reason why there are none."""
-    with storage.fetch(np.array(images, dtype=np.int64), scratch) as places:
-        contents = []
-        for place in places:
-            if isinstance(place, Place):
-                with open(place.path, "rb") as file:
-                    file.seek(place.offset)
-                    place = file.read(place.nbytes)
-            contents.append(place)
-    assert os.listdir(scratch) == []
-    return contents
 
 
 def png(seed, height=20, width=24):
@@ -124,7 +110,7 @@ def test_images_as_plain_bytes_with_ids_and_classes_as_text(tmp_path, name, scra
     assert list(listing.ids) == [b"7", b"", b"9"]
     assert listing.classes == (b"cat", b"eel")
     assert listing.labels.tolist() == [1, -1, 0]
-    assert read_all(listing.storage, [2, 0, 1], scratch) == [b"c", b"a", b"b"]
+    assert fetched(listing.storage, [2, 0, 1], scratch) == [b"c", b"a", b"b"]
 
 
 def test_which_column_has_the_images_and_which_the_classes(tmp_path):
@@ -139,7 +125,7 @@ def test_which_column_has_the_images_and_which_the_classes(tmp_path):
     segment = read_parquet(os.fsencode(path))
     assert segment.own_labels.classes == (b"dog", b"cat", b"eel")
     (tmp_path / "scratch").mkdir()
-    assert read_all(segment.storage, [0], tmp_path / "scratch") == [b"i"]
+    assert fetched(segment.storage, [0], tmp_path / "scratch") == [b"i"]
 
 
 # --- tables of paths ------------------------------------------------------------------------------
@@ -263,7 +249,7 @@ def test_images_are_what_pyarrow_reads(tmp_path_factory, rows, rows_at_once, win
         patch.setattr("sppfeat.inputs.tables.parquet._MOST_ROWS", batch)
         for window in windows:
             wanted = [image % len(rows) for image in window]
-            for row, found in zip(wanted, read_all(storage, wanted, folder / "scratch"), strict=True):
+            for row, found in zip(wanted, fetched(storage, wanted, folder / "scratch"), strict=True):
                 said = "null in" if rows[row] is None else "empty" if not rows[row] else None
                 assert found == rows[row] if said is None else found.startswith(said)
 
@@ -294,11 +280,11 @@ def test_a_row_group_that_spans_windows_is_read_once(tmp_path, scratch, monkeypa
     )
     monkeypatch.setattr("sppfeat.inputs.tables.parquet._MOST_ROWS", 7)
     found = [
-        row for start in range(0, 100, 10) for row in read_all(storage, range(start, start + 10), scratch)
+        row for start in range(0, 100, 10) for row in fetched(storage, range(start, start + 10), scratch)
     ]
     assert found == rows
     assert began == [[0], [1]]
-    assert read_all(storage, [3], scratch) == rows[3:4]
+    assert fetched(storage, [3], scratch) == rows[3:4]
     assert began == [[0], [1], [0]]
 
 
@@ -312,7 +298,7 @@ def test_of_many_files_few_are_open(tmp_path, scratch):
     with storage.fetch(np.arange(0, 80, 2), scratch) as places:
         assert len(os.listdir("/proc/self/fd")) <= n_open + 2
         assert [place.nbytes for place in places] == [len(str(i)) for i in range(40)]
-    assert read_all(storage, range(1, 80, 2), scratch) == [b"%d!" % i for i in range(40)]
+    assert fetched(storage, range(1, 80, 2), scratch) == [b"%d!" % i for i in range(40)]
     del storage
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) <= n_open
@@ -321,9 +307,9 @@ def test_of_many_files_few_are_open(tmp_path, scratch):
 def test_it_can_be_pickled_at_any_time(tmp_path, scratch):
     for name in FORMATS:
         storage = list_images([str(write(tmp_path / name, images_table([b"a", b"b", b"c"])))]).storage
-        assert read_all(storage, [1], scratch) == [b"b"]
+        assert fetched(storage, [1], scratch) == [b"b"]
         copy = pickle.loads(pickle.dumps(storage))
-        assert read_all(copy, [2, 0], scratch) == [b"c", b"a"]
+        assert fetched(copy, [2, 0], scratch) == [b"c", b"a"]
         assert copy.is_local == storage.is_local
 
 
@@ -334,22 +320,22 @@ def test_a_file_that_goes_or_changes_ends_the_run_and_fails_no_image(tmp_path, n
     whole, listed = path.read_bytes(), path.stat()
     path.unlink()
     with pytest.raises(StoreError, match=f"{name}.* cannot be read"):
-        read_all(storage, [0], scratch)
+        fetched(storage, [0], scratch)
     write(path, images_table([b"a" * 99, b"b"]))
     with pytest.raises(StoreError, match="has changed since it was listed"):
-        read_all(storage, [0], scratch)
+        fetched(storage, [0], scratch)
     write(path, images_table([b"c" * 99, b"b", b"a"]))  # as many rows
     with pytest.raises(StoreError, match="has changed since it was listed"):
-        read_all(storage, [0], scratch)
+        fetched(storage, [0], scratch)
     if name == "f.parquet":
         at = whole.index(b"\x15")  # of the first page's header
         path.write_bytes(whole[:at] + bytes(60) + whole[at + 60 :])
         os.utime(path, ns=(listed.st_atime_ns, listed.st_mtime_ns))
         with pytest.raises(StoreError, match="cannot be read as Parquet"):
-            read_all(storage, [0], scratch)
+            fetched(storage, [0], scratch)
         path.write_bytes(whole)
         os.utime(path, ns=(listed.st_atime_ns, listed.st_mtime_ns))
-        assert read_all(storage, [1], scratch) == [b"b"]
+        assert fetched(storage, [1], scratch) == [b"b"]
         with pytest.raises(StoreError, match="cannot copy images to"):
             storage.fetch(np.arange(3), tmp_path / "gone").__enter__()
 

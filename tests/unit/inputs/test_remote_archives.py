@@ -1,10 +1,7 @@
 """Tar and zip files in an object store: listed and read by parts, as the same files of this machine are."""
 
-import contextlib
-import io
 import itertools
 import pickle
-import tarfile
 import zipfile
 
 import numpy as np
@@ -13,9 +10,9 @@ from flaky_server import Fault
 from hypothesis import given
 from hypothesis import strategies as st
 from packages import need_packages
+from packed_images import fetched, tar_bytes, zip_bytes
 
 from sppfeat.errors import ConfigError, SourceError
-from sppfeat.files.places import DEFLATED, unpack
 from sppfeat.files.remote import objects
 from sppfeat.inputs import list_images, remote
 from sppfeat.inputs.remote import _NEAR, _joined_ranges
@@ -44,37 +41,11 @@ IMAGES = {f"{i % 3}/{i:02d}.jpg": bytes([i]) * (50 + 397 * i) for i in range(24)
 
 
 def tar_of(members: dict[str, bytes]) -> bytes:
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as archive:
-        for name, content in members.items():
-            header = tarfile.TarInfo(name)
-            header.size = len(content)
-            archive.addfile(header, io.BytesIO(content))
-    return packed.getvalue()
+    return tar_bytes(members.items())
 
 
 def zip_of(members: dict[str, bytes]) -> bytes:
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:
-        for i, (name, content) in enumerate(members.items()):
-            archive.writestr(name, content, (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)[i % 2])
-    return packed.getvalue()
-
-
-@contextlib.contextmanager
-def fetched(listing, scratch, images=None):
-    scratch.mkdir(exist_ok=True)
-    images = np.arange(len(listing.paths)) if images is None else np.array(images, dtype=np.int64)
-    with listing.storage.fetch(images, scratch) as places:
-        yield [place if isinstance(place, str) else content_of(place) for place in places]
-    assert list(scratch.iterdir()) == []
-
-
-def content_of(place) -> bytes:
-    with open(place.path, "rb") as file:
-        file.seek(place.offset)
-        content = file.read(place.nbytes)
-    return unpack(content, place) if place.packing == DEFLATED else content
+    return zip_bytes(members.items(), zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 @pytest.mark.parametrize("make", [tar_of, zip_of])
@@ -94,13 +65,10 @@ def test_an_archive_is_read_as_that_of_this_machine(store, tmp_path, request, ma
     expected = list(IMAGES.values())
     if make is tar_of:
         assert listing.storage.nbytes_of(np.array([3, 0])).tolist() == [len(expected[3]), len(expected[0])]
-    with fetched(listing, tmp_path / "s") as found:
-        assert found == expected
+    assert fetched(listing.storage, range(len(IMAGES)), tmp_path / "s") == expected
     for images in ([5], [23, 0, 11], []):
-        with fetched(listing, tmp_path / "s", images) as found:
-            assert found == [expected[i] for i in images]
-    with fetched(pickle.loads(pickle.dumps(listing)), tmp_path / "s", [3]) as found:
-        assert found == [expected[3]]
+        assert fetched(listing.storage, images, tmp_path / "s") == [expected[i] for i in images]
+    assert fetched(pickle.loads(pickle.dumps(listing)).storage, [3], tmp_path / "s") == [expected[3]]
 
 
 def test_archives_below_a_prefix_are_read_where_there_are_no_images(store, tmp_path):
@@ -111,8 +79,7 @@ def test_archives_below_a_prefix_are_read_where_there_are_no_images(store, tmp_p
     listing = list_images(["s3://bucket/train"])
     assert list(listing.paths) == [b"shard-9.tar/9.jpg", b"shard-10.tar/10.jpg"]
     assert (listing.classes, listing.labels.tolist(), listing.n_other_files) == ((b"0", b"1"), [1, 0], 1)
-    with fetched(listing, tmp_path / "s", [1, 0]) as found:
-        assert found == [b"10", b"9"]
+    assert fetched(listing.storage, [1, 0], tmp_path / "s") == [b"10", b"9"]
     store.put({"train/x.jpg": b""})
     listing = list_images(["s3://bucket/train"])
     assert (list(listing.paths), listing.n_other_files) == ([b"x.jpg"], 3)
@@ -180,11 +147,12 @@ def test_an_archive_that_has_changed_since(store, tmp_path):
     store.put({"a.tar": tar_of(IMAGES)})
     listing = list_images(["s3://bucket/a.tar"])
     store.put({"a.tar": tar_of(dict(reversed(IMAGES.items())))})
-    with fetched(listing, tmp_path / "s", [0, 1]) as found:
-        assert found == ["its archive has changed since it was listed"] * 2
+    assert (
+        fetched(listing.storage, [0, 1], tmp_path / "s")
+        == ["its archive has changed since it was listed"] * 2
+    )
     store.delete("a.tar")
-    with fetched(listing, tmp_path / "s", [0]) as found:
-        assert found == ["its archive cannot be read: no such object"]
+    assert fetched(listing.storage, [0], tmp_path / "s") == ["its archive cannot be read: no such object"]
 
 
 def test_pieces_that_fail(store, tmp_path, small_steps):
@@ -194,14 +162,10 @@ def test_pieces_that_fail(store, tmp_path, small_steps):
         Fault("cut", "GET /bucket/a.tar", times=2),
         Fault(503, "GET /bucket/a.tar", times=2),
     ]
-    with fetched(listing, tmp_path / "s") as found:
-        assert found == expected
+    assert fetched(listing.storage, range(len(IMAGES)), tmp_path / "s") == expected
     store.server.faults = [Fault("drop", "GET /bucket/a.tar")]
-    with (
-        pytest.raises(SourceError, match=r"cannot read 's3://bucket/a.tar'"),
-        fetched(listing, tmp_path / "s", range(8)),  # each piece is asked for again and again
-    ):
-        pass
+    with pytest.raises(SourceError, match=r"cannot read 's3://bucket/a.tar'"):
+        fetched(listing.storage, range(8), tmp_path / "s")  # each piece is asked for again and again
 
 
 def test_a_piece_that_never_comes_fails_the_images_in_it_alone(store, tmp_path, small_steps, monkeypatch):
@@ -215,23 +179,21 @@ def test_a_piece_that_never_comes_fails_the_images_in_it_alone(store, tmp_path, 
         return true_read(service, url, start, stop)
 
     monkeypatch.setattr(objects, "_read_range", read)
-    with fetched(listing, tmp_path / "s") as found:
-        lost = [i for i, content in enumerate(found) if isinstance(content, str)]
-        assert 12 in lost
-        assert len(lost) <= 3
-        assert all("it is reset" in found[i] for i in lost)
-        assert all(found[i] == expected[i] for i in range(len(expected)) if i not in lost)
+    found = fetched(listing.storage, range(len(IMAGES)), tmp_path / "s")
+    lost = [i for i, content in enumerate(found) if isinstance(content, str)]
+    assert 12 in lost
+    assert len(lost) <= 3
+    assert all("it is reset" in found[i] for i in lost)
+    assert all(found[i] == expected[i] for i in range(len(expected)) if i not in lost)
 
 
 def test_a_zip_file_whose_headers_are_not_where_it_says(store, tmp_path):
     content = bytearray(zip_of(IMAGES))
-    store.put({"a.zip": bytes(content)})
-    listing = list_images(["s3://bucket/a.zip"])
     content[:4] = b"XXXX"
     store.put({"a.zip": bytes(content)})
     listing = list_images(["s3://bucket/a.zip"])
-    with fetched(listing, tmp_path / "s", [0, 1]) as found:
-        assert found == ["damaged in its archive: there is no header before it", list(IMAGES.values())[1]]
+    expected = ["damaged in its archive: there is no header before it", IMAGES["1/01.jpg"]]
+    assert fetched(listing.storage, [0, 1], tmp_path / "s") == expected
 
 
 @given(st.lists(st.tuples(st.integers(0, 10**7), st.integers(0, 10**6)), max_size=20))
