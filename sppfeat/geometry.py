@@ -213,13 +213,6 @@ def _first_and_last(
     if not (bool((stride > 0).all()) and bool(stride.isfinite().all()) and bool(offset.isfinite().all())):
         raise ConfigError(f"stride must be positive and offset finite, found {geometry}")
     corners = boxes_in - boxes_in.new_tensor([0, 0, 1, 1])  # x1 - 1: the last pixel inside
-    return _project_corners(corners, stride, offset, rule, margin)
-
-
-def _project_corners(
-    corners: Tensor, stride: Tensor, offset: Tensor, rule: str, margin: float
-) -> tuple[Tensor, Tensor]:
-    """First and last cells ``(K, 2)`` along x and y, as float64, of the corner pixels ``(K, 4)``."""
     start, end = corners[:, :2], corners[:, 2:]
     if rule == "roi_pool":
         return torch.floor(start / stride + 0.5), torch.floor(end / stride + 0.5)

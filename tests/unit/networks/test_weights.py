@@ -1,4 +1,5 @@
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from sppfeat.networks.backbones import load_backbone
 from sppfeat.networks.weights import read_weights_file, state_sha256
 
 NAME = "squeezenet1_1"
+OTHER_CLASSIFIER = {"classifier.1.weight": torch.ones(7, 512, 1, 1), "classifier.1.bias": torch.ones(7)}
 
 
 def save(tmp_path, content, name="w.pth") -> str:
@@ -51,11 +53,7 @@ def test_float16_weights_are_computed_with_in_float32(tmp_path, squeezenet_state
 @pytest.mark.slow
 def test_the_classifier_does_not_matter(tmp_path, squeezenet_state):
     plain = describe(save(tmp_path, squeezenet_state))
-    other = {
-        **squeezenet_state,
-        "classifier.1.weight": torch.ones(7, 512, 1, 1),
-        "classifier.1.bias": torch.ones(7),
-    }
+    other = {**squeezenet_state, **OTHER_CLASSIFIER}
     none = {k: v for k, v in squeezenet_state.items() if not k.startswith("classifier")}
     more = {**squeezenet_state, "classifier.5.weight": torch.ones(3)}
     for i, content in enumerate((other, none, more)):
@@ -63,11 +61,7 @@ def test_the_classifier_does_not_matter(tmp_path, squeezenet_state):
 
 
 def test_a_classifier_that_is_pooled_must_fit(tmp_path, squeezenet_state):
-    other = {
-        **squeezenet_state,
-        "classifier.1.weight": torch.ones(7, 512, 1, 1),
-        "classifier.1.bias": torch.ones(7),
-    }
+    other = {**squeezenet_state, **OTHER_CLASSIFIER}
     with pytest.raises(WeightsError, match=r"classifier\.1\.weight \(7, 512, 1, 1\) instead of"):
         load_backbone(NAME, weights=save(tmp_path, other), layers=["classifier.1"])
 
@@ -117,8 +111,6 @@ def test_files_that_are_no_weights_are_refused(tmp_path, name, content, message)
 
 @pytest.mark.parametrize("content", [{"epoch": 3}, {}, [torch.ones(1)], torch.ones(3)])
 def test_a_file_without_a_state_dict_says_what_it_found(tmp_path, content):
-    from pathlib import Path
-
     with pytest.raises(WeightsError, match="holds no state dict"):
         read_weights_file(Path(save(tmp_path, content)))
 

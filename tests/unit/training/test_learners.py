@@ -2,16 +2,16 @@
 
 import pytest
 import torch
-from learners import SETTINGS, body, class_learner, maps, pixels
 from torch import nn
 from torch.nn import functional as F
-from training_runs import tiny_network  # noqa: F401
+from training_runs import SEED, tiny_network  # noqa: F401
 
 from sppfeat.errors import SppfeatError
 from sppfeat.networks.backbones import load_backbone
 from sppfeat.training.batches import PixelBatch
 from sppfeat.training.learners import (
     Body,
+    ClassLearner,
     PyramidClassifier,
     TeacherAdapter,
     TeacherLearner,
@@ -23,6 +23,27 @@ from sppfeat.training.settings import NetworkSettings
 pytestmark = pytest.mark.usefixtures("tiny_network")
 
 LEVELS = (3, 2, 1)
+SETTINGS = NetworkSettings(levels=(1, 2), hidden=(6,), dropout=0.0)
+
+
+def body(seed=SEED) -> Body:
+    return Body(load_backbone("spp_s16", weights="none", seed=seed, fold=False))
+
+
+def class_learner(*, freeze=False, label_smoothing=0.2) -> ClassLearner:
+    return ClassLearner(
+        body(), PyramidClassifier(16, SETTINGS, 3), label_smoothing=label_smoothing, freeze=freeze
+    )
+
+
+def pixels(n=4) -> torch.Tensor:
+    return torch.randint(
+        0, 256, (n, 3, 48, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+
+
+def maps(*shape, seed=0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def standardized(rows):
