@@ -72,7 +72,12 @@ def request(
     )
 
 
+def prepared(inputs, output, **changes):
+    """A training that is ready to run, as a context."""
+    return prepare_training(request(inputs, output, **changes))
+
+
 def train(inputs, output, *, stop_after: int | None = None, **changes):
     """Train, or stop after some steps; the trainer, and whether it is finished."""
-    with prepare_training(request(inputs, output, **changes)) as training:
+    with prepared(inputs, output, **changes) as training:
         return training, training.run(should_stop=stop_at(stop_after), seconds=lambda: 0.0)

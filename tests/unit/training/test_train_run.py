@@ -3,13 +3,12 @@ import json
 
 import pytest
 import torch
-from training_runs import SIDE, request, settings, tiny_network, train, write_classes  # noqa: F401
+from training_runs import SIDE, prepared, settings, tiny_network, train, write_classes  # noqa: F401
 
 from sppfeat.config.request import BackboneChoice
 from sppfeat.errors import ConfigError, SppfeatError, StoreError
 from sppfeat.networks.backbones import load_backbone
 from sppfeat.training.learners import TeacherLearner
-from sppfeat.training.run import prepare_training
 from sppfeat.training.settings import NetworkSettings, TeacherChoice
 
 pytestmark = pytest.mark.usefixtures("tiny_network")
@@ -89,9 +88,7 @@ def test_resumed_equals_uninterrupted(classes, tmp_path, views, stops):
 @pytest.mark.slow
 def test_checkpoints_come_in_time_between_epochs(classes, tmp_path):
     clock = iter(range(0, 10_000, 40))
-    with prepare_training(
-        request([classes], tmp_path / "run", epochs=1, run={"checkpoint_minutes": 1.0})
-    ) as training:
+    with prepared([classes], tmp_path / "run", epochs=1, run={"checkpoint_minutes": 1.0}) as training:
         written = []
         write = training.folder.write_checkpoint
         training.folder.write_checkpoint = lambda state: (
@@ -181,7 +178,7 @@ def test_a_frozen_backbone_stays_as_it_is(classes, tmp_path):
 def test_a_network_of_the_zoo_from_given_weights(classes, tmp_path):
     first, _ = train([classes], tmp_path / "first", epochs=1)
     given = BackboneChoice(name="spp_s16", weights=str(tmp_path / "first/model.pth"))
-    with prepare_training(request([classes], tmp_path / "second", backbone=given)) as training:
+    with prepared([classes], tmp_path / "second", backbone=given) as training:
         start = training.trainer.learner.body.network.state_dict()
         assert same_tensors(start, first.trainer.result.body.network.state_dict())
 
@@ -256,8 +253,7 @@ def test_a_training_that_starts_anew_leaves_nothing_of_the_one_before(classes, t
 
 
 def test_weights_that_half_precision_cannot_hold_are_not_saved(classes, tmp_path):
-    run = request([classes], tmp_path / "run", run={"weights_dtype": "float16"}, ema=0.0)
-    with prepare_training(run) as training:
+    with prepared([classes], tmp_path / "run", run={"weights_dtype": "float16"}, ema=0.0) as training:
         dict(training.trainer.learner.body.network.named_buffers())["features.0.1.running_var"].fill_(1e5)
         with pytest.raises(
             SppfeatError, match=r"'features.0.1.running_var' have values that are not finite as float16"

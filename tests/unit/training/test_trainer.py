@@ -3,9 +3,7 @@ import math
 import pytest
 import torch
 from stopping import stop_at
-from training_runs import request, tiny_network, write_classes  # noqa: F401
-
-from sppfeat.training.run import prepare_training
+from training_runs import prepared, tiny_network, write_classes  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("tiny_network")
 
@@ -24,7 +22,7 @@ def optimizer_of(training) -> torch.optim.Optimizer:
     ("ema", "decays"), [(0.9, [None, 2 / 11, 3 / 12, 4 / 13]), (0.2, [None, 2 / 11, 0.2, 0.2]), (0.0, None)]
 )
 def test_the_result_is_a_running_mean_that_soon_forgets_its_beginning(classes, tmp_path, ema, decays):
-    with prepare_training(request([classes], tmp_path / "run", epochs=2, ema=ema)) as training:
+    with prepared([classes], tmp_path / "run", epochs=2, ema=ema) as training:
         means = []
 
         def after_step(progress) -> None:
@@ -40,9 +38,7 @@ def test_the_result_is_a_running_mean_that_soon_forgets_its_beginning(classes, t
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_weights_decay_and_biases_and_scales_do_not(classes, tmp_path, optimizer):
-    with prepare_training(
-        request([classes], tmp_path / "run", optimizer=optimizer, weight_decay=0.3)
-    ) as training:
+    with prepared([classes], tmp_path / "run", optimizer=optimizer, weight_decay=0.3) as training:
         groups = optimizer_of(training).param_groups
         assert [group["weight_decay"] for group in groups] == [0.3, 0.0]
         named = {id(p): name for name, p in training.trainer.learner.named_parameters()}
@@ -64,7 +60,7 @@ def test_the_learning_rate_rises_from_a_hundredth_and_falls_to_nothing_along_a_c
     classes, tmp_path, warmup_epochs, n_warmup
 ):
     changes = {"epochs": 5, "batch_size": 4, "learning_rate": 0.5, "warmup_epochs": warmup_epochs}
-    with prepare_training(request([classes], tmp_path / "run", **changes)) as training:
+    with prepared([classes], tmp_path / "run", **changes) as training:
         assert training.trainer.n_steps == 10
         rates = [optimizer_of(training).param_groups[0]["lr"]]
         training.run(
@@ -80,14 +76,14 @@ def test_the_learning_rate_rises_from_a_hundredth_and_falls_to_nothing_along_a_c
 @pytest.mark.slow
 def test_a_stop_during_validation_is_heeded_and_what_follows_is_the_same(classes, tmp_path):
     changes = {"epochs": 1, "val_fraction": 0.5, "batch_size": 2, "val_sizes": (32, 48)}
-    with prepare_training(request([classes], tmp_path / "whole", **changes)) as whole:
+    with prepared([classes], tmp_path / "whole", **changes) as whole:
         assert whole.run(seconds=lambda: 0.0)
     in_validation = stop_at(3)  # after two steps
-    with prepare_training(request([classes], tmp_path / "run", **changes)) as training:
+    with prepared([classes], tmp_path / "run", **changes) as training:
         assert not training.run(should_stop=in_validation, seconds=lambda: 0.0)
         assert training.trainer.progress.history == []
         assert training.trainer.n_steps_done == training.trainer.n_steps == 2
-    with prepare_training(request([classes], tmp_path / "run", resume=True, **changes)) as training:
+    with prepared([classes], tmp_path / "run", resume=True, **changes) as training:
         assert training.run(seconds=lambda: 0.0)
     found, expected = (t.trainer.progress.history[0]["validation"] for t in (training, whole))
     assert found == expected
@@ -95,7 +91,7 @@ def test_a_stop_during_validation_is_heeded_and_what_follows_is_the_same(classes
 
 def test_validation_images_that_break_are_reported(classes, tmp_path):
     other = write_classes(tmp_path / "other", n=2)
-    with prepare_training(request([classes], tmp_path / "run", validation=[other], epochs=1)) as training:
+    with prepared([classes], tmp_path / "run", validation=[other], epochs=1) as training:
         (other / "red/1.png").unlink()
         training.run(seconds=lambda: 0.0)
     assert training.trainer.progress.history[0]["validation"]["32"]["images"] == 3
