@@ -39,11 +39,11 @@ SHAPES = ["tall", "wide"]  # more rows than values: sums; more values than rows:
 WIDE = (16, 8)
 
 
-def write(path, labels, shape, *, seed=0, noise=3.0, edit=lambda x: x, **settings):
+def write(path, labels, shape, *, edit=lambda x: x, **settings):
     """A file of whole images whose descriptors are fewer, or longer, than there are rows."""
-    x = separable(labels, seed=seed, noise=noise) + 1  # away from 0, as activations are
+    x = separable(labels, noise=3) + 1  # away from 0, as activations are
     if shape == "wide":
-        x = np.hstack([x, separable(labels, seed=seed + 1, noise=noise).repeat(7, axis=1)])
+        x = np.hstack([x, separable(labels, seed=1, noise=3).repeat(7, axis=1)])
         x = np.random.default_rng(5).permuted(x, axis=1)
     channels = CHANNELS if shape == "tall" else WIDE
     return image_file(path, labels, features=edit(x), channels=channels, **settings)
