@@ -45,10 +45,8 @@ class Selection:
         return len(self.rows)
 
     def __repr__(self) -> str:
-        rows = f"{len(self)} of {counted(self.file.n_rows, 'row')}"
-        return (
-            f"<Selection of {str(self.file.path)!r}: {rows} x {self.dimension} of {self.columns.dimension}>"
-        )
+        rows, columns = f"{len(self)} of {counted(self.file.n_rows, 'row')}", self.columns
+        return f"<Selection of {str(self.file.path)!r}: {rows} x {columns.width} of {columns.dimension}>"
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without the descriptors, which can be read from the file again."""

@@ -44,17 +44,12 @@ _SHOWN = 10
 
 @dataclass(frozen=True)
 class Labels:
-    """Class labels of all rows of a file.
+    """Class labels of all rows of a file."""
 
-    Attributes:
-        values: ``(R,)`` int64, index into ``names`` or -1; without names, the numbers that the caller gave; None if no
-            classes are known.
-        n_unknown: number of entries in a table or mapping that match no image of the file.
-    """
-
+    # ``(R,)``, index into ``names`` or -1; without names, the caller's own numbers; None if no classes are known.
     values: npt.NDArray[Any] | None
     names: tuple[str, ...]
-    n_unknown: int = 0
+    n_unknown: int = 0  # entries in a table or mapping that match no image of the file
 
     def name_of(self, row: int) -> str | None:
         """Return the class name of a row, or the number that the caller gave; None if there is no label."""

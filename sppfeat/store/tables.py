@@ -17,21 +17,14 @@ _ROW_ARRAYS = ("boxes_px", "flag", "scale", "mirrored", "source")  # of RowBoxes
 
 @dataclass(frozen=True)
 class Annotations:
-    """Labels, scores and other columns of a box file, one entry per row.
+    """Labels, scores and other columns of a box file, one entry per row."""
 
-    Attributes:
-        label: ``(R,)`` int64, index into ``classes``; -1 for none.
-        score: ``(R,)`` float64, NaN for none.
-        ids: ``(R,)`` names of the boxes, empty for none.
-        extra: ``(R,)`` texts of each other column, whose names are ``extra_names``.
-    """
-
-    label: npt.NDArray[np.int64]
+    label: npt.NDArray[np.int64]  # ``(R,)``, index into ``classes``; -1 for none
     classes: tuple[str, ...]
-    score: npt.NDArray[np.float64]
-    ids: PathTable
+    score: npt.NDArray[np.float64]  # ``(R,)``, NaN for none
+    ids: PathTable  # ``(R,)`` names of the boxes, empty for none
     extra_names: tuple[str, ...]
-    extra: tuple[PathTable, ...]
+    extra: tuple[PathTable, ...]  # ``(R,)`` texts of each other column
 
     def take(self, rows: npt.NDArray[np.int64] | slice) -> "Annotations":
         """Return the annotations of rows ``(K,)``, or of a range."""
@@ -56,28 +49,23 @@ class Annotations:
 
 @dataclass(frozen=True)
 class RowBoxes:
-    """The box of each row: the part of its image to pool.
+    """The box of each row: the part of its image to pool."""
 
-    Attributes:
-        boxes_px: ``(R, 4)`` float64, ``xyxy`` edges in pixels of the image as displayed, not clipped; NaN while a box
-            depends on an image size that is still unknown.
-        flag: ``(R,)`` uint8, bits of :class:`sppfeat.config.regions.RowFlag`.
-        scale: ``(R,)`` int16, index of the scale (short side) at which the box is pooled; -1 for none, or not chosen
-            yet.
-        mirrored: ``(R,)`` bool, True for rows pooled from the mirrored image.
-        source: ``(R,)`` int64, index of the box in the box file, or among the views of all images.
-        annotations: labels, scores and other columns of the boxes.
-        box_row: ``(X,)`` int64, row of each box in the box file, or of each view; -1 if its image is not among the
-            inputs.
-    """
-
+    # ``(R, 4)``, ``xyxy`` edges in pixels of the image as displayed, not clipped; NaN while a box depends on an image
+    # size that is still unknown.
     boxes_px: npt.NDArray[np.float64]
-    flag: npt.NDArray[np.uint8]
-    scale: npt.NDArray[np.int16]
-    mirrored: npt.NDArray[np.bool_]
-    source: npt.NDArray[np.int64]
+    flag: npt.NDArray[np.uint8]  # ``(R,)``, bits of :class:`sppfeat.config.regions.RowFlag`
+    scale: npt.NDArray[
+        np.int16
+    ]  # ``(R,)``, index of the short side to pool at; -1 for none, or not chosen yet
+    mirrored: npt.NDArray[np.bool_]  # ``(R,)``, True for rows pooled from the mirrored image
+    source: npt.NDArray[
+        np.int64
+    ]  # ``(R,)``, index of the box in the box file, or among the views of all images
     annotations: Annotations
-    box_row: npt.NDArray[np.int64]
+    box_row: npt.NDArray[
+        np.int64
+    ]  # ``(X,)``, row of each box or view; -1 if its image is not among the inputs
 
     def __len__(self) -> int:
         return len(self.flag)
@@ -120,26 +108,16 @@ class RowBoxes:
 
 @dataclass(frozen=True, kw_only=True)
 class FileTables:
-    """Every image and every row of a file, in file order, as arrays.
+    """Every image and every row of a file, in file order, as arrays."""
 
-    Attributes:
-        root: absolute path, or URL, of the folder of all images.
-        paths: path of each image, relative to ``root``.
-        image_hw: ``(N, 2)`` int32, height and width as displayed, in pixels; 0 if unknown.
-        rows: ``(N, 2)`` int64, half-open range of each image's rows.
-        labels: ``(N,)`` int64, index into ``classes``; -1 for none.
-        ids: name that an input table gives each image; None if no image has one.
-        boxes: the box of each row; None if each row is a whole image.
-    """
-
-    root: bytes
-    paths: PathTable
-    image_hw: npt.NDArray[np.int32]
-    rows: npt.NDArray[np.int64]
-    labels: npt.NDArray[np.int64]
+    root: bytes  # absolute path, or URL, of the folder of all images
+    paths: PathTable  # of each image, relative to ``root``
+    image_hw: npt.NDArray[np.int32]  # ``(N, 2)``, height and width as displayed, in pixels; 0 if unknown
+    rows: npt.NDArray[np.int64]  # ``(N, 2)``, half-open range of each image's rows
+    labels: npt.NDArray[np.int64]  # ``(N,)``, index into ``classes``; -1 for none
     classes: tuple[bytes, ...]
-    ids: PathTable | None = None
-    boxes: RowBoxes | None = None
+    ids: PathTable | None = None  # name that an input table gives each image; None if no image has one
+    boxes: RowBoxes | None = None  # of each row; None if each row is a whole image
 
     @property
     def n_images(self) -> int:
