@@ -235,7 +235,9 @@ def _join_box_rows(box_row: npt.NDArray[np.int64], source: FeatureFile, part: _S
     for boxes, rows in source.read_parts("box_row"):
         own = np.flatnonzero(rows >= 0) + boxes.start
         if (box_row[own] >= 0).any():
-            raise StoreError(f"{str(part.path)!r} has boxes that another shard has, too; allowed: each once")
+            raise StoreError(
+                f"{str(part.path)!r} has boxes that another shard has, too; allowed: each box once"
+            )
         box_row[own] = rows[own - boxes.start] + part.shard.first_row
 
 
