@@ -11,19 +11,29 @@ import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from feature_files import BLOCKS
 from hostile_files import PROPERTIES, plain
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from sharded_files import whole_images, with_box_file, with_views, write_shards, write_whole
+from sharded_files import (
+    assert_same_bytes,
+    whole_images,
+    with_box_file,
+    with_views,
+    write_shards,
+    write_whole,
+)
 
 from sppfeat.cli import main
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.extraction.resume import copy_rows
+from sppfeat.store.layout import create_file
 from sppfeat.store.merge import merge_shards
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.verify import verify_file
 from sppfeat.store.virtual_features import VirtualFeatures, recorded_path
+from sppfeat.store.writer import FeatureWriter
 
 N, D = 11, 15
 BOUNDS = (0, 1, 4, 8, 11)
@@ -132,12 +142,6 @@ def test_every_property_and_selection_is_that_of_the_whole_file(tmp_path, make):
 
 
 def test_rows_of_a_merged_file_are_taken_over_by_a_longer_one(pristine, tmp_path):
-    from feature_files import BLOCKS
-    from sharded_files import assert_same_bytes
-
-    from sppfeat.store.layout import create_file
-    from sppfeat.store.writer import FeatureWriter
-
     work = whole_images(N)
     create_file(tmp_path / "new.h5", work.plan, work.config, BLOCKS, weights_path="w.pth", boxes_path="b.csv")
     with contextlib.closing(FeatureWriter(tmp_path / "new.h5")) as writer:

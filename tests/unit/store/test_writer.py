@@ -405,23 +405,32 @@ def test_a_failed_image_that_is_tried_again_loses_its_error(file):
     assert read(file, "images/error")[0] == b""
 
 
+def intercept(monkeypatch, *, write, sync):
+    """Call ``write`` with the place before each write to the disk, and ``sync`` before each sync."""
+    true_pwrite, true_sync = os.pwrite, os.fdatasync
+
+    def pwrite(fd, content, at):
+        write(at)
+        return true_pwrite(fd, content, at)
+
+    def fdatasync(fd):
+        sync()
+        return true_sync(fd)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+
+
 def test_status_follows_only_after_rows_are_on_the_disk(file, monkeypatch):
     """What the system is asked for, in order: rows, a sync, then status."""
     calls = []
     with h5py.File(file, "r") as opened:
         offset = opened["images/status"].id.get_offset()
-    true_pwrite, true_sync = os.pwrite, os.fdatasync
-
-    def pwrite(fd, content, at):
-        calls.append("status" if offset <= at < offset + 5 else "rows")
-        return true_pwrite(fd, content, at)
-
-    def fdatasync(fd):
-        calls.append("sync")
-        return true_sync(fd)
-
-    monkeypatch.setattr(os, "pwrite", pwrite)
-    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    intercept(
+        monkeypatch,
+        write=lambda at: calls.append("status" if offset <= at < offset + 5 else "rows"),
+        sync=lambda: calls.append("sync"),
+    )
     writer = FeatureWriter(file, sync_seconds=1e-9)
     for image in range(3):
         write(writer, image, descriptors(1))
@@ -452,14 +461,13 @@ def test_status_waits_for_a_sync_and_comes_with_time(file, monkeypatch):
 
 def test_rows_that_the_disk_lost_are_never_marked_done(file, monkeypatch):
     """After a sync that failed the next one succeeds, though the rows are gone."""
-    true_sync, results = os.fdatasync, [OSError(errno.EIO, "Input/output error")]
+    errors = [OSError(errno.EIO, "Input/output error")]
 
-    def fdatasync(fd):
-        if results:
-            raise results.pop()
-        return true_sync(fd)
+    def fail_once():
+        if errors:
+            raise errors.pop()
 
-    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    intercept(monkeypatch, write=lambda at: None, sync=fail_once)
     writer = FeatureWriter(file, sync_seconds=1e-9)
     write(writer, 0, descriptors(1))
     with pytest.raises(StoreError, match="Input/output error"):
@@ -471,26 +479,17 @@ def test_rows_that_the_disk_lost_are_never_marked_done(file, monkeypatch):
 @pytest.mark.parametrize("moment", [0, 1, 2])
 def test_an_interruption_while_the_file_is_closed_loses_no_mark(file, monkeypatch, moment):
     """A second signal may come just then; what was finished is marked all the same."""
-    true_pwrite, true_sync, calls = os.pwrite, os.fdatasync, itertools.count()
+    calls = itertools.count()
 
-    def interrupt_once():
+    def interrupt_once(*at):
         if next(calls) == moment:
             raise KeyboardInterrupt
-
-    def pwrite(fd, content, at):
-        interrupt_once()
-        return true_pwrite(fd, content, at)
-
-    def fdatasync(fd):
-        interrupt_once()
-        return true_sync(fd)
 
     writer = FeatureWriter(file, sync_seconds=1000)
     for image in range(3):
         write(writer, image, descriptors(1))
         writer.mark_done(image)
-    monkeypatch.setattr(os, "pwrite", pwrite)
-    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    intercept(monkeypatch, write=interrupt_once, sync=interrupt_once)
     with pytest.raises(KeyboardInterrupt):
         writer.close()
     assert read(file, "images/status")[:4].tolist() == [DONE, DONE, DONE, PENDING]
