@@ -9,8 +9,7 @@ from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.request import Request, make_request
 from sppfeat.config.values import StrPath
 from sppfeat.errors import ConfigError
-from sppfeat.extraction.output import Failure, Outcome, open_output
-from sppfeat.extraction.part import Part, Parts
+from sppfeat.extraction.part import Failure, Outcome, Part, Parts, open_output
 from sppfeat.extraction.parts import find_part
 from sppfeat.extraction.pipeline import Progress
 from sppfeat.extraction.plan import PLACEHOLDER, shard_path

@@ -9,8 +9,7 @@ import numpy.typing as npt
 
 from sppfeat.config.wording import counted
 from sppfeat.errors import StoreError
-from sppfeat.extraction.output import Output
-from sppfeat.extraction.part import Part
+from sppfeat.extraction.part import Output, Part
 from sppfeat.extraction.plan import FoundSizes, ShardPlan, cut_plan, cut_shard
 from sppfeat.extraction.report import plan_notes
 from sppfeat.extraction.resume import (

@@ -23,8 +23,7 @@ from sppfeat.config.request import Request
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError, EngineError, SppfeatError, StoreError
 from sppfeat.extraction.mean_norm import estimate_factors
-from sppfeat.extraction.output import Outcome, open_output, read_outcome
-from sppfeat.extraction.part import Parts
+from sppfeat.extraction.part import Outcome, Parts, open_output, read_outcome
 from sppfeat.extraction.parts import find_part
 from sppfeat.extraction.pipeline import Progress
 from sppfeat.extraction.plan import PLACEHOLDER, Plan, shard_path

@@ -13,8 +13,7 @@ from sppfeat.config.distribution import ShardChoice
 from sppfeat.config.extract_config import config_differences
 from sppfeat.config.request import Request
 from sppfeat.errors import ConfigError, StoreError
-from sppfeat.extraction.output import Outcome, join_outcomes, open_output, read_outcome
-from sppfeat.extraction.part import Part
+from sppfeat.extraction.part import Outcome, Part, join_outcomes, open_output, read_outcome
 from sppfeat.extraction.parts import find_part
 from sppfeat.extraction.pipeline import Progress
 from sppfeat.extraction.plan import PLACEHOLDER, Plan, cut_rows, cut_shard, shard_path, shard_record

@@ -33,7 +33,7 @@ from sppfeat.config.distribution import RayOptions, RunOptions
 from sppfeat.config.request import BackboneChoice, DescriptorChoice
 from sppfeat.config.specs import DescriptorSpec, InputSpec
 from sppfeat.errors import ConfigError, EngineError, StoreError
-from sppfeat.extraction import output as output_module
+from sppfeat.extraction import part as part_module
 from sppfeat.extraction import ray_actors, ray_parts
 from sppfeat.extraction.extract import open_parts
 from sppfeat.extraction.ray_actors import Actors, Job, PartActor, choose_actors
@@ -370,7 +370,7 @@ def test_what_an_actor_is_told_loads_no_torch(folder, tmp_path):
 
 
 def test_an_actor_waits_for_the_lock_of_one_that_has_died(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(output_module, "_RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(part_module, "_RETRY_SECONDS", 0.05)
     job = job_of(folder, tmp_path / "features.h5")
     path = parts_folder(tmp_path / "features.h5") / "00001-of-00002.h5"
     with actor(job) as filler:

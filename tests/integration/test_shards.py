@@ -27,7 +27,7 @@ from sppfeat.config.distribution import RunOptions, ShardChoice
 from sppfeat.config.request import BoxChoice, DescriptorChoice
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.extraction.extract import open_parts
-from sppfeat.extraction.output import Failure
+from sppfeat.extraction.part import Failure
 from sppfeat.files.outputs import OutputLock
 
 N = 11
