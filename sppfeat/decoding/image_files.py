@@ -15,7 +15,7 @@ from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from sppfeat.config.wording import one_line
 from sppfeat.errors import ImageError
-from sppfeat.files.places import DEFLATED, WHOLE_FILE, PartOfFile, Place, place_of, read_at, unpack
+from sppfeat.files.places import WHOLE_FILE, PartOfFile, Place, place_of, read_at, unpack
 
 __all__ = [
     "IMAGE_FORMATS",
@@ -251,9 +251,9 @@ def _open_place(place: Place) -> BinaryIO:
             nbytes = status.st_size
         if nbytes == 0:
             raise ImageError("empty file")
-        if place.packing == DEFLATED:
+        if place.unpacked_nbytes is not None:
             with open(path, "rb") as archive:
-                return io.BytesIO(unpack(read_at(archive, nbytes, offset), place))
+                return io.BytesIO(unpack(read_at(archive, nbytes, offset), place.unpacked_nbytes))
         file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed with what reads it
         raw = file if nbytes == status.st_size else PartOfFile(file, offset, nbytes)
         return io.BufferedReader(raw)

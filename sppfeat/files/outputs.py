@@ -94,9 +94,7 @@ def remove_leftovers(output: Path) -> None:
     """Remove the useless remains of killed processes next to an output; the caller holds its lock."""
     longer = extension_of(output)
     for left in (layout_of(output), layout_of(replacement_of(output)), layout_of(longer), longer):
-        # A file that cannot be removed only takes up space, and a full disk is reported by whatever needs the space.
-        with contextlib.suppress(OSError):
-            left.unlink(missing_ok=True)
+        _remove(left)
 
 
 def _open_locked(path: Path, how: int = fcntl.LOCK_EX | fcntl.LOCK_NB, *, output: Path | None = None) -> int:
@@ -136,14 +134,9 @@ def is_being_written(output: StrPath) -> bool:
     except OSError:
         return False  # there is none
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
+        return _is_locked(fd, fcntl.LOCK_SH)
     finally:
         os.close(fd)
-    return False
 
 
 class OutputLock(contextlib.ExitStack):
@@ -189,23 +182,21 @@ def _lock_beside(
         ) from error
 
     def release() -> None:
-        if not _is_shared(fd):
-            # The folder may have become read-only; a lock file left behind locks nothing.
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
+        if not _is_locked(fd, fcntl.LOCK_EX):  # by others that share it
+            _remove(path)
         os.close(fd)
 
     return release
 
 
-def _is_shared(fd: int) -> bool:
-    """Return True if other processes hold a shared lock as well."""
+def _is_locked(fd: int, how: int) -> bool:
+    """Return True if the lock of another process excludes this one; False if the file system cannot lock."""
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, how | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:  # a file system that cannot lock
-        return False
+    except OSError:
+        pass
     return False
 
 
@@ -336,5 +327,7 @@ def _growing(path: Path) -> Iterator[tuple[BinaryIO, Path, Path]]:
 
 
 def _remove(path: Path) -> None:
+    # The folder may have become read-only. A file left behind locks nothing, it only takes up space, and a full disk
+    # is reported by whatever needs the space.
     with contextlib.suppress(OSError):
         path.unlink(missing_ok=True)

@@ -14,8 +14,6 @@ from typing import Any, BinaryIO, NamedTuple
 from sppfeat.errors import ImageError
 
 __all__ = [
-    "DEFLATED",
-    "STORED",
     "WHOLE_FILE",
     "FileVersion",
     "PartOfFile",
@@ -29,21 +27,17 @@ __all__ = [
 WHOLE_FILE = -1
 """The value of ``nbytes`` for a whole file."""
 
-STORED, DEFLATED = "stored", "deflated"
-
 
 class Place(NamedTuple):
     """The location of an image file's bytes: a whole file, or ``nbytes`` of one from ``offset`` on.
 
-    They are the image file itself if ``packing`` is ``stored``. If it is ``deflated``, they have to be inflated first,
-    to ``unpacked_nbytes``.
+    They are the image file itself, or have to be inflated to ``unpacked_nbytes`` first if that is given.
     """
 
     path: bytes
     offset: int = 0
     nbytes: int = WHOLE_FILE
-    packing: str = STORED
-    unpacked_nbytes: int = WHOLE_FILE
+    unpacked_nbytes: int | None = None
 
 
 def place_of(place: bytes | str | Place) -> Place:
@@ -93,18 +87,16 @@ class PartOfFile(io.RawIOBase):
         super().close()
 
 
-def unpack(packed: bytes, place: Place) -> bytes:
-    """Inflate a member of an archive; ImageError is raised if it is damaged, or not of the size in its place."""
+def unpack(packed: bytes, nbytes: int) -> bytes:
+    """Inflate a member of an archive; ImageError is raised if it is damaged, or not of ``nbytes`` bytes then."""
     decompressor = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        content = decompressor.decompress(packed, place.unpacked_nbytes + 1)
+        content = decompressor.decompress(packed, nbytes + 1)
     except zlib.error as error:
         raise ImageError(f"damaged in its archive: {error}") from error
-    if len(content) != place.unpacked_nbytes:
-        raise ImageError(
-            f"damaged in its archive: it unpacks to {'more' if len(content) > place.unpacked_nbytes else len(content)} "
-            f"bytes, and should to {place.unpacked_nbytes}"
-        )
+    if len(content) != nbytes:
+        found = "more" if len(content) > nbytes else len(content)
+        raise ImageError(f"damaged in its archive: it unpacks to {found} bytes, and should to {nbytes}")
     return content
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from sppfeat.errors import StoreError
 from sppfeat.files.columns import NO_CLASS, ClassNumbers
 from sppfeat.files.paths import PathTable, natural_key
-from sppfeat.files.places import DEFLATED, STORED, FileVersion, Place
+from sppfeat.files.places import FileVersion, Place
 
 __all__ = [
     "DEFLATED_MEMBER",
@@ -216,10 +216,8 @@ def find_members(
         start = offset if refusal or not members.has_headers else _find_data(fd, offset)
         if refusal or start is None:
             yield refusal or "damaged in its archive: there is no header before it"
-        elif packing == DEFLATED_MEMBER:
-            yield Place(path, start, nbytes, DEFLATED, unpacked)
         else:
-            yield Place(path, start, nbytes, STORED)
+            yield Place(path, start, nbytes, unpacked if packing == DEFLATED_MEMBER else None)
 
 
 def _find_data(fd: int, offset: int) -> int | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sppfeat.files.places import DEFLATED, Place, unpack
+from sppfeat.files.places import Place, unpack
 
 
 def tar_bytes(members, format_=tarfile.GNU_FORMAT) -> bytes:
@@ -43,7 +43,7 @@ def zip_bytes(members, *packings, force_zip64=False) -> bytes:
 
 def bytes_at(place: Place) -> bytes:
     content = Path(os.fsdecode(place.path)).read_bytes()[place.offset :][: place.nbytes]
-    return unpack(content, place) if place.packing == DEFLATED else content
+    return content if place.unpacked_nbytes is None else unpack(content, place.unpacked_nbytes)
 
 
 def fetched(storage, images, scratch) -> list[bytes | str]:

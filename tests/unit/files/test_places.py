@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sppfeat.decoding.images import decode_image, probe_image
 from sppfeat.errors import ImageError
-from sppfeat.files.places import DEFLATED, FileVersion, PartOfFile, Place, object_digest, read_at
+from sppfeat.files.places import FileVersion, PartOfFile, Place, object_digest, read_at
 
 CONTENT = bytes(range(256)) * 3
 
@@ -56,7 +56,7 @@ def test_an_image_in_the_midst_of_a_file_is_the_image(tmp_path, suffix):
     both.write_bytes(b"x" * 100 + content + b"y" * 50 + packed + b"z")
     wanted = decode_image(path, exif="apply", image_hw=(37, 53), input_hw=(20, 30), resample="bilinear")
     stored = Place(bytes(both), 100, len(content))
-    deflated = Place(bytes(both), 150 + len(content), len(packed), DEFLATED, len(content))
+    deflated = Place(bytes(both), 150 + len(content), len(packed), len(content))
     for place in (stored, deflated):
         assert probe_image(place, exif="apply") == (37, 53)
         found = decode_image(place, exif="apply", image_hw=(37, 53), input_hw=(20, 30), resample="bilinear")
@@ -79,7 +79,7 @@ def test_what_is_damaged_in_an_archive_fails_with_a_reason(tmp_path, change, sai
     content = (tmp_path / "image.png").read_bytes()
     packed = zlib.compress(content, wbits=-15)
     (tmp_path / "archive").write_bytes(packed)
-    place = Place(bytes(tmp_path / "archive"), 0, len(packed), DEFLATED, len(content))
+    place = Place(bytes(tmp_path / "archive"), 0, len(packed), len(content))
     with pytest.raises(ImageError, match=said):
         probe_image(change(place), exif="apply")
 
