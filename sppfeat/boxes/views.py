@@ -63,27 +63,24 @@ def grid_views(grid: GridSpec, image_hw: tuple[int, int]) -> Views:
     Raises:
         ConfigError: the grid has more than a million windows.
     """
-    height, width = image_hw
+    (height, width), overlap = image_hw, grid.overlap
     n_rows, n_columns = grid.rows, grid.columns
     if grid.in_pixels:
-        n_rows = _n_windows(height, grid.rows, grid.overlap)
-        n_columns = _n_windows(width, grid.columns, grid.overlap)
+        n_rows, n_columns = _n_windows(height, n_rows, overlap), _n_windows(width, n_columns, overlap)
     n_views = n_rows * n_columns
     if n_views > _MAX_VIEWS:
-        raise ConfigError(
-            f"the grid has {n_views} windows on an image of {height} x {width} pixels (height x width); "
-            f"allowed: up to {_MAX_VIEWS}"
-        )
+        found = f"the grid has {n_views} windows on an image of {height} x {width} pixels (height x width)"
+        raise ConfigError(f"{found}; allowed: up to {_MAX_VIEWS}")
     along = _windows_of_size if grid.in_pixels else _windows_by_number
-    ys, xs = along(height, grid.rows, grid.overlap), along(width, grid.columns, grid.overlap)
-    boxes = np.empty((len(ys), len(xs), 4))
+    ys, xs = along(height, grid.rows, overlap), along(width, grid.columns, overlap)
+    boxes = np.empty((n_rows, n_columns, 4))
     boxes[..., 0::2] = xs[None]
     boxes[..., 1::2] = ys[:, None]
     return Views(
         boxes_px=boxes.reshape(-1, 4),
         scale=np.full(n_views, -1, dtype=np.int16),
         mirrored=np.zeros(n_views, dtype=bool),
-        ids=tuple(b"%d,%d" % (row, column) for row in range(len(ys)) for column in range(len(xs))),
+        ids=tuple(b"%d,%d" % (row, column) for row in range(n_rows) for column in range(n_columns)),
     )
 
 
@@ -127,11 +124,9 @@ def multiview_views(
 
 def _windows_by_number(side: int, n: int, overlap: float) -> npt.NDArray[np.float64]:
     """Start and end of ``n`` equal windows that cover ``side`` pixels, ``(n, 2)`` float64."""
-    step = 1 - overlap
-    total = 1 + (n - 1) * step  # in windows
-    starts = np.arange(n) * step
-    # Makes the last window end exactly at the border.
-    ends = total - (n - 1 - np.arange(n)) * step
+    starts = np.arange(n) * (1 - overlap)  # in windows
+    total = 1 + (n - 1) * (1 - overlap)
+    ends = total - starts[::-1]  # so that the last window ends exactly at the border
     return np.stack((side * (starts / total), side * (ends / total)), axis=1)
 
 

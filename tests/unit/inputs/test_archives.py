@@ -27,8 +27,8 @@ from sppfeat.decoding.images import decode_image, probe_image
 from sppfeat.errors import ConfigError, ImageError
 from sppfeat.files.places import Place
 from sppfeat.inputs import archives, find_image, list_images
+from sppfeat.inputs.archives.index import index_zip
 from sppfeat.inputs.archives.tar import index_tar
-from sppfeat.inputs.archives.zip import index_zip
 from sppfeat.inputs.segments import find_members
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
