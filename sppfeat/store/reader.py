@@ -94,6 +94,9 @@ class Selection:
     def to_pandas(self) -> Any:
         """Return a ``pandas.DataFrame`` of everything but the descriptors, indexed by row index.
 
+        If classes have names, ``label`` is categorical, with :attr:`y` as its codes; else it holds :attr:`y` itself, or
+        nothing if no classes are known.
+
         Raises:
             ConfigError: pandas is not installed.
             LabelError: labels are not numbers, or there are several per row.
@@ -261,7 +264,7 @@ class FeatureFile(FeatureTable):
         return self.select(**selection).iter_batches(batch_size, seed=seed)
 
     def to_pandas(self, **selection: Any) -> Any:
-        """Return a table without descriptors; see :func:`sppfeat.store.row_table.to_pandas`."""
+        """Return a table without descriptors; see :meth:`Selection.to_pandas`."""
         return self.select(**selection).to_pandas()
 
     def to_torch_dataset(self, **selection: Any) -> "FeatureDataset":

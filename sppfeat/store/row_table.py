@@ -94,11 +94,7 @@ def tabulate_rows(file: FeatureTable, rows: npt.NDArray[np.int64], labels: Label
 
 
 def to_pandas(file: FeatureTable, rows: npt.NDArray[np.int64], labels: Labels) -> Any:
-    """Return the columns of :func:`tabulate_rows` as a ``pandas.DataFrame``, indexed by row index.
-
-    The table adds ``width``, ``height``, ``status`` and ``error`` of each row's image. If classes have names, ``label``
-    is categorical, with ``y`` as its codes; else it holds ``y`` itself, or nothing if no classes are known.
-    """
+    """Return the columns of :func:`tabulate_rows` for :meth:`sppfeat.store.reader.Selection.to_pandas`."""
     pandas = import_extra("pandas", extra="pandas", purpose="to_pandas")
     columns: dict[str, Any] = dict(tabulate_rows(file, rows, labels))
     index = pandas.Index(columns.pop("row"), name="row")

@@ -1,6 +1,7 @@
 """Class labels of the rows of a feature file, and the conditions that select rows."""
 
 import fnmatch
+import functools
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +16,7 @@ from sppfeat.config.regions import RowFlag
 from sppfeat.config.values import StrPath
 from sppfeat.config.wording import counted, first_few, one_line
 from sppfeat.errors import BoxError, ConfigError, LabelError
-from sppfeat.files.columns import IMAGE_NAMES, LABEL_NAMES, ClassNumbers, find_column, repeated_column
+from sppfeat.files.columns import IMAGE_NAMES, LABEL_NAMES, ClassNumbers, find_unique_column
 from sppfeat.files.image_names import match_images
 from sppfeat.files.tables import TableFile
 from sppfeat.store.feature_table import FeatureTable
@@ -154,15 +155,13 @@ def _read_table(file: FeatureTable, path: Path) -> Labels:
 
 def _find_columns(table: TableFile, line: int, header: Sequence[str]) -> tuple[int, int | None, int | None]:
     """Return the indices of the columns for labels, images and rows; None for one that is missing."""
-    repeated = repeated_column(header, (*LABEL_NAMES, *IMAGE_NAMES, _ROW))
-    if repeated:
-        raise table.error(f"line {line}", f"the header has {repeated!r} twice; allowed: each column once")
-    label, image, row = (find_column(header, choices) for choices in (LABEL_NAMES, IMAGE_NAMES, (_ROW,)))
+    error = functools.partial(table.error, f"line {line}")
+    of_each = (LABEL_NAMES, IMAGE_NAMES, (_ROW,))
+    label, image, row = (find_unique_column(header, choices, error=error) for choices in of_each)
     if label is None or (image is None and row is None):
-        raise table.error(
-            f"line {line}",
+        raise error(
             f"the header is {one_line(','.join(header))!r}; "
-            f"allowed: {'|'.join(LABEL_NAMES)}, and {_ROW}|{'|'.join(IMAGE_NAMES)}",
+            f"allowed: {'|'.join(LABEL_NAMES)}, and {_ROW}|{'|'.join(IMAGE_NAMES)}"
         )
     return label, image, row
 

@@ -282,7 +282,7 @@ def test_labels_in_memory(file):
         ("", "line 1: the header is ''; allowed: label|class|category, and row|path"),
         ("path,name\n", "the header is 'path,name'"),
         ("path,label\na/1.jpg\n", "line 2: found 1 field, 'a/1.jpg'; allowed: 2"),
-        ("path,label,Label\n", "line 1: the header has 'label' twice"),
+        ("path,label,Label\n", "line 1: found the column 'label' twice in"),
         ("path,label\na/1.jpg,x\na/1.jpg,y\n", "image 'a/1.jpg' is both 'x' and 'y'"),
         ("path,label\n1.jpg,x\n", "an image is named '1.jpg', which could be"),
         ("path,label\nz.jpg,x\n", "none of the names (1) is an image of"),
