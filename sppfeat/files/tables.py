@@ -37,7 +37,21 @@ __all__ = [
     "unique_keys",
 ]
 
+NUMBER_RULE = "a number"
+TEXT_RULE = "text without zero bytes and lone surrogates"
+
+ErrorAt = Callable[[int, str], SppfeatError]
+"""Makes an error from the index of a row and a message."""
+
+_WIDTH = 60  # characters shown of a value
+_SHOWN = 20  # names of columns
 _MOST_DIGITS = 400  # more than a float can hold
+
+# reprlib reads no more than it shows: the value may be a gigabyte, or nested beyond the recursion limit.
+_REPR = reprlib.Repr()
+_REPR.maxlevel = 3
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = _WIDTH
+_REPR.maxlist = _REPR.maxdict = _REPR.maxtuple = 8
 
 
 class TableSource(Protocol):
@@ -211,22 +225,6 @@ def _decode(source: TableSource, content: bytes, first_line: int) -> str:
             f"line {line}, column {column}",
             f"found {shorten(content[error.start : error.end])}, which is no UTF-8; allowed: JSON in UTF-8",
         ) from error
-
-
-NUMBER_RULE = "a number"
-TEXT_RULE = "text without zero bytes and lone surrogates"
-
-ErrorAt = Callable[[int, str], SppfeatError]
-"""Makes an error from the index of a row and a message."""
-
-_WIDTH = 60
-_SHOWN = 20
-
-# reprlib reads no more than it shows: the value may be a gigabyte, or nested beyond the recursion limit.
-_REPR = reprlib.Repr()
-_REPR.maxlevel = 3
-_REPR.maxstring = _REPR.maxother = _REPR.maxlong = _WIDTH
-_REPR.maxlist = _REPR.maxdict = _REPR.maxtuple = 8
 
 
 def shorten(value: object) -> str:

@@ -51,31 +51,57 @@ def oracle(image_hw, short_side, max_pixels, min_side):
 
 
 @pytest.mark.parametrize(
-    ("image_hw", "short_side", "max_pixels", "min_side", "expected"),
+    ("image_hw", "settings", "expected"),
     [
-        ((375, 500), 224, 4_000_000, 32, (224, 299)),  # 298.67
-        ((500, 375), 224, 4_000_000, 32, (299, 224)),
-        ((2, 3), 3, 4_000_000, 1, (3, 5)),  # 4.5 rounds up, not to even
-        ((3000, 4000), None, 4_000_000, 32, (1732, 2309)),  # sqrt(3e6) = 1732.05
-        ((2000, 2000), None, 4_000_000, 32, (2000, 2000)),  # the bound itself is allowed
-        ((10, 20), None, 4_000_000, 32, (32, 64)),  # scaled up to the smallest input
-        ((10, 25), 4, 4_000_000, 32, (32, 80)),
-        ((2, 3), 3, 14, 1, (3, 4)),  # 3 x 4.5 = 13.5 fits in 14; 3 x 5 would not
-        ((20_000, 1), 224, 4_000_000, 1, (280_000, 14)),
+        ((375, 500), {}, (224, 299)),  # 298.67
+        ((500, 375), {}, (299, 224)),
+        ((2, 3), {"short_side": 3, "min_side": 1}, (3, 5)),  # 4.5 rounds up, not to even
+        ((3000, 4000), {"short_side": None}, (1732, 2309)),  # sqrt(3e6) = 1732.05
+        ((2000, 2000), {"short_side": None}, (2000, 2000)),  # the bound itself is allowed
+        ((10, 20), {"short_side": None}, (32, 64)),  # scaled up to the smallest input
+        ((10, 25), {"short_side": 4}, (32, 80)),
+        # 3 x 4.5 = 13.5 fits in 14; 3 x 5 would not
+        ((2, 3), {"short_side": 3, "max_pixels": 14, "min_side": 1}, (3, 4)),
+        ((20_000, 1), {"min_side": 1}, (280_000, 14)),
+        ((375, 500), {"round_to": 32}, (224, 288)),  # 224 x 299
+        ((375, 500), {"round_to": 2}, (224, 300)),  # 299 lies halfway: up
+        ((375, 500), {"short_side": 240, "round_to": 32}, (256, 320)),  # 240 = 7.5 x 32: up, not to even
+        ((375, 500), {"round_to": 1024}, (1024, 1024)),  # at least one multiple
+        ((10, 300), {"short_side": None, "min_side": 1, "round_to": 64}, (64, 320)),
+        # 64 would be below min_side
+        ((100, 100), {"short_side": None, "min_side": 100, "round_to": 64}, (128, 128)),
+        # 2016 x 2016 would be more than max_pixels, and 2016 x 1984 is the bound itself
+        ((2000, 2000), {"short_side": None, "round_to": 32}, (1984, 1984)),
+        ((2000, 1999), {"short_side": None, "max_pixels": 2016 * 1984, "round_to": 32}, (2016, 1984)),
+        ((2000, 1999), {"short_side": None, "max_pixels": 2016 * 1984 - 1, "round_to": 32}, (1984, 1984)),
     ],
 )
-def test_worked_examples(image_hw, short_side, max_pixels, min_side, expected):
-    got = network_input_hw(image_hw, short_side=short_side, max_pixels=max_pixels, min_side=min_side)
-    assert got == expected
+def test_worked_examples(image_hw, settings, expected):
+    limits = {"short_side": 224, "max_pixels": 4_000_000, "min_side": 32, **settings}
+    assert network_input_hw(image_hw, **limits) == expected
 
 
-def test_an_image_too_elongated_says_why_in_one_line():
+@pytest.mark.parametrize(
+    ("image_hw", "settings", "said"),
+    [
+        (
+            (1, 20_000),
+            {"short_side": 224, "max_pixels": 4_000_000, "min_side": 32},
+            "too elongated: 1 x 20000 (height x width) scaled to the backbone's smallest side of 32 "
+            "is 32 x 640000 = 20480000 pixels, more than max-pixels 4000000",
+        ),
+        (
+            (100, 100),
+            {"short_side": None, "max_pixels": 10_000, "min_side": 100, "round_to": 64},
+            "its network input of 100 x 100 (height x width) cannot be rounded to multiples of 64: "
+            "128 x 128 = 16384 pixels are more than max-pixels 10000",
+        ),
+    ],
+)
+def test_an_image_that_has_no_size_says_why_in_one_line(image_hw, settings, said):
     with pytest.raises(ImageError) as error:
-        network_input_hw((1, 20_000), short_side=224, max_pixels=4_000_000, min_side=32)
-    assert str(error.value) == (
-        "too elongated: 1 x 20000 (height x width) scaled to the backbone's smallest side of 32 "
-        "is 32 x 640000 = 20480000 pixels, more than max-pixels 4000000"
-    )
+        network_input_hw(image_hw, **settings)
+    assert str(error.value) == said
 
 
 @given(HW, SHORT_SIDES, MAX_PIXELS, MIN_SIDES)
@@ -122,36 +148,6 @@ def multiples_by_search(side, step, min_side):
     allowed = [m for m in range(step, side + 2 * step + min_side, step) if m >= min_side]
     nearest = min(allowed, key=lambda m: (abs(m - side), -m))
     return nearest, max([m for m in allowed if m <= side], default=allowed[0])
-
-
-@pytest.mark.parametrize(
-    ("image_hw", "settings", "step", "expected"),
-    [
-        ((375, 500), {}, 32, (224, 288)),  # 224 x 299
-        ((375, 500), {}, 2, (224, 300)),  # 299 lies halfway: up
-        ((375, 500), {"short_side": 240}, 32, (256, 320)),  # 240 = 7.5 x 32: up, not to even
-        ((375, 500), {}, 1024, (1024, 1024)),  # at least one multiple
-        ((10, 300), {"short_side": None, "min_side": 1}, 64, (64, 320)),
-        ((100, 100), {"short_side": None, "min_side": 100}, 64, (128, 128)),  # 64 would be below min_side
-        ((2000, 2000), {"short_side": None}, 32, (1984, 1984)),  # 2016 x 2016 would be more than max_pixels
-        ((2000, 1999), {"short_side": None, "max_pixels": 2016 * 1984}, 32, (2016, 1984)),  # the bound itself
-        ((2000, 1999), {"short_side": None, "max_pixels": 2016 * 1984 - 1}, 32, (1984, 1984)),
-    ],
-)
-def test_worked_examples_of_multiples(image_hw, settings, step, expected):
-    limits = {"short_side": 224, "max_pixels": 4_000_000, "min_side": 32, **settings}
-    assert network_input_hw(image_hw, round_to=step, **limits) == expected
-
-
-def test_an_image_that_has_no_size_in_multiples_says_why():
-    limits = {"short_side": None, "max_pixels": 10_000, "min_side": 100}
-    assert network_input_hw((100, 100), **limits) == (100, 100)
-    with pytest.raises(ImageError) as error:
-        network_input_hw((100, 100), round_to=64, **limits)
-    assert str(error.value) == (
-        "its network input of 100 x 100 (height x width) cannot be rounded to multiples of 64: "
-        "128 x 128 = 16384 pixels are more than max-pixels 10000"
-    )
 
 
 @given(HW, SHORT_SIDES, MAX_PIXELS, MIN_SIDES, STEPS)
