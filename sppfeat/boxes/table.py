@@ -67,9 +67,7 @@ class BoxTable:
 class BoxTableBuilder:
     """Collects boxes one by one, in compact arrays.
 
-    Args:
-        extra_names: names of further columns; others are appended.
-        classes: class names known in advance, in the order of their numbers; others are appended.
+    New names of further columns, and of classes, are appended to those known in advance.
     """
 
     def __init__(self, *, extra_names: Sequence[str] = (), classes: Sequence[str] = ()) -> None:

@@ -37,11 +37,8 @@ def read_remote(urls: Iterable[bytes]) -> Iterator[Segment]:
 
     A URL with an image suffix is an image, without a request to its service. A URL that ends in a slash is a folder;
     for any other, the service decides. A folder is read like a local one: files with an image suffix, without hidden
-    names, in natural order. Any scheme that fsspec supports will do.
-
-    Raises:
-        ConfigError: a URL is not allowed, does not exist, or is a kind of file that can only be read locally.
-        SourceError: a service cannot be reached, or refuses to list.
+    names, in natural order. Any scheme that fsspec supports will do. A service that cannot be reached, or refuses to
+    list, is a SourceError, and any other URL that gives no images a ConfigError.
     """
     services: dict[tuple[str, str], Service] = {}
     inputs = (_look_up(os.fsdecode(url), services) for url in urls)
@@ -102,9 +99,9 @@ def _read_archive(service: Service, url: str) -> Segment:
     """Find the images of a remote tar or zip file, in its order; it is listed and read in parts."""
     name = os.fsencode(url)
     if kind_of(name) is not ContainerKind.ARCHIVE:
+        allowed = "images, folders, .tar and .zip files"
         raise ConfigError(
-            f"{shown(url)} cannot be read where it is: fetch it first; allowed there: images, folders, .tar and .zip "
-            "files"
+            f"{shown(url)} cannot be read where it is: fetch it first; allowed there: {allowed}"
         )
     try:
         found = service.ask("info", service.path(url))
@@ -118,10 +115,9 @@ def _read_archive(service: Service, url: str) -> Segment:
         try:
             with open_object(service, url, version.nbytes) as file:
                 index = index_archive(name, file)
-        except OSError as error:
-            raise SourceError(f"cannot read the archive {shown(url)}: {error}") from error
-        except ConfigError as error:
-            raise ConfigError(f"cannot read the archive {shown(url)}: {error}") from error
+        except (OSError, ConfigError) as error:
+            kind = SourceError if isinstance(error, OSError) else ConfigError
+            raise kind(f"cannot read the archive {shown(url)}: {error}") from error
         save_index(name, version, index)
     segment, members = index
     return segment_at(name, segment, _Members(service, url, version, members))
@@ -142,11 +138,8 @@ def find_objects(
     def urls() -> Iterator[str]:
         for position, name in enumerate(names):
             if not is_url(name):
-                raise error_at(
-                    position,
-                    f"found {one_line(repr(os.fsdecode(name)))}, on this machine, and URLs on other rows; allowed: "
-                    "all one or the other",
-                )
+                found = f"found {one_line(repr(os.fsdecode(name)))}, on this machine, and URLs on other rows"
+                raise error_at(position, f"{found}; allowed: all one or the other")
             try:
                 url = check_url(os.fsdecode(name))
             except ConfigError as error:

@@ -70,15 +70,10 @@ class Storage(ABC):
 
 @dataclass(frozen=True)
 class OwnLabels:
-    """The classes that an input itself gives its images.
+    """The classes that an input itself gives its ``n`` images."""
 
-    Attributes:
-        labels: ``(n,)`` int64, index into ``classes``; -1 for no class.
-        classes: names of the classes, in the input's own order if it has one.
-    """
-
-    labels: npt.NDArray[np.int64]
-    classes: tuple[bytes, ...]
+    labels: npt.NDArray[np.int64]  # (n,), index into classes; -1 for no class
+    classes: tuple[bytes, ...]  # in the input's own order if it has one
 
     @classmethod
     def none(cls, n: int) -> "OwnLabels":

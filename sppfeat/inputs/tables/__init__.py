@@ -62,9 +62,8 @@ def _separated_lines(table: TableFile, file: BinaryIO) -> Iterator[_Line]:
     number, header = next(lines, (1, []))
 
     def header_error(what: str) -> SppfeatError:
-        return table.error(
-            f"line {number}", f"the header: {what} (a list of names without a header is given as @LIST)"
-        )
+        hint = "(a list of names without a header is given as @LIST)"
+        return table.error(f"line {number}", f"the header: {what} {hint}")
 
     columns = find_image_columns(header, error=header_error)
     yield number, columns, []

@@ -165,13 +165,10 @@ def _places(values: Any, content: Any, table: TableFile) -> npt.NDArray[np.int64
 
 
 def find_arrow_columns(schema: Any, table: TableFile, is_empty: Callable[[ColumnPart], bool]) -> ArrowColumns:
-    """Find the columns of images or their paths, of classes and of ids.
+    """Find the columns of images or their paths, of classes and of ids; ConfigError if they are missing or ambiguous.
 
     Images are in a column of structs of ``bytes`` and ``path``, or in a column of bytes that has one of the usual
     names or that the metadata declare as images. If they are null in all rows, ``is_empty``, only the paths count.
-
-    Raises:
-        ConfigError: the table has neither images nor paths, or several columns that could hold them.
     """
     images, classes = _read_features(schema.metadata, table)
     contents, paths = _find_images(schema, images, table)
@@ -243,11 +240,9 @@ def _find_images(
             found[name] = ColumnPart(name), None
     known = [name for name in found if name.lower() in _CONTENT_NAMES] if len(found) > 1 else list(found)
     if found and len(known) != 1:
-        raise table.error(
-            "",
-            f"several columns could be the images: found {show_names(list(found))}; "
-            f"allowed: one, or one with a name of {'|'.join(_CONTENT_NAMES)}",
-        )
+        allowed = f"one, or one with a name of {'|'.join(_CONTENT_NAMES)}"
+        shown = show_names(list(found))
+        raise table.error("", f"several columns could be the images: found {shown}; allowed: {allowed}")
     return found[known[0]] if known else (None, None)
 
 
@@ -261,11 +256,8 @@ def _find_label(names: list[str], classes: Collection[str], table: TableFile) ->
 
 def _no_paths(schema: Any, table: TableFile, what: str) -> SppfeatError:
     columns = show_names([f"{field.name}: {field.type}" for field in schema])
-    return table.error(
-        "",
-        f"{what}; or images, as structs of bytes and path, or as bytes in a column "
-        f"{'|'.join(_CONTENT_NAMES)}. The columns are {columns}",
-    )
+    images = f"images, as structs of bytes and path, or as bytes in a column {'|'.join(_CONTENT_NAMES)}"
+    return table.error("", f"{what}; or {images}. The columns are {columns}")
 
 
 def _kind(kind: Any) -> str:
@@ -277,13 +269,9 @@ def make_arrow_segment(
     table: TableFile, columns: ArrowColumns, batches: Iterable[Any], storage: Storage | None
 ) -> Segment:
     """Make a segment from the rows of all batches; ``storage`` fetches the images that the table contains."""
+    rows, classes = _rows(table, columns, batches), columns.classes
     return make_segment(
-        table,
-        _rows(table, columns, batches),
-        has_boxes=columns.has_boxes,
-        classes=columns.classes,
-        unit="row",
-        storage=storage,
+        table, rows, has_boxes=columns.has_boxes, classes=classes, unit="row", storage=storage
     )
 
 
@@ -326,10 +314,8 @@ def _names_of(numbers: list[Any], classes: tuple[bytes, ...], error_at: ErrorAt)
     name_of |= {None: b"", -1: b""}
     unknown = next((i for i, number in enumerate(numbers) if number not in name_of), None)
     if unknown is not None:
-        raise error_at(
-            unknown,
-            f"the class is {shorten(numbers[unknown])}; allowed: 0 to {len(classes) - 1}, or -1 for none",
-        )
+        found = f"the class is {shorten(numbers[unknown])}"
+        raise error_at(unknown, f"{found}; allowed: 0 to {len(classes) - 1}, or -1 for none")
     return [name_of[number] for number in numbers]
 
 
