@@ -1,6 +1,5 @@
 """Pictures of feature files: what is computed for them against plain loops, and the files that the commands write."""
 
-import dataclasses
 import os
 
 import numpy as np
@@ -239,8 +238,8 @@ def test_a_sheet_says_what_it_shows_where_there_is_little(file, selection):
     assert sheet_text(sheet_of(file.select(rows=np.array([3])), 1, 8)) == "1 query; there are no other rows"
     sheet = sheet_of(few, 1, 8)
     with drawing():
-        found = [text for text, _ in texts_of(draw_sheet(sheet, {}))]
-    assert sheet.lines[0].neighbors[0].name in "\n".join(found)  # there is no class that could be named
+        found = texts_of(draw_sheet(sheet, {}))
+    assert sheet.lines[0].neighbors[0].name in "\n".join(text for text, _ in found)
 
 
 def test_a_contact_sheet_has_the_nearest_rows_and_not_the_query(selection):
@@ -371,7 +370,7 @@ def test_queries_that_are_no_rows_are_pictured_by_their_text(selection):
     assert sheet.lines[0].label == ""
     assert all(n.is_same is None for n in sheet.lines[0].neighbors)
     assert sheet.lines[0].neighbors[0].row == 0  # an image is no row, though it may be equal to one
-    assert dataclasses.astuple(sheet.lines[1])[1] == "2.png"
+    assert sheet.lines[1].name == "2.png"
 
 
 # Small pictures among points
