@@ -11,6 +11,7 @@ from conftest import write_image
 from extraction_runs import (
     BACKBONE,
     SIZE,
+    assert_all_done,
     assert_same_contents,
     assert_same_file,
     contents,
@@ -315,8 +316,7 @@ def test_windows_of_an_image_whose_number_was_not_known_need_a_new_file(folder, 
         assert list(file.errors) == [0]
         assert "start anew with --overwrite" in file.errors[0]
     extract([folder], tmp_path / "f.h5", overwrite=True, **by_pixels)
-    with sppfeat.open(tmp_path / "f.h5") as file:
-        assert (file.status == 1).all()
+    assert_all_done(tmp_path / "f.h5")
 
 
 @pytest.mark.slow

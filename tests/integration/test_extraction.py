@@ -8,6 +8,7 @@ import pytest
 from conftest import write_image
 from extraction_runs import (
     SIZE,
+    assert_all_done,
     assert_same_descriptors,
     assert_same_file,
     difference,
@@ -149,16 +150,14 @@ def test_a_moved_folder_continues_the_file(folder, tmp_path):
     moved = folder.rename(tmp_path / "moved")
     extraction, _ = extract([moved], tmp_path / "f.h5")
     assert extraction.outcome().pending == 0
-    with sppfeat.open(tmp_path / "f.h5") as file:
-        assert (file.status == 1).all()
+    assert_all_done(tmp_path / "f.h5")
 
 
 def test_naming_only_a_subfolder_leaves_the_rest_vanished(folder, tmp_path):
     extract([folder], tmp_path / "f.h5")
     extraction, _ = extract([folder / "cat"], tmp_path / "f.h5")
     assert any("6 images of the file are not among the inputs" in note for note in extraction.run.notes)
-    with sppfeat.open(tmp_path / "f.h5") as file:
-        assert (file.status == 1).all()
+    assert_all_done(tmp_path / "f.h5")
 
 
 @pytest.mark.slow
@@ -326,8 +325,7 @@ def test_overwrite_replaces_what_is_no_feature_file(folder, tmp_path):
     with pytest.raises(StoreError, match="cannot be continued"):
         extract([folder], tmp_path / "f.h5")
     extract([folder], tmp_path / "f.h5", overwrite=True)
-    with sppfeat.open(tmp_path / "f.h5") as file:
-        assert (file.status == 1).all()
+    assert_all_done(tmp_path / "f.h5")
 
 
 def test_dry_run_writes_nothing(folder, tmp_path):

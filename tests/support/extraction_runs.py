@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torchvision.models import get_model
 from torchvision.models.feature_extraction import create_feature_extractor
 
+import sppfeat
 from sppfeat.config.distribution import RunOptions
 from sppfeat.config.request import BackboneChoice, DescriptorChoice, Request
 from sppfeat.config.specs import InputSpec
@@ -131,6 +132,11 @@ def contents(path) -> dict:
         file.visititems(lambda name, item: found.update({name: item[()]} if hasattr(item, "shape") else {}))
         found.update({f"@{name}": value for name, value in file.attrs.items() if name != "created"})
     return found
+
+
+def assert_all_done(path) -> None:
+    with sppfeat.open(path) as file:
+        assert (file.status == 1).all()
 
 
 def assert_same_file(path, other) -> None:
