@@ -14,14 +14,8 @@ class Arena:
     """A shared, anonymous block of bytes with a first-fit allocator.
 
     It has no name in any file system, so nothing is left behind however the process ends. Pages take memory only once
-    they are written to.
-
-    Args:
-        nbytes: size of the block, at least 1.
-
-    Attributes:
-        fd: file descriptor that a child process can map.
-        buffer: ``(nbytes,)`` uint8, the whole block.
+    they are written to. A child process can map its descriptor ``fd``; ``buffer`` is the whole block, ``(nbytes,)``
+    uint8.
     """
 
     def __init__(self, nbytes: int) -> None:

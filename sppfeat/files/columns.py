@@ -18,7 +18,6 @@ __all__ = [
     "LABEL_NAMES",
     "LIST_KEYS",
     "NO_CLASS",
-    "PATH_NAMES",
     "BoxColumns",
     "ClassNumbers",
     "ImageColumns",
@@ -35,7 +34,7 @@ IMAGE_NAMES = ("path", "image", "image_path", "file_name", "filename", "file")
 LABEL_NAMES = ("label", "class", "category")
 
 # A table of images may use more names than a table of boxes or labels.
-PATH_NAMES = (*IMAGE_NAMES, "filepath", "file_path", "image_file", "url", "image_url")
+_PATH_NAMES = (*IMAGE_NAMES, "filepath", "file_path", "image_file", "url", "image_url")
 # Class names take precedence over class numbers.
 CLASS_NAMES = ("class_name", "label_name", "category_name", *LABEL_NAMES)
 ID_NAMES = ("image_id", "id", "key", "uid")
@@ -106,12 +105,12 @@ def find_image_columns(names: Sequence[str], *, error: _MakeError) -> ImageColum
 
 def find_path_column(names: Sequence[str], *, error: _MakeError) -> int:
     """Find the column of the paths of images; raise the error if there is none, or several."""
-    candidates = [name for name in PATH_NAMES if name in _plain(names)]
+    candidates = [name for name in _PATH_NAMES if name in _plain(names)]
     column = find_unique_column(names, candidates, error=error) if len(candidates) == 1 else None
     if column is not None:
         return column
     number = "several columns could have the paths" if candidates else "no column has the paths"
-    raise error(f"{number}: found {show_names(names)}; allowed: exactly one of {'|'.join(PATH_NAMES)}")
+    raise error(f"{number}: found {show_names(names)}; allowed: exactly one of {'|'.join(_PATH_NAMES)}")
 
 
 def looks_like_boxes(names: Sequence[str]) -> bool:
