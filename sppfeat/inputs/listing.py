@@ -88,11 +88,8 @@ def list_images(
     n_other_files = sum(segment.n_other_files for segment in segments)
     if not any(len(segment.names) for segment in segments):
         others = counted(n_other_files, "file there has", "files there have")
-        found = (
-            f"{others} no suffix of an image ({' '.join(sorted(IMAGE_SUFFIXES))})"
-            if n_other_files
-            else "empty"
-        )
+        suffixes = " ".join(sorted(IMAGE_SUFFIXES))
+        found = f"{others} no suffix of an image ({suffixes})" if n_other_files else "empty"
         raise ConfigError(f"no images in {', '.join(map(repr, inputs[:5]))}: {found}")
     root = _common_root(segments)
     paths = _joined_paths(segments, root)
@@ -125,9 +122,8 @@ def _common_root(segments: Sequence[Segment]) -> bytes:
         return os.path.commonpath(tops)
     if len(schemes) > 1:
         kinds = ", ".join(f"{scheme.decode()}://" if scheme else "this machine" for scheme in sorted(schemes))
-        raise ConfigError(
-            f"the inputs lie in several places, {kinds}, and have no common root; allowed: one, and an output for each"
-        )
+        found = f"the inputs lie in several places, {kinds}, and have no common root"
+        raise ConfigError(f"{found}; allowed: one, and an output for each")
     (scheme,) = schemes
     parts = {top.partition(SCHEME)[2] for top in tops}
     return scheme + SCHEME + os.path.commonpath(parts)
@@ -143,9 +139,7 @@ def _joined_paths(segments: Sequence[Segment], root: bytes) -> PathTable:
 def _paths_below(segment: Segment, root: bytes) -> Iterable[bytes]:
     if segment.top is None:
         return (below(name, root) for name in segment.names)
-    if segment.top == root:
-        return segment.names
-    prefix = below(segment.top, root) + b"/"
+    prefix = b"" if segment.top == root else below(segment.top, root) + b"/"
     return (prefix + name for name in segment.names)
 
 

@@ -116,11 +116,9 @@ def own_classes(names: Iterable[bytes], classes: tuple[bytes, ...] | None = None
     numbers = np.fromiter(known.numbers(names), dtype=np.int64)
     if not len(known):
         return None
-    return (
-        OwnLabels(*known.in_order(numbers, key=natural_key))
-        if classes is None
-        else OwnLabels(numbers, classes)
-    )
+    if classes is not None:
+        return OwnLabels(numbers, classes)
+    return OwnLabels(*known.in_order(numbers, key=natural_key))
 
 
 def if_any(ids: PathTable) -> PathTable | None:

@@ -182,11 +182,9 @@ def _image_names(file: AnnotationFile, images: object) -> list[bytes]:
         is_text = isinstance(cell, np.ndarray) and cell.dtype.kind == "U" and cell.size == 1
         name = encode_text(str(cell.item())) if is_text else None
         if not name or names.setdefault(name, i) != i:
-            rule = (
-                f"every image once, this one is images{{{names[name]}}} too"
-                if name
-                else f"a name, {TEXT_RULE}"
-            )
+            rule = f"a name, {TEXT_RULE}"
+            if name:
+                rule = f"every image once, this one is images{{{names[name]}}} too"
             found = cell.tolist() if isinstance(cell, np.ndarray) and cell.size < 100 else type(cell).__name__
             raise file.unexpected(f"images{{{i}}}", found, rule)
     return list(names)

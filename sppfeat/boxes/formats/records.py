@@ -63,11 +63,9 @@ def read_jsonl(source: AnnotationFiles) -> BoxTable:
             first_line, first = line, columns.coordinate_names
             convention = convention.replace(coords=columns.coords)
         if columns.coordinate_names != first:
-            raise file.error(
-                where,
-                f"the box is {','.join(columns.coordinate_names)}, but {','.join(first)} on line {first_line}; "
-                "allowed: the same on all lines",
-            )
+            found = ",".join(columns.coordinate_names)
+            found = f"the box is {found}, but {','.join(first)} on line {first_line}"
+            raise file.error(where, f"{found}; allowed: the same on all lines")
         _Record(file, True, columns, where, list(entry.values())).add_to(builder)
         n_boxes, n_keys = len(builder), len(builder.extra_names)
         if n_keys > _MAX_EXTRA:

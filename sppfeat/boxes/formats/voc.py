@@ -95,10 +95,8 @@ def _parse(file: AnnotationFile) -> Element:
 
     def refuse(doctype: str, *_: object) -> None:
         # Without a document type there are no entities that could expand a thousandfold or fetch another file.
-        raise file.error(
-            f"line {parser.CurrentLineNumber}",
-            f"found a DOCTYPE of {shorten(doctype)}; allowed: XML without declarations",
-        )
+        found = f"found a DOCTYPE of {shorten(doctype)}"
+        raise file.error(f"line {parser.CurrentLineNumber}", f"{found}; allowed: XML without declarations")
 
     parser.buffer_text = True
     parser.StartDoctypeDeclHandler = refuse
@@ -109,18 +107,14 @@ def _parse(file: AnnotationFile) -> Element:
         parser.Parse(content, True)
     except expat.ExpatError as error:
         line = content.splitlines()[error.lineno - 1 : error.lineno]
-        raise file.error(
-            f"line {error.lineno}",
-            f"found {shorten(os.fsdecode(line[0])) if line else 'the end of the file'}: "
-            f"{expat.ErrorString(error.code)}; allowed: well-formed XML",
-        ) from error
+        found = shorten(os.fsdecode(line[0])) if line else "the end of the file"
+        found = f"found {found}: {expat.ErrorString(error.code)}"
+        raise file.error(f"line {error.lineno}", f"{found}; allowed: well-formed XML") from error
     except (ValueError, LookupError) as error:  # an encoding unknown to expat or to Python
-        raise file.error(
-            "line 1", f"found an encoding that cannot be read: {shorten(str(error))}; allowed: UTF-8"
-        ) from error
+        found = f"found an encoding that cannot be read: {shorten(str(error))}"
+        raise file.error("line 1", f"{found}; allowed: UTF-8") from error
     root = tree.close()
     if root.tag != "annotation":
-        raise file.error(
-            f"line {root.get('line')}", f"found <{shorten(root.tag)[1:-1]}>; allowed: <annotation>"
-        )
+        found = f"found <{shorten(root.tag)[1:-1]}>"
+        raise file.error(f"line {root.get('line')}", f"{found}; allowed: <annotation>")
     return root

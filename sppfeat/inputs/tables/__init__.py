@@ -184,11 +184,8 @@ def _check_repeated(
         where = f"{unit}s {numbers[first]} and {numbers[image]}"
         shown = one_line(repr(os.fsdecode(path)))
         if has_boxes:
-            raise table.error(
-                where,
-                f"both are of {shown}, and have boxes; allowed: an image once. "
-                "A file of boxes goes to --boxes, and the folder of its images is the input",
-            )
+            hint = "A file of boxes goes to --boxes, and the folder of its images is the input"
+            raise table.error(where, f"both are of {shown}, and have boxes; allowed: an image once. {hint}")
         for one, other in zip(facts_of(first), facts_of(image), strict=True):
             if one and other and one != other:
                 found = f"{one_line(repr(os.fsdecode(one)))} and {one_line(repr(os.fsdecode(other)))}"

@@ -17,12 +17,7 @@ from hypothesis import strategies as st
 from places import REAL_DATA
 
 from sppfeat.boxes import formats
-from sppfeat.boxes.formats import (
-    BoxFile,
-    read_boxes,
-    recognize_format,
-    records,
-)
+from sppfeat.boxes.formats import BoxFile, read_boxes, recognize_format, records
 from sppfeat.boxes.formats.annotation_files import AnnotationFiles
 from sppfeat.boxes.table import BoxTable
 from sppfeat.config.regions import BOX_FORMATS, BoxConvention
@@ -183,12 +178,13 @@ def assert_rows(table, expected):
     assert repr(rows_of(table)) == repr(expected)  # repr: NaN is NaN, and -0.0 is not 0.0
 
 
-def message_of(path, box_format=None):
+def message_of(path, box_format=None, parts=()):
     with pytest.raises(BoxError) as caught:
         read_boxes(path, box_format=box_format)
     message = str(caught.value)
-    assert "allowed" in message
     assert len(message) < 700
+    for part in ("allowed", *parts):
+        assert part in message
     return message
 
 
@@ -347,9 +343,7 @@ def test_yolo_names_of_classes(put, tmp_path, file):
     table = read_boxes(tmp_path / "labels").table
     assert (table.classes, table.label.tolist(), list(table.images)) == (("cat", "dog", "bird"), [1], [b"a"])
     put("labels/a.txt", "3 0 0 1 1")
-    message = message_of(tmp_path / "labels")
-    assert "a.txt', line 1: class is '3'" in message
-    assert "from 0 to 2" in message
+    message_of(tmp_path / "labels", parts=["a.txt', line 1: class is '3'", "from 0 to 2"])
 
 
 def test_numpy(put, tmp_path):
@@ -720,9 +714,7 @@ MALFORMED = {
 )
 def test_malformed(put, box_format, content, parts):
     path = put("broken.file", content)
-    message = message_of(path, box_format)
-    for part in [repr(str(path)), *parts]:
-        assert part in message
+    message_of(path, box_format, [repr(str(path)), *parts])
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -735,9 +727,8 @@ def test_an_archive_that_expands_too_far(put):
     # Once: 10 kB make a table of 380 MB.
     one, half = (npy(np.zeros((n, 4), dtype=np.uint8)) for n in (300_000, 150_000))
     for members in ([("a.npy", one)], [("b.npy", half), ("a.npy", half)]):
-        message = message_of(put("b.npz", zipped(members, zipfile.ZIP_DEFLATED)))
-        assert "key 'a': found 300000 boxes or more in" in message
-        assert "allowed: 200000, or 50 a byte" in message
+        parts = ["key 'a': found 300000 boxes or more in", "allowed: 200000, or 50 a byte"]
+        message_of(put("b.npz", zipped(members, zipfile.ZIP_DEFLATED)), parts=parts)
     assert len(read_boxes(put("b.npz", zipped([("a.npy", half)], zipfile.ZIP_DEFLATED))).table) == 150_000
 
 
@@ -782,9 +773,7 @@ def test_an_archive_that_expands_beyond_what_it_says(put):
 )
 def test_malformed_mat(put, variables, parts):
     path = put("b.mat", mat(**variables))
-    message = message_of(path)
-    for part in [repr(str(path)), *parts]:
-        assert part in message
+    message_of(path, parts=[repr(str(path)), *parts])
 
 
 def test_damaged_mat(put):
@@ -829,10 +818,7 @@ def test_a_mat_that_expands_too_far(put):
 )
 def test_malformed_folder(put, tmp_path, files, parts):
     put("f/x.jpg", b"", files={f"f/{name}": content for name, content in files.items()})
-    message = message_of(tmp_path / "f")
-    assert str(tmp_path / "f") in message
-    for part in parts:
-        assert part in message
+    message_of(tmp_path / "f", parts=[str(tmp_path / "f"), *parts])
 
 
 def test_what_cannot_be_read(put, tmp_path, monkeypatch):
@@ -867,9 +853,7 @@ def test_what_does_not_fit_into_memory(put, monkeypatch):
 
 @pytest.mark.parametrize("box_format", BOX_FORMATS)
 def test_a_folder_without_files_of_the_format(tmp_path, box_format):
-    message = message_of(tmp_path, box_format)
-    assert str(tmp_path) in message
-    assert "folder" in message
+    message_of(tmp_path, box_format, [str(tmp_path), "folder"])
 
 
 def test_links_pipes_and_cycles_in_a_folder(put, tmp_path):
