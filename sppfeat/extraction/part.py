@@ -195,7 +195,7 @@ class Part:
         progress = start or Progress()
         if len(self.to_do):
             progress = _fill_file(self, progress, on_progress, should_stop)
-        self._outcome = read_outcome(self.path, name=self.name, images=self.images)
+        self._outcome = read_outcome(self.path, self)
         if not self._outcome.pending:
             self._take_place()
             self.output.local.publish()
@@ -345,18 +345,22 @@ def _lock(request: Request, path: Path, until: float) -> OutputLock:
             time.sleep(_RETRY_SECONDS)
 
 
-def read_outcome(path: Path, *, name: str | None = None, images: tuple[int, int] | None = None) -> Outcome:
-    """Read a file, and count its images, or those of a half-open range; ``name`` is the file's name if not ``path``."""
+def read_outcome(path: Path, part: Part | None = None) -> Outcome:
+    """Read a file, and count its images, or those that a part is responsible for."""
     with FeatureFile(path) as file:
-        first, stop = images or (0, len(file.status))
+        first, stop = part.images if part else (0, len(file.status))
         status, boxes = file.status[first:stop], None
-        failures = [Failure(file.path_of(i), why) for i, why in file.errors.items() if first <= i < stop]
+        reasons = {image: why for image, why in file.errors.items() if first <= image < stop}
+        # Ten million paths that are known are not read again.
+        name_of = file.path_of if part is None else lambda image: os.fsdecode(part.plan.paths[image])
+        failures = [Failure(name_of(image), why) for image, why in reasons.items()]
         if file.has_boxes:
             rows = slice(*np.searchsorted(file.image_index, (first, stop)))
             is_done = status[file.image_index[rows] - first] == Status.DONE
             boxes = count_boxes(file.row_flag[rows], np.asarray(is_done))
     pending, done, failed = np.bincount(status, minlength=len(Status))[: len(Status)].tolist()
-    return Outcome([name or str(path)], len(status), done, failed, pending, failures, boxes)
+    name = part.name if part else str(path)
+    return Outcome([name], len(status), done, failed, pending, failures, boxes)
 
 
 def join_outcomes(outcomes: Sequence[Outcome], n_images: int) -> Outcome:
