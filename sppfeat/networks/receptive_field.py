@@ -102,18 +102,17 @@ def receptive_field(
 
 
 def layer_geometries(
-    module_or_graph: nn.Module, *, layers: Sequence[str] | None = None, input_hw: tuple[int, int] = (224, 224)
+    module_or_graph: nn.Module, layers: Sequence[str], *, input_hw: tuple[int, int] = (224, 224)
 ) -> dict[str, LayerGeometry]:
     """Computes channels, size and geometry of many layers at once, from one walk through the network.
 
-    Takes and refuses what :func:`receptive_field` does. Without ``layers``, it reports every key of the dict output of
-    a GraphModule (or its only output), and every node of any other module.
+    Takes and refuses what :func:`receptive_field` does.
 
     Returns:
         One entry per layer, in order. A layer has no entry if its axes are not known to be ``(N, C, H, W)``: a
             vector, a channels-last map, a map pooled to one cell.
     """
-    first, second = _walk_twice(module_or_graph, layers, input_hw, all_nodes=layers is None)
+    first, second = _walk_twice(module_or_graph, layers, input_hw)
     found: dict[str, LayerGeometry] = {}
     for name, value in first.items():
         if isinstance(value, Tracked) and _is_map(value):
@@ -124,24 +123,21 @@ def layer_geometries(
 
 
 def _walk_twice(
-    module: nn.Module, layers: Sequence[str] | None, input_hw: tuple[int, int], *, all_nodes: bool = False
+    module: nn.Module, layers: Sequence[str] | None, input_hw: tuple[int, int]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The outputs of layers, by name, at both input sizes; without layers, of the network itself or of all nodes."""
+    """The outputs of layers, by name, at both input sizes; without layers, of the network itself."""
     # torchvision takes a second to import.
-    from sppfeat.networks.layers import UntraceableError, cut_graph, node_names
+    from sppfeat.networks.layers import UntraceableError, cut_graph
 
     height, width = input_hw
     if height < 1 or width < 1:
         raise ConfigError(f"input_hw must be a positive height and width, found {input_hw}")
-    is_graph = isinstance(module, fx.GraphModule)
     untraceable = ""
     with eval_mode(module):
         try:
-            if all_nodes and not is_graph:
-                layers = node_names(module)
             if layers and not set(layers) <= set(output_keys(module)):
                 module = cut_graph(module, layers, "the network")
-            elif not is_graph:
+            elif not isinstance(module, fx.GraphModule):
                 # To name nodes in messages. The network's own code may raise anything.
                 with contextlib.suppress(Exception):
                     module = fx.symbolic_trace(module)

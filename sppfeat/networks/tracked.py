@@ -97,9 +97,7 @@ class Tracked(torch.Tensor):
             place, owner = next(found), owners.get(id(item))
             if owner is None:
                 return Tracked(item, place, lost, trace)
-            # The owner's views share its values, but not its positions, so that these must stay.
-            if owner.shape != item.shape or owner.lost != lost or not all(map(same, owner.places, place)):
-                raise ConfigError(lost or f"{where}: changes the positions of a tensor in place")
+            _write(owner, item, place, lost, where=where)
             return owner
 
         return tree_map(wrap, result)
@@ -164,6 +162,20 @@ def _without_values(item: Any) -> Any:
     if isinstance(item, Tensor) and not item.is_meta:
         return torch.empty_strided(item.shape, item.stride(), dtype=item.dtype, device="meta")
     return item
+
+
+def _write(owner: Tracked, value: Tensor, places: Places, lost: str, *, where: str) -> None:
+    """Writes the positions of what an operator changed in place, which its views share."""
+    if owner.shape != value.shape:
+        raise ConfigError(f"{where}: changes a tensor's shape in place")
+    for own, new in zip(owner.places, places, strict=True):
+        if lost and not owner.lost:
+            new = nowhere(new.shape, math.nan)
+        if not same(own, new):
+            if any(stride == 0 and size > 1 for size, stride in zip(own.shape, own.stride(), strict=True)):
+                raise ConfigError(lost or f"{where}: written in place into a tensor of another kind")
+            own.copy_(new)
+    owner.lost = owner.lost or lost
 
 
 def _refuse_foreign_writes(func: Any, bound: Mapping[str, Any], *, where: str) -> None:

@@ -162,7 +162,7 @@ def describe_backbones(
     for i, name in enumerate(names):
         model, weights = build_without_memory(name), list_entries(name)
         layer = default_layer(name, model)
-        found = layer_geometries(model, layers=[layer])[layer]
+        found = layer_geometries(model, [layer])[layer]
         entries.append(
             {
                 "name": name,
@@ -186,6 +186,7 @@ def describe_layers(name: str) -> dict[str, Any]:
             ``layer`` (name), ``channels``, ``stride`` and ``offset`` in input pixels (None if the arithmetic does not
             apply, for the ``reason``), and ``map_hw``, height and width in cells for 224 x 224 pixels.
     """
+    from sppfeat.networks.layers import node_names
     from sppfeat.networks.named_weights import list_entries
     from sppfeat.networks.receptive_field import layer_geometries
 
@@ -203,7 +204,7 @@ def describe_layers(name: str) -> dict[str, Any]:
                 "map_hw": list(found.map_hw),
                 "reason": found.reason,
             }
-            for layer, found in layer_geometries(model).items()
+            for layer, found in layer_geometries(model, node_names(model)).items()
         ],
     }
 

@@ -56,7 +56,7 @@ def networks_built_once():
 def test_default_layer(name, layer, channels, stride, offset):
     assert zoo.default_layer(name) == layer
     network = zoo.build_without_memory(name)
-    found = layer_geometries(network, layers=[layer], input_hw=HW)[layer]
+    found = layer_geometries(network, [layer], input_hw=HW)[layer]
     assert found.channels == channels
     assert found.geometry == (None if stride is None else FeatureGeometry(stride, offset))
     assert zoo.default_layer(name, network) == layer
