@@ -150,6 +150,14 @@ def _same(call: Call) -> Tensor:
     return call.positions[0]
 
 
+def _restride(call: Call) -> Tensor:
+    """Other strides for values without a position: global pooling ends so on maps with channels last in memory."""
+    positions = call.positions[0]
+    if call.is_lenient or bool(_thin(positions).isinf().all()):
+        return positions
+    return nowhere(call.shape, math.nan)
+
+
 def _elementwise(call: Call) -> Tensor:
     """One value from each position of the operands."""
     parts = [part for part in call.positions if not (_thin(part).numel() == 1 and bool(_thin(part).isinf()))]
@@ -303,6 +311,7 @@ _RULE_NAMES: tuple[tuple[Rule, str, str], ...] = (
     ),
     (_matmul, _NONE, "mm bmm addmm baddbmm"),
     (_cat, _NONE, "cat"),
+    (_restride, _NONE, "as_strided_"),
     (_glu, _UNEVEN, "glu"),
     (_linear, _UNEVEN, "linear"),
     (_softmax, "normalises over the map", "_softmax _log_softmax"),

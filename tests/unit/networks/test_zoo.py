@@ -119,3 +119,11 @@ def test_building_without_memory_changes_nothing_but_memory():
     assert shapes[0] == shapes[1]
     assert all(value.is_meta for value in empty.state_dict().values())
     assert not any(value.is_meta for value in real.state_dict().values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["convnext_tiny", "swin_t"])
+def test_layers_are_listed_up_to_a_global_pooling_of_channels_last_maps(name):
+    layers = {layer["layer"]: layer for layer in describe_layers(name)["layers"]}
+    found = layers[zoo.default_layer(name)]
+    assert (found["channels"], found["map_hw"]) == (768, [7, 7])
