@@ -176,6 +176,8 @@ def _elementwise(call: Call) -> Tensor:
 
 def _reduce(call: Call) -> Tensor:
     """Values pooled over whole dimensions: they have no position along these."""
+    if call.is_lenient:
+        return nowhere(call.shape)
     positions, dims = call.positions[0], call.args.get("dim")
     dims = [dims] if isinstance(dims, int) else list(dims or range(positions.dim()))
     merged = call.merge(positions, dims, otherwise=math.inf)
