@@ -27,7 +27,7 @@ from sppfeat.analysis.export_writers import (
 )
 from sppfeat.config.values import StrPath, check_choice
 from sppfeat.errors import ConfigError
-from sppfeat.files.outputs import check_new_file, whole_files, write_errors
+from sppfeat.files.outputs import check_new_file, whole_file, whole_files, write_errors
 from sppfeat.store.reader import FeatureFile, Selection
 from sppfeat.store.rows import LabelSource, RowsLike
 
@@ -154,9 +154,8 @@ def _write(
     """Writes all files of an export, or a stream; returns the paths of the files."""
     write = _FORMATS[name].write
     if not isinstance(output, str | os.PathLike):
-        with write_errors(str(getattr(output, "name", "the stream"))):
-            write(contents, [output])
-            output.flush()
+        with whole_file(output) as stream:
+            write(contents, [stream])
         return []
     outputs = [Path(new) for new in _paths_of(os.fsdecode(output), name)]
     for new in outputs:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from sppfeat.config.values import StrPath
 from sppfeat.store.feature_table import FeatureTable
 from sppfeat.store.reader import FeatureFile
+from sppfeat.store.reduction import Reduction
 from sppfeat.store.schema import NO_SCALE, Status
 from sppfeat.store.verify import VerifyReport, verify_file
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from sppfeat.extraction.recompute import RowComparison
     from sppfeat.files.downloads import OnDownload
 
-__all__ = ["Verification", "describe", "info", "verify"]
+__all__ = ["Verification", "describe", "describe_reduction", "info", "verify"]
 
 
 def info(path: StrPath) -> dict[str, Any]:
@@ -67,7 +68,7 @@ def describe(file: FeatureTable) -> dict[str, Any]:
         "fingerprint": file.attribute("fingerprint"),
         "weights_path": file.attribute("weights_path"),
         "config": file.config.to_dict(),
-        "reduction": _reduction(file),
+        "reduction": None if file.reduction is None else describe_reduction(file.reduction),
         "failures": [{"path": file.path_of(i), "error": text} for i, text in file.errors.items()],
     }
 
@@ -133,10 +134,8 @@ def verify(
     return Verification(**vars(report), recomputed=compared, ok=ok)
 
 
-def _reduction(file: FeatureTable) -> dict[str, Any] | None:
-    reduction = file.reduction
-    if reduction is None:
-        return None
+def describe_reduction(reduction: Reduction) -> dict[str, Any]:
+    """Return what :func:`info` returns of a reduction."""
     record, spec = reduction.record, reduction.spec
     return {
         "method": spec.method,

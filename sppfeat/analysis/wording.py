@@ -1,11 +1,21 @@
 """Texts about networks, reductions, samples and numbers, shared by several rooms and commands."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from sppfeat.config.specs import BackboneSpec
 from sppfeat.config.wording import counted
 
-__all__ = ["dimensions_text", "network_text", "nonfinite_text", "rounded", "sample_text", "variance_text"]
+__all__ = [
+    "dimensions_text",
+    "network_text",
+    "nonfinite_text",
+    "reduction_text",
+    "rounded",
+    "sample_text",
+    "variance_text",
+]
 
 _MOST = 1e9  # larger numbers get an exponent, because so many digits are hard to read
 
@@ -26,6 +36,22 @@ def dimensions_text(method: str, *, selected: int, source_dimension: int, dimens
 def variance_text(share: float, n_rows: int) -> str:
     """Share of the variance, 0 to 1, that a reduction keeps, and number of rows that it was fitted on."""
     return f"{100 * share:.2f} % of the variance of the {counted(n_rows, 'row')} that it was fitted on"
+
+
+def reduction_text(reduction: Mapping[str, Any]) -> str:
+    """Dimensions and scaling of a reduction, as ``sppfeat.info`` describes it, and the variance that it keeps."""
+    source = reduction["source"]
+    text = dimensions_text(
+        reduction["method"],
+        selected=source["selected"],
+        source_dimension=source["dimension"],
+        dimension=reduction["components"],
+    )
+    text += " values, whitened" if reduction["whiten"] else " values"
+    text += ", scaled to l2 norm 1" if reduction["normalize"] == "l2" else ""
+    if reduction["explained_variance"] is not None:
+        text += f"; {variance_text(reduction['explained_variance'], reduction['fitted_rows'])}"
+    return text
 
 
 def network_text(spec: BackboneSpec) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 import sppfeat
-from sppfeat.analysis.wording import dimensions_text, variance_text
+from sppfeat.analysis.wording import reduction_text
 from sppfeat.cli import options
 from sppfeat.cli.output import (
     box_counts_text,
@@ -67,7 +67,10 @@ def _text(found: dict[str, Any]) -> str:
     lines += _class_lines("classes", found["classes"])
     lines += [("columns", _column_text(block)) for block in found["columns"]]
     if found["reduction"]:
-        lines += _reduction_lines(found["reduction"])
+        reduction = found["reduction"]
+        lines.append(("reduced", reduction_text(reduction)))
+        lines += [("of", _column_text(block)) for block in reduction["source"]["columns"]]
+        lines.append(("settings", "of what was reduced:"))
     lines += [("setting", f"{name} = {value}") for name, value in found["config"].items()]
     failures = [f"{failure['path']!r}: {failure['error']}" for failure in found["failures"]]
     failures = first_of(failures, _SHOWN, more="... and {} more: --json lists them")
@@ -95,22 +98,6 @@ def _class_lines(name: str, classes: dict[str, int]) -> list[tuple[str, str]]:
         return []
     shown = first_few((f"{name} {n}" for name, n in classes.items()), _SHOWN)
     return [(name, f"{len(classes)}: {shown}")]
-
-
-def _reduction_lines(reduction: dict[str, Any]) -> list[tuple[str, str]]:
-    source = reduction["source"]
-    text = dimensions_text(
-        reduction["method"],
-        selected=source["selected"],
-        source_dimension=source["dimension"],
-        dimension=reduction["components"],
-    )
-    text += ", whitened" if reduction["whiten"] else ""
-    text += ", l2-normalised" if reduction["normalize"] == "l2" else ""
-    if reduction["explained_variance"] is not None:
-        text += f"; {variance_text(reduction['explained_variance'], reduction['fitted_rows'])}"
-    columns = [("of", _column_text(block)) for block in source["columns"]]
-    return [("reduced", text), *columns, ("settings", "of what was reduced:")]
 
 
 def _column_text(block: dict[str, Any]) -> str:

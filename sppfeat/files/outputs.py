@@ -248,10 +248,15 @@ def written_aside(target: Path, aside: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def whole_file(path: Path, *, overwrite: bool = True) -> Iterator[BinaryIO]:
-    """Open a file that takes its name at the end of the context; see :func:`whole_files`."""
-    with write_errors(str(path)), whole_files([path], overwrite=overwrite) as (file,):
-        yield file
+def whole_file(output: StrPath | BinaryIO, *, overwrite: bool = True) -> Iterator[BinaryIO]:
+    """Open a file that takes its name at the end of the context (see :func:`whole_files`); pass a stream through."""
+    if isinstance(output, str | os.PathLike):
+        with write_errors(str(output)), whole_files([Path(output)], overwrite=overwrite) as (file,):
+            yield file
+    else:
+        with write_errors(str(getattr(output, "name", "the stream"))):
+            yield output
+            output.flush()
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.values import StrPath
 from sppfeat.config.wording import one_line
 from sppfeat.errors import StoreError
-from sppfeat.files.outputs import check_new_file, replace_file, whole_file, write_errors
+from sppfeat.files.outputs import check_new_file, replace_file, whole_file
 from sppfeat.files.tables import join_fields
 from sppfeat.store.comparability import descriptor_differences
 from sppfeat.store.reader import FeatureFile, Selection
@@ -221,7 +221,7 @@ def predict(
         numbers, names = np.full(len(selection), -1), list[str]()
         if selection.labels.values is not None:
             numbers, names = class_numbers(selection)
-        target = None if output is None else stack.enter_context(_opened(output, overwrite=overwrite))
+        target = None if output is None else stack.enter_context(whole_file(output, overwrite=overwrite))
         every = [f"score:{name}" for name in classes] if with_scores else []
         known = {**tabulate_rows(file, selection.rows, selection.labels), "label": TextColumn(names, numbers)}
         box = ("x0", "y0", "x1", "y1") if file.has_boxes else ()
@@ -317,17 +317,6 @@ def decision_blocks(
 
 def _is_linear(config: ExtractConfig) -> bool:
     return config.descriptor.normalize in _LINEAR or config.descriptor.mean_norm is not None
-
-
-@contextlib.contextmanager
-def _opened(output: StrPath | BinaryIO, *, overwrite: bool) -> Iterator[BinaryIO]:
-    if isinstance(output, str | os.PathLike):
-        with whole_file(Path(output), overwrite=overwrite) as file:
-            yield file
-    else:
-        with write_errors(str(getattr(output, "name", "the stream"))):
-            yield output
-            output.flush()
 
 
 def _cells(column: RowColumn, part: slice) -> list[str]:

@@ -15,7 +15,7 @@ from sppfeat.analysis.choices import (
     SHEET_QUERIES,
     ProbeSettings,
 )
-from sppfeat.analysis.inspection import describe
+from sppfeat.analysis.inspection import describe, describe_reduction
 from sppfeat.analysis.probe import ProbeResult, cross_validate
 from sppfeat.analysis.rows import check_described, count_labels, draw_classes, draw_stratified
 from sppfeat.analysis.search import describe_queries
@@ -23,13 +23,12 @@ from sppfeat.analysis.show.contact_sheet import ContactSheet, draw_queries, make
 from sppfeat.analysis.show.distributions import Norms, Sizes, measure_norms, measure_sizes
 from sppfeat.analysis.show.embedding import Embedding, choose_pictured, embed_rows
 from sppfeat.analysis.show.thumbnails import Thumbnail, find_row_pictures, read_thumbnails
-from sppfeat.analysis.wording import dimensions_text, network_text, variance_text
+from sppfeat.analysis.wording import network_text, reduction_text
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.wording import counted
 from sppfeat.errors import LabelError, StoreError
 from sppfeat.store.feature_table import FeatureTable
 from sppfeat.store.reader import Selection
-from sppfeat.store.reduction import Reduction
 
 __all__ = ["ReportFacts", "describe_provenance", "gather_facts", "group_failures"]
 
@@ -127,7 +126,7 @@ def gather_facts(
         n_columns=selection.dimension,
         classes=count_labels(selection) if selection.y is not None else [],
         config=file.config,
-        reduction="" if file.reduction is None else reduction_text(file.reduction),
+        reduction="" if file.reduction is None else reduction_text(describe_reduction(file.reduction)),
         provenance=describe_provenance(file),
         norms=norms,
         sizes=[measure_sizes(file, of=of) for of in ("images", "boxes")[: 1 + file.has_boxes]],
@@ -233,29 +232,13 @@ def describe_provenance(file: FeatureTable) -> list[tuple[str, str]]:
             found.append(("and more", f"{n - _MOST_SOURCES:,}; sppfeat info --json names all"))
     if (reduction := file.reduction) is not None:
         found += [
-            ("reduced", reduction_text(reduction)),
+            ("reduced", reduction_text(describe_reduction(reduction))),
             ("fitted on rows", ", ".join(reduction.spec.fit_rows)),
             ("fitted on the file with fingerprint", reduction.record.source_fingerprint),
             ("fingerprint of the reduction", reduction.fingerprint),
         ]
     found.append(("fingerprint of the settings", file.attribute("fingerprint")))
     return [(name, value) for name, value in found if value]
-
-
-def reduction_text(reduction: Reduction) -> str:
-    """Dimensions of a reduction, and the share of the variance that it keeps."""
-    record, spec = reduction.record, reduction.spec
-    text = dimensions_text(
-        spec.method,
-        selected=record.selection.width,
-        source_dimension=reduction.source_dimension,
-        dimension=reduction.dimension,
-    )
-    text += " values, whitened" if spec.whiten else " values"
-    text += ", scaled to l2 norm 1" if spec.normalize == "l2" else ""
-    if record.explained_variance is not None:
-        text += f"; {variance_text(record.explained_variance, record.fitted_rows)}"
-    return text
 
 
 def _range_text(what: str, first: int, stop: int) -> str:

@@ -202,7 +202,8 @@ def test_info_says_how(source, tmp_path):
     output = reduced(source, tmp_path / "r.h5", layers=("layer4",), whiten=True, normalize="l2")
     said = CliRunner().invoke(main, ["info", str(output)]).stdout
     assert re.search(
-        r"reduced: +pca, 5 of 15 -> 4, whitened, l2-normalised; 9\d\.\d\d % of the variance", said
+        r"reduced: +pca, 5 of 15 -> 4 values, whitened, scaled to l2 norm 1; 9\d\.\d\d % of the variance",
+        said,
     )
     assert "columns:   0..4: pca, level 1, 4 channels" in said
     found = json.loads(CliRunner().invoke(main, ["info", "--json", str(output)]).stdout)["reduction"]
