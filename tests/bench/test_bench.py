@@ -1,6 +1,7 @@
 """What ``sppfeat bench`` reports, and that its contenders compute what they say; never how fast."""
 
 import dataclasses
+import functools
 import itertools
 import json
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
+from command_line import run
 from conftest import write_image
 from extraction_runs import difference
 from hypothesis import given, settings
@@ -26,7 +27,6 @@ import sppfeat.bench.pooling as pooling
 from sppfeat.bench.regions import BoxContenders, find_crossover, ladder
 from sppfeat.bench.runs import DECODE_STAGES, STAGES, Stages, WholeRun, find_bound, run_plain_loop
 from sppfeat.bench.samples import draw_boxes, synthetic_photo, write_photos
-from sppfeat.cli import main
 from sppfeat.config.distribution import RunOptions
 from sppfeat.config.request import BackboneChoice, DescriptorChoice, Request
 from sppfeat.config.specs import InputSpec
@@ -38,10 +38,7 @@ from sppfeat.files.image_names import IMAGE_SUFFIXES
 NETWORK = ["--backbone", "squeezenet1_1", "--weights", "none", "--levels", "1,2", "--device", "cpu"]
 
 
-def bench(*args, code=0):
-    result = CliRunner().invoke(main, ["bench", *map(str, args)])
-    assert result.exit_code == code, result.output
-    return result
+bench = functools.partial(run, "bench", code=0)
 
 
 def json_of(*args):

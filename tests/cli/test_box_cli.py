@@ -25,8 +25,7 @@ def boxes(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_with_boxes_says_what_it_understood_and_what_became_of_them(folder, boxes, tmp_path):
-    result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY, "--size", "48", "--boxes", boxes)
-    assert result.exit_code == 0, result.output
+    result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY, "--size", "48", "--boxes", boxes, code=0)
     for text in (
         "12 in 5 input shapes, 3 rows, 2 classes",
         f"boxes:       4 of {boxes}, read as csv: xyxy, absolute, origin 0, edges, order xy",
@@ -44,7 +43,7 @@ def test_a_run_with_boxes_says_what_it_understood_and_what_became_of_them(folder
     found = json.loads(run("info", tmp_path / "f.h5", "--json").stdout)["boxes"]
     assert found["classes"] == {"one": 2, "two": 1, "x": 0}
     assert found["scales"] == {"48": 2}
-    assert run("verify", tmp_path / "f.h5", "--recompute", "9", "-q").exit_code == 0
+    run("verify", tmp_path / "f.h5", "--recompute", "9", "-q", code=0)
 
 
 def test_the_plan_as_json_counts_boxes(folder, boxes, tmp_path):
@@ -127,8 +126,7 @@ def test_every_option_reaches_the_file_also_from_the_environment(folder, boxes, 
 )
 def test_wrong_usage_is_said_and_writes_nothing(folder, boxes, tmp_path, options, message):
     options = [str(boxes) if option == "BOXES" else option for option in options]
-    result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY, *options)
-    assert result.exit_code == 2, result.output
+    result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY, *options, code=2)
     assert message in " ".join(result.stderr.split())
     assert not (tmp_path / "f.h5").exists()
 
@@ -145,8 +143,7 @@ def test_a_wrong_box_file_is_an_error_and_writes_nothing(folder, boxes, tmp_path
     boxes.unlink()
     if content is not None:
         boxes.write_text(content)
-    result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY, "--boxes", boxes)
-    assert result.exit_code == 1, result.output
+    result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY, "--boxes", boxes, code=1)
     assert message in result.stderr
     assert "Traceback" not in result.output
     assert not (tmp_path / "f.h5").exists()

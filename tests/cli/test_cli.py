@@ -13,15 +13,13 @@ TINY = ["--size", "48", "--levels", "1,2", "--device", "cpu"]
 
 @pytest.fixture
 def features(folder, tmp_path):
-    result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY, "--workers", "0")
-    assert result.exit_code == 0, result.output
+    run("extract", folder, "-o", tmp_path / "f.h5", *TINY, "--workers", "0", code=0)
     return tmp_path / "f.h5"
 
 
 @pytest.mark.slow
 def test_extract_says_what_it_does_on_stderr_and_nothing_on_stdout(folder, tmp_path):
-    result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY)
-    assert result.exit_code == 0
+    result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY, code=0)
     assert result.stdout == ""
     for text in (
         "12 in 5 input shapes, 12 rows, 2 classes",
@@ -41,25 +39,22 @@ def test_extract_says_what_it_does_on_stderr_and_nothing_on_stdout(folder, tmp_p
 @pytest.mark.slow
 def test_failed_images_are_named_and_give_exit_code_3_also_later(mixed_folder, tmp_path):
     for _ in range(2):
-        result = run("extract", mixed_folder, "-o", tmp_path / "f.h5", *TINY)
-        assert result.exit_code == 3
+        result = run("extract", mixed_folder, "-o", tmp_path / "f.h5", *TINY, code=3)
         assert "'cat/empty.jpg': " in result.stderr
 
 
 @pytest.mark.slow
 def test_multiples_and_fast_decoding_are_said_before_the_run_and_kept_in_the_file(folder, tmp_path):
     settings = ["--round-to", "32", "--decode", "fast"]
-    result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY, *settings)
-    assert result.exit_code == 0, result.output
+    result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY, *settings, code=0)
     assert "12 in 2 input shapes (multiples of 32), 12 rows" in result.stderr
     assert re.search(r"note: +--decode fast: .* by 2 to 15 %; 0 of 12 images are as large", result.stderr)
     shown = run("info", tmp_path / "f.h5").stdout
     assert "round_to = 32" in shown
     assert "decode = fast" in shown
-    assert run("verify", tmp_path / "f.h5", "--recompute", 3).exit_code == 0
-    assert run("extract", folder, "-o", tmp_path / "f.h5", *TINY, *settings).exit_code == 0
-    other = run("extract", folder, "-o", tmp_path / "f.h5", *TINY)
-    assert other.exit_code == 1
+    run("verify", tmp_path / "f.h5", "--recompute", 3, code=0)
+    run("extract", folder, "-o", tmp_path / "f.h5", *TINY, *settings, code=0)
+    other = run("extract", folder, "-o", tmp_path / "f.h5", *TINY, code=1)
     assert "round_to: the file has 32, this command '(not set)'" in other.stderr
     assert "decode: the file has 'fast', this command '(not set)'" in other.stderr
 
@@ -100,8 +95,7 @@ def test_a_defect_of_the_program_keeps_its_traceback(folder, tmp_path, monkeypat
 
 
 def test_info_as_text_and_json(features):
-    text = run("info", features)
-    assert text.exit_code == 0
+    text = run("info", features, code=0)
     assert "12 rows x 2560 float32" in text.stdout
     assert "12 done, 0 failed, 0 pending" in text.stdout
     assert "level 2, 512 channels" in text.stdout
@@ -121,8 +115,7 @@ def test_verify_finds_what_is_wrong(features):
         rows[2, 7] = np.inf
         rows[3] = 0
         rows[5] = rows[4]
-    result = run("verify", features, "--json")
-    assert result.exit_code == 1
+    result = run("verify", features, "--json", code=1)
     found = json.loads(result.stdout)
     assert [found[f"{kind}_rows"] for kind in ("nan", "infinite", "zero", "duplicate")] == [1, 1, 1, 1]
     text = run("verify", features)
@@ -135,21 +128,19 @@ def test_verify_recompute_notices_rows_of_another_image(features):
 
     with h5py.File(features, "r+") as file:
         file["features"][:] = file["features"][()][::-1]
-    result = run("verify", features, "--recompute", 12)
-    assert result.exit_code == 1
+    result = run("verify", features, "--recompute", 12, code=1)
     assert "differs by" in result.stdout
 
 
 def test_verify_recompute_with_moved_images_and_missing_ones(features, folder, tmp_path):
     folder.rename(tmp_path / "moved")
-    assert run("verify", features, "--recompute", 3).exit_code == 1
-    assert run("verify", features, "--recompute", 3, "--root", tmp_path / "moved").exit_code == 0
+    run("verify", features, "--recompute", 3, code=1)
+    run("verify", features, "--recompute", 3, "--root", tmp_path / "moved", code=0)
 
 
 @pytest.mark.slow
 def test_backbones_lists_models_with_dimensions_for_the_levels():
-    result = run("backbones", "resnet[15]*", "--levels", "1,2", "--json")
-    assert result.exit_code == 0, result.output
+    result = run("backbones", "resnet[15]*", "--levels", "1,2", "--json", code=0)
     found = {entry["name"]: entry for entry in json.loads(result.stdout)}
     assert set(found) == {"resnet18", "resnet50", "resnet101", "resnet152"}
     resnet = found["resnet50"]
@@ -175,8 +166,7 @@ def test_extract_works_as_a_process_and_python_m(folder, tmp_path):
     command = [sys.executable, "-m", "sppfeat", "extract", folder, "-o", tmp_path / "f.h5", *TINY]
     result = subprocess.run(command, capture_output=True, check=True)
     assert result.stdout == b""
-    again = run("extract", folder, "-o", tmp_path / "f.h5", *TINY)
-    assert again.exit_code == 0
+    again = run("extract", folder, "-o", tmp_path / "f.h5", *TINY, code=0)
     assert "12 done, 0 failed before, 0 to do" in again.stderr
 
 

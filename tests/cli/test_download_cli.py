@@ -29,12 +29,10 @@ def cache(tmp_path):
 
 def test_one_network_by_name(entries, cache, weight_server):
     path = cache / entries[NAMES[1]].file_name
-    result = run("backbones", "--download", NAMES[1])
-    assert result.exit_code == 0, result.output
+    result = run("backbones", "--download", NAMES[1], code=0)
     assert result.stdout == f"{NAMES[1]} IMAGENET1K_V1: {path} (24.0 kB, downloaded)\n"
     assert path.read_bytes() == weight_server.files[path.name]
-    again = run("backbones", "--download", NAMES[1])
-    assert again.exit_code == 0
+    again = run("backbones", "--download", NAMES[1], code=0)
     assert again.stdout == f"{NAMES[1]} IMAGENET1K_V1: {path} (24.0 kB, already there, checksum verified)\n"
     assert len(weight_server.asked) == 1
 
@@ -59,8 +57,8 @@ def test_json_says_what_is_where(entries, cache, weight_server):
 def test_a_folder_from_the_option_or_the_environment(entries, cache, tmp_path):
     name, file_name = NAMES[0], entries[NAMES[0]].file_name
     environment = {"SPPFEAT_WEIGHTS_DIR": str(tmp_path / "c")}
-    assert run("backbones", "--download", name, "--weights-dir", tmp_path / "a" / "b").exit_code == 0
-    assert run("backbones", "--download", name, env=environment).exit_code == 0
+    run("backbones", "--download", name, "--weights-dir", tmp_path / "a" / "b", code=0)
+    run("backbones", "--download", name, env=environment, code=0)
     assert (tmp_path / "a" / "b" / file_name).is_file()
     assert (tmp_path / "c" / file_name).is_file()
     assert not cache.exists()
@@ -68,21 +66,18 @@ def test_a_folder_from_the_option_or_the_environment(entries, cache, tmp_path):
 
 def test_one_that_fails_does_not_keep_the_others(entries, cache, weight_server):
     del weight_server.files[entries[NAMES[0]].file_name]
-    result = run("backbones", "--download", "squeezenet*")
-    assert result.exit_code == 1
+    result = run("backbones", "--download", "squeezenet*", code=1)
     assert result.stdout.startswith(f"{NAMES[1]} IMAGENET1K_V1: ")
     assert f"{NAMES[0]}: cannot download {entries[NAMES[0]].url} to " in result.stderr
     assert result.stderr.endswith(f"Error: 1 of 2 downloads failed: {NAMES[0]}\n")
     assert [path.name for path in cache.iterdir()] == [entries[NAMES[1]].file_name]
-    result = run("backbones", "--download", "squeezenet*", "--json")
-    assert result.exit_code == 1
+    result = run("backbones", "--download", "squeezenet*", "--json", code=1)
     assert [file["name"] for file in json.loads(result.stdout)] == [NAMES[1]]
 
 
 def test_one_by_name_that_fails_is_said_once(entries, weight_server):
     weight_server.files.clear()
-    result = run("backbones", "--download", NAMES[0])
-    assert result.exit_code == 1
+    result = run("backbones", "--download", NAMES[0], code=1)
     assert result.stdout == ""
     assert result.stderr.startswith(f"Error: cannot download {entries[NAMES[0]].url} to ")
     assert result.stderr.count("\n") == 1
@@ -103,8 +98,7 @@ def test_one_by_name_that_fails_is_said_once(entries, weight_server):
     ],
 )
 def test_what_cannot_be_downloaded(entries, cache, args, exit_code, message, weight_server):
-    result = run("backbones", "--download", *args)
-    assert result.exit_code == exit_code
+    result = run("backbones", "--download", *args, code=exit_code)
     assert message in result.stderr
     assert "Traceback" not in result.output
     assert weight_server.asked == []
@@ -132,27 +126,23 @@ def test_a_run_without_network_from_a_copied_folder(offer, folder, tmp_path, wei
     content = io.BytesIO()
     torch.save(get_model(NAMES[1], weights=None).state_dict(), content)
     entry = offer(NAMES[1], content.getvalue())
-    assert run("backbones", "--download", NAMES[1], "--weights-dir", tmp_path / "w").exit_code == 0
+    run("backbones", "--download", NAMES[1], "--weights-dir", tmp_path / "w", code=0)
     weight_server.files.clear()
     output = tmp_path / "f.h5"
     extract = ["extract", folder, "-o", output, "--backbone", NAMES[1], "--size", "48", "--workers", "0"]
-    result = run(*extract)
-    assert result.exit_code == 1
+    result = run(*extract, code=1)
     assert f"run 'sppfeat backbones --download {NAMES[1]}'" in result.stderr
     assert not output.exists()
-    result = run(*extract, "--weights-dir", tmp_path / "w")
-    assert result.exit_code == 0, result.output
+    result = run(*extract, "--weights-dir", tmp_path / "w", code=0)
     with sppfeat.open(output) as file:
         assert file.config.backbone.weights == "IMAGENET1K_V1"
         assert file.config.backbone.weights_sha256.startswith(entry.sha256_prefix)
     (tmp_path / "w").rename(tmp_path / "v")
-    result = run(*extract, env={"SPPFEAT_WEIGHTS_DIR": str(tmp_path / "v")})
-    assert result.exit_code == 0, result.output  # the same weights from another place: continued
-    assert run("verify", output, "--recompute", "3").exit_code == 1
-    result = run("verify", output, "--recompute", "3", "--weights-dir", tmp_path / "v")
-    assert result.exit_code == 0, result.output
-    result = run(*extract, "--weights-dir", tmp_path / "w")
-    assert result.exit_code == 1
+    # The same weights from another place: continued.
+    result = run(*extract, env={"SPPFEAT_WEIGHTS_DIR": str(tmp_path / "v")}, code=0)
+    run("verify", output, "--recompute", "3", code=1)
+    result = run("verify", output, "--recompute", "3", "--weights-dir", tmp_path / "v", code=0)
+    result = run(*extract, "--weights-dir", tmp_path / "w", code=1)
     assert f"the weights folder '{tmp_path / 'w'}' is not there" in result.stderr
 
 
@@ -169,8 +159,7 @@ def test_whatever_downloads_shows_a_bar_with_the_name_of_the_file(offer, folder,
         ["extract", folder, "-o", output, *small, "--workers", "0"],
         ["search", output, photo],
     ):
-        result = run(*command)
-        assert result.exit_code == 0, result.output
+        result = run(*command, code=0)
         assert bar in result.stderr, command
         cached.unlink()
     seen = []

@@ -1,5 +1,6 @@
 """``sppfeat show image`` as a user runs it."""
 
+import functools
 import json
 import re
 
@@ -27,15 +28,15 @@ def photo(tmp_path_factory):
     return path
 
 
-def show(*arguments):
-    return run("show", "image", *arguments)
+show = functools.partial(run, "show", "image")
 
 
 @pytest.mark.slow
 def test_a_picture_is_written_and_its_numbers_are_those_that_are_pooled(photo, tmp_path):
     output = tmp_path / "out.png"
-    result = show(photo, "-o", output, *SMALL, "--box", "10,10,60,50", "--box", "-5,0,99.5,30", "--json")
-    assert result.exit_code == 0, result.output
+    result = show(
+        photo, "-o", output, *SMALL, "--box", "10,10,60,50", "--box", "-5,0,99.5,30", "--json", code=0
+    )
     found = json.loads(result.stdout)
     with Image.open(output) as picture:
         assert picture.width > 1000
@@ -82,8 +83,7 @@ def test_everything_can_be_taken_from_a_feature_file(photo, boxes_file, tmp_path
     file = ["--from", boxes_file, "-o", output, "--device", "cpu", "--overwrite", "--json"]
     with sppfeat.open(boxes_file) as opened:
         region, box, levels = opened.row_region[3, 0].tolist(), opened.boxes[3].tolist(), (1, 2)
-    of_row = show(*file, "--row", 3)
-    assert of_row.exit_code == 0, of_row.output
+    of_row = show(*file, "--row", 3, code=0)
     (found,) = json.loads(of_row.stdout)["boxes"]
     assert (found["box_px"], found["layers"][0]["region"]) == (box, region)
     assert tuple(level["level"] for level in found["layers"][0]["levels"]) == levels
@@ -91,8 +91,7 @@ def test_everything_can_be_taken_from_a_feature_file(photo, boxes_file, tmp_path
     assert json.loads(given.stdout)["boxes"] == [found]
     moved = show(*file, "--row", 3, "--root", photo.parent)
     assert json.loads(moved.stdout)["boxes"] == [found]
-    gone = show(*file, "--row", 3, "--root", tmp_path)
-    assert gone.exit_code == 1
+    gone = show(*file, "--row", 3, "--root", tmp_path, code=1)
     assert f"{str(tmp_path / 'a b.png')!r}: no such file; --root says where the images are now" in gone.stderr
 
 
@@ -118,8 +117,7 @@ def test_everything_can_be_taken_from_a_feature_file(photo, boxes_file, tmp_path
 )
 def test_wrong_usage(photo, boxes_file, tmp_path, arguments, message):
     names = {"photo": photo, "file": boxes_file}
-    result = show("-o", tmp_path / "out.png", *(argument.format(**names) for argument in arguments))
-    assert result.exit_code == 2, result.output
+    result = show("-o", tmp_path / "out.png", *(argument.format(**names) for argument in arguments), code=2)
     assert message in result.stderr
     assert not list(tmp_path.iterdir())
 
@@ -134,8 +132,7 @@ def test_what_cannot_be_read_or_drawn_is_an_error_and_leaves_nothing(photo, tmp_
         ([photo, "--from", tmp_path / "gone.h5"], "no such file"),
     ):
         network = [] if "--from" in arguments else SMALL
-        result = show(*arguments, *network, "-o", tmp_path / "out.svg")
-        assert result.exit_code == 1, result.output
+        result = show(*arguments, *network, "-o", tmp_path / "out.svg", code=1)
         assert message in result.stderr
         assert sorted(tmp_path.iterdir()) == before
 
@@ -145,7 +142,6 @@ def test_the_photograph_is_never_the_output(photo, tmp_path):
     copy.write_bytes(photo.read_bytes())
     (tmp_path / "link.png").symlink_to(copy)
     for name in ("photo.png", "link.png"):
-        result = show(copy, *SMALL, "-o", tmp_path / name, "--overwrite")
-        assert result.exit_code == 2
+        result = show(copy, *SMALL, "-o", tmp_path / name, "--overwrite", code=2)
         assert "is what is read" in result.stderr
     assert copy.read_bytes() == photo.read_bytes()

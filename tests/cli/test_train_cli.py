@@ -1,3 +1,4 @@
+import functools
 import itertools
 import json
 import os
@@ -27,8 +28,7 @@ def classes(tmp_path):
     return write_classes(tmp_path / "classes", n=4)
 
 
-def run(*arguments, **settings):
-    return command_line.run("train", *arguments, **settings)
+run = functools.partial(command_line.run, "train")
 
 
 def saved(folder):
@@ -45,8 +45,7 @@ def same_weights(a, b) -> bool:
 @pytest.mark.usefixtures("tiny_network")
 def test_it_says_what_it_does_on_stderr_and_extract_takes_what_comes_of_it(classes, tmp_path):
     command = (classes, "-o", tmp_path / "run", *TINY, "--epochs", 2, "--val-fraction", 0.25)
-    result = run(*command)
-    assert result.exit_code == 0, result.output
+    result = run(*command, code=0)
     assert result.stdout == ""
     for text in (
         "train:      6 images, 2 classes; 2 to validate on",
@@ -60,8 +59,7 @@ def test_it_says_what_it_does_on_stderr_and_extract_takes_what_comes_of_it(class
     assert sorted(os.listdir(tmp_path / "run")) == ["checkpoint.pth", "images.csv", "log.jsonl", "model.pth"]
     extract = ["extract", classes, "-o", tmp_path / "f.h5", "--backbone", "spp_s16", "--levels", "1,2"]
     extract += ["--weights", tmp_path / "run/model.pth", "--size", 32, "--device", "cpu", "--workers", 0]
-    extracted = command_line.run(*extract)
-    assert extracted.exit_code == 0, extracted.output
+    command_line.run(*extract, code=0)
     with sppfeat.open(tmp_path / "f.h5") as file:
         assert file.features.shape == (8, 16 * 5)
         assert np.isfinite(file.features[:]).all()
@@ -92,22 +90,20 @@ def test_json_is_the_only_thing_on_stdout_whatever_files_are_called(classes, tmp
     with open(odd, "wb") as file:
         file.write(b"no picture")
     (classes / "red").rename(os.fsdecode(os.fsencode(classes) + b"/red\xfe"))
-    result = run(classes, "-o", tmp_path / "run", *TINY, "--epochs", 1, "--json")
-    assert result.exit_code == 3, result.output
+    result = run(classes, "-o", tmp_path / "run", *TINY, "--epochs", 1, "--json", code=3)
     found = json.loads(result.stdout)
     assert (found["plan"]["images"], found["plan"]["left_out"]) == (8, 1)
     assert found["result"]["finished"]
     assert len(found["result"]["left_out"]) == 1
     assert "left out: " in result.stderr
-    resumed = run(classes, "-o", tmp_path / "run", *TINY, "--epochs", 1, "--resume")
-    assert resumed.exit_code == 3  # class names too come back
+    # Class names, too, come back.
+    run(classes, "-o", tmp_path / "run", *TINY, "--epochs", 1, "--resume", code=3)
 
 
 @pytest.mark.usefixtures("tiny_network")
 def test_a_dry_run_prints_the_plan_as_the_result_and_writes_nothing(classes, tmp_path):
     command = (classes, "-o", tmp_path / "run", *TINY, "--dry-run")
-    result = run(*command)
-    assert result.exit_code == 0, result.output
+    result = run(*command, code=0)
     assert "8 images, 2 classes" in result.stdout
     assert '"plan"' in run(*command, "--json", "-q").stdout
     taught = run(classes, "-o", tmp_path / "run", *TINY[:8], "--teacher", "squeezenet1_1=none", "--dry-run")
@@ -117,10 +113,9 @@ def test_a_dry_run_prints_the_plan_as_the_result_and_writes_nothing(classes, tmp
 
 @pytest.mark.usefixtures("tiny_network")
 def test_options_in_the_environment(classes, tmp_path):
+    """One that is set for all commands may have no effect here."""
     environment = {"SPPFEAT_EPOCHS": "3", "SPPFEAT_SIZES": "48,64", "SPPFEAT_VAL_SIZES": "32"}
-    result = run(classes, "-o", tmp_path / "run", *TINY[:6], "--dry-run", "-v", env=environment)
-    # An option that is set for all commands may have no effect here.
-    assert result.exit_code == 0, result.output
+    result = run(classes, "-o", tmp_path / "run", *TINY[:6], "--dry-run", "-v", env=environment, code=0)
     settings = json.loads(result.stdout.partition("settings:\n")[2])
     assert (settings["recipe"]["epochs"], settings["data"]["sizes"]) == (3, [48, 64])
 
@@ -174,8 +169,7 @@ def test_what_the_user_should_know_is_said(classes, tmp_path):
 def test_images_too_elongated_for_whole_views_are_named(classes, tmp_path):
     Image.new("RGB", (60_000, 1)).save(classes / "blue/long.png")
     command = (classes, "-o", tmp_path / "run", "--backbone", "squeezenet1_1", "--views", "full", *TINY[:12])
-    result = run(*command, "--weights", "none", "--epochs", 1, "--json")
-    assert result.exit_code == 3, result.output
+    result = run(*command, "--weights", "none", "--epochs", 1, "--json", code=3)
     (reason,) = json.loads(result.stdout)["result"]["left_out"]
     assert "blue/long.png': too elongated: 1 x 60000" in reason
 
@@ -192,8 +186,7 @@ def test_an_interruption_says_whether_there_is_something_to_resume(classes, tmp_
     assert (result.exit_code, "--resume" in result.stderr) == (130, False)
     assert os.listdir(tmp_path) == ["classes"]
     monkeypatch.setattr(session.Trainer, "run_epoch", interrupt)
-    result = run(*command)
-    assert result.exit_code == 130
+    result = run(*command, code=130)
     assert "Interrupted: the same command with --resume continues from the last checkpoint" in result.stderr
     monkeypatch.undo()
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from command_line import run
 from conftest import write_image
 from extraction_runs import (
     SIZE,
@@ -27,7 +27,6 @@ from image_bytes import PILLOW_MAJOR, exif_block, noise, png, saved, tiff
 from PIL import Image, features
 
 import sppfeat
-from sppfeat.cli import main
 from sppfeat.config.distribution import RunOptions
 from sppfeat.config.request import BoxChoice
 from sppfeat.config.specs import InputSpec
@@ -347,14 +346,13 @@ def test_the_command_reports_them_and_ends_with_3(mixture, tmp_path):
     output = str(tmp_path / "f.h5")
     settings = ["--backbone", "squeezenet1_1", "--weights", "none", "--size", "48", "--levels", "1,2"]
     settings += ["--device", "cpu", "--workers", "0", "--max-decode-pixels", str(MAX_DECODE_PIXELS)]
-    result = CliRunner().invoke(main, ["extract", str(mixture.top), "-o", output, *settings])
-    assert result.exit_code == 3, result.output
+    result = run("extract", mixture.top, "-o", output, *settings, code=3)
     assert f"{len(mixture.reasons)} " in result.stderr
     assert "\x1b[31m" not in result.stderr  # of a file's name
     with sppfeat.open(output) as file:
         assert_failed_as_expected(file, mixture)
-    assert CliRunner().invoke(main, ["info", output]).exit_code == 0
-    assert CliRunner().invoke(main, ["verify", output]).exit_code == 0
+    run("info", output, code=0)
+    run("verify", output, code=0)
 
 
 # --- one at a time --------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
+from command_line import run
 from conftest import write_image
 from extraction_runs import (
     SAME_DESCRIPTOR,
@@ -27,7 +27,6 @@ from extraction_runs import (
 from killing import TINY
 
 import sppfeat
-from sppfeat.cli import main
 from sppfeat.config.distribution import RunOptions
 from sppfeat.config.request import BackboneChoice, BoxChoice, DescriptorChoice
 from sppfeat.config.specs import InputSpec
@@ -42,10 +41,6 @@ DONE, FAILED = Status.DONE, Status.FAILED
 @pytest.fixture(scope="module")
 def network():
     return plain_network()
-
-
-def run(*arguments):
-    return CliRunner().invoke(main, list(map(str, arguments)))
 
 
 def statuses(path: Path) -> dict[str, int]:
@@ -153,8 +148,7 @@ def test_a_limit_on_the_size_of_files_is_said_and_leaves_nothing(folder, tmp_pat
 
 def test_a_folder_that_cannot_be_written_to_is_said(folder, disk):
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-    result = run("extract", folder, "-o", disk / "f.h5", *TINY)
-    assert result.exit_code == 1
+    result = run("extract", folder, "-o", disk / "f.h5", *TINY, code=1)
     assert "cannot write to the folder of" in result.stderr
     assert "Read-only file system" in result.stderr
 
@@ -241,8 +235,7 @@ def test_a_folder_that_is_gone_before_its_headers_are_read_costs_its_images(
 
 
 def test_fail_fast_refuses_what_cannot_be_read_before_it_writes(mixed_folder, tmp_path):
-    result = run("extract", mixed_folder, "-o", tmp_path / "f.h5", *TINY, "--fail-fast")
-    assert result.exit_code == 1
+    result = run("extract", mixed_folder, "-o", tmp_path / "f.h5", *TINY, "--fail-fast", code=1)
     assert "'cat/empty.jpg': empty file, and 1 other (--fail-fast; nothing was written)" in result.stderr
     assert os.listdir(tmp_path) == ["pictures"]
 
@@ -252,30 +245,29 @@ def test_fail_fast_stops_at_an_image_and_the_next_run_begins_with_it(mixed_folde
     (mixed_folder / "cat/text.jpg").unlink()
     command = ("extract", mixed_folder, "-o", tmp_path / "f.h5", *TINY, "--fail-fast")
     for _ in range(2):
-        result = run(*command)
-        assert result.exit_code == 1
+        result = run(*command, code=1)
         assert "'dog/short.png': cannot be decoded as PNG" in result.stderr
         assert "Traceback" not in result.output
     assert FAILED not in statuses(tmp_path / "f.h5").values()
     shutil.copy(mixed_folder / "dog/img0.png", mixed_folder / "dog/short.png")
-    assert run(*command).exit_code == 0
-    assert run("extract", mixed_folder, "-o", tmp_path / "whole.h5", *TINY).exit_code == 0
+    run(*command, code=0)
+    run("extract", mixed_folder, "-o", tmp_path / "whole.h5", *TINY, code=0)
     assert_same_file(tmp_path / "f.h5", tmp_path / "whole.h5")
 
 
 def test_an_image_of_too_many_pixels_fails_and_comes_with_a_higher_limit(folder, tmp_path):
     command = ("extract", folder, "-o", tmp_path / "f.h5", *TINY)
-    assert run(*command, "--max-decode-pixels", 3000).exit_code == 3
+    run(*command, "--max-decode-pixels", 3000, code=3)
     said = reasons(tmp_path / "f.h5")
     (reason,) = set(said.values())
     assert reason.startswith(
         "too many pixels for max-decode-pixels: Image size (5760 pixels) exceeds limit of 3000"
     )
     assert len(said) == 2
-    assert run(*command, "--retry-failed").exit_code == 0
-    assert run("extract", folder, "-o", tmp_path / "whole.h5", *TINY).exit_code == 0
+    run(*command, "--retry-failed", code=0)
+    run("extract", folder, "-o", tmp_path / "whole.h5", *TINY, code=0)
     assert_same_file(tmp_path / "f.h5", tmp_path / "whole.h5")
-    assert run("verify", tmp_path / "f.h5", "--recompute", 12).exit_code == 0
+    run("verify", tmp_path / "f.h5", "--recompute", 12, code=0)
 
 
 # --- memory of the device -------------------------------------------------------------------------
@@ -286,9 +278,9 @@ def test_an_image_of_too_many_pixels_fails_and_comes_with_a_higher_limit(folder,
 def test_a_batch_that_the_device_has_no_memory_for_is_split(folder, tmp_path, boxes):
     command = ["extract", folder, *TINY[: TINY.index("--batch-size")], "--workers", 0]
     command += ["--boxes", "grid:2x2"] if boxes else []
-    assert run(*command, "-o", tmp_path / "whole.h5").exit_code == 0
+    run(*command, "-o", tmp_path / "whole.h5", code=0)
     with memory_for(1) as asked:
-        assert run(*command, "-o", tmp_path / "f.h5").exit_code == 0
+        run(*command, "-o", tmp_path / "f.h5", code=0)
     assert max(asked) > 1
     assert_same_file(tmp_path / "f.h5", tmp_path / "whole.h5")
 
@@ -334,17 +326,15 @@ DEAF = BackboneChoice(name="squeezenet1_1", weights="none", seed=3, std=(1e-39, 
 def test_values_that_are_not_finite_are_kept_on_request_and_said_to_be_so(folder, tmp_path):
     output = tmp_path / "f.h5"
     command = ["extract", folder, "-o", output, *TINY, "--std", "1e-39,1e-39,1e-39"]
-    assert run(*command).exit_code == 3
+    run(*command, code=3)
     assert all("not finite" in reason for reason in reasons(output).values())
-    keeping = run(*command, "--allow-nonfinite")
-    assert keeping.exit_code == 1
+    keeping = run(*command, "--allow-nonfinite", code=1)
     assert "nonfinite: the file has '(not set)', this command 'keep'" in keeping.stderr
-    assert run(*command, "--allow-nonfinite", "--overwrite").exit_code == 0
+    run(*command, "--allow-nonfinite", "--overwrite", code=0)
     with sppfeat.open(output) as file:
         assert (file.status == DONE).all()
         assert not np.isfinite(file.features).all(axis=1).any()
-    checked = run("verify", output, "--recompute", 3, "--json")
-    assert checked.exit_code == 0, checked.output
+    checked = run("verify", output, "--recompute", 3, "--json", code=0)
     report = json.loads(checked.stdout)
     assert report["nan_rows"] + report["infinite_rows"] >= 12
     assert any("hold NaN" in warning or "infinities" in warning for warning in report["warnings"])

@@ -9,11 +9,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from command_line import run
 from feature_files import config
 from hostile_files import edit, error_of, refused, replace, set_items, use, whole_images, with_boxes
 
-from sppfeat.cli import main
 from sppfeat.config.wording import one_line
 from sppfeat.errors import StoreError
 from sppfeat.store.reader import FeatureFile
@@ -102,8 +101,7 @@ def test_settings_of_any_type_are_good_or_said(tmp_path, monkeypatch, make):
 
 def test_names_of_settings_reach_no_terminal_raw(file):
     edit(file, lambda f: f.attrs.modify("config", json.dumps({**RECORDED, "a\n\x1b[2J": 1})))
-    result = CliRunner().invoke(main, ["info", str(file)])
-    assert result.exit_code == 1
+    result = run("info", file, code=1)
     assert "unknown settings: 'a\\n\\x1b[2J'" in result.stderr
     assert result.stderr.count("\n") == 1
 
@@ -284,14 +282,14 @@ def test_columns_that_cannot_be(file, change):
 
 def test_classes_by_one_name_are_counted_together(file):
     edit(file, set_items("classes", 1, b"cat"))
-    found = json.loads(CliRunner().invoke(main, ["info", "--json", str(file)]).stdout)
+    found = json.loads(run("info", "--json", file).stdout)
     assert found["classes"] == {"cat": 5}
 
 
 def test_an_unknown_status_is_not_complete(file):
     edit(file, set_items("images/status", slice(4, 6), 7))
-    assert json.loads(CliRunner().invoke(main, ["info", "--json", str(file)]).stdout)["complete"] is False
-    result = CliRunner().invoke(main, ["info", str(file)])
+    assert json.loads(run("info", "--json", file).stdout)["complete"] is False
+    result = run("info", file)
     assert "incomplete" in result.stdout
     assert "2 of no known status" in result.stdout
 
@@ -317,8 +315,7 @@ def test_nothing_of_a_file_steers_the_terminal(boxed):
 
     edit(boxed, change)
     use(boxed)
-    result = CliRunner().invoke(main, ["info", str(boxed)])
-    assert result.exit_code == 0
+    result = run("info", boxed, code=0)
     assert not [
         line for line in result.stdout.splitlines() if line.startswith("root:") and "fake" in line[:30]
     ]

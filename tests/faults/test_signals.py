@@ -7,14 +7,13 @@ import threading
 import time
 
 import pytest
-from click.testing import CliRunner
+from command_line import run
 from conftest import write_image
 from extraction_runs import assert_same_file
 from feature_files import descriptors, fill, new_file
 from killing import TINY
 
 import sppfeat
-from sppfeat.cli import main
 from sppfeat.cli.bars import Bar
 from sppfeat.cli.groups import stop_on_signals
 from sppfeat.store.reader import FeatureFile
@@ -123,11 +122,10 @@ def test_a_terminal_that_is_gone_ends_no_run(runs, many, tmp_path):
 def test_info_works_at_any_moment_of_a_run(runs, many, tmp_path):
     output = tmp_path / "f.h5"
     seen = []
-    run = runs.start("extract", many, "-o", output, *TINY, sync_seconds=0, pause=0.01)
-    wait_for(output.exists, run)
-    while run.is_running():
-        result = CliRunner().invoke(main, ["info", str(output), "--json"])
-        assert result.exit_code == 0, result.output
+    process = runs.start("extract", many, "-o", output, *TINY, sync_seconds=0, pause=0.01)
+    wait_for(output.exists, process)
+    while process.is_running():
+        result = run("info", output, "--json", code=0)
         images = json.loads(result.stdout)["images"]
         assert images["done"] + images["pending"] == images["total"] == N_IMAGES
         seen.append(images["done"])
@@ -171,7 +169,7 @@ def test_a_signal_whose_exception_is_dropped_ends_any_command(monkeypatch, tmp_p
         ["reduce", path, "-o", f"{tmp_path}/r.h5", "--components", "2"],
         ["search", path, "row:0"],
     ):
-        result = CliRunner().invoke(main, [*command, "-q"])
+        result = run(*command, "-q")
         assert (result.exit_code, result.output) == (130, "Interrupted.\n"), command
         assert os.listdir(tmp_path) == names
 
@@ -196,16 +194,14 @@ def test_a_signal_ends_any_command_with_130(monkeypatch, tmp_path, number):
             str(tmp_path / "f.h5"),
             *(["row:0"] if command[0] == "search" else []),
         ]
-        result = CliRunner().invoke(main, arguments)
+        result = run(*arguments)
         assert (result.exit_code, result.stderr) == (130, "Interrupted.\n"), command
     assert signal.getsignal(number) is before
 
 
 def test_a_command_in_another_thread_works(tmp_path):
     results = []
-    thread = threading.Thread(
-        target=lambda: results.append(CliRunner().invoke(main, ["info", str(tmp_path / "f.h5")]))
-    )
+    thread = threading.Thread(target=lambda: results.append(run("info", tmp_path / "f.h5")))
     thread.start()
     thread.join()
     assert results[0].exit_code == 1

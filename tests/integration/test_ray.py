@@ -21,14 +21,13 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
+from command_line import run
 from conftest import write_image
 from extraction_runs import assert_same_contents, contents, extract, request
 from feature_files import plan_of
 from packages import need_packages
 from places import README, REPOSITORY, SUPPORT
 
-from sppfeat.cli import main
 from sppfeat.config.distribution import RayOptions, RunOptions
 from sppfeat.config.request import BackboneChoice, DescriptorChoice
 from sppfeat.config.specs import DescriptorSpec, InputSpec
@@ -145,7 +144,7 @@ def ray_command(nodes, pictures, output, *arguments):
     """Run ``sppfeat extract`` with one actor; return its exit code and what it said as JSON."""
     options = f"--engine ray --ray-address {nodes.address} --actors 1 --batch-size 4 --device cpu".split()
     command = ["extract", pictures, "-o", output, *TINY, *options, "--workers", 0, "--json", "-q", *arguments]
-    result = CliRunner().invoke(main, list(map(str, command)))
+    result = run(*command)
     assert not isinstance(result.exception, Exception), result.stderr
     return result.exit_code, json.loads(result.stdout) if result.stdout else result.stderr
 
@@ -312,8 +311,7 @@ def test_the_example_of_the_readme(nodes, photos, tmp_path, monkeypatch):
             ray_cli.commands[name].make_context(name, arguments)
             continue
         arguments = [nodes.address if argument == address else argument for argument in arguments]
-        result = CliRunner().invoke(main, [name, *arguments], env={"SPPFEAT_DEVICE": "cpu"})
-        assert result.exit_code == 0, result.output
+        run(name, *arguments, env={"SPPFEAT_DEVICE": "cpu"}, code=0)
     usual = {"backbone": BackboneChoice(), "input": InputSpec(), "descriptor": DescriptorChoice()}
     extract([tmp_path / "tests/images"], tmp_path / "local.h5", **usual)
     assert_equal_to_local(tmp_path / "features.h5", tmp_path / "local.h5")
@@ -492,8 +490,7 @@ def test_actors_that_cannot_be(options, device, nodes, message):
     ],
 )
 def test_options_that_do_not_go_together(folder, tmp_path, arguments, message):
-    result = CliRunner().invoke(main, ["extract", str(folder), "-o", str(tmp_path / "x.h5"), *arguments])
-    assert result.exit_code == 2
+    result = run("extract", folder, "-o", tmp_path / "x.h5", *arguments, code=2)
     assert message in result.output
     assert list(tmp_path.iterdir()) == [folder]
 

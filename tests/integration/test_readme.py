@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 import pytest
-from click.testing import CliRunner
+from command_line import run
 from places import README
 
 import sppfeat
@@ -123,8 +123,7 @@ def test_the_worked_example_runs_as_printed(tmp_path, monkeypatch, photos):
         r"```sh\npip install \. && sppfeat (extract [^\n]*)\n```.*?```text\n(.*?)```", text, re.DOTALL
     )
     assert start
-    said = CliRunner().invoke(main, [*start[1].split(), "--device", "cpu"])
-    assert said.exit_code == 0
+    said = run(*start[1].split(), "--device", "cpu", code=0)
     said_lines = [re.sub(r"/\S*/features.h5", ".../features.h5", line) for line in said.stderr.splitlines()]
     for line in start[2].splitlines():
         if line.startswith("device:") or " images/s)" in line:  # of the machine
@@ -148,7 +147,7 @@ def test_the_story_runs_as_printed(tmp_path, monkeypatch, photos):
             continue
         for line in block.splitlines():
             arguments = shlex.split(line.split(" | ")[0])[1:]
-            result = CliRunner().invoke(main, arguments, env={"SPPFEAT_DEVICE": "cpu"})
+            result = run(*arguments, env={"SPPFEAT_DEVICE": "cpu"})
             assert result.exit_code == 0, f"{line}: {result.output}"
             said = result.stdout
             if arguments[0] == "search":

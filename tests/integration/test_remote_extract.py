@@ -2,15 +2,14 @@
 
 import json
 
+import command_line
 import h5py
 import pytest
-from click.testing import CliRunner
 from extraction_runs import assert_same_contents, contents, extract, write_eleven_images
 from flaky_server import Fault
 from killing import TINY
 from packages import need_packages
 
-from sppfeat.cli import main
 from sppfeat.errors import SourceError
 from sppfeat.store.schema import Status
 
@@ -31,8 +30,8 @@ def stored(photos, store):
     return store
 
 
-def run(*arguments):
-    return CliRunner().invoke(main, [*map(str, arguments), *TINY])
+def run(*arguments, **settings):
+    return command_line.run(*arguments, *TINY, **settings)
 
 
 def same_but_for_the_root(a, b):
@@ -46,23 +45,21 @@ def test_the_features_are_those_of_the_folder(photos, stored, tmp_path):
     extract(["s3://bucket/in"], tmp_path / "remote.h5")
     same_but_for_the_root(tmp_path / "local.h5", tmp_path / "remote.h5")
     # They are found again where they were.
-    result = CliRunner().invoke(main, ["verify", str(tmp_path / "remote.h5"), "--recompute", "3", "--json"])
-    assert result.exit_code == 0, result.output
+    result = command_line.run("verify", tmp_path / "remote.h5", "--recompute", "3", "--json", code=0)
     assert len(json.loads(result.stdout)["recomputed"]["rows"]) == 3
 
 
 def test_an_outage_leaves_images_to_the_same_command(photos, stored, tmp_path):
     arguments = ("extract", "s3://bucket/in", "-o", tmp_path / "x.h5", "-q")
     stored.server.faults = [Fault("drop", "GET /bucket/in")]
-    result = run(*arguments)
-    assert result.exit_code == 1, result.output
+    result = run(*arguments, code=1)
     assert "Error: cannot read 's3://bucket/in/c" in result.output
     assert "secret" not in result.output
     if (tmp_path / "x.h5").exists():
         with h5py.File(tmp_path / "x.h5") as file:
             assert (file["images/status"][()] == Status.PENDING).all()
     stored.server.faults = []
-    assert run(*arguments).exit_code == 3
+    run(*arguments, code=3)
     extract([photos], tmp_path / "local.h5")
     with h5py.File(tmp_path / "x.h5") as file, h5py.File(tmp_path / "local.h5") as local:
         assert file["images/status"][()].tolist() == local["images/status"][()].tolist()
@@ -100,7 +97,7 @@ def uploads(store, monkeypatch, tmp_path):
 @pytest.fixture(scope="module")
 def whole(photos, tmp_path_factory):
     path = tmp_path_factory.mktemp("whole") / "whole.h5"
-    assert run("extract", photos, "-o", path).exit_code == 3
+    run("extract", photos, "-o", path, code=3)
     return contents(path)
 
 
@@ -115,8 +112,7 @@ def test_an_output_is_uploaded_when_it_is_complete(uploads, photos, whole, tmp_p
     scratch.mkdir()
     command = ("extract", photos, "-o", output, "--scratch", scratch, "--json")
     for done_now in (10, 0):
-        result = run(*command)
-        assert result.exit_code == 3, result.output
+        result = run(*command, code=3)
         printed = json.loads(result.stdout)["result"]
         assert (printed["output"], printed["files"]) == (output, [output])
         assert printed["done_now"] == done_now
@@ -127,8 +123,7 @@ def test_an_output_is_uploaded_when_it_is_complete(uploads, photos, whole, tmp_p
 
 def test_shards_of_a_size_are_uploaded_one_by_one(uploads, photos, whole, tmp_path):
     command = ("extract", photos, "-o", "s3://bucket/f-{shard}.h5", "--shard-size", "0.05MB", "--json")
-    result = run(*command)
-    assert result.exit_code == 3, result.output
+    result = run(*command, code=3)
     keys = sorted(uploads.keys())
     assert keys == [f"f-{i:05d}-of-{len(keys):05d}.h5" for i in range(1, len(keys) + 1)]
     assert len(keys) > 1
@@ -136,17 +131,14 @@ def test_shards_of_a_size_are_uploaded_one_by_one(uploads, photos, whole, tmp_pa
     for key, content in uploads.keys().items():
         (tmp_path / key).write_bytes(content)
     shards = [str(tmp_path / key) for key in keys]
-    result = CliRunner().invoke(main, ["merge", "s3://bucket/f.h5", *shards, "--copy", "--json"])
-    assert result.exit_code == 0, result.output
+    result = command_line.run("merge", "s3://bucket/f.h5", *shards, "--copy", "--json", code=0)
     assert json.loads(result.stdout)["output"] == "s3://bucket/f.h5"
     (tmp_path / "f.h5").write_bytes(uploads.keys()["f.h5"])
     assert_is(tmp_path / "f.h5", whole, str(photos))
-    result = CliRunner().invoke(main, ["merge", "s3://bucket/g.h5", *shards])
-    assert result.exit_code == 2
+    result = command_line.run("merge", "s3://bucket/g.h5", *shards, code=2)
     assert "allowed for it: --copy" in result.output
 
 
 def test_several_processes_cannot_share_what_is_elsewhere(uploads, photos):
-    result = run("extract", photos, "-o", "s3://bucket/f.h5", "--shard", "1/2", "--shared")
-    assert result.exit_code == 2
+    result = run("extract", photos, "-o", "s3://bucket/f.h5", "--shard", "1/2", "--shared", code=2)
     assert "--shared is for an output of this machine" in result.output

@@ -7,14 +7,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from command_line import run
 from conftest import write_image
 from extraction_runs import assert_all_done, contents
 from killing import write_launcher
 from places import README
 
 import sppfeat
-from sppfeat.cli import main
 
 pytestmark = pytest.mark.slow
 
@@ -72,7 +71,7 @@ def test_a_slurm_array_and_the_job_that_merges(photos):
     assert len(list((photos / "parts").iterdir())) == 2
     merge, output, pattern = shlex.split(re.search(r'--wrap "sppfeat (.*)"', submission)[1])
     shards = sorted(map(str, Path().glob(pattern)))
-    assert CliRunner().invoke(main, [merge, output, *shards]).exit_code == 0
+    run(merge, output, *shards, code=0)
     with sppfeat.open(photos / "features.h5") as file:
         assert file.paths == [f"{i}.png" for i in range(7)]
         assert len(file.to_sklearn()[0]) == 7

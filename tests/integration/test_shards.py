@@ -6,9 +6,9 @@ import re
 import threading
 from pathlib import Path
 
+import command_line
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from conftest import write_image
 from extraction_runs import (
     SAME_DESCRIPTOR,
@@ -23,7 +23,6 @@ from extraction_runs import (
 from killing import TINY
 
 import sppfeat
-from sppfeat.cli import main
 from sppfeat.config.distribution import RunOptions, ShardChoice
 from sppfeat.config.request import BoxChoice, DescriptorChoice
 from sppfeat.errors import ConfigError, StoreError
@@ -47,8 +46,8 @@ def whole(folder, tmp_path_factory):
     return contents(path)
 
 
-def run(*arguments, env=None):
-    return CliRunner().invoke(main, [*map(str, arguments), *TINY], env=env)
+def run(*arguments, **settings):
+    return command_line.run(*arguments, *TINY, **settings)
 
 
 def write_boxes(folder, images, *, outside=None) -> BoxChoice:
@@ -224,8 +223,7 @@ def test_an_overwritten_shard_is_replaced_once_the_new_one_is_complete(folder, t
 def test_names_that_are_too_long_are_refused(folder, tmp_path):
     for length in (242, 249, 252, 300):  # too long for one of the files beside it, or by itself
         for options in ((), ("--shared", "--shard", "1/2"), ("--overwrite",)):
-            result = run("extract", folder, "-o", tmp_path / f"{'x' * (length - 3)}.h5", *options)
-            assert result.exit_code == 1, (length, options, result.output)
+            result = run("extract", folder, "-o", tmp_path / f"{'x' * (length - 3)}.h5", *options, code=1)
             assert "File name too long" in result.stderr
             assert not list(tmp_path.iterdir())
 
@@ -400,8 +398,9 @@ def test_the_command_line_names_the_files_of_shards(folder, tmp_path):
     printed = json.loads(result.stdout)
     assert re.fullmatch(r"shard 2/2, images [0-9]+ to 11 of 11", printed["plan"]["shard"])
     assert printed["result"]["files"] == [str(tmp_path / "f-00002-of-00002.h5")]
-    result = run("extract", folder, "-o", tmp_path / "g-{shard}.h5", "--shard-size", "0.05MB", "--json")
-    assert result.exit_code == 3, result.output
+    result = run(
+        "extract", folder, "-o", tmp_path / "g-{shard}.h5", "--shard-size", "0.05MB", "--json", code=3
+    )
     printed = json.loads(result.stdout)
     assert printed["result"]["files"] == sorted(map(str, tmp_path.glob("g-*.h5")))
     assert printed["result"]["done"] == N - 1
@@ -409,8 +408,7 @@ def test_the_command_line_names_the_files_of_shards(folder, tmp_path):
 
 
 def test_pending_images_of_other_shards_are_no_interruption(folder, tmp_path):
-    result = run("extract", folder, "-o", tmp_path / "f.h5", "--shard", "2/11", "--shared")
-    assert result.exit_code == 0, result.output
+    result = run("extract", folder, "-o", tmp_path / "f.h5", "--shard", "2/11", "--shared", code=0)
     assert "1 of 1 image done" in result.stderr
 
 
@@ -429,8 +427,7 @@ def test_pending_images_of_other_shards_are_no_interruption(folder, tmp_path):
 )
 def test_wrong_usage(folder, tmp_path, arguments, said, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    result = run("extract", folder, "-o", "f.h5", *arguments)
-    assert result.exit_code == 2, result.output
+    result = run("extract", folder, "-o", "f.h5", *arguments, code=2)
     assert said in result.stderr.replace("\n", " ")
     assert not os.listdir(tmp_path)
 
@@ -439,7 +436,6 @@ def test_an_output_that_is_read_is_refused(folder, tmp_path):
     photo = tmp_path / "photo.png"
     write_image(photo, 50, 50, seed=0)
     before = photo.read_bytes()
-    result = run("extract", photo, "-o", photo, "--overwrite")
-    assert result.exit_code == 2
+    result = run("extract", photo, "-o", photo, "--overwrite", code=2)
     assert "is what is read; allowed: another file" in result.output
     assert photo.read_bytes() == before

@@ -8,10 +8,9 @@ import h5py
 import numpy as np
 import pytest
 from box_rows import plan_of, rows_of
-from click.testing import CliRunner
+from command_line import run
 from feature_files import BLOCKS, LAYERS, config, descriptors, fill, new_file
 
-from sppfeat.cli import main
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.regions import BoxConvention, RegionSpec
 from sppfeat.config.specs import InputSpec
@@ -88,8 +87,7 @@ def set_items(name, index, value):
 def refused(path, said):
     """In one line, by the library and the command."""
     assert refused_by_the_library(path, said).isprintable()
-    result = CliRunner().invoke(main, ["info", str(path)])
-    assert result.exit_code == 1
+    result = run("info", path, code=1)
     assert isinstance(result.exception, SystemExit)
     assert result.stderr.count("\n") == 1
 
@@ -109,7 +107,7 @@ def use(path):
         warnings.simplefilter("error")
         opens = not error_of(lambda: read_everything(path))
     for arguments in (["info"], ["info", "--json"], ["verify", "--quiet"]) if opens else (["info"],):
-        result = CliRunner().invoke(main, [*arguments, str(path)])
+        result = run(*arguments, path)
         assert result.exit_code in (0, 1)
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
         assert all(character.isprintable() or character == "\n" for character in result.output)

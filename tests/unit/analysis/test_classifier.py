@@ -11,12 +11,11 @@ import zipfile
 import h5py
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from command_line import run
 from feature_files import name_images
 from labelled_files import box_file, image_file, separable
 
 import sppfeat
-from sppfeat.cli import main
 from sppfeat.store.reader import FeatureFile
 
 pytest.importorskip("sklearn")
@@ -38,13 +37,8 @@ def features(folder):
 
 @pytest.fixture(scope="module")
 def model(folder, features):
-    result = run("probe", features, "-q", "--save", folder / "m.npz")
-    assert result.exit_code == 0, result.output
+    run("probe", features, "-q", "--save", folder / "m.npz", code=0)
     return folder / "m.npz"
-
-
-def run(*args):
-    return CliRunner().invoke(main, list(map(str, args)))
 
 
 def lines_of(content: bytes) -> list[dict[str, str]]:
@@ -55,8 +49,7 @@ def lines_of(content: bytes) -> list[dict[str, str]]:
 
 
 def test_a_table_has_what_scikit_learn_says(features, model, folder):
-    result = run("predict", model, features, "-q", "--scores")
-    assert result.exit_code == 0, result.output
+    result = run("predict", model, features, "-q", "--scores", code=0)
     with FeatureFile(features) as file:
         x, y = file.to_sklearn()
         names, layers = file.classes, file.select().columns.layer_ranges().values()
@@ -87,8 +80,7 @@ def test_a_table_has_what_scikit_learn_says(features, model, folder):
 
 def test_boxes_of_a_part_of_the_columns(tmp_path):
     path = box_file(tmp_path / "f.h5", [[0, 1], [1, 0], [0], [1]] * 5)
-    saved = run("probe", path, "-q", "--levels", 2, "--layer", "layer3", "--save", tmp_path / "m.npz")
-    assert saved.exit_code == 0, saved.output
+    run("probe", path, "-q", "--levels", 2, "--layer", "layer3", "--save", tmp_path / "m.npz", code=0)
     result = run("predict", tmp_path / "m.npz", path, "-q", "--scores", "--rows", "3:")
     found = lines_of(result.stdout_bytes)
     assert ",".join(found[0]) == "row,path,x0,y0,x1,y1,label,predicted,score,score:c0,score:c1"
@@ -109,8 +101,7 @@ def test_digits_hang_on_neither_blocks_nor_threads(tmp_path, monkeypatch, n_clas
     # As long as real ones, and far from norm 1: sums in float32 differ in the printed digits.
     features = (100 * rng.standard_normal((90, 5 * 384))).astype(np.float32)
     path = image_file(tmp_path / "f.h5", labels, features=features, channels=(256, 128))
-    saved = run("probe", path, "-q", "--rows", "0:60", "--save", tmp_path / "m.npz")
-    assert saved.exit_code == 0, saved.output
+    run("probe", path, "-q", "--rows", "0:60", "--save", tmp_path / "m.npz", code=0)
     tables = set()
     for n_rows in [90, 1, *rng.integers(2, 90, 6)]:
         monkeypatch.setattr("sppfeat.analysis.probe.classifier._BLOCK_NBYTES", 8 * 1920 * int(n_rows))
@@ -248,15 +239,15 @@ def test_outputs_that_exist_or_are_read(features, model, tmp_path):
         ["predict", model, features, "-o", tmp_path],
         ["probe", features, "--save", output],
     ):
-        assert run(*args).exit_code == 1
+        run(*args, code=1)
     for args in (
         ["predict", model, features, "-o", features],
         ["predict", model, features, "-o", model],
         ["probe", features, "--save", features],
     ):
-        assert run(*args, "--overwrite").exit_code == 2
+        run(*args, "--overwrite", code=2)
     assert (features.read_bytes(), model.read_bytes(), output.read_text()) == (*before, "old")
-    assert run("predict", model, features, "-o", output, "--overwrite", "-q").exit_code == 0
+    run("predict", model, features, "-o", output, "--overwrite", "-q", code=0)
     assert output.read_text(errors="surrogateescape").startswith("row,path,label,predicted,score\n")
     assert [path.name for path in tmp_path.iterdir()] == ["p.csv"]
 
@@ -313,4 +304,4 @@ def test_files_that_are_no_classifiers_are_refused_in_a_line(model, features, tm
     assert (said.exit_code, said.stdout) == (1, "")
     assert "make a new one with 'sppfeat probe FEATURES --save old.npz'" in said.stderr
     assert "no such file" in run("predict", tmp_path / "gone", features).stderr
-    assert run("predict", tmp_path, features).exit_code == 1
+    run("predict", tmp_path, features, code=1)

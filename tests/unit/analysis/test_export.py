@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import dataclasses
+import functools
 import gzip
 import io
 import json
@@ -12,12 +13,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import command_line
 import h5py
 import numpy as np
 import pytest
 from box_rows import plan_of as plan_of_boxes
 from box_rows import rows_of
-from click.testing import CliRunner
 from feature_files import BLOCKS, config, descriptors, fill, new_file, plan_of, write
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,7 +29,6 @@ import sppfeat
 from sppfeat.analysis.choices import EXPORT_FORMATS
 from sppfeat.analysis.export import export
 from sppfeat.analysis.export_writers import Contents, number_texts
-from sppfeat.cli import main
 from sppfeat.config.specs import InputSpec
 from sppfeat.errors import ConfigError, LabelError
 from sppfeat.store.layout import create_file
@@ -75,10 +75,7 @@ def names(of: list[bytes]) -> list[str]:
     return [os.fsdecode(name) for name in of]
 
 
-def run(*args: object, code: int = 0):
-    result = CliRunner().invoke(main, ["export", *map(str, args)])
-    assert result.exit_code == code, result.output
-    return result
+run = functools.partial(command_line.run, "export", code=0)
 
 
 # --- each format, by its own reader ---------------------------------------------------------------

@@ -1,10 +1,11 @@
 """Pictures of feature files: what is computed for them against plain loops, and the files that the commands write."""
 
+import functools
 import os
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from command_line import run
 from conftest import write_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,7 +27,6 @@ from sppfeat.analysis.show.embedding import (
 )
 from sppfeat.analysis.show.figure import drawing
 from sppfeat.analysis.show.thumbnails import PictureSource, find_row_pictures, read_thumbnails
-from sppfeat.cli import main
 from sppfeat.errors import ConfigError
 from sppfeat.store.reader import FeatureFile
 
@@ -52,8 +52,7 @@ def selection(file):
     return file.select()
 
 
-def show(*args):
-    return CliRunner().invoke(main, ["show", *map(str, args)])
+show = functools.partial(run, "show")
 
 
 def test_drawn_rows_are_some_of_them_in_their_order(selection):
@@ -315,8 +314,7 @@ def test_no_box_is_too_odd_to_be_shown_if_it_is_finite(tmp_path):
 def test_pictures_are_whole_files_with_the_same_bytes(path, tmp_path, command, suffix):
     output = tmp_path / f"0.{suffix}"
     few = ["--random", "2", "-k", "2"] if command == "neighbours" else []
-    result = show(command, path, "-o", output, *few)
-    assert result.exit_code == 0, result.output
+    result = show(command, path, "-o", output, *few, code=0)
     assert result.stdout == ""
     content = output.read_bytes()
     assert content[:5] == {"png": b"\x89PNG\r", "svg": b"<?xml", "pdf": b"%PDF-"}[suffix]
@@ -330,16 +328,14 @@ def test_pictures_are_whole_files_with_the_same_bytes(path, tmp_path, command, s
 @pytest.mark.slow
 def test_queries_may_be_rows_and_no_file_is_written_for_wrong_ones(path, tmp_path):
     output, photo = tmp_path / "o.png", tmp_path / "photo.png"
-    result = show("neighbours", path, "row:0", "row:5", "-o", output, "-k", "3", "--root", tmp_path)
-    assert result.exit_code == 0
+    result = show("neighbours", path, "row:0", "row:5", "-o", output, "-k", "3", "--root", tmp_path, code=0)
     assert "note: 8 of 8 images cannot be read; the first of them: no such file" in result.stderr
     with Image.open(output) as picture:
         assert picture.width > picture.height
     write_image(photo, 40, 40, seed=0)
     before = photo.read_bytes()
     for query, picture in (("row:4", "p.png"), ("no-such.png", "p.png"), (photo, "photo.png")):
-        result = show("neighbours", path, query, "-o", tmp_path / picture, "--overwrite")
-        assert result.exit_code == 2, result.output
+        result = show("neighbours", path, query, "-o", tmp_path / picture, "--overwrite", code=2)
     assert photo.read_bytes() == before
     assert not (tmp_path / "p.png").exists()
 
@@ -348,7 +344,7 @@ def test_queries_may_be_rows_and_no_file_is_written_for_wrong_ones(path, tmp_pat
 def test_wrong_outputs_are_refused(path, tmp_path, command):
     there = tmp_path / "there.png"
     there.write_text("mine")
-    assert show(command, path, "-o", there).exit_code == 1
+    show(command, path, "-o", there, code=1)
     assert there.read_text() == "mine"
     same = tmp_path / "same.png"
     same.symlink_to(path)

@@ -1,15 +1,16 @@
 """Probing: against plain scikit-learn, on folds that keep images together, in little memory; odd files; the command."""
 
 import dataclasses
+import functools
 import json
 import re
 import tracemalloc
 import warnings
 
+import command_line
 import h5py
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from feature_files import CHANNELS
 from json_fields import check_fields
 from labelled_files import box_file, image_file, separable
@@ -19,7 +20,6 @@ from sppfeat.analysis.choices import ProbeSettings
 from sppfeat.analysis.probe import cross_validate
 from sppfeat.analysis.probe.ridge import Ridge, labeled_rows
 from sppfeat.analysis.probe.validation import make_folds
-from sppfeat.cli import main
 from sppfeat.errors import ConfigError, LabelError, StoreError
 from sppfeat.store.reader import FeatureFile
 
@@ -365,13 +365,11 @@ def test_settings_that_are_wrong(change, message):
 # --- the command ----------------------------------------------------------------------------------
 
 
-def run(*args):
-    return CliRunner().invoke(main, ["probe", *map(str, args)])
+run = functools.partial(command_line.run, "probe")
 
 
 def test_the_command_prints_tables(boxes):
-    result = run(boxes.path, "--folds", 3, "--pairs", 2)
-    assert result.exit_code == 0, result.output
+    result = run(boxes.path, "--folds", 3, "--pairs", 2, code=0)
     assert "42 rows of 15 values, 3 classes, 14 images; 3 folds, boxes of an image together" in result.stdout
     lines = result.stdout.splitlines()
     assert any(re.fullmatch(r"accuracy +\d+\.\d ± \d+\.\d", line) for line in lines)
@@ -428,6 +426,5 @@ def test_wrong_usage(boxes, args, message, code):
 
 def test_packages_that_are_not_installed(boxes, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "sklearn.model_selection", None)
-    result = run(boxes.path, "-q")
-    assert result.exit_code == 2
+    result = run(boxes.path, "-q", code=2)
     assert "pip install 'sppfeat[sklearn]'" in result.output

@@ -1,6 +1,7 @@
 """``sppfeat reduce`` and its library: what the output is, who can use it, and what is refused."""
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -10,10 +11,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import command_line
 import h5py
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from extraction_runs import contents, difference, extract
 from feature_files import DIMENSION, config, name_images, new_file
 from hostile_files import with_boxes
@@ -22,7 +23,6 @@ from reduced_files import HAVE, N, reduced, rounding, spectral, write_file
 
 from sppfeat import Extractor
 from sppfeat.analysis.reduce import fit_reduction, reduce
-from sppfeat.cli import main
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.request import DescriptorChoice
 from sppfeat.config.specs import ReductionSpec
@@ -43,10 +43,7 @@ def source(tmp_path_factory):
     return write_file(tmp_path_factory.mktemp("reduce") / "f.h5", spectral())
 
 
-def run(*arguments):
-    result = CliRunner().invoke(main, ["reduce", *map(str, arguments)])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
+run = functools.partial(command_line.run, "reduce")
 
 
 def assert_everything_else_is_equal(a, b):
@@ -191,8 +188,7 @@ def test_extract_does_not_continue_it(extracted, tmp_path):
         "--backbone squeezenet1_1 --weights none --seed 3 --size 48 --levels 1,2 --normalize l2 --workers 0"
     )
     arguments = ["extract", str(extracted / "images"), "-o", str(output), "-q", *settings.split()]
-    result = CliRunner().invoke(main, arguments)
-    assert result.exit_code == 1
+    result = command_line.run(*arguments, code=1)
     assert "cannot be continued" in result.stderr
     assert "its descriptors were reduced" in result.stderr
     assert output.read_bytes() == before
@@ -200,16 +196,16 @@ def test_extract_does_not_continue_it(extracted, tmp_path):
 
 def test_info_says_how(source, tmp_path):
     output = reduced(source, tmp_path / "r.h5", layers=("layer4",), whiten=True, normalize="l2")
-    said = CliRunner().invoke(main, ["info", str(output)]).stdout
+    said = command_line.run("info", output).stdout
     assert re.search(
         r"reduced: +pca, 5 of 15 -> 4 values, whitened, scaled to l2 norm 1; 9\d\.\d\d % of the variance",
         said,
     )
     assert "columns:   0..4: pca, level 1, 4 channels" in said
-    found = json.loads(CliRunner().invoke(main, ["info", "--json", str(output)]).stdout)["reduction"]
+    found = json.loads(command_line.run("info", "--json", output).stdout)["reduction"]
     assert found["source"]["dimension"] == 15
     assert (found["components"], found["whiten"], found["fitted_rows"]) == (4, True, len(HAVE))
-    assert json.loads(CliRunner().invoke(main, ["info", "--json", str(source)]).stdout)["reduction"] is None
+    assert json.loads(command_line.run("info", "--json", source).stdout)["reduction"] is None
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -217,8 +213,7 @@ def test_info_says_how(source, tmp_path):
 
 def test_the_command_says_what_it_did(source, tmp_path):
     first = tmp_path / "r.h5"
-    result = run(source, "-o", first, "--components", 3, "-q")
-    assert result.exit_code == 0, result.stderr
+    result = run(source, "-o", first, "--components", 3, "-q", code=0)
     assert result.stdout == ""
     text = r".*r\.h5: 60 rows, 58 with a descriptor; pca, 15 -> 3; [\d.]+ kB -> [\d.]+ kB\n\d\d\.\d\d % of the variance"
     assert re.match(text, result.stderr)
@@ -247,8 +242,7 @@ def test_wrong_usage(source, tmp_path, monkeypatch, arguments, said):
     (tmp_path / "f.h5").write_bytes(source.read_bytes())
     reduced("f.h5", Path("r.h5"))
     before = (tmp_path / "r.h5").read_bytes()
-    result = run(*arguments, "-q")
-    assert result.exit_code == 2
+    result = run(*arguments, "-q", code=2)
     assert said in result.stderr
     assert sorted(os.listdir()) == ["f.h5", "r.h5"]
     assert (tmp_path / "r.h5").read_bytes() == before
@@ -257,8 +251,7 @@ def test_wrong_usage(source, tmp_path, monkeypatch, arguments, said):
 @pytest.mark.parametrize("output", ["gone/r.h5", ".", "n" * 245, "n" * 300])
 def test_outputs_that_cannot_be(source, tmp_path, output, monkeypatch):
     monkeypatch.delattr("sppfeat.analysis.reduce.fit_reduction")  # it is said before
-    result = run(source, "-o", tmp_path / output, "-q")
-    assert result.exit_code == 1
+    result = run(source, "-o", tmp_path / output, "-q", code=1)
     assert result.stderr.count("\n") == 1
 
 

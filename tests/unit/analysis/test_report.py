@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import dataclasses
+import functools
 import io
 import itertools
 import os
@@ -12,7 +13,7 @@ from html.parser import HTMLParser
 import h5py
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from command_line import run
 from feature_files import BLOCKS, config, descriptors, fill, new_file, plan_of
 from pictured_files import CLASSES, pictured_file
 from PIL import Image
@@ -22,7 +23,6 @@ import sppfeat
 from sppfeat.analysis.reduce import reduce
 from sppfeat.analysis.report.facts import describe_provenance, group_failures
 from sppfeat.analysis.wording import network_text
-from sppfeat.cli import main
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.regions import RegionSpec
 from sppfeat.config.specs import DescriptorSpec, InputSpec
@@ -84,8 +84,7 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
-def report(*args):
-    return CliRunner().invoke(main, ["report", *map(str, args), "-q"])
+report = functools.partial(run, "report", "-q")
 
 
 def page_of(path, **settings):
@@ -209,8 +208,7 @@ def contrast(one: str, other: str) -> float:
 @pytest.mark.slow
 def test_the_command_writes_a_whole_page_with_the_same_bytes(path, tmp_path, made):
     output = tmp_path / "o.html"
-    result = report(path, "-o", output, "--title", made[0].title)
-    assert result.exit_code == 0, result.output
+    result = report(path, "-o", output, "--title", made[0].title, code=0)
     assert result.stdout == ""
     assert output.read_bytes() == made[2].encode()
     assert list(tmp_path.iterdir()) == [output]
@@ -219,12 +217,12 @@ def test_the_command_writes_a_whole_page_with_the_same_bytes(path, tmp_path, mad
 def test_wrong_outputs_are_refused(path, tmp_path):
     there = tmp_path / "there.html"
     there.write_text("mine")
-    assert report(path, "-o", tmp_path / "o.pdf").exit_code == 2
-    assert report(path, "-o", there).exit_code == 1
-    assert report(path, "-o", tmp_path / "no" / "o.html").exit_code == 1
-    assert report(tmp_path / "no.h5", "-o", tmp_path / "o.html").exit_code == 1
-    assert report(path, "-o", tmp_path / "o.html", "--rows", "label=no").exit_code == 2
-    assert report(path, "-o", path, "--overwrite").exit_code == 2
+    report(path, "-o", tmp_path / "o.pdf", code=2)
+    report(path, "-o", there, code=1)
+    report(path, "-o", tmp_path / "no" / "o.html", code=1)
+    report(tmp_path / "no.h5", "-o", tmp_path / "o.html", code=1)
+    report(path, "-o", tmp_path / "o.html", "--rows", "label=no", code=2)
+    report(path, "-o", path, "--overwrite", code=2)
     assert there.read_text() == "mine"
     assert list(tmp_path.iterdir()) == [there]
 

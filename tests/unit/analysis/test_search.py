@@ -1,5 +1,6 @@
 """``sppfeat search``: queries of every kind, and what is said of the rows that are found."""
 
+import functools
 import json
 import os
 import re
@@ -10,7 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from command_line import run
 from conftest import write_image
 from feature_files import name_images
 from json_fields import check_fields
@@ -18,7 +19,6 @@ from json_fields import check_fields
 import sppfeat
 from sppfeat.analysis.neighbors import nearest_rows
 from sppfeat.analysis.search import Query, describe_queries, parse_query
-from sppfeat.cli import main
 from sppfeat.store.reader import FeatureFile
 
 SETTINGS = ["--size", "48", "--levels", "1,2", "--normalize", "l2", "--device", "cpu", "--workers", "0", "-q"]
@@ -31,14 +31,11 @@ img5.png,0,0,40,60,one,1,e
 """
 
 
-def search(*args, stdin=None):
-    return CliRunner().invoke(main, ["search", *map(str, args), "-q"], input=stdin)
+search = functools.partial(run, "search", "-q")
 
 
-def hits(*args, stdin=None):
-    result = search(*args, "--json", stdin=stdin)
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
+def hits(*args, **settings):
+    return json.loads(search(*args, "--json", code=0, **settings).stdout)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +51,7 @@ def pictures(tmp_path_factory):
 def whole(pictures):
     """A file of whole images; the last one failed."""
     path = pictures.parent / "whole.h5"
-    assert CliRunner().invoke(main, ["extract", str(pictures), "-o", str(path), *SETTINGS]).exit_code == 3
+    run("extract", pictures, "-o", path, *SETTINGS, code=3)
     return path
 
 
@@ -64,7 +61,7 @@ def boxed(pictures):
     (pictures.parent / "boxes.csv").write_text(BOXES)
     path = pictures.parent / "boxed.h5"
     args = ["extract", pictures / "cat", "-o", path, *SETTINGS, "--boxes", pictures.parent / "boxes.csv"]
-    assert CliRunner().invoke(main, list(map(str, args))).exit_code == 0
+    run(*args, code=0)
     return path
 
 
@@ -143,7 +140,7 @@ def test_a_part_of_the_file(whole, boxed, pictures):
 def test_lists_of_queries(whole, tmp_path, text):
     (tmp_path / "list.txt").write_bytes(text.encode())
     for args, stdin in ((["-"], text), ([f"@{tmp_path}/list.txt"], None)):
-        assert [found["row"] for found in hits(whole, "row:5", *args, stdin=stdin)] == [5, 1, 2]
+        assert [found["row"] for found in hits(whole, "row:5", *args, input=stdin)] == [5, 1, 2]
 
 
 def test_the_table(whole, boxed, pictures):
@@ -154,7 +151,7 @@ def test_the_table(whole, boxed, pictures):
     lines = search(boxed, "row:3", "-k", 9).stdout.splitlines()
     assert lines[0].split() == ["query", "rank", "distance", "row", "image", "label", "box", "score", "id"]
     assert any(re.search(r"img1.png +one +0,0,20,30 +0.5 +a$", line) for line in lines)
-    assert search(whole, "row:3", "--rows", "row=", "-k", 2).exit_code == 2
+    search(whole, "row:3", "--rows", "row=", "-k", 2, code=2)
     assert search(whole, "row:3", "--rows", "3").stdout == "no rows found\n"
 
 
@@ -166,7 +163,7 @@ def test_names_with_odd_characters(whole, pictures, tmp_path, monkeypatch):
         assert parse_query(name) == Query(name, path=name)
     assert parse_query("b#c.png#1,2,3,4.5") == Query("b#c.png#1,2,3,4.5", "b#c.png", (1, 2, 3, 4.5))
     names = [b"./row:1", b"\xff.png", b"\xff.png#1,1,30,30"]
-    found = hits(whole, "-", "-k", 1, stdin=b"\n".join(names))
+    found = hits(whole, "-", "-k", 1, input=b"\n".join(names))
     assert [own["hits"][0]["image"] for own in found[:2]] == ["dog/img4.png"] * 2
     assert "\\udcff.png" in search(whole, os.fsdecode(b"\xff.png")).stdout
 
@@ -192,8 +189,7 @@ def test_names_with_odd_characters(whole, pictures, tmp_path, monkeypatch):
     ],
 )
 def test_queries_that_are_wrong(whole, pictures, args, code, message):
-    result = search(whole, *(arg.format(pictures) for arg in args))
-    assert result.exit_code == code, result.output
+    result = search(whole, *(arg.format(pictures) for arg in args), code=code)
     assert result.stdout == ""
     assert message in result.stderr
     assert "Traceback" not in result.stderr
@@ -209,16 +205,14 @@ def test_a_file_without_network_is_searched_by_its_rows_only(copy, pictures):
         config = json.loads(file.attrs["config"])
         file.attrs["config"] = json.dumps({**config, "weights": "module"})
     assert hits(copy, "row:1", "-k", 1)[0]["hits"]
-    result = search(copy, pictures / "cat/img1.png")
-    assert result.exit_code == 1
+    result = search(copy, pictures / "cat/img1.png", code=1)
     assert "its network is not known here" in result.stderr
 
 
 def test_nan_in_a_query(copy):
     with h5py.File(copy, "r+") as file:
         file["features"][2, 5] = np.nan
-    result = search(copy, "row:1", "row:2")
-    assert result.exit_code == 2
+    result = search(copy, "row:1", "row:2", code=2)
     assert "query 'row:2': its descriptor holds NaN" in result.stderr
     assert 2 not in [hit["row"] for hit in hits(copy, "row:1")[0]["hits"]]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from command_line import run
 from conftest import write_image
 from extraction_runs import assert_same_descriptors
 from hypothesis import given, settings
@@ -22,7 +22,6 @@ from killing import TINY
 from packed_images import bytes_at, tar_bytes, zip_bytes
 
 import sppfeat
-from sppfeat.cli import main
 from sppfeat.decoding.images import decode_image, probe_image
 from sppfeat.errors import ConfigError, ImageError
 from sppfeat.files.places import Place
@@ -487,8 +486,7 @@ def test_archives_files_and_folders_are_joined_in_their_order(tmp_path, pictures
 def test_an_archive_that_cannot_be_read_is_wrong_usage(tmp_path, name):
     os.mkfifo(tmp_path / "pipe.tar")
     put(tmp_path / "list", os.fsencode(tmp_path / name))
-    result = CliRunner().invoke(main, ["extract", f"@{tmp_path / 'list'}", "-o", str(tmp_path / "f.h5")])
-    assert result.exit_code == 2
+    result = run("extract", f"@{tmp_path / 'list'}", "-o", tmp_path / "f.h5", code=2)
     assert f"cannot read the archive '{tmp_path / name}'" in result.stderr
     assert not (tmp_path / "f.h5").exists()
 
@@ -629,12 +627,6 @@ def test_an_image_is_found_by_its_root_and_path(tmp_path, monkeypatch):
 # --- extraction -----------------------------------------------------------------------------------
 
 
-def run(*arguments, ok=0):
-    result = CliRunner().invoke(main, list(map(str, arguments)))
-    assert result.exit_code == ok, result.output
-    return result
-
-
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory, pictures):
     """The pictures in a folder, a tar and a zip file, and features of each."""
@@ -644,7 +636,7 @@ def packed(tmp_path_factory, pictures):
     put(top / "a.tar", tar_bytes(pictures.items()))
     put(top / "a.zip", zip_bytes(pictures.items(), zipfile.ZIP_DEFLATED))
     for name in ("folder", "a.tar", "a.zip"):
-        run("extract", top / name, "-o", top / f"{name}.h5", *TINY, "--quiet")
+        run("extract", top / name, "-o", top / f"{name}.h5", *TINY, "--quiet", code=0)
     return top
 
 
@@ -659,7 +651,7 @@ def test_features_of_an_archive_are_those_of_the_unpacked_folder(packed, name):
         assert_same_descriptors(file.features, unpacked.features[same])
         assert np.array_equal(file.labels, unpacked.labels[same])
         assert np.array_equal(file.image_hw, unpacked.image_hw[same])
-    result = run("verify", packed / f"{name}.h5", "--recompute", 6, "--json", "--quiet")
+    result = run("verify", packed / f"{name}.h5", "--recompute", 6, "--json", "--quiet", code=0)
     assert json.loads(result.stdout)["recomputed"]["problems"] == []
 
 
@@ -677,5 +669,5 @@ def test_an_extractor_takes_images_in_archives(packed):
 def test_training_and_benches_refuse_archives(packed, tmp_path):
     for command in (("bench", "extract"), ("train",)):
         output = ("-o", tmp_path / "out") if command == ("train",) else ()
-        result = run(*command, packed / "a.tar", *output, ok=2)
+        result = run(*command, packed / "a.tar", *output, code=2)
         assert "the inputs are not all folders, image files and lists of them" in result.stderr

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from command_line import run
 from conftest import write_image
 from extraction_runs import extract
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sppfeat.cli import main
 from sppfeat.errors import ConfigError
 from sppfeat.inputs import list_images
 from sppfeat.store.reader import FeatureFile
@@ -343,8 +342,7 @@ def test_new_images_bring_theirs(pictures, tmp_path):
 def test_exports_and_tables_of_rows_have_them(with_ids, tmp_path):
     pytest.importorskip("pandas")
     for suffix in ("csv", "npz"):
-        result = CliRunner().invoke(main, ["export", str(with_ids), "-o", str(tmp_path / f"x.{suffix}")])
-        assert result.exit_code == 0, result.output
+        run("export", with_ids, "-o", tmp_path / f"x.{suffix}", code=0)
     with np.load(tmp_path / "x.npz") as arrays:
         assert arrays["image_id"].tolist() == ["c", "", "\udcff"]
     lines = (tmp_path / "x.csv").read_bytes().split(b"\n")

@@ -1,6 +1,7 @@
 """Files of shards made one: the file that one machine would have written, or what leads to its rows."""
 
 import dataclasses
+import functools
 import json
 import os
 import random
@@ -9,10 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import command_line
 import h5py
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from feature_files import BLOCKS, config, plan_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,7 +33,6 @@ from sharded_files import (
 import sppfeat
 from sppfeat.analysis.export import export
 from sppfeat.analysis.reduce import reduce
-from sppfeat.cli import main
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.extraction.plan import ShardChoice
 from sppfeat.files.outputs import OutputLock
@@ -63,10 +63,7 @@ def shards(untouched, tmp_path) -> list[Path]:
     return [tmp_path / "shards" / path.name for path in untouched]
 
 
-def run(*arguments, code=0, **options):
-    result = CliRunner().invoke(main, ["merge", *map(str, arguments)], **options)
-    assert result.exit_code == code, result.output
-    return result
+run = functools.partial(command_line.run, "merge", code=0)
 
 
 def refused(said, output, shards, **options):
@@ -393,10 +390,9 @@ def test_what_a_merged_file_is_made_of_is_no_output_of_those_who_read_it(tmp_pat
     before = shards[0].read_bytes()
     merged, model = str(tmp_path / "m.h5"), str(tmp_path / "m.npz")
     probe = ["probe", merged, "--folds", "2", "--no-ablation", "--save"]
-    assert CliRunner().invoke(main, [*probe, model]).exit_code == 0
+    command_line.run(*probe, model, code=0)
     for command in (probe, ["predict", model, merged, "-o"]):
-        result = CliRunner().invoke(main, [*command, str(shards[0]), "--overwrite"])
-        assert result.exit_code == 2, result.output
+        result = command_line.run(*command, shards[0], "--overwrite", code=2)
         assert "is what is read" in result.stderr
     assert shards[0].read_bytes() == before
 
@@ -470,9 +466,7 @@ def test_info_says_which_shard_and_which_sources(tmp_path, shards):
     merge_shards(tmp_path / "m.h5", shards)
 
     def info(path, *options):
-        result = CliRunner().invoke(main, ["info", str(path), *options])
-        assert result.exit_code == 0
-        return result.stdout
+        return command_line.run("info", path, *options, code=0).stdout
 
     assert "shard:     2/4: images 1 to 4 of 11, rows 1 to 4 of 11" in info(shards[1])
     assert "virtual:   the rows lie in 4 other files, " in info(tmp_path / "m.h5")
@@ -486,11 +480,10 @@ def test_info_says_which_shard_and_which_sources(tmp_path, shards):
 
 def test_verify_compares_with_the_sources(tmp_path, shards):
     merge_shards(tmp_path / "m.h5", shards)
-    assert CliRunner().invoke(main, ["verify", str(tmp_path / "m.h5")]).exit_code == 0
+    command_line.run("verify", tmp_path / "m.h5", code=0)
     found = shards[2].stat()
     FeatureWriter(shards[2]).reopen(0)
     os.utime(shards[2], ns=(found.st_atime_ns, found.st_mtime_ns))  # a file system that keeps whole seconds
-    result = CliRunner().invoke(main, ["verify", str(tmp_path / "m.h5")])
-    assert result.exit_code == 1
+    result = command_line.run("verify", tmp_path / "m.h5", code=1)
     assert "1 image of the source '" in result.stdout
     assert "has another status than when they were merged" in result.stdout

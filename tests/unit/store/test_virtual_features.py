@@ -10,7 +10,7 @@ import shutil
 import h5py
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from command_line import run
 from feature_files import BLOCKS
 from hostile_files import PROPERTIES, plain
 from hypothesis import given
@@ -25,7 +25,6 @@ from sharded_files import (
     write_whole,
 )
 
-from sppfeat.cli import main
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.extraction.resume import copy_rows
 from sppfeat.store.layout import create_file
@@ -205,7 +204,7 @@ def test_a_source_that_was_changed_is_an_error_when_the_merged_file_is_opened(fo
     ) as raised:
         FeatureFile(folder / "merged.h5")
     assert str(raised.value).isprintable()
-    result = CliRunner().invoke(main, ["info", str(folder / "merged.h5")])
+    result = run("info", folder / "merged.h5")
     assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
 
 
