@@ -115,8 +115,7 @@ def test_verify_finds_what_is_wrong(features):
         rows[2, 7] = np.inf
         rows[3] = 0
         rows[5] = rows[4]
-    result = run("verify", features, "--json", code=1)
-    found = json.loads(result.stdout)
+    found = json.loads(run("verify", features, "--json", code=1).stdout)
     assert [found[f"{kind}_rows"] for kind in ("nan", "infinite", "zero", "duplicate")] == [1, 1, 1, 1]
     text = run("verify", features)
     assert "problem: 1 row of a done image holds NaN: 1" in text.stdout

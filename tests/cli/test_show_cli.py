@@ -83,14 +83,11 @@ def test_everything_can_be_taken_from_a_feature_file(photo, boxes_file, tmp_path
     file = ["--from", boxes_file, "-o", output, "--device", "cpu", "--overwrite", "--json"]
     with sppfeat.open(boxes_file) as opened:
         region, box, levels = opened.row_region[3, 0].tolist(), opened.boxes[3].tolist(), (1, 2)
-    of_row = show(*file, "--row", 3, code=0)
-    (found,) = json.loads(of_row.stdout)["boxes"]
+    (found,) = json.loads(show(*file, "--row", 3, code=0).stdout)["boxes"]
     assert (found["box_px"], found["layers"][0]["region"]) == (box, region)
     assert tuple(level["level"] for level in found["layers"][0]["levels"]) == levels
-    given = show(photo, *file, "--box", ",".join(map(str, box)))
-    assert json.loads(given.stdout)["boxes"] == [found]
-    moved = show(*file, "--row", 3, "--root", photo.parent)
-    assert json.loads(moved.stdout)["boxes"] == [found]
+    assert json.loads(show(photo, *file, "--box", ",".join(map(str, box))).stdout)["boxes"] == [found]
+    assert json.loads(show(*file, "--row", 3, "--root", photo.parent).stdout)["boxes"] == [found]
     gone = show(*file, "--row", 3, "--root", tmp_path, code=1)
     assert f"{str(tmp_path / 'a b.png')!r}: no such file; --root says where the images are now" in gone.stderr
 

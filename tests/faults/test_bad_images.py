@@ -15,14 +15,7 @@ import numpy as np
 import pytest
 from command_line import run
 from conftest import write_image
-from extraction_runs import (
-    SIZE,
-    assert_same_file,
-    difference,
-    extract,
-    plain_descriptor,
-    plain_network,
-)
+from extraction_runs import SIZE, assert_same_file, difference, extract, plain_descriptor, plain_network
 from image_bytes import PILLOW_MAJOR, exif_block, noise, png, saved, tiff
 from PIL import Image, features
 

@@ -334,8 +334,7 @@ def test_values_that_are_not_finite_are_kept_on_request_and_said_to_be_so(folder
     with sppfeat.open(output) as file:
         assert (file.status == DONE).all()
         assert not np.isfinite(file.features).all(axis=1).any()
-    checked = run("verify", output, "--recompute", 3, "--json", code=0)
-    report = json.loads(checked.stdout)
+    report = json.loads(run("verify", output, "--recompute", 3, "--json", code=0).stdout)
     assert report["nan_rows"] + report["infinite_rows"] >= 12
     assert any("hold NaN" in warning or "infinities" in warning for warning in report["warnings"])
 

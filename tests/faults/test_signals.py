@@ -125,8 +125,7 @@ def test_info_works_at_any_moment_of_a_run(runs, many, tmp_path):
     process = runs.start("extract", many, "-o", output, *TINY, sync_seconds=0, pause=0.01)
     wait_for(output.exists, process)
     while process.is_running():
-        result = run("info", output, "--json", code=0)
-        images = json.loads(result.stdout)["images"]
+        images = json.loads(run("info", output, "--json", code=0).stdout)["images"]
         assert images["done"] + images["pending"] == images["total"] == N_IMAGES
         seen.append(images["done"])
     assert runs.wait()[0] == 0, runs.log()

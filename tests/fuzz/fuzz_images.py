@@ -19,9 +19,10 @@ import resource
 import sys
 import tempfile
 import time
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+
+sys.path.append(str(Path(__file__).parent.parent / "support"))
 
 SECONDS = 5.0
 MEBIBYTES = 600
@@ -137,17 +138,6 @@ def check_reason(reason: str) -> None:
         raise AssertionError(f"not a reason: {reason!r}")
 
 
-def with_right_checksums(content: bytes) -> bytes:
-    """Return a PNG with the checksum that each chunk ought to have, so that it is read at all."""
-    parts, position = [content[:8]], 8
-    while position + 12 <= len(content):
-        end = position + 8 + int.from_bytes(content[position : position + 4], "big")
-        body = content[position + 4 : end]
-        parts += [content[position : position + 4], body, zlib.crc32(body).to_bytes(4, "big")]
-        position = end + 4
-    return b"".join([*parts, content[position:]])
-
-
 def main() -> None:
     """Fuzz the formats named on the command line, all by default."""
     import atheris
@@ -158,6 +148,7 @@ def main() -> None:
         import sppfeat.decoding.images  # noqa: F401 - must not be loaded before, no more than Pillow
 
         Image.init()  # all formats
+    from image_bytes import with_right_checksums
 
     def mutate(content: bytes, max_size: int, seed: int) -> bytes:
         content = atheris.Mutate(content, max_size)

@@ -509,17 +509,8 @@ def test_a_head_on_the_whole_of_an_image_is_the_networks_own_layer(tmp_path):
         assert file.row_region[0].tolist() == [[0, 0, 13, 13]]
         assert not verify_file(file).problems
         assert not recompute_rows(file, 2).problems
-        from torchvision.models import alexnet as build
-
-        with torch.random.fork_rng():
-            torch.manual_seed(3)
-            model = build(weights=None).eval()
-        pixels = torch.from_numpy(np.array(Image.open(tmp_path / "in" / "a.png"))).permute(2, 0, 1)[None]
-        mean, std = torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))
-        batch = (pixels / 255 - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
-        with torch.inference_mode():
-            pooled = model.avgpool(model.features(batch)).flatten(1)
-            expected = model.classifier[:3](pooled)[0].numpy()
+        network = plain_network("alexnet", layer="classifier.2")
+        expected = plain_maps(network, tmp_path / "in" / "a.png", size=224)[0].numpy()
         assert difference(file.features[0], expected) <= 1e-5
     levels = DescriptorChoice(levels=(1, 2))
     with pytest.raises(ConfigError, match=r"levels are \[1, 2\], but --head fc6 fixes them: 6"):

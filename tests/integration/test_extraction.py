@@ -77,26 +77,6 @@ def test_descriptors_equal_plain_torch_however_the_run_goes(
 
 
 @pytest.mark.slow
-def test_images_that_cannot_be_read_fail_and_move_nothing(mixed_folder, tmp_path, network):
-    _, progress = extract([mixed_folder], tmp_path / "f.h5")
-    assert (progress.n_done, progress.n_failed) == (12, 3)
-    with sppfeat.open(tmp_path / "f.h5") as file:
-        failed = {file.paths[i]: reason for i, reason in file.errors.items()}
-        assert set(failed) == {"cat/empty.jpg", "cat/text.jpg", "dog/short.png"}
-        assert "empty" in failed["cat/empty.jpg"]
-        for i, path in enumerate(file.paths):
-            if path in failed:
-                assert np.isnan(file.features[i]).all()
-            else:
-                assert difference(file.features[i], plain_descriptor(network, mixed_folder / path)) <= 1e-5
-        x, y = file.to_sklearn()
-        assert x.shape == (12, file.dimension)
-        assert [file.classes[label] for label in y] == [
-            p.split("/")[0] for p in file.paths if p not in failed
-        ]
-
-
-@pytest.mark.slow
 def test_a_compiled_network_gives_the_same_rows_and_continues_the_file(folder, tmp_path, monkeypatch):
     n_batches = 0
 

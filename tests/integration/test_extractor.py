@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from extraction_runs import extract
+from extraction_runs import extract, plain_maps, plain_network
 from PIL import Image
 from torch import nn
 
@@ -10,7 +10,6 @@ from sppfeat.config.request import BoxChoice, DescriptorChoice
 from sppfeat.config.specs import InputSpec
 from sppfeat.errors import BoxError, ConfigError, ImageError
 from sppfeat.geometry import FeatureGeometry, project_boxes, scale_boxes
-from sppfeat.networks.backbones import load_backbone
 
 NETWORK = {"backbone": "squeezenet1_1", "weights": "none", "seed": 3, "size": 48, "device": "cpu"}
 
@@ -52,15 +51,7 @@ def test_boxes_pool_the_cells_that_the_geometry_says(folder):
     boxes = np.array([[5.0, 3, 30, 22], [20, 10, 60, 40], [1, 1, 2, 2]])
     result = extractor(path, boxes)
     assert result.shape == (3, 512)
-    pixels = np.array(Image.open(path).resize((300, 200), Image.Resampling.BILINEAR))
-    batch = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255.0
-    mean, std = (
-        torch.tensor(v).view(1, 3, 1, 1)
-        for v in (extractor.config.backbone.mean, extractor.config.backbone.std)
-    )
-    with torch.inference_mode():
-        network = load_backbone("squeezenet1_1", weights="none", seed=3).network
-        fmap = network((batch - mean) / std)["features"]
+    fmap = plain_maps(plain_network(), path, size=200)
     boxes_in = scale_boxes(torch.from_numpy(boxes), (40, 60), (200, 300))
     cells = project_boxes(boxes_in, FeatureGeometry(16.0, 15.0), tuple(fmap.shape[-2:]))
     for row, (x0, y0, x1, y1) in zip(result, cells.tolist(), strict=True):

@@ -112,8 +112,7 @@ def test_an_output_is_uploaded_when_it_is_complete(uploads, photos, whole, tmp_p
     scratch.mkdir()
     command = ("extract", photos, "-o", output, "--scratch", scratch, "--json")
     for done_now in (10, 0):
-        result = run(*command, code=3)
-        printed = json.loads(result.stdout)["result"]
+        printed = json.loads(run(*command, code=3).stdout)["result"]
         assert (printed["output"], printed["files"]) == (output, [output])
         assert printed["done_now"] == done_now
         assert not [path for path in scratch.rglob("*") if path.is_file()]

@@ -78,12 +78,12 @@ def float32_products(precision: str):
         torch.set_float32_matmul_precision(before)
 
 
-def plain_network():
-    """torchvision's model of the same seed, up to the default layer."""
+def plain_network(name=BACKBONE.name, *, layer="features"):
+    """torchvision's model of the same seed, up to that layer."""
     with torch.random.fork_rng():
         torch.manual_seed(BACKBONE.seed)
-        model = get_model(BACKBONE.name, weights=None).eval()
-    return create_feature_extractor(model, {"features": "fmap"})
+        model = get_model(name, weights=None).eval()
+    return create_feature_extractor(model, {layer: "fmap"})
 
 
 def plain_maps(network, path, *, size=SIZE, mirrored=False) -> torch.Tensor:

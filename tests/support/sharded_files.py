@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-import h5py
+import extraction_runs
 import numpy as np
 from box_rows import table_of
 from feature_files import BLOCKS, DIMENSION, LAYERS, config
@@ -119,15 +119,8 @@ def write_shard(path: Path, work: Work, bounds, choice: ShardChoice, **options) 
 
 def contents(path: Path) -> dict:
     """Every dataset and attribute of a file, but those that say how it came to be."""
-    found = {}
-    with h5py.File(path) as file:
-        file.visititems(lambda name, item: found.update({name: item[()]} if hasattr(item, "shape") else {}))
-        found.update({f"@{name}": value for name, value in file.attrs.items()})
-    return {
-        name: value
-        for name, value in found.items()
-        if name not in ("@created", "@shard") and not name.startswith("sources/")
-    }
+    found = extraction_runs.contents(path)
+    return {name: found[name] for name in found if name != "@shard" and not name.startswith("sources/")}
 
 
 def assert_same_bytes(path: Path, other: Path) -> None:

@@ -26,12 +26,7 @@ from sppfeat.store.reader import FeatureFile
 pytest.importorskip("sklearn")
 from sklearn.linear_model import RidgeClassifier
 from sklearn.metrics import confusion_matrix, recall_score
-from sklearn.model_selection import (
-    StratifiedGroupKFold,
-    StratifiedKFold,
-    cross_val_predict,
-    cross_val_score,
-)
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_predict, cross_val_score
 
 LABELS = [0, 1, 2, 1] * 12 + [0, -1]
 IMAGES = [[i % 3, (i + 1) % 3, i % 2] for i in range(14)]
@@ -400,8 +395,7 @@ def test_the_command_says_what_is_left_out(tmp_path):
 def test_json_has_the_fields_of_the_readme(tmp_path):
     labels = [0, 1] * 10 + [2] * 3
     path = image_file(tmp_path / "f.h5", labels, features=separable(labels, noise=9))
-    result = run(path, "--json", "-q", "--folds", 4)
-    found = json.loads(result.stdout)
+    found = json.loads(run(path, "--json", "-q", "--folds", 4).stdout)
     check_fields("probe", found)
     assert found["left_out"] == [{"name": "c2", "n_rows": 3, "n_members": 3}]
     called = json.loads(json.dumps(dataclasses.asdict(sppfeat.probe(path, folds=4))))

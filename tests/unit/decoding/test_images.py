@@ -6,7 +6,6 @@ import gc
 import os
 import struct
 import warnings
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from image_bytes import ORIENTATION, PILLOW_MAJOR, exif_block, noise, png, saved, tiff
+from image_bytes import ORIENTATION, PILLOW_MAJOR, exif_block, noise, png, saved, tiff, with_right_checksums
 from PIL import Image, ImageFile, ImageOps, features
 
 from sppfeat.decoding import images
@@ -436,17 +435,6 @@ EXTREMES = [
 PLACES = st.integers(0, 200) | st.integers(0, 1 << 20)
 EDITS = st.tuples(PLACES, st.integers(0, 255).map(lambda value: bytes([value])) | st.sampled_from(EXTREMES))
 CUTS = st.tuples(PLACES, st.sampled_from([-100, -4, -1, 1, 4, 100, 3000]))  # bytes repeated, or left out
-
-
-def with_right_checksums(content):
-    """Return a PNG with the checksum that each chunk ought to have, without which none would be read."""
-    parts, place = [content[:8]], 8
-    while place + 12 <= len(content):
-        end = place + 8 + int.from_bytes(content[place : place + 4], "big")
-        parts += [content[place : place + 4], content[place + 4 : end]]
-        parts.append(struct.pack(">I", zlib.crc32(content[place + 4 : end])))
-        place = end + 4
-    return b"".join([*parts, content[place:]])
 
 
 def damaged(content, edits, cuts):

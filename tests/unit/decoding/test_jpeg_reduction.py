@@ -1,9 +1,9 @@
 """JPEGs decoded at a part of their size: which of them are, and where the picture is in what comes out."""
 
-import io
 import struct
 
 import pytest
+from image_bytes import saved
 from PIL import Image
 
 from sppfeat.decoding.images import reduce_jpeg
@@ -23,10 +23,8 @@ def lossless_jpeg(height, width):
     return b"\xff\xd8" + segment(0xC4, table) + segment(0xC3, frame) + scan + b"\xff\xd9"
 
 
-def jpeg(**options):
-    buffer = io.BytesIO()
-    options.pop("image", PICTURE).save(buffer, options.pop("format", "JPEG"), **options)
-    return buffer.getvalue()
+def jpeg(image=PICTURE, image_format="JPEG", **options):
+    return saved(image, image_format, **options)
 
 
 @pytest.fixture
@@ -66,7 +64,7 @@ def open_image(tmp_path):
         {"subsampling": 2, "quality": 20},
         {"image": PICTURE.convert("L")},
         {"image": PICTURE.convert("CMYK")},
-        {"format": "MPO", "save_all": True, "append_images": [Image.new("RGB", (203, 101))]},
+        {"image_format": "MPO", "save_all": True, "append_images": [Image.new("RGB", (203, 101))]},
         {"comment": b"\xff\xc3\xff\xda" * 500},
     ],
 )

@@ -9,13 +9,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 from conftest import write_image
-from extraction_runs import (
-    assert_same_descriptors,
-    assert_same_file,
-    contents,
-    extract,
-    request,
-)
+from extraction_runs import assert_same_descriptors, assert_same_file, contents, extract, request
 
 import sppfeat
 from sppfeat.config.distribution import RunOptions

@@ -319,16 +319,11 @@ def test_one_folder_per_class(folder):
     assert list_images(["train"], labels="none").classes == ()
 
 
-def test_class_folders_as_inputs(folder):
-    touch(folder, "t/cat/1.jpg", "t/dog/more/2.jpg", "t/dog/3.jpg")
-    expected = {"cat/1.jpg": "cat", "dog/3.jpg": "dog", "dog/more/2.jpg": "dog"}
-    assert labelled("t/cat", "t/dog") == (expected, 0)
-
-
-def test_files_of_a_list_are_labelled_by_the_folder_below_the_common_one(folder):
-    touch(folder, "t/cat/1.jpg", "t/dog/2.jpg")
-    Path("list").write_bytes(b"t/cat/1.jpg\nt/dog/2.jpg\n")
-    assert labelled("@list") == ({"cat/1.jpg": "cat", "dog/2.jpg": "dog"}, 0)
+@pytest.mark.parametrize("inputs", [("t/cat", "t/dog"), ("@list",), ("t/dog/2.jpg", "t")])
+def test_images_are_labelled_by_the_folder_below_the_common_one(folder, inputs):
+    touch(folder, "t/cat/1.jpg", "t/dog/2.jpg", "t/dog/more/3.jpg")
+    Path("list").write_bytes(b"t/cat/1.jpg\nt/dog/2.jpg\nt/dog/more/3.jpg\n")
+    assert labelled(*inputs) == ({"cat/1.jpg": "cat", "dog/2.jpg": "dog", "dog/more/3.jpg": "dog"}, 0)
 
 
 def test_a_stray_image_takes_the_labels_away_unless_they_are_asked_for(folder):
@@ -345,11 +340,6 @@ def test_a_file_beside_a_folder_of_classes_makes_no_classes_of_the_folders(folde
     assert set(found.values()) == {None}
     assert n_unlabelled == 1
     assert labelled("train", "other/3.jpg", labels="folder")[0]["train/dog/2.jpg"] == "dog"
-
-
-def test_a_file_named_before_its_folder_has_the_label_it_has_in_the_folder(folder):
-    touch(folder, "t/cat/1.jpg", "t/dog/2.jpg")
-    assert labelled("t/dog/2.jpg", "t")[0] == {"dog/2.jpg": "dog", "cat/1.jpg": "cat"}
 
 
 def test_one_class_folder_is_no_label_unless_asked_for(folder):
