@@ -173,6 +173,5 @@ def test_a_second_writer_is_refused(folder, tmp_path):
     from sppfeat.files.outputs import OutputLock
 
     with OutputLock(tmp_path / "f.h5"):
-        result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY)
-    assert result.exit_code == 1
+        result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY, code=1)
     assert "another process is writing" in result.stderr

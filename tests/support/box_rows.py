@@ -80,3 +80,12 @@ def plan_of(rows: BoxRows | None, image_hw, spec: InputSpec) -> Plan:
         classes=(),
     )
     return make_plan(listing, sizes_of(image_hw), {}, spec, rows)
+
+
+def clip(box, hw):
+    """The part of a box inside an image, by plain arithmetic; None if there is none."""
+    if not all(math.isfinite(value) for value in box):
+        return None
+    x0, x1 = (min(max(value, 0.0), float(hw[1])) for value in box[::2])
+    y0, y1 = (min(max(value, 0.0), float(hw[0])) for value in box[1::2])
+    return [x0, y0, x1, y1] if x0 < x1 and y0 < y1 else None

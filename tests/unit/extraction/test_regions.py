@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from box_rows import rows_of, sizes_of, views_of
+from box_rows import clip, rows_of, sizes_of, views_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -34,15 +34,6 @@ RULES = st.sampled_from(["sppnet", "paper", "roi_pool"])
 def sizes(input_hw):
     """Sizes of the maps of a network that has none."""
     return [(math.ceil(input_hw[0] / y), math.ceil(input_hw[1] / x)) for y, x in ((16, 16), (8, 32))]
-
-
-def clip(box, hw):
-    """The part of a box inside an image; None if there is none."""
-    if not all(math.isfinite(value) for value in box):
-        return None
-    x0, x1 = (min(max(value, 0.0), float(hw[1])) for value in box[::2])
-    y0, y1 = (min(max(value, 0.0), float(hw[0])) for value in box[1::2])
-    return [x0, y0, x1, y1] if x0 < x1 and y0 < y1 else None
 
 
 def one(box):
