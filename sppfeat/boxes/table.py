@@ -28,36 +28,24 @@ class BoxTable:
     """All boxes of a box file, in its order, as arrays rather than one object per box.
 
     The file has ``M`` images and ``B`` boxes.
-
-    Attributes:
-        images: ``(M,)`` names of the images in the file, each once, including images without boxes.
-        image: ``(B,)`` int64, index into ``images``.
-        boxes: ``(B, 4)`` float64, the numbers in the file.
-        convention: meaning of these numbers; the default of the format unless options override it.
-        label: ``(B,)`` int64, index into ``classes`` or -1.
-        classes: class names.
-        score: ``(B,)`` float64, NaN for a box without a score.
-        ids: ``(B,)`` ids of the boxes in the file; empty for a box without an id.
-        extra_names: names of all other columns of the file.
-        extra: for each of these columns, its ``(B,)`` texts.
-        image_hw: ``(M, 2)`` int32, height and width of each image according to the file, in pixels; 0 if it gives
-            none.
-        names: kind of the names in ``images``: ``path`` (the last parts of a path, perhaps without the suffix),
-            ``id`` (numbers or texts that equal file names without suffix, apart from leading zeros) or ``single``
-            (the boxes of one image, which the file does not name).
     """
 
-    images: PathTable
-    image: npt.NDArray[np.int64]
-    boxes: npt.NDArray[np.float64]
+    images: PathTable  # (M,) names of the images in the file, each once, including images without boxes
+    image: npt.NDArray[np.int64]  # (B,) int64, index into images
+    boxes: npt.NDArray[np.float64]  # (B, 4) float64, the numbers in the file
+    # Meaning of these numbers; the default of the format unless options override it.
     convention: BoxConvention
-    label: npt.NDArray[np.int64]
-    classes: tuple[str, ...]
-    score: npt.NDArray[np.float64]
-    ids: PathTable
-    extra_names: tuple[str, ...]
-    extra: tuple[PathTable, ...]
+    label: npt.NDArray[np.int64]  # (B,) int64, index into classes or -1
+    classes: tuple[str, ...]  # class names
+    score: npt.NDArray[np.float64]  # (B,) float64, NaN for a box without a score
+    ids: PathTable  # (B,) ids of the boxes in the file; empty for a box without an id
+    extra_names: tuple[str, ...]  # names of all other columns of the file
+    extra: tuple[PathTable, ...]  # for each of these columns, its (B,) texts
+    # (M, 2) int32, height and width of each image according to the file, in pixels; 0 if it gives none.
     image_hw: npt.NDArray[np.int32]
+    # Kind of the names in images: path (the last parts of a path, perhaps without the suffix), id (numbers
+    # or texts that equal file names without suffix, apart from leading zeros) or single (the boxes of one
+    # image, which the file does not name).
     names: str = "path"
 
     def __len__(self) -> int:

@@ -56,18 +56,12 @@ class Batch(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """One decoded batch, with the batch as requested.
-
-    Attributes:
-        images: numbers of the images that could be decoded, in the order of the batch.
-        pixels: ``(n, H, W, 3)`` uint8 RGB, writable, valid until the next batch is requested.
-        failures: the reason of each failure, under the number of the image.
-    """
+    """One decoded batch, with the batch as requested."""
 
     batch: Batch
-    images: Sequence[int]
-    pixels: npt.NDArray[np.uint8]
-    failures: dict[int, str]
+    images: Sequence[int]  # numbers of the images that could be decoded, in the order of the batch
+    pixels: npt.NDArray[np.uint8]  # (n, H, W, 3) uint8 RGB, writable, valid until the next batch is requested
+    failures: dict[int, str]  # the reason of each failure, under the number of the image
 
 
 class InlineDecoder:

@@ -30,16 +30,11 @@ _CANCEL_SECONDS = 0.1  # between attempts to cancel a download whose result nobo
 
 
 class Chunk(NamedTuple):
-    """Consecutive images of a plan, fetched, measured and ready to run.
+    """Consecutive images of a plan, fetched, measured and ready to run."""
 
-    Attributes:
-        to_do: ``(n,)`` int64, the images to run.
-        resized: ``(m,)`` int64, the images whose size in the file is unknown or wrong.
-        find_places: finds the places of images of the chunk; valid until the next chunk is requested.
-    """
-
-    to_do: npt.NDArray[np.int64]
-    resized: npt.NDArray[np.int64]
+    to_do: npt.NDArray[np.int64]  # (n,) int64, the images to run
+    resized: npt.NDArray[np.int64]  # (m,) int64, the images whose size in the file is unknown or wrong
+    # Finds the places of images of the chunk; valid until the next chunk is requested.
     find_places: FindPlaces
 
 

@@ -105,34 +105,26 @@ class Part:
     """The images that go into one file, and what is left to do in that file.
 
     Images and rows are numbered as in the file.
-
-    Attributes:
-        path: present path of the file; it takes the path of the output once it is complete.
-        plan: every image and row of the file.
-        images: half-open range of the images that this part is responsible for; other processes fill the others.
-        status: ``(N,)`` uint8, status of each image before the part runs.
-        to_do: ``(n,)`` int64, the images to run, including images that cannot be processed.
-        unmeasured: ``(k,)`` int64, the images to run whose headers are read later, chunk by chunk.
-        resized: ``(m,)`` int64, the images whose size in the plan differs from the file.
-        extends: path of an existing file whose rows the new file begins with, if any.
-        shard: the shard of a whole plan that the file holds; None: the whole plan.
-        whole_plan: for a new file with a shard, the plan that the shard was cut from; else None.
-        norm_factors: factor of each layer under ``meannorm``, if they are known already.
     """
 
     run: Run
     output: Output
-    path: Path
-    plan: Plan
+    path: Path  # present path of the file; it takes the path of the output once it is complete
+    plan: Plan  # every image and row of the file
+    # Half-open range of the images that this part is responsible for; other processes fill the others.
     images: tuple[int, int]
-    status: npt.NDArray[np.uint8]
-    to_do: npt.NDArray[np.int64]
+    status: npt.NDArray[np.uint8]  # (N,) uint8, status of each image before the part runs
+    to_do: npt.NDArray[np.int64]  # (n,) int64, the images to run, including images that cannot be processed
+    # (k,) int64, the images to run whose headers are read later, chunk by chunk.
     unmeasured: npt.NDArray[np.int64]
+    # (m,) int64, the images whose size in the plan differs from the file.
     resized: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     is_new: bool = False
-    extends: Path | None = None
-    shard: Shard | None = None
+    extends: Path | None = None  # path of an existing file whose rows the new file begins with, if any
+    shard: Shard | None = None  # the shard of a whole plan that the file holds; None: the whole plan
+    # For a new file with a shard, the plan that the shard was cut from; else None.
     whole_plan: Plan | None = None
+    # Factor of each layer under meannorm, if they are known already.
     norm_factors: tuple[float, ...] | None = None
     _outcome: Outcome | None = None
 

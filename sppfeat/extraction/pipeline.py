@@ -28,20 +28,13 @@ _TASK_NBYTES = 4 << 20  # of rows handed over at a time: a single row is not wor
 
 
 class Rows(NamedTuple):
-    """Descriptors of some rows of one image.
+    """Descriptors of some rows of one image."""
 
-    Attributes:
-        image: index of the image in the plan.
-        rows: ``(K,)`` int64, row indices in the plan, ascending.
-        descriptors: ``(K, D)`` float32.
-        regions: flags and pooled regions of the rows; None for whole images.
-        wait: blocks until the device has delivered the descriptors; by default they are in main memory already.
-    """
-
-    image: int
-    rows: npt.NDArray[np.int64]
-    descriptors: npt.NDArray[np.floating[Any]]
-    regions: RowRegions | None = None
+    image: int  # index of the image in the plan
+    rows: npt.NDArray[np.int64]  # (K,) int64, row indices in the plan, ascending
+    descriptors: npt.NDArray[np.floating[Any]]  # (K, D) float32
+    regions: RowRegions | None = None  # flags and pooled regions of the rows; None for whole images
+    # Blocks until the device has delivered the descriptors; by default they are in main memory already.
     wait: Callable[[], None] = lambda: None
 
 

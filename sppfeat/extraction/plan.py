@@ -50,15 +50,10 @@ PLACEHOLDER = "{shard}"
 
 
 class BoxRows(NamedTuple):
-    """The rows of some images: a box for each.
+    """The rows of some images: a box for each."""
 
-    Attributes:
-        ranges: ``(N, 2)`` int64, half-open range of each image's rows.
-        boxes: the box of each row.
-    """
-
-    ranges: npt.NDArray[np.int64]
-    boxes: RowBoxes
+    ranges: npt.NDArray[np.int64]  # (N, 2) int64, half-open range of each image's rows
+    boxes: RowBoxes  # the box of each row
 
     @property
     def row_images(self) -> npt.NDArray[np.int64]:

@@ -189,28 +189,20 @@ class Job:
     """Everything that the actors of a run share; Ray's object store holds it once per node.
 
     Ray makes it in an actor before the environment is set up, so no module of its fields may load torch.
-
-    Attributes:
-        request: the user's request, with the device and the decoding processes of an actor, and the path pattern of the
-            part files as its output.
-        folder: the folder that the request's relative paths start from.
-        bounds: ``(n + 1,)`` int64; part ``i`` holds images ``bounds[i]`` to ``bounds[i + 1]``.
-        norm_factors: factor of each layer under ``meannorm``.
-        n_cpus: number of cores per actor.
-        running: a file in the folder of part files; the actors stop when it is removed.
-        version: version of this package on the machine that planned the run.
     """
 
+    # The user's request, with the device and the decoding processes of an actor, and the path pattern of
+    # the part files as its output.
     request: "Request"
-    folder: str
+    folder: str  # the folder that the request's relative paths start from
     config: "ExtractConfig"
     listing: "Listing"
     plan: "Plan"
-    bounds: npt.NDArray[np.int64]
-    norm_factors: tuple[float, ...] | None
-    n_cpus: int
-    running: Path
-    version: str = __version__
+    bounds: npt.NDArray[np.int64]  # (n + 1,) int64; part i holds images bounds[i] to bounds[i + 1]
+    norm_factors: tuple[float, ...] | None  # factor of each layer under meannorm
+    n_cpus: int  # number of cores per actor
+    running: Path  # a file in the folder of part files; the actors stop when it is removed
+    version: str = __version__  # version of this package on the machine that planned the run
 
 
 class PartActor:

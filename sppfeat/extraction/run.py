@@ -57,27 +57,19 @@ _MOST_MEASURED_FIRST = 50_000  # files; with more, the network would wait too lo
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """The settings, network and inputs of a run; :func:`open_run` makes it.
-
-    Attributes:
-        config: the settings that determine a descriptor; the file records them.
-        planner: plans the rows of boxes; None for whole images.
-        n_workers: number of decoding processes; 0: images are decoded in this process.
-        scratch: folder for images that must be fetched.
-        notes: notes for the user; planning adds to them.
-    """
+    """The settings, network and inputs of a run; :func:`open_run` makes it."""
 
     request: Request
-    config: ExtractConfig
+    config: ExtractConfig  # the settings that determine a descriptor; the file records them
     columns: tuple[ColumnBlock, ...]
     backbone: Backbone
     device: torch.device
-    planner: RowPlanner | None
+    planner: RowPlanner | None  # plans the rows of boxes; None for whole images
     listing: Listing
     decoder: Decoder
-    n_workers: int
-    scratch: Path
-    notes: list[str]
+    n_workers: int  # number of decoding processes; 0: images are decoded in this process
+    scratch: Path  # folder for images that must be fetched
+    notes: list[str]  # notes for the user; planning adds to them
     on_probe: OnProbe
 
     @property

@@ -25,29 +25,17 @@ _LABEL_MODES = ("auto", "folder", "none")
 
 @dataclass(frozen=True)
 class Listing:
-    """All images of the inputs, each once, in a fixed order.
+    """All images of the inputs, each once, in a fixed order."""
 
-    Attributes:
-        root: absolute path or URL above all images.
-        paths: paths relative to ``root``, with ``/`` separators, unique.
-        labels: ``(N,)`` int64, index into ``classes``; -1 for no class.
-        classes: names of the classes; empty if labels are unknown.
-        storage: fetches the images by their position in the listing.
-        ids: ids that the inputs themselves give the images; None if they give none.
-        n_unlabelled: number of images without a class, if others have one or ``folder`` requires one.
-        n_other_files: number of files in scanned folders without an image suffix.
-        n_repeated: number of repeated mentions of images, each of which is listed once.
-    """
-
-    root: bytes
-    paths: PathTable
-    labels: npt.NDArray[np.int64]
-    classes: tuple[bytes, ...]
-    storage: Storage
-    ids: PathTable | None = None
-    n_unlabelled: int = 0
-    n_other_files: int = 0
-    n_repeated: int = 0
+    root: bytes  # absolute path or URL above all images
+    paths: PathTable  # paths relative to root, with / separators, unique
+    labels: npt.NDArray[np.int64]  # (N,) int64, index into classes; -1 for no class
+    classes: tuple[bytes, ...]  # names of the classes; empty if labels are unknown
+    storage: Storage  # fetches the images by their position in the listing
+    ids: PathTable | None = None  # ids that the inputs themselves give the images; None if they give none
+    n_unlabelled: int = 0  # number of images without a class, if others have one or folder requires one
+    n_other_files: int = 0  # number of files in scanned folders without an image suffix
+    n_repeated: int = 0  # number of repeated mentions of images, each of which is listed once
 
     @classmethod
     def of_files(

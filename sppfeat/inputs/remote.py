@@ -182,17 +182,11 @@ class _RemoteStorage(Storage):
 
 @dataclass(frozen=True)
 class _Objects(_RemoteStorage):
-    """Images that are objects.
+    """Images that are objects."""
 
-    Attributes:
-        top: URL to which the names are relative; empty if the names are URLs themselves.
-        names: names of the objects.
-        sizes: ``(n,)`` int64, listed sizes in bytes; ``UNKNOWN_SIZE`` for an unlisted one.
-    """
-
-    top: bytes
-    names: PathTable
-    sizes: npt.NDArray[np.int64]
+    top: bytes  # URL to which the names are relative; empty if the names are URLs themselves
+    names: PathTable  # names of the objects
+    sizes: npt.NDArray[np.int64]  # (n,) int64, listed sizes in bytes; UNKNOWN_SIZE for an unlisted one
 
     def _fetch(self, images: npt.NDArray[np.int64], folder: Path) -> list[Place | str]:
         urls = [self._url(i) for i in images.tolist()]

@@ -83,28 +83,19 @@ class OwnLabels:
 
 @dataclass(frozen=True)
 class Segment:
-    """The images of one input, in order.
+    """The images of one input, in order."""
 
-    Attributes:
-        top: absolute path or URL of the folder, archive or table that was read; None for files named one by one.
-        names: unique names relative to ``top``, with ``/`` separators; if ``top`` is None, absolute paths, repeated
-            as often as they were named.
-        above: root of the listing if this is the only input; None for ``top``.
-        storage: fetches the images; None for local files.
-        own_labels: classes that the input gives; None if folders decide.
-        ids: ids that the input gives its images; None if it gives none.
-        n_other_files: number of files skipped because they have no image suffix.
-        n_repeated: number of images that the input repeats, each of which is listed once.
-    """
-
+    # Absolute path or URL of the folder, archive or table that was read; None for files named one by one.
     top: bytes | None
+    # Unique names relative to top, with / separators; if top is None, absolute paths, repeated as often as
+    # they were named.
     names: PathTable
-    above: bytes | None = None
-    storage: Storage | None = None
-    own_labels: OwnLabels | None = None
-    ids: PathTable | None = None
-    n_other_files: int = 0
-    n_repeated: int = 0
+    above: bytes | None = None  # root of the listing if this is the only input; None for top
+    storage: Storage | None = None  # fetches the images; None for local files
+    own_labels: OwnLabels | None = None  # classes that the input gives; None if folders decide
+    ids: PathTable | None = None  # ids that the input gives its images; None if it gives none
+    n_other_files: int = 0  # number of files skipped because they have no image suffix
+    n_repeated: int = 0  # number of images that the input repeats, each of which is listed once
 
 
 def own_classes(names: Iterable[bytes], classes: tuple[bytes, ...] | None = None) -> OwnLabels | None:
@@ -152,19 +143,15 @@ HEADER_NBYTES = 30
 
 @dataclass(frozen=True)
 class Members:
-    """The byte ranges of images that are parts of a file.
+    """The byte ranges of images that are parts of a file."""
 
-    Attributes:
-        ranges: ``(n, 4)`` int64: the offset of the first byte of each member, or, with ``has_headers``, of the header
-            before it; its size in the file in bytes, without that header; ``STORED_MEMBER``, ``DEFLATED_MEMBER``, or,
-            from ``FIRST_REFUSAL`` on, a refusal; and its size in bytes once it is unpacked.
-        refusals: reasons why members cannot be read in place; ``FIRST_REFUSAL`` stands for the first.
-        has_headers: True if a header of variable length precedes each member, as in zip files.
-    """
-
+    # (n, 4) int64: the offset of the first byte of each member, or, with has_headers, of the header before
+    # it; its size in the file in bytes, without that header; STORED_MEMBER, DEFLATED_MEMBER, or, from
+    # FIRST_REFUSAL on, a refusal; and its size in bytes once it is unpacked.
     ranges: npt.NDArray[np.int64]
+    # Reasons why members cannot be read in place; FIRST_REFUSAL stands for the first.
     refusals: tuple[str, ...]
-    has_headers: bool
+    has_headers: bool  # True if a header of variable length precedes each member, as in zip files
 
 
 @dataclass(frozen=True)

@@ -37,23 +37,14 @@ _FOLDING_SIDE = 64
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network, cut at one or more layers, with its parameters.
+    """A network, cut at one or more layers, with its parameters."""
 
-    Attributes:
-        spec: name, weights and layers of the network, and the input that it expects.
-        network: maps ``(N, 3, H, W)`` to a dict from layer name to feature map ``(N, C, H', W')``.
-        channels: number of channels of each layer's map.
-        min_side: smallest side of an input, in pixels, that gives every layer at least one cell.
-        weights_path: path of the weight file; empty for named or random weights.
-        head: fully connected layers after the pooling of the only layer, or None.
-    """
-
-    spec: BackboneSpec
-    network: nn.Module
-    channels: tuple[int, ...]
-    min_side: int
-    weights_path: str = ""
-    head: Head | None = None
+    spec: BackboneSpec  # name, weights and layers of the network, and the input that it expects
+    network: nn.Module  # maps (N, 3, H, W) to a dict from layer name to feature map (N, C, H', W')
+    channels: tuple[int, ...]  # number of channels of each layer's map
+    min_side: int  # smallest side of an input, in pixels, that gives every layer at least one cell
+    weights_path: str = ""  # path of the weight file; empty for named or random weights
+    head: Head | None = None  # fully connected layers after the pooling of the only layer, or None
 
     def maps(self, network: nn.Module, batch: Tensor) -> list[Tensor]:
         """Computes the feature maps of ``(N, 3, H, W)`` normalized images, in the order of ``spec.layers``.

@@ -46,21 +46,15 @@ IMAGENET_INPUT = InputTransform((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "b
 
 
 class WeightEntry(NamedTuple):
-    """A set of named weights of a model.
-
-    Attributes:
-        url: URL of the file; None if the file is part of the package.
-        sha256_prefix: first digits of the file's SHA-256, in hexadecimal.
-        size_mb: size of the file, in units of 2**20 bytes.
-    """
+    """A set of named weights of a model."""
 
     model: str
     name: str
     file_name: str
-    url: str | None
-    sha256_prefix: str
+    url: str | None  # URL of the file; None if the file is part of the package
+    sha256_prefix: str  # first digits of the file's SHA-256, in hexadecimal
     transform: InputTransform
-    size_mb: float
+    size_mb: float  # size of the file, in units of 2**20 bytes
 
 
 # The weights that come with the package, so that descriptors need no download.

@@ -27,17 +27,12 @@ __all__ = [
 
 
 class Call(NamedTuple):
-    """An operator with its arguments.
+    """An operator with its arguments."""
 
-    Attributes:
-        args: its arguments by their names in its schema; in place of each tensor its positions.
-        shape: shape of its first output.
-        is_lenient: True to take the first of several positions, where they would be lost; a lost map then still tells
-            the order of its axes.
-    """
-
-    args: dict[Any, Any]
-    shape: tuple[int, ...]
+    args: dict[Any, Any]  # its arguments by their names in its schema; in place of each tensor its positions
+    shape: tuple[int, ...]  # shape of its first output
+    # True to take the first of several positions, where they would be lost; a lost map then still tells the
+    # order of its axes.
     is_lenient: bool = False
 
     def merge(self, positions: Tensor, dims: Sequence[int], *, otherwise: float = math.nan) -> Tensor:

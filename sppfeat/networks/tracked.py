@@ -28,19 +28,13 @@ class Trace:
 
 
 class Tracked(torch.Tensor):
-    """A tensor without values that carries the positions of its values; operators on it follow the rules.
+    """A tensor without values that carries the positions of its values; operators on it follow the rules."""
 
-    Attributes:
-        meta_value: the tensor on the ``meta`` device that it wraps.
-        places: positions of its values along the image's y and x.
-        lost: the reason why positions are lost; empty if they are not. Places may still tell the order of the axes.
-        walk: the trace that it belongs to.
-    """
-
-    meta_value: Tensor
-    places: Places
+    meta_value: Tensor  # the tensor on the meta device that it wraps
+    places: Places  # positions of its values along the image's y and x
+    # The reason why positions are lost; empty if they are not. Places may still tell the order of the axes.
     lost: str
-    walk: Trace
+    walk: Trace  # the trace that it belongs to
 
     @staticmethod
     def __new__(cls, value: Tensor, places: Places, lost: str, trace: Trace) -> "Tracked":
