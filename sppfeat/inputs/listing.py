@@ -37,13 +37,6 @@ class Listing:
     n_other_files: int = 0  # number of files in scanned folders without an image suffix
     n_repeated: int = 0  # number of repeated mentions of images, each of which is listed once
 
-    @classmethod
-    def of_files(
-        cls, root: bytes, paths: PathTable, labels: npt.NDArray[np.int64], classes: tuple[bytes, ...]
-    ) -> "Listing":
-        """Make a listing of files below a folder of this machine."""
-        return cls(root, paths, labels, classes, FileStorage(root, paths))
-
 
 def list_images(
     inputs: Sequence[str], *, labels: str = "auto", stdin: Iterable[bytes] | None = None

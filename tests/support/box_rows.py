@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+from feature_files import listing_of
 
 from sppfeat.boxes.table import BoxTable, BoxTableBuilder
 from sppfeat.boxes.views import VIEW_SIDE, multiview_views
@@ -13,7 +14,6 @@ from sppfeat.extraction.regions import Projector
 from sppfeat.extraction.rows import RowPlanner, rows_of_table
 from sppfeat.files.paths import PathTable
 from sppfeat.geometry import FeatureGeometry
-from sppfeat.inputs import Listing
 
 ROOT = b"/data"
 PROJECTOR = Projector((FeatureGeometry(16.0, 0.0),), "sppnet", 0.0)
@@ -73,7 +73,7 @@ def whole_images(n, hw=(40, 60)) -> Plan:
 
 def plan_of(rows: BoxRows | None, image_hw, spec: InputSpec) -> Plan:
     n = len(image_hw)
-    listing = Listing.of_files(
+    listing = listing_of(
         root=ROOT,
         paths=PathTable(f"{i}.jpg" for i in range(n)),
         labels=np.full(n, -1, dtype=np.int64),

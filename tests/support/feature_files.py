@@ -10,7 +10,7 @@ from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.specs import BackboneSpec, DescriptorSpec, InputSpec
 from sppfeat.extraction.plan import Plan, make_plan
 from sppfeat.files.paths import PathTable
-from sppfeat.inputs import Listing
+from sppfeat.inputs import FileStorage, Listing
 from sppfeat.store.layout import create_file
 from sppfeat.store.schema import column_blocks
 from sppfeat.store.writer import FeatureWriter
@@ -39,10 +39,15 @@ def config(dtype="float32", **backbone):
     )
 
 
+def listing_of(root: bytes, paths: PathTable, labels, classes) -> Listing:
+    """A listing of files below a folder of this machine."""
+    return Listing(root, paths, labels, classes, FileStorage(root, paths))
+
+
 def plan_of(paths, *, sizes=None, labels=None, classes=(), root=b"/data") -> Plan:
     """Plan images; sizes are 4 x 6 where not given."""
     n = len(paths)
-    listing = Listing.of_files(
+    listing = listing_of(
         root=root,
         paths=PathTable(paths),
         labels=np.full(n, -1, dtype=np.int64) if labels is None else np.array(labels, dtype=np.int64),

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import extraction_runs
 import numpy as np
 from box_rows import table_of
-from feature_files import BLOCKS, DIMENSION, LAYERS, config
+from feature_files import BLOCKS, DIMENSION, LAYERS, config, listing_of
 
 from sppfeat.boxes.views import grid_views
 from sppfeat.config.extract_config import ExtractConfig
@@ -136,7 +136,7 @@ def assert_same_bytes(path: Path, other: Path) -> None:
 def _listing(n, *, classes=(), ids=False) -> Listing:
     names = [os.fsencode(f"{i}.jpg") if classes == () else b"\xfe/%d.jpg" % i for i in range(n)]
     labels = np.arange(n) % 2 if classes else np.full(n, -1)
-    listing = Listing.of_files(
+    listing = listing_of(
         root=b"/data", paths=PathTable(names), labels=labels.astype(np.int64), classes=tuple(classes)
     )
     return dataclasses.replace(listing, ids=PathTable(b"id %d" % i for i in range(n)) if ids else None)

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 from box_rows import rows_of
+from feature_files import listing_of
 from feature_files import plan_of as plan_of_files
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +24,6 @@ from sppfeat.errors import ConfigError, ImageError
 from sppfeat.extraction.pipeline import schedule
 from sppfeat.extraction.plan import Plan, ShardChoice, cut_plan, cut_rows, cut_shard, input_sizes, make_plan
 from sppfeat.files.paths import PathTable
-from sppfeat.inputs import Listing
 
 IMAGE_SIZES = hnp.arrays(np.int32, st.tuples(st.integers(0, 40), st.just(2)), elements=st.integers(0, 3000))
 FEW_SIZES = hnp.arrays(np.int32, st.tuples(st.integers(0, 60), st.just(2)), elements=st.integers(0, 3))
@@ -36,10 +36,10 @@ SPECS = st.builds(
 )
 
 
-def listing_of(n, classes=()):
+def numbered_images(n, classes=()):
     paths = PathTable(f"{i}.jpg" for i in range(n))
     labels = np.full(n, -1, dtype=np.int64)
-    return Listing.of_files(root=b"/r", paths=paths, labels=labels, classes=classes)
+    return listing_of(root=b"/r", paths=paths, labels=labels, classes=classes)
 
 
 # --- sizes ----------------------------------------------------------------------------------------
@@ -78,7 +78,9 @@ def test_sizes_beyond_16_bits():
 def test_each_image_has_a_row_and_what_is_wrong_is_kept():
     # 1 x 20000 has a size, but no network input: it fails without being unmeasured.
     image_hw = np.array([[480, 640], [0, 0], [1, 20_000], [640, 480], [0, 0]], dtype=np.int32)
-    plan = make_plan(listing_of(5), image_hw, {1: "no such file"}, InputSpec(min_side=32, max_pixels=10_000))
+    plan = make_plan(
+        numbered_images(5), image_hw, {1: "no such file"}, InputSpec(min_side=32, max_pixels=10_000)
+    )
     assert plan.rows.tolist() == [[0, 1], [1, 2], [2, 3], [3, 4], [4, 5]]
     assert plan.is_unmeasured.tolist() == [False] * 4 + [True]
     assert plan.n_shapes == 2
@@ -90,7 +92,7 @@ def test_each_image_has_a_row_and_what_is_wrong_is_kept():
 
 def test_the_digest_is_of_images_labels_and_rows():
     names = [b"a/\xff.jpg", b"b.jpg"]
-    listing = Listing.of_files(b"/data", PathTable(names), np.array([1, -1]), (b"x", b"y"))
+    listing = listing_of(b"/data", PathTable(names), np.array([1, -1]), (b"x", b"y"))
     text = b"".join(name + b"\0" for name in (*names, b"", b"x", b"y"))
     numbers = np.array([1, -1, 1, 1], dtype="<i8").tobytes()
     for image_hw in (np.zeros((2, 2), dtype=np.int32), np.full((2, 2), 9, dtype=np.int32)):
@@ -258,7 +260,7 @@ def test_an_image_is_used_at_the_scales_of_its_rows(scales):
     flat = np.array([scale for own in scales for scale in own], dtype=np.int16)
     rows = rows._replace(boxes=dataclasses.replace(rows.boxes, scale=flat))
     image_hw = np.full((n, 2), 9, dtype=np.int32)
-    plan = make_plan(listing_of(n), image_hw, {}, InputSpec(scales=(10, 20, 30)), rows)
+    plan = make_plan(numbered_images(n), image_hw, {}, InputSpec(scales=(10, 20, 30)), rows)
     assert plan.n_rows == len(flat)
     some = np.arange(n)[::2]
     assert plan.scales_in_use(some).tolist() == [[scale in own for scale in range(3)] for own in scales[::2]]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_image
+from feature_files import listing_of
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -16,7 +17,6 @@ from sppfeat.decoding.images import decode_image
 from sppfeat.decoding.sizing import network_input_hw
 from sppfeat.errors import DecoderError
 from sppfeat.files.paths import PathTable
-from sppfeat.inputs import Listing
 from sppfeat.training import batches as loading
 from sppfeat.training.batches import epoch_batches, load_batches, whole_image_batches
 from sppfeat.training.examples import Examples, read_examples
@@ -31,7 +31,7 @@ def examples_of(image_hw) -> Examples:
     n = len(image_hw)
     images = np.array([i for i in range(n) if i % 5 != 4], dtype=np.int64)
     labels = np.full(n, -1)
-    listing = Listing.of_files(b"/top", PathTable(f"{i}.png" for i in range(n)), labels, ())
+    listing = listing_of(b"/top", PathTable(f"{i}.png" for i in range(n)), labels, ())
     return Examples(listing, np.array(image_hw, dtype=np.int32), images, labels, ())
 
 

@@ -5,10 +5,10 @@ import os
 import numpy as np
 import pytest
 import torch
+from feature_files import listing_of
 
 from sppfeat.errors import StoreError
 from sppfeat.files.paths import PathTable
-from sppfeat.inputs import Listing
 from sppfeat.training.checkpoints import TrainFolder
 from sppfeat.training.examples import Examples, ImageSets
 
@@ -71,7 +71,7 @@ def test_only_one_training_holds_a_folder_and_an_empty_one_is_removed(folder, tm
 
 
 def test_names_that_are_not_utf_8_are_listed_as_they_are(folder):
-    listing = Listing.of_files(b"/t", PathTable([b"a/\xff\r1.png", b"b/2.png"]), np.array([0, -1]), (b"a",))
+    listing = listing_of(b"/t", PathTable([b"a/\xff\r1.png", b"b/2.png"]), np.array([0, -1]), (b"a",))
     examples = Examples(listing, np.ones((2, 2), np.int32), np.arange(2), listing.labels, ("a",))
     folder.write_images(ImageSets(examples.of(np.array([0])), examples.of(np.array([1])), {}, []))
     with open(folder.images, newline="", errors="surrogateescape") as file:

@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 from conftest import write_image
+from feature_files import listing_of
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sppfeat.decoding import DecodeSettings, InlineDecoder
 from sppfeat.errors import ConfigError
 from sppfeat.files.paths import PathTable
-from sppfeat.inputs import Listing
 from sppfeat.training.examples import Examples, read_examples, split_examples, with_classes
 
 DECODER = InlineDecoder(DecodeSettings("apply", "bilinear"))
@@ -18,7 +18,7 @@ def examples_of(counts, *, left_out=()) -> Examples:
     labels = np.repeat(np.arange(len(counts)), counts)
     classes = tuple(f"c{i}" for i in range(len(counts)))
     names = [f"{classes[label]}/{i}.png" for i, label in enumerate(labels)]
-    listing = Listing.of_files(b"/top", PathTable(names), labels, tuple(map(str.encode, classes)))
+    listing = listing_of(b"/top", PathTable(names), labels, tuple(map(str.encode, classes)))
     images = np.setdiff1d(np.arange(len(labels)), left_out)
     return Examples(listing, np.full((len(labels), 2), 40, np.int32), images, labels, classes)
 
