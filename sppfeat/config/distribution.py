@@ -157,6 +157,7 @@ class Rank(NamedTuple):
     shard: ShardChoice
     local_index: int = 0
     n_local: int = 1
+    note: str = ""  # for the user, if other processes may do the same work
 
 
 def parse_shard(text: str, environment: Mapping[str, str] = os.environ) -> Rank:
@@ -165,6 +166,10 @@ def parse_shard(text: str, environment: Mapping[str, str] = os.environ) -> Rank:
         index, slash, count = text.partition("/")
         if not (slash and _NUMBER.fullmatch(index) and _NUMBER.fullmatch(count)):
             raise ConfigError(f"{text!r} is no part of a whole; allowed: I/N, such as 3/16, or auto")
+        if int(index) == 0 and environment.get("SLURM_ARRAY_TASK_ID") == index:
+            raise ConfigError(
+                f"shard {text}: shards count from 1; allowed: --shard {_array_shard(environment)}"
+            )
         return Rank(ShardChoice(int(index), int(count)))
 
     def is_set(*names: str) -> bool:
@@ -178,15 +183,45 @@ def parse_shard(text: str, environment: Mapping[str, str] = os.environ) -> Rank:
 
     if is_set("RANK", "WORLD_SIZE"):  # torchrun
         shard = ShardChoice(number("RANK") + 1, number("WORLD_SIZE"))
-        return Rank(shard, number("LOCAL_RANK"), number("LOCAL_WORLD_SIZE", 1))
+        local = number("LOCAL_RANK"), number("LOCAL_WORLD_SIZE", 1)
+        return Rank(shard, *local, _repetition_note(shard, "WORLD_SIZE", environment))
     if is_set("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"):  # srun; outside, a batch script has only the first
         local_index = number("SLURM_LOCALID")
         tasks = _TASKS_OF_NODES.findall(environment.get("SLURM_STEP_TASKS_PER_NODE", ""))
         shard = ShardChoice(number("SLURM_PROCID") + 1, number("SLURM_STEP_NUM_TASKS"))
-        return Rank(shard, local_index, max([local_index + 1, *map(int, tasks)]))
-    # A job array does not tell its size: if only some tasks are run again, its variables count only those.
-    hint = "$SLURM_ARRAY_TASK_ID/N" if is_set("SLURM_ARRAY_TASK_ID") else "I/N"
+        note = _repetition_note(shard, "SLURM_STEP_NUM_TASKS", environment)
+        return Rank(shard, local_index, max([local_index + 1, *map(int, tasks)]), note)
+    allowed = f"--shard {_array_shard(environment) if is_set('SLURM_ARRAY_TASK_ID') else 'I/N'}"
+    if number("SLURM_NTASKS") > 1:
+        allowed += ", or srun before the command, which starts it once per task"
     raise ConfigError(
         "--shard auto: neither torchrun (RANK, WORLD_SIZE) nor srun (SLURM_PROCID, SLURM_STEP_NUM_TASKS) is in the "
-        f"environment; allowed: --shard {hint}"
+        f"environment; allowed: {allowed}"
     )
+
+
+def _repetition_note(shard: ShardChoice, counter: str, environment: Mapping[str, str]) -> str:
+    """Warn that each task of a job array has ranks of its own, or that a process is the only one."""
+    if environment.get("SLURM_ARRAY_TASK_ID"):
+        tasks = f"the {shard.count} processes" if shard.count > 1 else "the one process"
+        return (
+            f"--shard auto counts {tasks} of this task of the job array, not the tasks: this is shard {shard}, and "
+            f"every other task has the same; to divide the images among tasks of one process each: "
+            f"--shard {_array_shard(environment)}"
+        )
+    if shard.count == 1:
+        return f"--shard auto: {counter} is 1, so this process is shard 1/1 and runs all images"
+    return ""
+
+
+def _array_shard(environment: Mapping[str, str]) -> str:
+    """Return the shard of a task of a SLURM job array, as it is written in a batch script."""
+    first, last, count = (environment.get(f"SLURM_ARRAY_TASK_{name}", "") for name in ("MIN", "MAX", "COUNT"))
+    index, n = "$SLURM_ARRAY_TASK_ID", "N, for --array=1-N"
+    if first == "0":
+        index, n = "$((SLURM_ARRAY_TASK_ID + 1))", "N, for --array=0-(N-1)"
+    # The number itself: if only some tasks are run again, SLURM's variables count only those.
+    is_whole = first in ("0", "1") and _NUMBER.fullmatch(last) and _NUMBER.fullmatch(count)
+    if is_whole and int(last) - int(first) + 1 == int(count):
+        n = count
+    return f"{index}/{n}"

@@ -105,6 +105,7 @@ class Request:
         backbone, input, descriptor, precision, boxes: settings that a descriptor depends on.
         dry_run: plan only; write nothing, take no lock.
         shard: extract only this part of the plan, into a file of its own.
+        shard_note: a note for the user on how the shard was chosen; empty if there is nothing to say.
         shared: write the shard's rows into one output that other processes fill as well.
         shard_bytes: the most bytes of descriptors per file; shards are written one after the other, each into its own
             file; see :mod:`sppfeat.extraction.shard_files`.
@@ -128,6 +129,7 @@ class Request:
     fail_fast: bool = False
     dry_run: bool = False
     shard: ShardChoice | None = None
+    shard_note: str = ""
     shared: bool = False
     headers: str = "auto"
     shard_bytes: int | None = None
@@ -192,7 +194,7 @@ _BOX_DEFAULTS = {**_defaults(BoxChoice, "boxes"), "scales": None}
 _RAY_DEFAULTS = _defaults(RayOptions)
 
 _OPTIONS = {
-    *_defaults(Request, "inputs", "output", "input", "descriptor", "run", "shard_bytes", "ray"),
+    *_defaults(Request, "inputs", "output", "input", "descriptor", "run", "shard_note", "shard_bytes", "ray"),
     *_defaults(BackboneChoice, "name"),
     *_defaults(InputSpec, "min_side"),
     *_defaults(DescriptorChoice, "nonfinite"),
@@ -245,6 +247,7 @@ def make_request(inputs: StrPath | Sequence[StrPath], output: StrPath, **options
         boxes=_boxes(options),
         run=settings_from(RunOptions, options, **place),
         shard=rank.shard if isinstance(rank, Rank) else rank,
+        shard_note=rank.note if isinstance(rank, Rank) else "",
         shard_bytes=options.get("shard_size"),
         ray=_ray(options),
     )

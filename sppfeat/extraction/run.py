@@ -180,7 +180,8 @@ def open_run(
             folder = tempfile.TemporaryDirectory(prefix="sppfeat-", dir=request.scratch)
             scratch = Path(stack.enter_context(folder))
         notes = _listing_notes(listing, request.labels)
-        notes += filter(None, [bundled_note(config.backbone), bfloat16_note(device, config.precision)])
+        notes += filter(None, [request.shard_note, backbone.weights_note, bundled_note(config.backbone)])
+        notes += filter(None, [bfloat16_note(device, config.precision)])
         yield Run(
             request=request,
             config=config,

@@ -18,14 +18,8 @@ from sppfeat.networks import zoo
 from sppfeat.networks.layers import Head, cut_head, cut_network, fold_batch_norm, probe_maps
 from sppfeat.networks.named_weights import IMAGENET_INPUT, WeightEntry, find_entry, read_entry
 from sppfeat.networks.receptive_field import FeatureGeometry, receptive_field
-from sppfeat.networks.weights import (
-    file_sha256,
-    is_weights_file,
-    load_parameters,
-    read_weights_file,
-    state_sha256,
-    trained_backbone,
-)
+from sppfeat.networks.weight_files import is_weights_file, read_weights_file
+from sppfeat.networks.weights import file_sha256, load_parameters, state_sha256, trained_backbone
 
 __all__ = ["Backbone", "load_backbone", "wrap_module"]
 
@@ -45,6 +39,7 @@ class Backbone:
     min_side: int  # smallest side of an input, in pixels, that gives every layer at least one cell
     weights_path: str = ""  # path of the weight file; empty for named or random weights
     head: Head | None = None  # fully connected layers after the pooling of the only layer, or None
+    weights_note: str = ""  # what was taken from the weights file, if that is not plain
 
     def maps(self, network: nn.Module, batch: Tensor) -> list[Tensor]:
         """Computes the feature maps of ``(N, 3, H, W)`` normalized images, in the order of ``spec.layers``.
@@ -96,7 +91,7 @@ def load_backbone(
     if head is not None:
         _check_head(name, head, layers)
     entry = None if weights == "none" or is_weights_file(weights) else _named_weights(name, weights)
-    state = read_weights_file(Path(weights)) if is_weights_file(weights) else None
+    sets = read_weights_file(Path(weights)) if is_weights_file(weights) else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = zoo.build_model(name).eval()
@@ -107,16 +102,17 @@ def load_backbone(
     kind, path = "none", ""
     if entry is not None:
         kind, source = entry.name, f"{name} {entry.name}"
-        state, sha256 = read_entry(entry, folder=weights_dir, on_download=on_download)
-    elif state is not None:
+        sets, sha256 = read_entry(entry, folder=weights_dir, on_download=on_download)
+    elif sets is not None:
         kind, source, path = "file", f"{weights!r} as {name}", os.path.abspath(weights)
         sha256 = file_sha256(Path(weights))
     else:
         source, sha256 = "", state_sha256(used_state)
-    if state is not None:
+    note = ""
+    if sets is not None:
         source += f" with {head}" if head else ""
         try:
-            load_parameters(model, state, needed=used_state, used_modules=used_modules, source=source)
+            note = load_parameters(model, sets, needed=used_state, used_modules=used_modules, source=source)
         except WeightsError as error:
             made_for = trained_backbone(Path(path)) if path else None
             if made_for in (None, name):
@@ -139,7 +135,7 @@ def load_backbone(
     channels, min_side = probe_maps(network, layers, name)
     if fold:
         network = fold_batch_norm(network, layers, side=max(min_side, _FOLDING_SIDE))
-    return Backbone(spec, network, channels, min_side, path, cut)
+    return Backbone(spec, network, channels, min_side, path, cut, note)
 
 
 def wrap_module(

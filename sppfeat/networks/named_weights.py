@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 from torchvision.models import get_model_weights
 
 from sppfeat.config.specs import COMPACT_NAME, BackboneSpec
 from sppfeat.config.values import StrPath
 from sppfeat.errors import WeightsError
 from sppfeat.files.downloads import OnDownload, download
-from sppfeat.networks.weights import file_sha256, read_weights_file
+from sppfeat.networks.weight_files import ParameterSets, read_weights_file
+from sppfeat.networks.weights import file_sha256
 
 __all__ = [
     "BUNDLED_ENTRY",
@@ -148,7 +148,7 @@ def read_entry(
     *,
     folder: StrPath | None = None,
     on_download: OnDownload = lambda name, done, total: None,
-) -> tuple[dict[str, Tensor], str]:
+) -> tuple[ParameterSets, str]:
     """Reads the parameters of an entry by name, and the SHA-256 of their file, which is always verified.
 
     The given folder is searched first, then torch's hub cache, into which the file is downloaded if it is nowhere.

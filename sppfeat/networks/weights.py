@@ -1,75 +1,57 @@
-"""Parameters of networks: reading from files, loading into a network, and checksums."""
+"""Parameters of networks: finding them in a checkpoint, loading them into a network, and checksums."""
 
 import hashlib
 import json
-import os
 import re
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from sppfeat.config.wording import first_few
+from sppfeat.config.wording import counted, escaped, first_few
 from sppfeat.errors import WeightsError
+from sppfeat.networks.weight_files import ParameterSets, read_tensors
 
-__all__ = [
-    "file_sha256",
-    "is_weights_file",
-    "load_parameters",
-    "read_tensors",
-    "read_weights_file",
-    "state_sha256",
-    "trained_backbone",
-]
+__all__ = ["file_sha256", "load_parameters", "state_sha256", "trained_backbone"]
 
 # Keys under which training scripts store the parameters in a checkpoint, the most usual first.
 _CHECKPOINT_KEYS = ("state_dict", "model", "model_state_dict", "model_state", "net", "network", "params")
-# Prefixes that DataParallel and torch.compile put before every name.
-_WRAPPER_PREFIXES = ("module.", "_orig_mod.")
+# Parts of a prefix that DataParallel, FSDP and torch.compile put before every name, and that scripts call a network.
+_WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module")
+_USUAL_PARTS = frozenset((*_CHECKPOINT_KEYS, *_WRAPPERS, "backbone", "encoder"))
+# Modules beside a backbone that take its features: another head than the model's own.
+_HEAD = re.compile(r"head|classif|project|predict|prototype|logit|embedding|^fc|_fc$", re.IGNORECASE)
 # torchvision's densenet files still name norm1 as norm.1, as modules could be named before torch 0.4.
 _LEGACY_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 _SHOWN_KEYS = 5
 
 
-def is_weights_file(weights: str) -> bool:
-    """True if a ``--weights`` value is a file rather than the name of weights.
+class _Candidate(NamedTuple):
+    """Parameters of a checkpoint whose names follow a prefix, under the keys of ``place``."""
 
-    Example:
-        >>> is_weights_file("IMAGENET1K_V1"), is_weights_file("runs/model.pth")
-        (False, True)
-    """
-    return os.sep in weights or Path(weights).suffix != "" or Path(weights).is_file()
+    place: str
+    prefix: str
+    state: Mapping[str, Tensor]  # by name after the prefix
+    others: tuple[str, ...]  # the modules of the same dict whose names lack the prefix
 
+    @property
+    def rank(self) -> tuple[int, bool, bool]:
+        """Order of candidates: at the top, under the usual keys, elsewhere; no prefix, a usual prefix, any other."""
+        key = self.place.partition(".")[0]
+        usual = _CHECKPOINT_KEYS.index(key) if key in _CHECKPOINT_KEYS else len(_CHECKPOINT_KEYS)
+        return usual if key else -1, bool(self.prefix), not _USUAL_PARTS.issuperset(_parts(self.prefix))
 
-def read_weights_file(path: Path) -> dict[str, Tensor]:
-    """Reads parameters from a local file: a state dict, or a checkpoint that holds one under a usual key.
-
-    Only tensors are read, never pickled objects; WeightsError if there are none. The prefixes ``module.`` and
-    ``_orig_mod.`` are dropped if every name has them.
-    """
-    if not path.is_file():
-        raise WeightsError(f"no weights file {str(path)!r}")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else read_tensors(path)
-    at_top = dict(content) if isinstance(content, Mapping) else {}
-    state = next(filter(_is_state_dict, [at_top, *(at_top.get(key) for key in _CHECKPOINT_KEYS)]), None)
-    if state is None:
-        found = list(at_top)[:_SHOWN_KEYS] if isinstance(content, Mapping) else type(content).__name__
-        raise WeightsError(
-            f"{str(path)!r} holds no state dict: found {found}; allowed: names to tensors, "
-            f"at the top or under {', '.join(_CHECKPOINT_KEYS)}"
-        )
-    while wrapper := next((p for p in _WRAPPER_PREFIXES if all(name.startswith(p) for name in state)), None):
-        state = {name.removeprefix(wrapper): value for name, value in state.items()}
-    return dict(state)
+    def __str__(self) -> str:
+        return repr(self.place + self.prefix or "the top")
 
 
 def trained_backbone(path: Path) -> str | None:
     """The name of the backbone in a file from ``sppfeat train``; None if the file does not say."""
-    content = None if path.suffix == ".safetensors" else read_tensors(path)
     try:
-        name = json.loads(content["provenance"])["settings"]["backbone"]["name"]  # type: ignore[index]
+        name = json.loads(read_tensors(path)["provenance"])["settings"]["backbone"]["name"]
     except (IndexError, KeyError, TypeError, ValueError):
         return None
     return name if isinstance(name, str) else None
@@ -77,49 +59,68 @@ def trained_backbone(path: Path) -> str | None:
 
 def load_parameters(
     model: nn.Module,
-    state: Mapping[str, Tensor],
+    sets: ParameterSets,
     *,
     needed: Collection[str],
     used_modules: Collection[str],
     source: str,
-) -> None:
-    """Copies a state dict of any floating-point type into a model.
+) -> str:
+    """Copies parameters of any floating-point type from a checkpoint into a model.
+
+    A prefix of the names is dropped if all needed parameters follow it: ``model.``, ``module.backbone.``, or any other.
 
     Args:
-        state: tensors by name. Those that are not needed, such as a classifier, are skipped if they do not fit.
+        sets: tensors by name, as :func:`sppfeat.networks.weight_files.read_weights_file` returns them. Those that are
+            not needed, such as a classifier, are skipped if they do not fit.
         needed: names of the parameters that the chosen layers and the head depend on; these must match.
         used_modules: names of their modules. Other parameters there (of a normalization after fc6, say) are refused.
-        source: name of the weights, for the WeightsError that names the keys that do not match.
+        source: name of the weights, for messages.
+
+    Returns:
+        A note on what was taken and what was left out, for the user; empty if there is nothing to say.
+
+    Raises:
+        WeightsError: no parameters fit, and the message names the keys that do not match; or several fit equally well.
     """
     own = model.state_dict()
-    state = {_LEGACY_DENSENET.sub(r"\1\2", name): value for name, value in state.items()}
+    # num_batches_tracked is a counter that evaluation does not read; checkpoints before torch 0.4 lack it.
+    shapes = {name: own[name].shape for name in needed if not name.endswith("num_batches_tracked")}
+    found, alternatives = _choose(sets, shapes, source)
     parts = {name.partition(".")[0] for name in own}
     used_prefixes = tuple(f"{module}." for module in used_modules)
+    unknown = [
+        name
+        for name in found.state
+        if name not in own and (name.partition(".")[0] not in parts or name.startswith(used_prefixes))
+    ]
+    heads = [
+        name
+        for name in unknown
+        if _HEAD.search(name.partition(".")[0]) and not name.startswith(used_prefixes)
+    ]
     unfit = {
-        # num_batches_tracked is a counter that evaluation does not read; checkpoints before torch 0.4 lack it.
-        "missing": [
-            name for name in needed if name not in state and not name.endswith("num_batches_tracked")
-        ],
-        "unknown": [
-            name
-            for name in state
-            if name not in own and (name.partition(".")[0] not in parts or name.startswith(used_prefixes))
-        ],
+        "missing": [name for name in shapes if name not in found.state],
+        "unknown": [name for name in unknown if name not in heads],
         "of another shape": [
-            f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+            f"{name} {tuple(found.state[name].shape)} instead of {tuple(own[name].shape)}"
             for name in needed
-            if name in state and state[name].shape != own[name].shape
+            if name in found.state and found.state[name].shape != own[name].shape
         ],
     }
     if any(unfit.values()):
         details = "; ".join(
-            f"{len(names)} {what}: {first_few(names, _SHOWN_KEYS)}" for what, names in unfit.items() if names
+            f"{len(names)} {what}: {first_few(map(escaped, names), _SHOWN_KEYS)}"
+            for what, names in unfit.items()
+            if names
         )
-        raise WeightsError(f"{source} does not fit this backbone: {details}")
-    fitting = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
+        raise WeightsError(f"{source} does not fit this backbone{_where(found)}: {details}")
+    fitting = {
+        name: value for name, value in found.state.items() if name in own and value.shape == own[name].shape
+    }
     # The model's own dict carries the versions of its modules; mnasnet cannot be loaded without its version.
     own.update(fitting)
     model.load_state_dict(own)
+    return _note(found, alternatives, [*found.others, *_modules(heads)])
 
 
 def file_sha256(path: Path) -> str:
@@ -141,36 +142,76 @@ def state_sha256(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def read_tensors(path: Path) -> Any:
-    """Reads a file of ``torch.save`` that holds tensors, numbers, texts and containers of them.
-
-    Raises WeightsError for other files, also for those with pickled objects, which are never executed.
-    """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of any type, from its unpickler or zip reader
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise WeightsError(f"cannot read {str(path)!r} as a file of tensors: {reason}") from error
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ImportError as error:
+def _choose(
+    sets: ParameterSets, shapes: Mapping[str, torch.Size], source: str
+) -> tuple[_Candidate, list[_Candidate]]:
+    """Returns the parameters that fit best, and others that would fit as well; WeightsError if none is the best."""
+    candidates = [
+        candidate for place, tensors in sets.items() for candidate in _candidates(place, tensors, shapes)
+    ]
+    candidates.sort(key=lambda candidate: candidate.rank)
+    fitting = [
+        candidate
+        for candidate in candidates
+        if all(name in candidate.state and candidate.state[name].shape == shapes[name] for name in shapes)
+    ]
+    if not fitting:
+        return max(candidates, key=lambda candidate: len(shapes.keys() & candidate.state.keys())), []
+    best = fitting[0]
+    # A network that a module holds under two names is in the file twice.
+    others = [
+        other
+        for other in fitting[1:]
+        if not all(torch.equal(other.state[name], best.state[name]) for name in shapes)
+    ]
+    equals = [str(other) for other in others if other.rank == best.rank]
+    if equals:
         raise WeightsError(
-            f"reading {str(path)!r} needs the package safetensors: pip install 'sppfeat[safetensors]'"
-        ) from error
-    try:
-        state: dict[str, Tensor] = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"cannot read {str(path)!r} as safetensors: {error}") from error
-    return state
+            f"{source}: {len(equals) + 1} sets of parameters fit this backbone: "
+            f"{first_few([str(best), *equals], _SHOWN_KEYS)}; save one of them alone"
+        )
+    return best, others
 
 
-def _is_state_dict(value: Any) -> TypeGuard[Mapping[str, Tensor]]:
-    return (
-        isinstance(value, Mapping)
-        and bool(value)
-        and all(isinstance(name, str) and isinstance(part, Tensor) for name, part in value.items())
-    )
+def _candidates(place: str, tensors: Mapping[str, Tensor], wanted: Collection[str]) -> Iterator[_Candidate]:
+    """Yields the parameters after each prefix that the most wanted names follow."""
+    tensors = {_LEGACY_DENSENET.sub(r"\1\2", name): value for name, value in tensors.items()}
+    counts = Counter({"": 0})
+    for name in tensors:
+        starts = [0, *(dot.end() for dot in re.finditer(r"\.", name))]
+        counts.update(name[:start] for start in starts if name[start:] in wanted)
+    most = max(counts.values())
+    for prefix in (prefix for prefix, count in counts.items() if count == most):
+        state = {name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)}
+        others = _modules(name for name in tensors if not name.startswith(prefix))
+        yield _Candidate(place, prefix, state, others)
+
+
+def _parts(prefix: str) -> list[str]:
+    return prefix.split(".")[:-1]
+
+
+def _modules(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name.partition(".")[0] for name in names))
+
+
+def _where(found: _Candidate) -> str:
+    """The prefix that was dropped before names were compared, or that all names have; empty if there is none."""
+    if found.place or found.prefix:
+        return f" (names under {found})"
+    first = {name.partition(".")[0] for name in found.state}
+    return f" (all names begin with {first.pop() + '.'!r})" if len(first) == 1 else ""
+
+
+def _note(found: _Candidate, alternatives: Sequence[_Candidate], skipped: Sequence[str]) -> str:
+    notes = []
+    is_usual = {*_parts(found.place)} <= {*_CHECKPOINT_KEYS} and {*_parts(found.prefix)} <= {*_WRAPPERS}
+    if alternatives or not is_usual:
+        notes.append(f"the weights are those under {found}")
+    if alternatives:
+        others = first_few(map(str, alternatives), _SHOWN_KEYS)
+        notes.append(f"others fit, too; save one alone to use it: {others}")
+    if skipped:
+        names = first_few(map(escaped, skipped), _SHOWN_KEYS)
+        notes.append(f"skipped {counted(len(skipped), 'other module')} in the weights file: {names}")
+    return "; ".join(notes)

@@ -17,7 +17,7 @@ from sppfeat.errors import StoreError, WeightsError
 from sppfeat.files.outputs import OutputLock, replace_file
 from sppfeat.files.tables import join_fields
 from sppfeat.networks.backbones import Backbone
-from sppfeat.networks.weights import read_tensors
+from sppfeat.networks.weight_files import read_tensors
 from sppfeat.training.examples import Examples, ImageSets
 from sppfeat.training.settings import TrainSettings
 

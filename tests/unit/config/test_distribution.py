@@ -8,6 +8,8 @@ from sppfeat.errors import ConfigError
 SRUN = {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1"}
 SRUN |= {"SLURM_STEP_TASKS_PER_NODE": "4(x2)"}
 ARRAY = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_COUNT": "16"}
+ARRAY |= {"SLURM_ARRAY_TASK_MAX": "16"}
+ONE_TASK = {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_LOCALID": "0"}
 
 
 @pytest.mark.parametrize(
@@ -24,7 +26,36 @@ ARRAY = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_T
     ],
 )
 def test_the_rank_is_what_whoever_started_the_process_says(environment, rank):
-    assert parse_shard("auto", environment) == rank
+    assert parse_shard("auto", environment)[:3] == rank[:3]
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        (SRUN, ""),
+        ({"RANK": "3", "WORLD_SIZE": "8"}, ""),
+        (ONE_TASK, "SLURM_STEP_NUM_TASKS is 1, so this process is shard 1/1 and runs all images"),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, "WORLD_SIZE is 1, so this process is shard 1/1"),
+        ({**ARRAY, **ONE_TASK}, "this is shard 1/1, and every other task has the same"),
+        ({**ARRAY, **ONE_TASK}, "--shard $SLURM_ARRAY_TASK_ID/16"),
+        ({**ARRAY, **SRUN}, "counts the 8 processes of this task of the job array, not the tasks"),
+        ({**ARRAY, "RANK": "0", "WORLD_SIZE": "1"}, "--shard $SLURM_ARRAY_TASK_ID/16"),
+        (
+            {**ARRAY, **ONE_TASK, "SLURM_ARRAY_TASK_MIN": "0", "SLURM_ARRAY_TASK_MAX": "15"},
+            "--shard $((SLURM_ARRAY_TASK_ID + 1))/16",
+        ),
+        # Some tasks that are run again do not tell how many there were.
+        (
+            {**ARRAY, **ONE_TASK, "SLURM_ARRAY_TASK_MIN": "7", "SLURM_ARRAY_TASK_COUNT": "2"},
+            "--shard $SLURM_ARRAY_TASK_ID/N, for --array=1-N",
+        ),
+        ({**ARRAY, **ONE_TASK, "SLURM_ARRAY_TASK_COUNT": "4"}, "--shard $SLURM_ARRAY_TASK_ID/N"),
+        ({"SLURM_ARRAY_TASK_ID": "3", **ONE_TASK}, "--shard $SLURM_ARRAY_TASK_ID/N"),
+    ],
+)
+def test_a_rank_that_others_may_share_has_a_note(environment, said):
+    note = parse_shard("auto", environment).note
+    assert said in note if said else not note
 
 
 @pytest.mark.parametrize(
@@ -32,7 +63,8 @@ def test_the_rank_is_what_whoever_started_the_process_says(environment, rank):
     [
         ({}, "neither torchrun"),
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, "neither torchrun"),
-        ({**ARRAY, "SLURM_PROCID": "0"}, r"allowed: --shard \$SLURM_ARRAY_TASK_ID/N"),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, "srun before the command"),
+        ({**ARRAY, "SLURM_PROCID": "0"}, r"allowed: --shard \$SLURM_ARRAY_TASK_ID/16$"),
         ({"RANK": "x", "WORLD_SIZE": "2"}, "RANK is 'x'; allowed: a whole number"),
         ({"RANK": "2", "WORLD_SIZE": "2"}, "shard 3/2; allowed: 1/2 to 2/2"),
     ],
@@ -40,6 +72,14 @@ def test_the_rank_is_what_whoever_started_the_process_says(environment, rank):
 def test_an_environment_that_says_nothing_or_nonsense_is_refused(environment, said):
     with pytest.raises(ConfigError, match=said):
         parse_shard("auto", environment)
+
+
+def test_a_task_numbered_zero_is_told_how_to_count_from_one():
+    array = {"SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_TASK_MIN": "0", "SLURM_ARRAY_TASK_MAX": "15"}
+    with pytest.raises(
+        ConfigError, match=r"count from 1; allowed: --shard \$\(\(SLURM_ARRAY_TASK_ID \+ 1\)\)/16"
+    ):
+        parse_shard("0/16", {**array, "SLURM_ARRAY_TASK_COUNT": "16"})
 
 
 def test_numbers_say_it_themselves(monkeypatch):

@@ -1,5 +1,4 @@
-import pickle
-from pathlib import Path
+import re
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ from torchvision.models import get_model
 
 from sppfeat.errors import WeightsError
 from sppfeat.networks.backbones import load_backbone
-from sppfeat.networks.weights import read_weights_file, state_sha256
+from sppfeat.networks.weights import state_sha256
 
 NAME = "squeezenet1_1"
 OTHER_CLASSIFIER = {"classifier.1.weight": torch.ones(7, 512, 1, 1), "classifier.1.bias": torch.ones(7)}
@@ -80,39 +79,97 @@ def test_anything_else_that_does_not_match_is_refused_by_name(tmp_path, squeezen
         load_backbone(NAME, weights=save(tmp_path, change(dict(squeezenet_state))))
 
 
-class _Evil:
-    def __reduce__(self):
-        return (exec, ("raise SystemExit('executed')",))
+PREFIXES = [
+    "model.",
+    "backbone.",
+    "encoder.",
+    "net.",
+    "module.",
+    "_orig_mod.",
+    "model.module.backbone.",
+    "resnet.1.",
+]
 
 
-def test_nothing_but_tensors_is_ever_unpickled(tmp_path):
-    path = tmp_path / "evil.pth"
-    path.write_bytes(pickle.dumps({"state_dict": _Evil()}))
-    with pytest.raises(WeightsError, match="as a file of tensors"):
-        read_weights_file(path)
-    torch.save({"features.0.weight": _Evil()}, path)
-    with pytest.raises(WeightsError, match="as a file of tensors"):
-        read_weights_file(path)
-
-
+@pytest.mark.parametrize("prefix", PREFIXES)
 @pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("w.pth", b"", "as a file of tensors"),
-        ("w.pth", b"not weights at all", "as a file of tensors"),
-        ("w.safetensors", b"not weights at all", "as safetensors"),
-    ],
+    "keys", [(), ("state_dict",), ("model",), ("model_state_dict",), ("ema",), ("ema", "module")]
 )
-def test_files_that_are_no_weights_are_refused(tmp_path, name, content, message):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(WeightsError, match=message):
-        read_weights_file(tmp_path / name)
+def test_keys_and_prefixes_are_dropped_when_all_names_match_then(tmp_path, tiny_state, prefix, keys):
+    content = {f"{prefix}{name}": value for name, value in tiny_state.items()}
+    content |= {"head.weight": torch.ones(3), "n_averaged": torch.ones(())}  # beside the backbone
+    for key in reversed(keys):
+        content = {"epoch": 3, key: content}
+    loaded = load_backbone("spp_s16", weights=save(tmp_path, content), fold=False)
+    for name, value in loaded.network.state_dict().items():
+        assert torch.equal(value, tiny_state[name]), name
+    assert "skipped 2 other modules in the weights file: head, n_averaged" in loaded.weights_note
+    wrapped = prefix in ("module.", "_orig_mod.") and "ema" not in keys
+    assert (
+        wrapped
+        or f"the weights are those under '{''.join(f'{key}.' for key in keys)}{prefix}'"
+        in loaded.weights_note
+    )
 
 
-@pytest.mark.parametrize("content", [{"epoch": 3}, {}, [torch.ones(1)], torch.ones(3)])
-def test_a_file_without_a_state_dict_says_what_it_found(tmp_path, content):
-    with pytest.raises(WeightsError, match="holds no state dict"):
-        read_weights_file(Path(save(tmp_path, content)))
+@pytest.fixture(scope="module")
+def tiny_state() -> dict[str, torch.Tensor]:
+    return load_backbone("spp_s16", fold=False).network.state_dict()
+
+
+def under(prefix: str, state: dict[str, torch.Tensor], *, scale: float = 1) -> dict[str, torch.Tensor]:
+    return {f"{prefix}{name}": value * scale for name, value in state.items()}
+
+
+@pytest.mark.parametrize("prefixes", [("student.", "teacher."), ("module.encoder_q.", "module.encoder_k.")])
+def test_several_sets_of_parameters_that_fit_equally_well_are_listed(tmp_path, tiny_state, prefixes):
+    first, second = prefixes
+    names = f"2 sets of parameters fit this backbone: '{first}', '{second}'; save one of them alone"
+    flat = under(first, tiny_state) | under(second, tiny_state, scale=2)
+    nested = {first[:-1]: tiny_state, second[:-1]: under("", tiny_state, scale=2)}
+    for content in (flat, nested):
+        with pytest.raises(WeightsError, match=re.escape(names)):
+            load_backbone("spp_s16", weights=save(tmp_path, content))
+    twins = under(first, tiny_state) | under(second, tiny_state)
+    assert load_backbone("spp_s16", weights=save(tmp_path, twins), fold=False).weights_note
+
+
+def test_the_usual_set_of_parameters_is_preferred_and_the_others_are_named(tmp_path, tiny_state):
+    double = under("", tiny_state, scale=2)
+    for content, used, other in (
+        ({"ema": double, "state_dict": tiny_state}, "state_dict.", "ema."),
+        (
+            {"model": tiny_state, "model_ema": {"n_averaged": torch.ones(()), **under("module.", double)}},
+            "model.",
+            "model_ema.module.",
+        ),
+        (under("ema_model.", double) | under("model.", tiny_state), "model.", "ema_model."),
+        (tiny_state | {"momentum": double}, "the top", "momentum."),
+    ):
+        loaded = load_backbone("spp_s16", weights=save(tmp_path, content), fold=False)
+        assert torch.equal(next(iter(loaded.network.state_dict().values())), next(iter(tiny_state.values())))
+        assert (
+            f"the weights are those under '{used}'; others fit, too; save one alone to use it: '{other}'"
+            in loaded.weights_note
+        )
+
+
+def test_the_projection_of_a_training_without_labels_is_skipped(tmp_path, tiny_state):
+    content = tiny_state | {"projection_head.0.weight": torch.ones(3), "prototypes.weight": torch.ones(3)}
+    note = load_backbone("spp_s16", weights=save(tmp_path, content)).weights_note
+    assert note == "skipped 2 other modules in the weights file: projection_head, prototypes"
+
+
+def test_a_prefix_is_named_when_the_names_after_it_do_not_match(tmp_path, tiny_state):
+    first, *others = tiny_state
+    content = {f"model.{name}": tiny_state[name] for name in others}
+    with pytest.raises(WeightsError, match=rf"\(names under 'model\.'\): 1 missing: {re.escape(first)}$"):
+        load_backbone("spp_s16", weights=save(tmp_path, content))
+    foreign = {"visual.a\x1b[2J": torch.ones(1), "visual.b": torch.ones(1)}
+    with pytest.raises(
+        WeightsError, match=r"\(all names begin with 'visual\.'\): \d+ missing.*visual\.a\\x1b"
+    ):
+        load_backbone("spp_s16", weights=save(tmp_path, foreign))
 
 
 @pytest.mark.slow
