@@ -12,6 +12,7 @@ __all__ = [
     "EngineError",
     "ImageError",
     "LabelError",
+    "LabelWarning",
     "SourceError",
     "SppfeatError",
     "StoreError",
@@ -37,6 +38,10 @@ class BoxError(SppfeatError):
 
 class LabelError(SppfeatError):
     """Labels are malformed, or do not fit their rows."""
+
+
+class LabelWarning(UserWarning):
+    """Labels that were joined with the rows of a file match only some of them; the commands print it as a note."""
 
 
 class SourceError(SppfeatError):

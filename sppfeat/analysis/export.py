@@ -94,6 +94,8 @@ def export(
     layers: Iterable[str] | str | None = None,
     levels: Iterable[int] | int | None = None,
     labels: LabelSource = None,
+    classes: Iterable[str] | None = None,
+    like: FeatureFile | Selection | StrPath | None = None,
     overwrite: bool = False,
     on_progress: Callable[[int, int], None] = lambda n_done, n_rows: None,
 ) -> ExportResult:
@@ -110,8 +112,9 @@ def export(
             suffix of the path.
         dtype: ``float32``, ``float16`` or ``float64``. If None, the type in the file, except that float16 becomes
             ``float32`` if the format has no float16 (``mat``) or few of its readers support it (``parquet``).
-        rows, layers, levels, labels: selection from a file, all rows with a descriptor if None; see
-            :meth:`sppfeat.store.reader.FeatureFile.select`.
+        rows, layers, levels, labels, classes, like: selection from a file, all rows with a descriptor if None; see
+            :meth:`sppfeat.store.reader.FeatureFile.select`. ``like`` gives a test file the class numbers of the
+            training file.
         overwrite: replace an existing file.
         on_progress: called with the number of rows written so far, and of all rows.
 
@@ -128,11 +131,13 @@ def export(
             selection = source
         else:
             features = opened.enter_context(FeatureFile(source))
-            selection = features.select(rows=rows, layers=layers, levels=levels, labels=labels)
+            selection = features.select(
+                rows=rows, layers=layers, levels=levels, labels=labels, classes=classes, like=like
+            )
         file = selection.file
         kind = _dtype_of(name, dtype, file.dtype.name)
         contents = Contents(selection, np.dtype(kind).newbyteorder("<"), on_progress)
-        inputs = [*file.read_paths, labels]
+        inputs = [*file.read_paths, labels, like]
         outputs = _write(contents, name, output, inputs=inputs, overwrite=overwrite)
         return ExportResult(
             paths=tuple(map(str, outputs)),

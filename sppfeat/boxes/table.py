@@ -55,7 +55,8 @@ class BoxTable:
 class BoxTableBuilder:
     """Collects boxes one by one, in compact arrays.
 
-    New names of further columns, and of classes, are appended to those known in advance.
+    New names of further columns, and of classes, are appended to those known in advance. Without classes known in
+    advance, the classes have their natural order.
     """
 
     def __init__(self, *, extra_names: Sequence[str] = (), classes: Sequence[str] = ()) -> None:
@@ -65,6 +66,7 @@ class BoxTableBuilder:
         self._boxes = array("d")
         self._label = array("q")
         self._classes = ClassNumbers(classes)
+        self._has_order = bool(self._classes)
         self._score = array("d")
         self._ids: list[bytes] = []
         self._extra: dict[str, list[bytes]] = {name: [] for name in extra_names}
@@ -110,13 +112,16 @@ class BoxTableBuilder:
 
     def build(self, convention: BoxConvention, *, names: str = "path") -> BoxTable:
         """Build the table of all boxes added so far."""
+        label, classes = np.array(self._label, dtype=np.int64), self._classes.names
+        if not self._has_order:
+            label, classes = self._classes.in_order(label)
         return BoxTable(
             images=PathTable(self._images),
             image=np.array(self._image, dtype=np.int64),
             boxes=np.array(self._boxes, dtype=np.float64).reshape(-1, 4),
             convention=convention,
-            label=np.array(self._label, dtype=np.int64),
-            classes=self._classes.names,
+            label=label,
+            classes=classes,
             score=np.array(self._score, dtype=np.float64),
             ids=PathTable(self._ids),
             extra_names=tuple(self._extra),

@@ -44,6 +44,13 @@ __all__ = ["export"]
     help="Of the numbers. [default: as in the file; float32 for float16 in parquet, mat]",
 )
 @options.selection
+@option(
+    "--classes-from",
+    "like",
+    type=click.Path(),
+    metavar="FEATURES",
+    help="Number the classes as this feature file does. [default: as FILE does]",
+)
 @options.overwrite
 @options.json
 @options.quiet
@@ -60,9 +67,6 @@ def export(file: Path, output: str, as_json: bool, quiet: bool, **values: Any) -
     with Bar("writing", 0, unit="row", shown=not quiet) as bar:
         target = standard_output() if is_stream else output
         result = sppfeat.export(file, target, on_progress=bar.move_to, **values)
-    if result.unknown_names:
-        names = counted(result.unknown_names, "name of the labels is", "names of the labels are")
-        say(f"note: {names} no image of the file")
     if not result.rows:
         say("note: no row that has a descriptor is selected: the output will have none")
     if as_json:

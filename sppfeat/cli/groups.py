@@ -5,6 +5,7 @@ import importlib
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn
@@ -12,7 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from sppfeat.cli.output import say
-from sppfeat.errors import ConfigError, SppfeatError
+from sppfeat.errors import ConfigError, LabelWarning, SppfeatError
 
 __all__ = [
     "EXIT_ERROR",
@@ -65,7 +66,8 @@ class CommandLine(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Runs a command; prints an error or interruption and exits with its code."""
         try:
-            with stop_on_signals():  # commands that finish their work first install their own handlers inside
+            # Commands that finish their work first install their own handlers inside.
+            with stop_on_signals(), _label_notes():
                 return super().invoke(ctx)
         except SppfeatError as error:
             say(f"Error: {error}")
@@ -73,6 +75,24 @@ class CommandLine(click.Group):
         except KeyboardInterrupt:
             say("Interrupted.")
             ctx.exit(EXIT_INTERRUPTED)
+
+
+@contextlib.contextmanager
+def _label_notes() -> Iterator[None]:
+    """Prints what labels leave unmatched as notes, each once."""
+    before, seen = warnings.showwarning, set[str]()
+
+    def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+        if not issubclass(category, LabelWarning):
+            before(message, category, *place)
+        elif (text := str(message)) not in seen:
+            seen.add(text)
+            say(f"note: {text}")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", LabelWarning)
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
 
 
 class Stop:

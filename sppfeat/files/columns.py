@@ -1,13 +1,15 @@
 """Columns of image and box tables, found by their usual names, and the numbering of their classes."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from sppfeat.config.wording import one_line
 from sppfeat.errors import SppfeatError
+from sppfeat.files.paths import natural_key
 from sppfeat.files.tables import shorten, show_names
 
 __all__ = [
@@ -214,7 +216,7 @@ class ClassNumbers(Generic[_Name]):
         >>> numbers = np.array([*classes.numbers(["cat", "", "dog"])])
         >>> numbers.tolist(), classes.names
         ([1, -1, 0], ('dog', 'cat'))
-        >>> labels, names = classes.in_order(numbers, key=str)
+        >>> labels, names = classes.in_order(numbers)
         >>> labels.tolist(), names
         ([0, -1, 1], ('cat', 'dog'))
     """
@@ -241,16 +243,22 @@ class ClassNumbers(Generic[_Name]):
         number = self._number
         return (number.setdefault(name, len(number)) if name else NO_CLASS for name in names)
 
-    def in_order(
-        self, numbers: npt.NDArray[np.integer], *, key: Callable[[_Name], Any]
-    ) -> tuple[npt.NDArray[np.int64], tuple[_Name, ...]]:
-        """Renumber the classes in use, in the order of their names, and return the labels and these names.
+    def renumbering(self, names: Iterable[_Name]) -> npt.NDArray[np.int64]:
+        """Return the numbers of classes that are numbered otherwise elsewhere, to be indexed by labels from there.
+
+        The result is ``(len(names) + 1,)``: the last entry is ``NO_CLASS``, for labels without a class. New classes are
+        added.
+        """
+        return np.array([*map(self.number, names), NO_CLASS], dtype=np.int64)
+
+    def in_order(self, numbers: npt.NDArray[np.integer]) -> tuple[npt.NDArray[np.int64], tuple[_Name, ...]]:
+        """Renumber the classes in use, in the natural order of their names, and return the labels and these names.
 
         ``numbers`` are ``(n,)`` integers from :meth:`numbers`, and the labels ``(n,)`` int64; ``NO_CLASS`` stays.
         """
         names = self.names
         used = np.unique(numbers[numbers != NO_CLASS]).tolist()
-        order = sorted(used, key=lambda number: key(names[number]))
+        order = sorted(used, key=lambda number: natural_key(os.fsencode(names[number])))
         label_of = np.full(len(names) + 1, NO_CLASS, dtype=np.int64)  # the last is for NO_CLASS
         label_of[order] = np.arange(len(order))
         return label_of[numbers], tuple(names[number] for number in order)

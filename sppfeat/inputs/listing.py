@@ -244,7 +244,7 @@ def _label_images(
     n_unlabelled = int((best == NO_CLASS).sum())
     if mode == "auto" and (n_unlabelled or len(np.unique(best)) < 2):
         return OwnLabels.none(len(kept)), n_unlabelled if n_unlabelled < len(kept) else 0
-    return OwnLabels(*names.in_order(best, key=natural_key)), n_unlabelled
+    return OwnLabels(*names.in_order(best)), n_unlabelled
 
 
 def _own_classes(segments: Sequence[Segment], paths: PathTable, once: _Once) -> tuple[OwnLabels, int]:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from sppfeat.errors import StoreError
 from sppfeat.files.columns import NO_CLASS, ClassNumbers
-from sppfeat.files.paths import PathTable, natural_key
+from sppfeat.files.paths import PathTable
 from sppfeat.files.places import FileVersion, Place
 
 __all__ = [
@@ -109,7 +109,7 @@ def own_classes(names: Iterable[bytes], classes: tuple[bytes, ...] | None = None
         return None
     if classes is not None:
         return OwnLabels(numbers, classes)
-    return OwnLabels(*known.in_order(numbers, key=natural_key))
+    return OwnLabels(*known.in_order(numbers))
 
 
 def if_any(ids: PathTable) -> PathTable | None:

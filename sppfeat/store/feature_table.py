@@ -57,7 +57,11 @@ class FeatureTable(StoredFile):
         super().__init__(path)
         try:
             self.n_images = self.shape("images/status")[0]
-            self._identity = (self.attribute("fingerprint"), self.n_rows, self.dimension)
+            self._identity = (
+                *self.find_attributes(["fingerprint", "created"]).values(),
+                self.n_rows,
+                self.dimension,
+            )
             self.sources = self.virtual_features()
             if self.sources is not None:
                 self.sources.check()
@@ -74,7 +78,7 @@ class FeatureTable(StoredFile):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the path only: copies and other processes reopen the file."""
-        return _reopen, (type(self), os.path.abspath(self.path), self._identity)
+        return _reopen, (type(self), self.absolute_path, self._identity)
 
     @property
     def read_paths(self) -> list[Path]:

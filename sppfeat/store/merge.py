@@ -21,6 +21,7 @@ from sppfeat.config.machine import row_ranges
 from sppfeat.config.values import StrPath
 from sppfeat.config.wording import counted, first_few
 from sppfeat.errors import ConfigError, StoreError
+from sppfeat.files.columns import ClassNumbers
 from sppfeat.files.outputs import OutputLock, check_new_file, is_being_written
 from sppfeat.files.places import FileVersion
 from sppfeat.files.remote import url_of
@@ -199,7 +200,7 @@ def _entries(
     """Yield the content of the merged file, except the descriptors.
 
     Columns with an entry per image, row or view are those of all shards, renumbered; the boxes of a box file are
-    numbered the same in each, and everything else is the same.
+    numbered the same in each, and everything else is the same, but for the order in which versions number classes.
     """
     joined = {name for name, (dims, _) in layout.columns.items() if dims[0] in ("N", "R", "X")}
     box_row = None
@@ -209,17 +210,19 @@ def _entries(
     for name in layout.columns:
         if name not in joined and name != "box_row" and not name.startswith("sources/"):
             yield name, ..., first.read(name)
-    n_views = 0
+    known, n_views = ClassNumbers(first.row_classes), 0
     for n, part in enumerate(parts, 1):
         first_view = n_views if box_row is None else 0
         starts = {"N": part.shard.first_image, "R": part.shard.first_row, "X": first_view}
         shifts = {"image_index": "N", "images/rows": "R", "row_source": "X", "box_row": "R"}
         with FeatureFile(part.path) as source:
+            number = known.renumbering(source.row_classes)
             for name in sorted(joined):
                 start, shift = starts[str(layout.columns[name][0][0])], shifts.get(name)
                 for entries, values in source.read_parts(name):
+                    own = number[values] if name == "row_label" else values
                     where = slice(start + entries.start, start + entries.stop)
-                    yield name, where, values if shift is None else values + starts[shift]
+                    yield name, where, own if shift is None else own + starts[shift]
             if box_row is not None:
                 _join_box_rows(box_row, source, part)
         n_views += part.n_boxes
@@ -346,10 +349,7 @@ def _check_same_extraction(*shards: tuple[FeatureFile, Shard]) -> None:
     if not differences and (
         len(factors[0]) != len(factors[1]) or not np.allclose(*factors, rtol=_SAME_FACTOR, atol=0)
     ):
-        said = [
-            f"{len(of_file)}: {first_few(map(str, of_file), _SHOWN)}" if of_file else "none"
-            for of_file in factors
-        ]
+        said = [f"{len(own)}: {first_few(map(str, own), _SHOWN)}" if own else "none" for own in factors]
         differences = [
             f"factors of the mean norm: {names[0]} has {said[0]}, {names[1]} {said[1]}; 'sppfeat extract "
             "--normalize-from' gives all shards those of one"

@@ -1,6 +1,7 @@
 """Opens feature files, and hands selected rows and columns to scikit-learn, pandas or torch."""
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from sppfeat.config.machine import check_copy, row_ranges
 from sppfeat.config.values import StrPath
 from sppfeat.config.wording import counted
-from sppfeat.errors import ConfigError
+from sppfeat.errors import ConfigError, LabelError, LabelWarning
 from sppfeat.store.descriptor_columns import ColumnSelection, select_columns
 from sppfeat.store.feature_table import FeatureTable
 from sppfeat.store.row_table import to_pandas
@@ -72,6 +73,15 @@ class Selection:
         return None if self.labels.values is None else self.labels.values[self.rows]
 
     @property
+    def y_names(self) -> npt.NDArray[np.str_] | None:
+        """``(n,)`` texts: class name of each row, empty for none; None if no classes are known.
+
+        Raises:
+            LabelError: the labels are the caller's own numbers.
+        """
+        return self.labels.names_of(self.rows)
+
+    @property
     def target_names(self) -> list[str]:
         """Class names that :attr:`y` indexes."""
         return list(self.labels.names)
@@ -87,9 +97,11 @@ class Selection:
         table = self.file.path_table
         return [os.fsdecode(table[image]) for image in self.groups.tolist()]
 
-    def to_sklearn(self) -> tuple[npt.NDArray[np.floating[Any]], npt.NDArray[Any] | None]:
-        """Return :attr:`X` and :attr:`y`."""
-        return self.X, self.y
+    def to_sklearn(
+        self, *, names: bool = False
+    ) -> tuple[npt.NDArray[np.floating[Any]], npt.NDArray[Any] | None]:
+        """Return :attr:`X`, and :attr:`y` or with ``names`` :attr:`y_names`."""
+        return self.X, self.y_names if names else self.y
 
     def to_pandas(self) -> Any:
         """Return a ``pandas.DataFrame`` of everything but the descriptors, indexed by row index.
@@ -112,7 +124,7 @@ class Selection:
         return FeatureDataset(self.take, classes, self.target_names)
 
     def iter_batches(
-        self, batch_size: int = 1024, *, seed: int | None = None
+        self, batch_size: int = 1024, *, seed: int | None = None, names: bool = False
     ) -> Iterator[tuple[npt.NDArray[np.floating[Any]], npt.NDArray[Any] | None]]:
         """Yield ``X`` and ``y`` of ``batch_size`` rows at a time, for ``partial_fit``.
 
@@ -120,10 +132,11 @@ class Selection:
             batch_size: rows per batch; the last batch may have fewer.
             seed: seed for a random order; None for file order, in which a file sorted by class yields one class after
                 another.
+            names: ``y`` is :attr:`y_names`.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; allowed: 1 or more")
-        y = self.y
+        y = self.y_names if names else self.y
         order = np.arange(len(self.rows))
         if seed is not None:
             np.random.default_rng(seed).shuffle(order)
@@ -211,6 +224,8 @@ class FeatureFile(FeatureTable):
         levels: Iterable[int] | int | None = None,
         bins: Mapping[int, Iterable[tuple[int, int]]] | None = None,
         labels: LabelSource = None,
+        classes: Iterable[str] | None = None,
+        like: "FeatureFile | Selection | StrPath | None" = None,
     ) -> Selection:
         """Select rows and columns, with their labels and groups, without reading descriptors yet.
 
@@ -225,6 +240,11 @@ class FeatureFile(FeatureTable):
             labels: where class labels come from: None for the boxes' classes if the file has any, else the images';
                 ``"box"`` or ``"image"``; a table (``.csv``, ``.tsv``) with the columns ``label``, and ``path`` or
                 ``row``; a mapping from paths to classes; or an array with one label per row (``R``) or image (``N``).
+                Classes without an order of their own are numbered in the natural order of their names. A
+                :class:`~sppfeat.errors.LabelWarning` counts the names that match no image, and the rows without label.
+            classes: the class names that number the rows, in the order of their numbers; None for those of the labels.
+            like: the file, its path, or the selection whose class numbers the rows get: the training file, for a test
+                file.
 
         Returns:
             The selection. If it drops levels or bins of a layer, the remaining columns of the layer are rescaled to l2
@@ -232,36 +252,51 @@ class FeatureFile(FeatureTable):
 
         Raises:
             ConfigError: a row, layer, level, bin or class does not exist.
-            LabelError: labels are malformed, or do not match the images.
+            LabelError: labels are malformed, or do not match the images; or a selected row has a class that
+                ``classes`` or ``like`` lacks.
         """
         chosen = select_columns(self.columns, layers=layers, levels=levels, bins=bins)
         known = read_labels(self, labels)
-        return Selection(self, select_rows(self, rows, known), chosen, known)
+        selected = select_rows(self, rows, known)
+        for note in known.notes_on(selected):
+            warnings.warn(note, LabelWarning, stacklevel=2)
+        if like is not None and classes is not None:
+            raise ConfigError("classes and like are both given; allowed: one of them")
+        if like is not None:
+            known = known.renumbered(*_classes_of(like, labels), selected)
+        elif classes is not None:
+            known = known.renumbered(classes, "classes", selected)
+        return Selection(self, selected, chosen, known)
 
-    def to_sklearn(self, **selection: Any) -> tuple[npt.NDArray[np.floating[Any]], npt.NDArray[Any] | None]:
+    def to_sklearn(
+        self, *, names: bool = False, **selection: Any
+    ) -> tuple[npt.NDArray[np.floating[Any]], npt.NDArray[Any] | None]:
         """Return ``X`` and ``y`` of the rows with a descriptor, or of a selection.
 
         Args:
-            **selection: ``rows``, ``layers``, ``levels``, ``bins``, ``labels``; see :meth:`select`.
+            names: ``y`` holds class names instead of numbers, and empty texts instead of -1.
+            **selection: ``rows``, ``layers``, ``levels``, ``bins``, ``labels``, ``classes``, ``like``; see
+                :meth:`select`. ``like=train_file`` gives the rows of a test file the class numbers of the training
+                file.
 
         Returns:
             ``X`` ``(n, d)``: a read-only view of the memory-mapped file if rows and columns are contiguous and nothing
             is rescaled, else a copy. All rows are contiguous if every image is done and every box has an area.
             ``y`` ``(n,)`` int64: class of each row as an index into :attr:`target_names`, or -1; the class of the box
-            if boxes have classes, else of the image. None if no classes are known. With ``labels``, ``y`` indexes the
-            ``target_names`` of the selection that :meth:`select` returns.
+            if boxes have classes, else of the image. None if no classes are known. With ``labels``, ``classes`` or
+            ``like``, ``y`` indexes the ``target_names`` of the selection that :meth:`select` returns.
 
         Raises:
             ConfigError: memory cannot hold the copy; or see :meth:`select`.
             LabelError: see :meth:`select`.
         """
-        return self.select(**selection).to_sklearn()
+        return self.select(**selection).to_sklearn(names=names)
 
     def iter_batches(
-        self, batch_size: int = 1024, *, seed: int | None = None, **selection: Any
+        self, batch_size: int = 1024, *, seed: int | None = None, names: bool = False, **selection: Any
     ) -> Iterator[tuple[npt.NDArray[np.floating[Any]], npt.NDArray[Any] | None]]:
         """Yield ``X`` and ``y`` in batches; see :meth:`sppfeat.store.reader.Selection.iter_batches`."""
-        return self.select(**selection).iter_batches(batch_size, seed=seed)
+        return self.select(**selection).iter_batches(batch_size, seed=seed, names=names)
 
     def to_pandas(self, **selection: Any) -> Any:
         """Return a table without descriptors; see :meth:`Selection.to_pandas`."""
@@ -275,6 +310,26 @@ class FeatureFile(FeatureTable):
     def groups(self) -> npt.NDArray[np.int64]:
         """``(n,)`` int64: image index of each row of :meth:`to_sklearn`, for grouped splits."""
         return self.select().groups
+
+
+def _classes_of(like: FeatureFile | Selection | StrPath, labels: LabelSource) -> tuple[list[str], str]:
+    """Return the class names of another file or selection, and its name for messages.
+
+    Of a file, they are those of the boxes or of the images if ``labels`` asks for these.
+    """
+    if isinstance(like, Selection):
+        names, name = like.target_names, str(like.file.path)
+    elif isinstance(like, FeatureFile):
+        source = labels if isinstance(labels, str) and labels in ("box", "image") else None
+        names, name = list(read_labels(like, source).names), str(like.path)
+    else:
+        with FeatureFile(like) as file:
+            return _classes_of(file, labels)
+    if not names:
+        raise LabelError(
+            f"like is {name!r}, which has no classes; allowed: a file or a selection with classes"
+        )
+    return names, repr(name)
 
 
 def open_features(path: StrPath) -> FeatureFile:

@@ -1,10 +1,12 @@
 """Class labels of the rows of a feature file, and the conditions that select rows."""
 
+import dataclasses
 import fnmatch
 import functools
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,7 +18,7 @@ from sppfeat.config.regions import RowFlag
 from sppfeat.config.values import StrPath
 from sppfeat.config.wording import counted, first_few, one_line
 from sppfeat.errors import BoxError, ConfigError, LabelError
-from sppfeat.files.columns import IMAGE_NAMES, LABEL_NAMES, ClassNumbers, find_unique_column
+from sppfeat.files.columns import IMAGE_NAMES, LABEL_NAMES, NO_CLASS, ClassNumbers, find_unique_column
 from sppfeat.files.image_names import match_images
 from sppfeat.files.tables import TableFile
 from sppfeat.store.feature_table import FeatureTable
@@ -41,6 +43,7 @@ _STATUS = {status.name.lower(): status for status in Status}
 _FLAG = {"clipped": RowFlag.CLIPPED, "sub-cell": RowFlag.SUB_CELL, "degenerate": RowFlag.DEGENERATE}
 _CHOICES = {"label": None, "image": None, "status": (*_STATUS, "any"), "flag": ("ok", *_FLAG)}
 _SHOWN = 10
+_SHOWN_UNKNOWN = 3
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,9 @@ class Labels:
     # ``(R,)``, index into ``names`` or -1; without names, the caller's own numbers; None if no classes are known.
     values: npt.NDArray[Any] | None
     names: tuple[str, ...]
-    n_unknown: int = 0  # entries in a table or mapping that match no image of the file
+    source: str = ""  # the table or mapping that was joined with the rows, for messages; empty without one
+    n_unknown: int = 0  # entries in it that match no image of the file
+    notes: tuple[str, ...] = ()  # on how its names match the images
 
     def name_of(self, row: int) -> str | None:
         """Return the class name of a row, or the number that the caller gave; None if there is no label."""
@@ -60,6 +65,73 @@ class Labels:
         if not self.names:
             return str(value)
         return self.names[value] if 0 <= value < len(self.names) else None
+
+    def names_of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.str_] | None:
+        """Return the class names of rows ``(n,)``, empty for none; None if no classes are known.
+
+        Raises:
+            LabelError: the labels are the caller's own numbers.
+        """
+        if self.values is None:
+            return None
+        self._check_named("names=True")
+        names = np.array([*self.names, ""])
+        values = self.values[rows]
+        return names[np.where((values >= 0) & (values < len(self.names)), values, -1)]
+
+    def notes_on(self, rows: npt.NDArray[np.int64]) -> list[str]:
+        """Return what the table or mapping leaves unmatched, as sentences: its names, and some of the rows ``(n,)``."""
+        notes = list(self.notes)
+        if self.source:
+            n = len(rows) if self.values is None else int((self.values[rows] == NO_CLASS).sum())
+            if n:
+                has = "has" if n == 1 else "have"
+                notes.append(f"{self.source}: {n} of {counted(len(rows), 'row')} {has} no label")
+        return notes
+
+    def renumbered(self, classes: Iterable[str], of: str, rows: npt.NDArray[np.int64]) -> "Labels":
+        """Return the labels as numbers of the given classes; ``of`` is where these come from, for messages.
+
+        Raises:
+            LabelError: the classes are no sequence of different names, some of the rows ``(n,)`` have another class,
+                or the labels are the caller's own numbers.
+        """
+        known = _check_classes(classes, of)
+        if self.values is None:
+            return self
+        self._check_named(of)
+        number = {name: i for i, name in enumerate(known)}
+        values = np.array([*(number.get(name, NO_CLASS) for name in self.names), NO_CLASS])[self.values]
+        foreign = self.values[rows][(values[rows] == NO_CLASS) & (self.values[rows] != NO_CLASS)]
+        if len(foreign):
+            counts = Counter(self.names[i] for i in foreign.tolist())
+            found = first_few((f"{one_line(repr(name))} {n}" for name, n in counts.most_common()), _SHOWN)
+            raise LabelError(
+                f"{counted(len(foreign), 'row has a class', 'rows have classes')} that {of} lacks: {found}; allowed: "
+                f"{first_few(map(repr, known), _SHOWN)}. Leave such rows out with rows=, or take y as names "
+                "(names=True)"
+            )
+        return dataclasses.replace(self, values=values, names=known)
+
+    def _check_named(self, wanted: str) -> None:
+        if self.values is not None and not self.names:
+            raise LabelError(
+                f"{wanted} needs class names, but the labels are numbers; allowed: labels as text"
+            )
+
+
+def _check_classes(classes: Iterable[str], of: str) -> tuple[str, ...]:
+    if isinstance(classes, str | bytes | Mapping | Set) or not isinstance(classes, Iterable):
+        found = one_line(repr(classes))
+        raise LabelError(
+            f"{of} is {found}; allowed: a sequence of class names, in the order of their numbers"
+        )
+    names = tuple(classes)
+    for name, n in Counter(names).items():
+        if not isinstance(name, str) or n > 1:
+            found = f"holds {one_line(repr(name))}" + (f" {n} times" if n > 1 else "")
+            raise LabelError(f"{of} {found}; allowed: class names as text, each once")
+    return tuple(map(str, names))
 
 
 def read_labels(file: FeatureTable, source: LabelSource = None) -> Labels:
@@ -72,7 +144,7 @@ def read_labels(file: FeatureTable, source: LabelSource = None) -> Labels:
             return Labels(None, ())
         return Labels(file.row_label if source == "box" else file.labels[file.image_index], names)
     if isinstance(source, Mapping):
-        pairs = [(os.fsencode(path), str(label)) for path, label in source.items()]
+        pairs = [(os.fsencode(path), _class_name(label) or "") for path, label in source.items()]
         return _labels_of_images(file, pairs, "the labels")
     if isinstance(source, str | os.PathLike):
         return _read_table(file, Path(source))
@@ -121,16 +193,24 @@ def _labels_of_images(file: FeatureTable, labeled: list[tuple[bytes, str]], wher
             )
         of_image[image] = label
     of_row = [of_image[image] for image in file.image_index.tolist()]
-    return _labels_of_names(of_row, n_unknown=int((image_of < 0).sum()))
+    unknown = [name for (name, _), image in zip(labeled, image_of.tolist(), strict=True) if image < 0]
+    labels = _labels_of_names(of_row)
+    if unknown:
+        n = f"{len(unknown)} of {counted(len(labeled), 'name')}"
+        shown = first_few((one_line(repr(os.fsdecode(name))) for name in unknown), _SHOWN_UNKNOWN)
+        match = "matches" if len(unknown) == 1 else "match"
+        note = f"{where}: {n} {match} no image of {str(file.path)!r}: {shown}"
+        labels = dataclasses.replace(labels, n_unknown=len(unknown), notes=(note,))
+    return dataclasses.replace(labels, source=where)
 
 
-def _labels_of_names(names: Iterable[str | None], *, n_unknown: int = 0) -> Labels:
-    """Return labels for a class name per row; None and empty names have no class."""
+def _labels_of_names(names: Iterable[str | None]) -> Labels:
+    """Return labels for a class name per row, numbered in natural order; None and empty names have no class."""
     classes = ClassNumbers[str]()
     numbers = np.array([*classes.numbers(name or "" for name in names)], dtype=np.int64)
     if not len(classes):  # without names, values would be the caller's own numbers, and -1 a class
-        return Labels(None, (), n_unknown)
-    return Labels(*classes.in_order(numbers, key=str), n_unknown)
+        return Labels(None, ())
+    return Labels(*classes.in_order(numbers))
 
 
 def _read_table(file: FeatureTable, path: Path) -> Labels:
@@ -150,7 +230,10 @@ def _read_table(file: FeatureTable, path: Path) -> Labels:
                 of_row[_row_number(table, line, fields[row], of_row)] = fields[label]
             elif image is not None:
                 of_image.append((os.fsencode(fields[image]), fields[label]))
-    return _labels_of_names(of_row) if row is not None else _labels_of_images(file, of_image, repr(str(path)))
+    where = repr(str(path))
+    if row is None:
+        return _labels_of_images(file, of_image, where)
+    return dataclasses.replace(_labels_of_names(of_row), source=where)
 
 
 def _find_columns(table: TableFile, line: int, header: Sequence[str]) -> tuple[int, int | None, int | None]:

@@ -20,6 +20,7 @@ from sppfeat.config.values import StrPath
 from sppfeat.config.wording import one_line
 from sppfeat.errors import StoreError
 from sppfeat.files.paths import PathTable
+from sppfeat.store.memory_map import map_dataset
 from sppfeat.store.schema import (
     FORMAT,
     REDUCED_SCHEMA_VERSION,
@@ -44,7 +45,7 @@ class StoredFile:
     """The datasets and attributes of an open feature file; ``with`` closes it.
 
     Attributes:
-        path: path of the file.
+        path, absolute_path: path of the file, as given and absolute.
         n_rows: number of rows, with and without a descriptor.
         dimension: length of a descriptor.
         dtype: type of the descriptors, float32 or float16.
@@ -57,6 +58,7 @@ class StoredFile:
 
     def __init__(self, path: StrPath) -> None:
         self.path = Path(os.fsdecode(path))
+        self.absolute_path = os.path.abspath(self.path)  # even if the process changes its folder later
         self._shown = repr(str(self.path))
         if not os.path.exists(self.path):  # Path.exists raises on a name that is too long
             raise StoreError(_explain_missing(self.path))
@@ -165,10 +167,13 @@ class StoredFile:
             if 0 in dataset.shape:
                 return self._content(name)
             # By file descriptor: another file may have been renamed to this path since.
-            with os.fdopen(os.dup(self._file.id.get_vfd_handle()), "rb") as raw:
-                return np.memmap(
-                    raw, dtype=dataset.dtype, mode="r", offset=dataset.id.get_offset(), shape=dataset.shape
-                )
+            return map_dataset(
+                self.absolute_path,
+                self._file.id.get_vfd_handle(),
+                dataset.dtype,
+                offset=dataset.id.get_offset(),
+                shape=dataset.shape,
+            )
 
     def virtual_features(self) -> VirtualFeatures | None:
         """Return the descriptors that other files hold, which are not opened; None if this file holds them itself."""

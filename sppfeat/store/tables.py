@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.config.regions import RowFlag
+from sppfeat.files.columns import ClassNumbers
 from sppfeat.files.paths import PathTable
 
 __all__ = ["Annotations", "FileTables", "RowBoxes"]
@@ -37,10 +38,13 @@ class Annotations:
         )
 
     def followed_by(self, other: "Annotations") -> "Annotations":
-        """Return these annotations followed by others from the same box file."""
+        """Return these annotations followed by others from the same box file, whose classes may be numbered anew."""
+        known = ClassNumbers(self.classes)
+        number = known.renumbering(other.classes)
         return dataclasses.replace(
             self,
-            label=np.concatenate((self.label, other.label)),
+            label=np.concatenate((self.label, number[other.label])),
+            classes=known.names,
             score=np.concatenate((self.score, other.score)),
             ids=PathTable(chain(self.ids, other.ids)),
             extra=tuple(PathTable(chain(a, b)) for a, b in zip(self.extra, other.extra, strict=True)),

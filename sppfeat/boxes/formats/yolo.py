@@ -1,12 +1,10 @@
 """YOLO's box files: one text file per image, one line per box."""
 
-import dataclasses
 import math
 
 from sppfeat.boxes.formats.annotation_files import AnnotationFile, AnnotationFiles
 from sppfeat.boxes.table import BoxTable, BoxTableBuilder
 from sppfeat.config.regions import DEFAULT_CONVENTIONS
-from sppfeat.files.columns import ClassNumbers
 from sppfeat.files.tables import parse_number, parse_whole, shorten
 
 __all__ = ["CLASS_FILES", "read_yolo"]
@@ -33,11 +31,7 @@ def read_yolo(source: AnnotationFiles) -> BoxTable:
             if fields := content.split():
                 label, box, score = _parse_line(file, f"line {line}", fields, classes)
                 builder.add_box(image, box, label=label, score=score, box_id=file.name + b":%d" % line)
-    table = builder.build(DEFAULT_CONVENTIONS["yolo"])
-    if classes is not None:
-        return table
-    labels, in_order = ClassNumbers(table.classes).in_order(table.label, key=int)
-    return dataclasses.replace(table, label=labels, classes=in_order)
+    return builder.build(DEFAULT_CONVENTIONS["yolo"])
 
 
 def _read_classes(file: AnnotationFile) -> list[str]:

@@ -289,7 +289,7 @@ def test_coco_results(put, named):
     results = [{**entry, "file_name": f"im{entry['image_id']}.jpg"} if named else entry for entry in RESULTS]
     table = read_boxes(put("b.json", json.dumps(results))).table
     first, second = (b"im42.jpg", b"im7.jpg") if named else (b"42", b"7")
-    assert (table.names, table.classes) == ("path" if named else "id", ("18", "3"))
+    assert (table.names, table.classes) == ("path" if named else "id", ("3", "18"))
     assert_rows(
         table,
         [
@@ -310,7 +310,7 @@ def test_voc_folder(put, tmp_path):
     table = read_boxes(tmp_path / "a").table
     assert list(table.images) == [b"2", b"b.jpg", b"1"]
     assert table.image_hw.tolist() == [[0, 0], [375, 500], [0, 0]]
-    assert table.classes == ("dog", "cat")
+    assert table.classes == ("cat", "dog")
     assert table.extra_names == ("difficult", "truncated", "occluded", "pose")
     assert table.convention == BoxConvention(origin=1, ends="inclusive")
     rows = [

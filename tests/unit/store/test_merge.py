@@ -132,6 +132,15 @@ def test_whatever_way_the_shards_were_cut(tmp_path, data):
 
 
 @pytest.mark.slow
+def test_shards_whose_versions_number_the_classes_of_boxes_otherwise(tmp_path):
+    shards = write_shards(tmp_path, with_box_file(), BOUNDS)
+    with h5py.File(shards[2], "r+") as file:
+        file["row_classes"][:] = [b"c2", b"c0", b"c1"]
+        file["row_label"][:] = (file["row_label"][:] + 1) % 3
+    merge_shards(tmp_path / "m.h5", shards)
+    assert_same_bytes(tmp_path / "m.h5", write_whole(tmp_path / "whole.h5", with_box_file()))
+
+
 def test_boxes_without_a_single_row(tmp_path):
     work = with_box_file(3)
     empty = work.plan.boxes.take(slice(0, 0))

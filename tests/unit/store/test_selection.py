@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+import warnings
 from pathlib import Path
 
 import h5py
@@ -23,7 +24,7 @@ from feature_files import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sppfeat.errors import ConfigError, LabelError
+from sppfeat.errors import ConfigError, LabelError, LabelWarning
 from sppfeat.store.descriptor_columns import select_columns
 from sppfeat.store.layout import create_file
 from sppfeat.store.reader import FeatureFile
@@ -249,6 +250,138 @@ def test_labels_of_a_table_by_path(file, tmp_path, text):
     selection = file.select(labels=table(tmp_path, text))
     assert [selection.target_names[i] if i >= 0 else None for i in selection.y] == ["x", None, "y", "x", None]
     assert selection.labels.n_unknown == 1
+
+
+@pytest.mark.parametrize("how", ["by path", "by row", "mapping", "array"])
+def test_classes_are_numbered_in_natural_order_wherever_labels_come_from(file, tmp_path, how):
+    names = ["10", "2", "1", "", "B", "a3"]
+    paths = [os.fsdecode(path) for path in PATHS]
+    labels = {
+        "by path": lambda: table(tmp_path, "path,label\n" + "".join(map("{},{}\n".format, paths, names))),
+        "by row": lambda: table(tmp_path, "row,label\n" + "".join(map("{},{}\n".format, range(N), names))),
+        "mapping": lambda: dict(zip(paths, names, strict=True)),
+        "array": lambda: names,
+    }[how]()
+    selection = file.select(labels=labels)
+    assert selection.target_names == ["1", "2", "10", "a3", "B"]
+    assert selection.y.tolist() == [2, 1, 0, 4, 3]
+
+
+@pytest.mark.parametrize(
+    ("labels", "rows", "notes"),
+    [
+        ({"a/1.jpg": "x", "z.jpg": "y"}, None, ["1 of 2 names matches no image of '", "4 of 5 rows have no"]),
+        ({"a/1.jpg": "x", "a/2.jpg": "y"}, "image=a/*", []),
+        ({"a/1.jpg": "x"}, [0, 1], ["1 of 2 rows has no label"]),
+        ({"a/1.jpg": None, "a/2.jpg": float("nan")}, [0, 1], ["2 of 2 rows have no label"]),
+        ("row,label\n1,x\n", None, ["4 of 5 rows have no label"]),
+        (
+            "path,label\na/1,x\nu,x\nv,x\nw,x\nt,x\n",
+            [0],
+            ["4 of 5 names match no image of '", ": 'u', 'v', 'w', ..."],
+        ),
+        (["x", "", None, "y", "x", "y"], None, []),
+        (None, None, []),
+        ("image", None, []),
+    ],
+)
+def test_what_labels_leave_unmatched_is_counted(file, tmp_path, labels, rows, notes):
+    source, said = labels, "the labels"
+    if isinstance(labels, str) and "," in labels:
+        source, said = table(tmp_path, labels), repr(str(tmp_path / "labels.csv"))
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        file.select(labels=source, rows=rows)
+    told = "\n".join(str(warning.message) for warning in found)
+    assert all(warning.category is LabelWarning for warning in found)
+    assert all(line.startswith(f"{said}: ") for line in told.splitlines())
+    assert all(note in told for note in notes)
+    assert bool(told) == bool(notes)
+
+
+# --- class numbers --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def val(tmp_path):
+    """Cat and bird, and one of no class: without the dogs of the other file."""
+    return fill(
+        new_file(tmp_path / "val.h5", n=3, labels=[0, 1, -1], classes=[b"bird", b"cat"]), descriptors(3)
+    )
+
+
+@pytest.mark.parametrize("like", ["file", "path", "selection", "classes"])
+def test_two_files_get_the_same_class_numbers(file, path, val, like):
+    given = {
+        "file": {"like": file},
+        "path": {"like": str(path)},
+        "selection": {"like": file.select(rows="label=cat")},
+        "classes": {"classes": np.array(["cat", "dog", "bird"])},
+    }[like]
+    with FeatureFile(val) as other:
+        assert other.to_sklearn()[1].tolist() == [0, 1, -1]
+        assert other.to_sklearn(**given)[1].tolist() == [2, 0, -1]
+        selection = other.select(**given)
+        assert selection.target_names == ["cat", "dog", "bird"]
+        assert selection.to_pandas()["label"].cat.codes.tolist() == [2, 0, -1]
+        assert selection.to_torch_dataset().target_names == ["cat", "dog", "bird"]
+        assert np.concatenate([y for _, y in other.iter_batches(2, **given)]).tolist() == [2, 0, -1]
+        assert other.select(rows="label=cat", **given).y.tolist() == [0]
+
+
+def test_classes_of_the_labels_that_are_asked_for(file, val):
+    labels = {"0.jpg": "y", "1.jpg": "x", "2.jpg": "x"}
+    like = file.select(labels={"a/1.jpg": "y", "a/2.jpg": "x", "b/1.jpg": "w"})
+    with FeatureFile(val) as other:
+        assert other.select(labels=labels, like=like).y.tolist() == [2, 1, 1]
+
+
+def test_class_names_instead_of_numbers(file):
+    x, names = file.to_sklearn(names=True)
+    assert (len(x), names.tolist()) == (5, ["cat", "cat", "dog", "bird", ""])
+    assert file.select(rows="label=dog").to_sklearn(names=True)[1].tolist() == ["dog"]
+    batches = [y for _, y in file.iter_batches(2, names=True)]
+    assert np.concatenate(batches).tolist() == names.tolist()
+    assert file.to_sklearn(names=True, labels="box")[1] is None
+    assert file.to_sklearn(names=True, labels=list("xyxyxz"))[1].tolist() == list("xyxxz")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"classes": ["cat", "bird"]},
+            "1 row has a class that classes lacks: 'dog' 1; allowed: 'cat', 'bird'. Leave such rows out with",
+        ),
+        (
+            {"classes": ["cat", "bird", "cat", "dog"]},
+            "classes holds 'cat' 2 times; allowed: class names as text",
+        ),
+        ({"classes": [0, 1, 2]}, "classes holds 0; allowed: class names as text, each once"),
+        ({"classes": "cat"}, "classes is 'cat'; allowed: a sequence of class names, in the order"),
+        ({"classes": {"cat": 0, "dog": 1}}, "classes is {'cat': 0, 'dog': 1}; allowed: a sequence"),
+        (
+            {"classes": ["a"], "labels": [1, 0, 1, 0, 1, 0]},
+            "classes needs class names, but the labels are numbers",
+        ),
+        ({"names": True, "labels": [1, 0, 1, 0, 1, 0]}, "names=True needs class names, but the labels are"),
+    ],
+)
+def test_classes_that_do_not_number_the_rows(file, given, message):
+    with pytest.raises(LabelError) as error:
+        file.to_sklearn(**given)
+    assert message in str(error.value)
+
+
+def test_files_that_cannot_number_the_rows(file, tmp_path):
+    plain = fill(new_file(tmp_path / "plain.h5"), descriptors(5))
+    with pytest.raises(LabelError, match=rf"like is '{plain}', which has no classes; allowed"):
+        file.select(like=plain)
+    with pytest.raises(ConfigError, match="classes and like are both given; allowed: one of them"):
+        file.select(like=plain, classes=["cat"])
+    assert file.select(rows="label=cat", classes=["cat"]).y.tolist() == [0, 0]  # of the selected rows
+    with FeatureFile(plain) as other:
+        assert other.to_sklearn(like=file)[1] is None
 
 
 def test_labels_of_a_table_by_row_and_rows_by_them(file, tmp_path):

@@ -1,0 +1,78 @@
+"""Memory maps of datasets, which other processes can map again by name."""
+
+import contextlib
+import os
+import weakref
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.errors import StoreError
+
+__all__ = ["FileName", "map_dataset"]
+
+
+class FileName(str):
+    """The name of an open file, which leads other processes to that file even if its name belongs to another one now.
+
+    joblib sends a memory map to its worker processes as a name, a place and a shape. Pickled, this name becomes one
+    that has the device and inode of the open file when the other process looks: the name itself, or the descriptor
+    under ``/proc`` of the process that holds it.
+
+    Args:
+        path: absolute path of the file.
+        descriptor: descriptor of the open file, which is duplicated.
+    """
+
+    def __new__(cls, path: str, descriptor: int) -> "FileName":
+        """Make the name of an open file: its path if that still belongs to it, else the one under ``/proc``."""
+        own = os.dup(descriptor)
+        name = super().__new__(cls, path if _is_file(path, os.fstat(own)) else _name_of(own))
+        name._path, name._descriptor = path, own
+        weakref.finalize(name, os.close, own)
+        return name
+
+    _path: str
+    _descriptor: int
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        status = os.fstat(self._descriptor)
+        return _find_file, (self._path, _name_of(self._descriptor), status.st_dev, status.st_ino)
+
+
+def map_dataset(
+    path: str, descriptor: int, dtype: np.dtype[Any], *, offset: int, shape: tuple[int, ...]
+) -> npt.NDArray[Any]:
+    """Return a part of an open file as a read-only memory map.
+
+    Args:
+        path: absolute path of the file, which may belong to another file by now.
+        descriptor: descriptor of the open file; the caller may close it.
+        dtype, shape: type and shape of the result, which is not empty.
+        offset: position of its first byte in the file.
+    """
+    with os.fdopen(os.dup(descriptor), "rb") as raw:
+        mapped = np.memmap(raw, dtype=dtype, mode="r", offset=offset, shape=shape)
+    mapped.filename = FileName(path, descriptor)  # numpy finds none by a descriptor
+    return mapped
+
+
+def _name_of(descriptor: int) -> str:
+    return f"/proc/{os.getpid()}/fd/{descriptor}"
+
+
+def _is_file(path: str, file: os.stat_result) -> bool:
+    with contextlib.suppress(OSError, ValueError):
+        return os.path.samestat(os.stat(path), file)
+    return False
+
+
+def _find_file(path: str, descriptor: str, device: int, inode: int) -> str:
+    """Return the name, of the two, of the file with a device and inode."""
+    for name in (path, descriptor):
+        with contextlib.suppress(OSError):
+            found = os.stat(name)
+            if (found.st_dev, found.st_ino) == (device, inode):
+                return name
+    raise StoreError(f"{path!r} was replaced since it was opened; open it again")
