@@ -25,6 +25,13 @@ class _StandardError:
 
     encoding = property(lambda self: getattr(sys.stderr, "encoding", "ascii"))
 
+    def __eq__(self, other: object) -> bool:
+        """True for standard error: tqdm clears the bars of a file before it writes a line there."""
+        return isinstance(other, _StandardError) or other is sys.stderr
+
+    def __hash__(self) -> int:
+        return hash(_StandardError)
+
     def write(self, text: str) -> None:
         with contextlib.suppress(OSError, AttributeError):
             sys.stderr.write(text)

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
-from sppfeat.cli.output import say
+from sppfeat.cli.output import say, say_above_bars
 from sppfeat.errors import ConfigError, LabelWarning, SppfeatError
 
 __all__ = [
@@ -87,7 +87,7 @@ def _label_notes() -> Iterator[None]:
             before(message, category, *place)
         elif (text := str(message)) not in seen:
             seen.add(text)
-            say(f"note: {text}")
+            say_above_bars(f"note: {text}")
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", LabelWarning)

@@ -22,6 +22,7 @@ __all__ = [
     "print_json_or_text",
     "print_result",
     "say",
+    "say_above_bars",
     "scales_text",
     "standard_output",
     "table",
@@ -32,6 +33,13 @@ def say(text: str) -> None:
     """Prints a line for the user on standard error; drops it if standard error is closed."""
     with contextlib.suppress(OSError):
         click.echo(_printable(text), err=True)
+
+
+def say_above_bars(text: str) -> None:
+    """Prints a line as :func:`say` does, above the progress bars that are shown."""
+    tqdm = sys.modules.get("tqdm")  # without it there is no bar
+    with contextlib.nullcontext() if tqdm is None else tqdm.tqdm.external_write_mode(sys.stderr):
+        say(text)
 
 
 def print_result(text: str) -> None:

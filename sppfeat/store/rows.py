@@ -108,8 +108,8 @@ class Labels:
             found = first_few((f"{one_line(repr(name))} {n}" for name, n in counts.most_common()), _SHOWN)
             raise LabelError(
                 f"{counted(len(foreign), 'row has a class', 'rows have classes')} that {of} lacks: {found}; allowed: "
-                f"{first_few(map(repr, known), _SHOWN)}. Leave such rows out with rows=, or take y as names "
-                "(names=True)"
+                f"{first_few(map(repr, known), _SHOWN)}. Leave such rows out with --rows (rows=), or take "
+                "names as y (names=True)"
             )
         return dataclasses.replace(self, values=values, names=known)
 
