@@ -103,7 +103,7 @@ _SHOWN_FAILURES = 5
 @setting(
     RunOptions,
     "max_decode_pixels",
-    "Larger images fail, undecoded: a guard against decompression bombs.",
+    "Larger images fail, undecoded; raise it for huge TIFFs.",
     type=click.IntRange(1),
 )
 @flag("--allow-nonfinite", "Keep descriptors with NaN or infinities; otherwise their image fails.")
@@ -257,6 +257,7 @@ def _result_text(result: "ExtractResult", verbose: bool) -> str:
     failures = [f"  failed: {failure.path!r}: {failure.error}" for failure in result.failures]
     shown = None if verbose else _SHOWN_FAILURES
     lines += first_of(failures, shown, more="  ... and {} more: 'sppfeat info' or -v lists them")
+    lines += [f"note: {note}" for note in result.notes]
     if result.pending:
         lines.append(
             counted(result.pending, "image is", "images are") + " left: the same command again continues."

@@ -1,6 +1,8 @@
 """Settings of decoders, batches to decode and decoded batches, and the decoder without processes."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -62,6 +64,8 @@ class Decoded(NamedTuple):
     images: Sequence[int]  # numbers of the images that could be decoded, in the order of the batch
     pixels: npt.NDArray[np.uint8]  # (n, H, W, 3) uint8 RGB, writable, valid until the next batch is requested
     failures: dict[int, str]  # the reason of each failure, under the number of the image
+    # Least and greatest sample of images that use less than a quarter of 16 bits, under their numbers.
+    narrow: Mapping[int, tuple[int, int]] = MappingProxyType({})
 
 
 class InlineDecoder:
@@ -86,15 +90,20 @@ class InlineDecoder:
             good: list[int] = []
             pixels = np.empty((len(batch.images), *batch.input_hw, 3), dtype=np.uint8)
             failures: dict[int, str] = {}
+            narrow: dict[int, tuple[int, int]] = {}
             for image, place, image_hw in zip(batch.images, batch.places, batch.image_hw, strict=True):
                 try:
                     pixels[len(good)] = decode_image(
-                        _found(place), image_hw=image_hw, input_hw=batch.input_hw, **self._settings._asdict()
+                        _found(place),
+                        image_hw=image_hw,
+                        input_hw=batch.input_hw,
+                        on_narrow=partial(narrow.__setitem__, image),
+                        **self._settings._asdict(),
                     )
                     good.append(image)
                 except ImageError as error:
                     failures[image] = str(error)
-            yield Decoded(batch, good, pixels[: len(good)], failures)
+            yield Decoded(batch, good, pixels[: len(good)], failures, narrow)
 
     def close(self) -> None:
         """Does nothing, since there are no processes to stop."""

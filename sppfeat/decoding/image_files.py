@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import re
 import stat
 import struct
 import threading
@@ -77,13 +78,14 @@ def open_image(
     with _open_place(place_of(place)) as file, _pillow_settings(max_pixels):
         # A file object rather than a path: Pillow would map an uncompressed file into memory, and a mapped file that
         # is cut short meanwhile kills the process with SIGBUS.
-        with pillow_errors("its header cannot be read"):
+        with pillow_errors("its header cannot be read", max_pixels=max_pixels):
             image = _open_with_pillow(file)
             if image.width * image.height > max_pixels:
-                raise ImageError(
-                    f"too many pixels: {image.height} x {image.width} (height x width) are "
-                    f"{image.height * image.width}, more than max-decode-pixels {max_pixels}"
+                n_pixels, size = (
+                    image.height * image.width,
+                    f"{image.height} x {image.width} (height x width)",
                 )
+                raise _too_many_pixels(f"{size} are {n_pixels}", n_pixels, max_pixels)
             check_pixels(image)
             _check_tiles(image, max_pixels)
             _scale_key_color(image)
@@ -179,9 +181,9 @@ def _check_tiles(image: ImageFile.ImageFile, max_pixels: int) -> None:
         return
     width, height, tile_width, tile_height = (int(image.tag_v2.get(tag, 0)) for tag in (256, 257, 322, 323))
     if tile_width * tile_height > max(max_pixels, 4 * width * height):  # libtiff allocates a whole tile
-        raise ImageError(
-            f"too many pixels: tiles of {tile_height} x {tile_width} (height x width) for an image of "
-            f"{height} x {width}, more than max-decode-pixels {max_pixels}"
+        tiles = f"tiles of {tile_height} x {tile_width} (height x width) for an image of {height} x {width}"
+        raise _too_many_pixels(
+            f"{tiles} are {tile_width * tile_height}", tile_width * tile_height, max_pixels
         )
     if image.tile[0][0] == "libtiff":  # libtiff checks these itself
         return
@@ -197,8 +199,15 @@ def _check_tiles(image: ImageFile.ImageFile, max_pixels: int) -> None:
         )
 
 
+def _too_many_pixels(found: str, n_pixels: int | str, max_pixels: int) -> ImageError:
+    return ImageError(
+        f"too many pixels: {found}, more than --max-decode-pixels {max_pixels}; "
+        f"--max-decode-pixels {n_pixels} lets it in"
+    )
+
+
 @contextmanager
-def pillow_errors(what: str) -> Iterator[None]:
+def pillow_errors(what: str, *, max_pixels: int | None = None) -> Iterator[None]:
     """Converts any error from Pillow to an ImageError, and silences its warnings.
 
     On hostile files Pillow raises nearly any type (SyntaxError, struct.error, zlib.error, MemoryError, KeyError,
@@ -212,7 +221,10 @@ def pillow_errors(what: str) -> Iterator[None]:
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
-        raise ImageError(f"too many pixels for max-decode-pixels: {_one_line(error)}") from error
+        numbers = re.findall(r"[0-9]+", str(error))
+        if max_pixels is None or not numbers:
+            raise ImageError(f"{what}: more pixels than Pillow's Image.MAX_IMAGE_PIXELS allows") from error
+        raise _too_many_pixels(numbers[0], numbers[0], max_pixels) from error
     except MemoryError as error:
         raise ImageError(f"{what}: not enough memory") from error
     except Exception as error:

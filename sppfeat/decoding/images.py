@@ -4,6 +4,7 @@ Sizes are ``(height, width)``. :func:`read_image` describes the result for each 
 """
 
 import struct
+from collections.abc import Callable
 from typing import BinaryIO, cast
 
 import numpy as np
@@ -22,7 +23,18 @@ from sppfeat.decoding.image_files import (
 from sppfeat.errors import ImageError
 from sppfeat.files.places import Place, read_at
 
-__all__ = ["decode_image", "image_from_array", "probe_image", "read_image", "reduce_jpeg", "resize_image"]
+__all__ = [
+    "OnNarrow",
+    "decode_image",
+    "image_from_array",
+    "probe_image",
+    "read_image",
+    "reduce_jpeg",
+    "resize_image",
+]
+
+OnNarrow = Callable[[tuple[int, int]], None]
+"""Called with the least and the greatest 16-bit sample of an image that uses less than a quarter of their range."""
 
 _UPRIGHT = {
     2: Transpose.FLIP_LEFT_RIGHT,
@@ -43,6 +55,11 @@ _START_OF_SCAN = 0xDA
 _WITHOUT_LENGTH = frozenset((0x00, 0x01, *range(0xD0, 0xDA)))
 _MOST_SEGMENTS = 10_000
 
+# Formats in which programs write 32 bits per pixel without opacity: viewers show an alpha of 0 everywhere as opaque.
+_UNUSED_ALPHA = frozenset(("BMP", "DIB", "TGA"))
+_WITH_16_BITS = frozenset(("PNG", "TIFF", "PPM", "SGI", "JPEG2000"))
+_QUARTER = 64  # of the values of a high byte
+
 
 def probe_image(
     place: bytes | str | Place, *, exif: str, max_pixels: int = DEFAULT_MAX_DECODE_PIXELS
@@ -61,9 +78,9 @@ def read_image(
     """Reads an image at its full size, upright, as 8-bit RGB.
 
     Pillow converts grayscale, 1-bit, palette, CMYK, YCbCr and LAB pixels, without regard to an
-    embedded ICC profile. Transparency is laid over white. 16-bit samples are cut to their high byte, in
-    color and gray alike; 32-bit integers and floats have no defined range and are refused. Only the first of
-    several frames or pages is read.
+    embedded ICC profile. Transparency is laid over white, but BMP and TGA whose alpha is 0 everywhere are opaque.
+    16-bit samples are cut to their high byte, in color and gray alike; 32-bit integers and floats have no defined
+    range and are refused. Only the first of several frames or pages is read.
 
     Args:
         place: The file, or the part of one.
@@ -86,6 +103,7 @@ def decode_image(
     resample: str,
     max_pixels: int = DEFAULT_MAX_DECODE_PIXELS,
     decode: str = "exact",
+    on_narrow: OnNarrow | None = None,
 ) -> npt.NDArray[np.uint8]:
     """Decodes an image file and resizes it to the network input.
 
@@ -96,6 +114,7 @@ def decode_image(
         resample: name of a Pillow filter in lower case, applied to 8-bit RGB of the full size.
         decode: ``"exact"``, or ``"fast"``: a JPEG at least twice as large as ``input_hw`` on both sides is decoded at
             1/2, 1/4 or 1/8 of its size and resized from there. The pixel values differ; the geometry does not.
+        on_narrow: Called if the image has 16-bit samples and uses little of their range.
 
     Returns:
         ``(H, W, 3)`` uint8 RGB of size ``input_hw``, C-contiguous, read-only.
@@ -104,7 +123,7 @@ def decode_image(
         ImageError: As for :func:`read_image`; or the file's size is no longer ``image_hw``.
     """
     reduce_to = input_hw if decode == "fast" else None
-    image, box = _read(place, exif, max_pixels, image_hw=image_hw, reduce_to=reduce_to)
+    image, box = _read(place, exif, max_pixels, image_hw=image_hw, reduce_to=reduce_to, on_narrow=on_narrow)
     return resize_image(image, input_hw=input_hw, resample=resample, box=box)
 
 
@@ -164,6 +183,7 @@ def _read(
     *,
     image_hw: tuple[int, int] | None = None,
     reduce_to: tuple[int, int] | None = None,
+    on_narrow: OnNarrow | None = None,
 ) -> tuple[Image.Image, tuple[float, float, float, float] | None]:
     """Decodes a file as upright 8-bit RGB, and returns the box of the picture in it if that is not all of it.
 
@@ -173,12 +193,12 @@ def _read(
         if image_hw is not None and displayed_hw != tuple(image_hw):
             was, now = (f"{height} x {width}" for height, width in (image_hw, displayed_hw))
             raise ImageError(f"changed since it was planned: was {was} (height x width), is {now}")
-        with pillow_errors(f"cannot be decoded as {image.format}"):
+        with pillow_errors(f"cannot be decoded as {image.format}", max_pixels=max_pixels):
             turned = orientation if exif == "apply" else 1
             factor = 1
             if reduce_to is not None:
                 factor = reduce_jpeg(image, reduce_to[::-1] if turned in SWAPS_SIDES else reduce_to)
-            rgb = _turn_upright(_to_rgb(image), image, orientation, exif)
+            rgb = _turn_upright(_to_rgb(image, on_narrow), image, orientation, exif)
         if (rgb.height, rgb.width) != tuple(-(-side // factor) for side in displayed_hw):
             declared = f"{displayed_hw[0]} x {displayed_hw[1]}"
             reduced = f" at 1/{factor} of it" if factor > 1 else ""
@@ -207,22 +227,45 @@ def _turn_upright(rgb: Image.Image, image: Image.Image, orientation: int, exif: 
     return rgb.transpose((_UPRIGHT if exif == "apply" else _AS_STORED)[orientation])
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, on_narrow: OnNarrow | None = None) -> Image.Image:
     """Decodes the pixels of an image as 8-bit RGB, not turned (except by Pillow itself, for TIFF)."""
+    is_deep_color = on_narrow is not None and _has_deep_color(image)  # which loading forgets
     image.load()
     if image.mode == "I" or image.mode.startswith("I;16"):
-        return _high_bytes(image)
+        return _high_bytes(image, on_narrow)
+    if is_deep_color:
+        extrema = np.reshape(image.getextrema(), (-1, 2))[: 1 if image.mode[0] == "L" else 3]
+        _report_narrow(256 * int(extrema.min()), 256 * int(extrema.max()) + 255, on_narrow)
     if image.mode == "La":  # to which no other conversion leads
         image = image.convert("LA")
     if image.has_transparency_data:
         rgba = image if image.mode == "RGBA" else image.convert("RGBA")  # which copies
+        if image.format in _UNUSED_ALPHA and rgba.getchannel("A").getbbox() is None:
+            return rgba.convert("RGB")
         canvas = Image.new("RGB", rgba.size, "white")
         canvas.paste(rgba, (0, 0), rgba)
         return canvas
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _high_bytes(image: Image.Image) -> Image.Image:
+def _has_deep_color(image: Image.Image) -> bool:
+    """True if Pillow cuts the 16-bit samples of a color image to 8 bits when it decodes them."""
+    if not isinstance(image, ImageFile.ImageFile) or image.format not in _WITH_16_BITS:
+        return False
+    return any(
+        ";16" in str(args)
+        or codec == "SGI16"
+        or (codec == "ppm" and isinstance(args, tuple) and args[-1] > 255)
+        for codec, _, _, args in image.tile
+    )
+
+
+def _report_narrow(low: int, high: int, on_narrow: OnNarrow | None) -> None:
+    if on_narrow is not None and high // 256 - low // 256 < _QUARTER:
+        on_narrow((low, high))
+
+
+def _high_bytes(image: Image.Image, on_narrow: OnNarrow | None = None) -> Image.Image:
     """16-bit grayscale as RGB: ``sample >> 8``, as Pillow does for 16-bit color.
 
     Pillow's own conversion clips, so that every sample above 255 becomes white.
@@ -233,6 +276,8 @@ def _high_bytes(image: Image.Image) -> Image.Image:
     if tags.get(258) == (12,):  # BitsPerSample: Pillow unpacks 12 bits to 0..4095
         shift = 4
     gray = (samples >> shift).astype(np.uint8)
+    if shift == 8:
+        _report_narrow(int(samples.min()), int(samples.max()), on_narrow)
     if tags.get(262) == 0:  # PhotometricInterpretation: 0 is white
         gray = 255 - gray
     if "transparency" in image.info:

@@ -235,12 +235,15 @@ class _BatchInFlight:
         self.image_nbytes = 3 * batch.input_hw[0] * batch.input_hw[1]
         self.n_open = len(batch.images)
         self.failures: dict[int, str] = {}  # by position in the batch
+        self.narrow: dict[int, tuple[int, int]] = {}  # likewise
 
     def finish(self, position: int, answer: Answer) -> None:
         """Takes the answer for one image of the batch."""
         self.n_open -= 1
         if isinstance(answer, str):
             self.failures[position] = answer
+        elif answer is not None:
+            self.narrow[position] = answer
 
     def decoded(self, arena: Arena) -> Decoded:
         """Returns the batch; later images move up into the places of failed ones."""
@@ -254,4 +257,5 @@ class _BatchInFlight:
             [self.batch.images[i] for i in good],
             pixels[: len(good)],
             {self.batch.images[i]: self.failures[i] for i in sorted(self.failures)},
+            {self.batch.images[i]: self.narrow[i] for i in sorted(self.narrow)},
         )

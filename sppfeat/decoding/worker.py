@@ -58,7 +58,10 @@ class ProbeJob(NamedTuple):
 
 
 class DecodeJob(NamedTuple):
-    """An image to decode into the arena at ``offset``; the answer is None, or the reason of a failure."""
+    """An image to decode into the arena at ``offset``.
+
+    The answer is None, the reason of a failure, or the least and greatest sample of an image with few of 16 bits.
+    """
 
     place: Place
     settings: DecodeSettings
@@ -100,15 +103,20 @@ def _answer(job: ProbeJob | DecodeJob, arena: npt.NDArray[np.uint8]) -> Answer |
     try:
         if isinstance(job, ProbeJob):
             return probe_image(job.place, exif=job.settings.exif, max_pixels=job.settings.max_pixels)
+        narrow: list[tuple[int, int]] = []
         pixels = decode_image(
-            job.place, image_hw=job.image_hw, input_hw=job.input_hw, **job.settings._asdict()
+            job.place,
+            image_hw=job.image_hw,
+            input_hw=job.input_hw,
+            on_narrow=narrow.append,
+            **job.settings._asdict(),
         )
         arena[job.offset : job.end] = pixels.reshape(-1)
+        return narrow[0] if narrow else None
     except ImageError as error:
         return str(error)
     except Exception:  # carried to the parent, which raises it: the traceback must not be lost here
         return RuntimeError(f"a defect in the decoding worker:\n{traceback.format_exc()}")
-    return None
 
 
 @dataclass(eq=False)

@@ -13,7 +13,7 @@ from sppfeat.extraction.part import Failure, Outcome, Part, Parts, open_output
 from sppfeat.extraction.parts import find_part
 from sppfeat.extraction.pipeline import Progress
 from sppfeat.extraction.plan import PLACEHOLDER, shard_path
-from sppfeat.extraction.report import PlanSummary
+from sppfeat.extraction.report import PlanSummary, result_notes
 from sppfeat.extraction.run import OnProbe, open_run
 from sppfeat.extraction.shard_files import open_parts_in_turn
 from sppfeat.files.downloads import OnDownload
@@ -37,6 +37,7 @@ class ExtractResult:
             pooling, and waiting for the disk.
         boxes: numbers of boxes by kind; None for whole images.
         failures: the failed images.
+        notes: remarks for the user on the images that were run.
     """
 
     plan: PlanSummary
@@ -55,6 +56,7 @@ class ExtractResult:
     write_seconds: float
     boxes: dict[str, int] | None
     failures: list[Failure]
+    notes: list[str]
 
 
 def extract(
@@ -120,6 +122,7 @@ def extract(
         decode_seconds=round(progress.decode_seconds, 3),
         network_seconds=round(progress.network_seconds, 3),
         write_seconds=round(progress.write_seconds, 3),
+        notes=result_notes(progress),
     )
 
 

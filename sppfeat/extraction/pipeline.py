@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.config.wording import one_line
 from sppfeat.decoding import Batch, Decoded, Decoder
 from sppfeat.errors import DeviceMemoryError, ImageError
 from sppfeat.extraction.plan import Plan, shape_keys
@@ -77,10 +78,20 @@ class Progress(NamedTuple):
     decode_seconds: float = 0.0
     network_seconds: float = 0.0
     write_seconds: float = 0.0
+    n_narrow: int = 0  # images with 16-bit samples that use less than a quarter of their range
+    narrow_example: str = ""  # the first of them, with its range
 
     def followed_by(self, other: "Progress") -> "Progress":
         """Add the progress of later work to this one."""
-        return Progress(*(own + more for own, more in zip(self, other, strict=True)))  # type: ignore[arg-type]
+        return Progress(
+            self.n_done + other.n_done,
+            self.n_failed + other.n_failed,
+            self.decode_seconds + other.decode_seconds,
+            self.network_seconds + other.network_seconds,
+            self.write_seconds + other.write_seconds,
+            self.n_narrow + other.n_narrow,
+            self.narrow_example or other.narrow_example,
+        )
 
 
 def run_pipeline(
@@ -132,14 +143,23 @@ def run_pipeline(
         sink, dtype=dtype, nonfinite=nonfinite, fatal_paths=plan.paths if fail_fast else None
     )
 
+    n_narrow, narrow_example = 0, ""
+
     def progress() -> Progress:
-        return begun.followed_by(Progress(sink_thread.n_done, sink_thread.n_failed, *clock.seconds))
+        decode, network, write = clock.seconds
+        counts = sink_thread.n_done, sink_thread.n_failed, decode, network, write, n_narrow
+        return begun.followed_by(Progress(*counts, narrow_example))
 
     with contextlib.closing(sink_thread):
         sink_thread.end_batch(Batch(others, (), (), (0, 0), 0, [True] * len(others)), unreadable)
         for decoded in decoder.decode(_located(plan, batches, find_places)):
             clock.lap(_DECODE)
             failures = dict(decoded.failures)
+            for image, is_last in zip(decoded.batch.images, decoded.batch.is_last, strict=True):
+                if is_last and (samples := decoded.narrow.get(image)):
+                    n_narrow += 1
+                    name = one_line(repr(os.fsdecode(plan.paths[image])))
+                    narrow_example = narrow_example or f"{name} ({samples[0]} to {samples[1]})"
             for rows in describe_all(decoded, failures):
                 clock.lap(_NETWORK)
                 sink_thread.add(rows)

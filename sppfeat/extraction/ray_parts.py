@@ -172,8 +172,15 @@ class PartsOnRay:
                 else:
                     self._reported.add(index)
                     # Its seconds count once for all actors, which run in parallel.
-                    seconds = (own / actors.n for own in report[2:])
-                    self._waited = self._waited.followed_by(Progress(0, 0, *seconds))
+                    decode, network, write = (own / actors.n for own in report[2:5])
+                    waited = report._replace(
+                        n_done=0,
+                        n_failed=0,
+                        decode_seconds=decode,
+                        network_seconds=network,
+                        write_seconds=write,
+                    )
+                    self._waited = self._waited.followed_by(waited)
             progress = self._progress()
             if progress.n_done + progress.n_failed:
                 on_progress(progress)

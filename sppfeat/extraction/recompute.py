@@ -14,6 +14,7 @@ from typing import Any, TypeGuard
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.config.distribution import RunOptions
 from sppfeat.config.values import StrPath
 from sppfeat.decoding import DecodeSettings
 from sppfeat.decoding.images import decode_image, image_from_array, probe_image, resize_image
@@ -192,7 +193,8 @@ def recompute_rows(
     for i, (row, image) in enumerate(zip(rows.tolist(), images.tolist(), strict=True)):
         (height, width), (in_h, in_w) = image_hw[i].tolist(), input_hw[i, scale[i]].tolist()
         where = f"row {row} ({os.fsdecode(os.path.join(folder, paths[image]))!r})"
-        settings = DecodeSettings.of(config, height * width)  # the run accepted it, whatever its limit
+        # The run accepted its pixels, whatever its limit; an image that has grown since has another reason to fail.
+        settings = DecodeSettings.of(config, max(height * width, RunOptions.max_decode_pixels))
         try:
             place = find_image(folder, paths[image])
             pixels = read_pixels(place, settings, image_hw=(height, width), input_hw=(in_h, in_w))[None]

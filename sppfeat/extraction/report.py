@@ -11,6 +11,7 @@ from sppfeat.boxes.table import BoxTable
 from sppfeat.config.regions import RegionSpec, RowFlag
 from sppfeat.config.specs import InputSpec
 from sppfeat.config.wording import counted, first_few, one_line
+from sppfeat.extraction.pipeline import Progress
 from sppfeat.extraction.plan import Plan
 from sppfeat.extraction.run import Run
 from sppfeat.files.image_names import count_same_file_names
@@ -19,7 +20,15 @@ from sppfeat.store.layout import feature_nbytes
 from sppfeat.store.schema import Status
 from sppfeat.store.tables import RowBoxes
 
-__all__ = ["BoxSummary", "PlanSummary", "box_notes", "plan_notes", "summarize_boxes", "summarize_plan"]
+__all__ = [
+    "BoxSummary",
+    "PlanSummary",
+    "box_notes",
+    "plan_notes",
+    "result_notes",
+    "summarize_boxes",
+    "summarize_plan",
+]
 
 _SHOWN = 3
 _MAX_FRACTION = 2.0  # coordinates beyond this are unlikely to be fractions of an image
@@ -190,6 +199,17 @@ def plan_notes(plan: Plan, run: Run, *, is_new: bool) -> list[str]:
         table = run.planner.table if run.planner else None
         notes += box_notes(plan, plan.boxes, table, is_new=is_new)
     return notes
+
+
+def result_notes(progress: Progress) -> list[str]:
+    """Describe what only the pixels tell: images that use little of 16 bits."""
+    if not progress.n_narrow:
+        return []
+    images = counted(progress.n_narrow, "image uses", "images use")
+    return [
+        f"{images} less than a quarter of the range of 16-bit samples, such as {progress.narrow_example}: nearly flat "
+        "in 8 bits, which networks take; scale the values to 0..65535 and extract again"
+    ]
 
 
 def _decode_notes(plan: Plan, decode: str) -> list[str]:

@@ -6,7 +6,11 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from command_line import run
+from PIL import Image
+
+from sppfeat.networks.backbones import load_backbone
 
 TINY = ["--size", "48", "--levels", "1,2", "--device", "cpu"]
 
@@ -57,6 +61,47 @@ def test_multiples_and_fast_decoding_are_said_before_the_run_and_kept_in_the_fil
     other = run("extract", folder, "-o", tmp_path / "f.h5", *TINY, code=1)
     assert "round_to: the file has 32, this command '(not set)'" in other.stderr
     assert "decode: the file has 'fast', this command '(not set)'" in other.stderr
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_with_few_of_16_bits_are_noted_once_at_the_end(tmp_path, workers):
+    (tmp_path / "in").mkdir()
+    for i, factor in enumerate((1, 16, 1)):
+        samples = (np.arange(3600, dtype="<u2") * factor).reshape(60, 60)
+        Image.fromarray(samples).save(tmp_path / f"in/{i}.png")
+    command = ["extract", tmp_path / "in", "-o", tmp_path / "f.h5", *TINY, "--workers", workers, "--flip"]
+    result = run(*command, code=0)
+    note = (
+        "note: 2 images use less than a quarter of the range of 16-bit samples, such as '0.png' (0 to 3599): "
+    )
+    assert result.stderr.count("16-bit samples") == result.stderr.count(note) == 1
+    assert "scale the values to 0..65535 and extract again" in result.stderr
+    assert "16-bit" not in run(*command, code=0).stderr  # nothing was decoded
+
+
+def test_a_task_of_a_job_array_is_told_that_all_tasks_do_the_same(folder, tmp_path):
+    task = {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_ARRAY_TASK_ID": "3"}
+    task |= {"SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_MAX": "16", "SLURM_ARRAY_TASK_COUNT": "16"}
+    command = ["extract", folder, "-o", tmp_path / "{shard}.h5", *TINY, "--shard", "auto", "--dry-run"]
+    said = run(*command, code=0, env=task).stdout
+    assert "this is shard 1/1, and every other task has the same" in said
+    assert "--shard $SLURM_ARRAY_TASK_ID/16" in said
+
+
+def test_a_prefix_of_the_names_in_a_checkpoint_is_said_in_the_plan(folder, tmp_path):
+    state = load_backbone("spp_s16", fold=False).network.state_dict()
+    torch.save({"state_dict": {f"model.{name}": value for name, value in state.items()}}, tmp_path / "w.ckpt")
+    command = [
+        "extract",
+        folder,
+        "-o",
+        tmp_path / "f.h5",
+        *TINY,
+        "--dry-run",
+        "--weights",
+        tmp_path / "w.ckpt",
+    ]
+    assert "note:        the weights are those under 'state_dict.model.'" in run(*command, code=0).stdout
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,11 @@ def gone(words: str) -> list[str]:
     return [f"- {word}" for word in words.split()]
 
 
+def new(words: str) -> list[str]:
+    """Lines of words that were not in a command's help."""
+    return [f"+ {word}" for word in words.split()]
+
+
 # Intended differences of a command: its parameters and the words of its help that are gone ("- ...") or new ("+ ...").
 DIFFERENCES: dict[str, list[str]] = {
     "sppfeat": ["- plans,"],
@@ -38,6 +43,12 @@ DIFFERENCES: dict[str, list[str]] = {
         "+ [npz|npy|parquet|svmlight|mat|csv|tsv]",
         *gone("mat73 is MATLAB 7.3: HDF5, of any size. mat, mat73]"),
         "+ mat]",
+    ],
+    "sppfeat extract": [
+        "- undecoded:",
+        "+ undecoded;",
+        *gone("a guard against decompression bombs."),
+        *new("raise it for huge TIFFs."),
     ],
     "sppfeat search": [
         "- option --engine, required: False, repeatable: False, environment: SPPFEAT_ENGINE",

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from sppfeat.analysis.search import Query
 from sppfeat.config.machine import available_cores
-from sppfeat.config.values import StrPath
+from sppfeat.config.values import DEFAULT_MAX_DECODE_PIXELS, StrPath
 from sppfeat.config.wording import counted
 from sppfeat.decoding import Batch, DecoderPool, DecodeSettings
 from sppfeat.decoding.images import probe_image
@@ -103,8 +103,10 @@ def read_thumbnails(
         batches.append(Batch([i], [place], [source.image_hw], input_hw))
     if not batches:
         return thumbnails
+    # A run has accepted them, whatever its limit.
+    max_pixels = max(DEFAULT_MAX_DECODE_PIXELS, *(h * w for h, w in (source.image_hw for source in sources)))
     pool = DecoderPool(
-        DecodeSettings(exif, "bicubic", decode="fast"),
+        DecodeSettings(exif, "bicubic", max_pixels, decode="fast"),
         n_workers=min(available_cores(), len(batches)),
         look_ahead_bytes=8 << 20,
         hang_seconds=_HANG_SECONDS,

@@ -501,9 +501,10 @@ def test_files_that_cannot_be_opened(tmp_path, write):
 def test_the_limit_of_pixels_is_exact_and_leaves_pillow_as_it_was(limit, write):
     before = Image.MAX_IMAGE_PIXELS
     path = write(INTACT["PNG"])  # 60 x 90
-    said = "60 x 90 .* are 5400, more than max-decode-pixels 5399" if limit == 5399 else "too many pixels"
+    size = r"60 x 90 \(height x width\) are " if limit == 5399 else ""
+    said = f"too many pixels: {size}5400, more than --max-decode-pixels {limit}; --max-decode-pixels 5400 lets it in"
     for reading in (probe_image, read_image):
-        with pytest.raises(ImageError, match=said) if limit < 5400 else contextlib.nullcontext():
+        with pytest.raises(ImageError, match=f"^{said}$") if limit < 5400 else contextlib.nullcontext():
             reading(path, exif="apply", max_pixels=limit)
     assert before == Image.MAX_IMAGE_PIXELS
 
@@ -702,8 +703,126 @@ def test_fast_shifts_nothing(orientation, input_hw, write):
     assert np.abs(moved[0] - moved[1]).mean() / 2 < 0.6
 
 
+def bmp_32(*pixels, masks=(0xFF0000, 0xFF00, 0xFF, 0xFF000000)):
+    """Return a BMP of one row with a V4 header; each pixel is blue, green, red, alpha."""
+    row = bytes(value for pixel in pixels for value in pixel)
+    info = struct.pack("<IiiHHIIiiII4I", 108, len(pixels), 1, 1, 32, 3, len(row), 0, 0, 0, 0, *masks).ljust(
+        108, b"\0"
+    )
+    return b"BM" + struct.pack("<IHHI", 14 + 108 + len(row), 0, 0, 14 + 108) + info + row
+
+
+def tga(kind, depth, n_pixels, row, *, alpha_bits=0, palette=b""):
+    """Return an uncompressed TGA of one row."""
+    n_colors = len(palette) // 4
+    header = struct.pack(
+        "<BBBHHBHHHHBB",
+        0,
+        bool(palette),
+        kind,
+        0,
+        n_colors,
+        32 if palette else 0,
+        0,
+        0,
+        n_pixels,
+        1,
+        depth,
+        alpha_bits,
+    )
+    return header + palette + row
+
+
+@pytest.mark.parametrize("alpha_bits", [0, 8])
+@pytest.mark.parametrize("name", ["a.bmp", "a.dib", "a.tga"])
+def test_an_alpha_of_zero_everywhere_is_opaque_where_programs_leave_it_unused(name, alpha_bits, write):
+    content = {
+        "a.bmp": bmp_32((3, 2, 1, 0), (6, 5, 4, 0)),
+        "a.dib": bmp_32((3, 2, 1, 0), (6, 5, 4, 0))[14:],
+        "a.tga": tga(2, 32, 2, bytes([3, 2, 1, 0, 6, 5, 4, 0]), alpha_bits=alpha_bits),
+    }[name]
+    assert read_array(write(content, name)).tolist() == [[[1, 2, 3], [4, 5, 6]]]
+
+
+def test_other_layouts_of_tga_without_opacity_are_opaque(write):
+    assert read_array(write(tga(3, 16, 2, bytes([7, 0, 9, 0]), alpha_bits=8), "a.tga")).tolist() == [
+        [[7] * 3, [9] * 3]
+    ]
+    palette = bytes([3, 2, 1, 0, 6, 5, 4, 0])
+    assert read_array(write(tga(1, 8, 2, b"\1\0", palette=palette), "a.tga")).tolist() == [
+        [[4, 5, 6], [1, 2, 3]]
+    ]
+
+
+def test_one_pixel_with_alpha_makes_the_others_transparent(write):
+    for content in (bmp_32((3, 2, 1, 0), (6, 5, 4, 255)), tga(2, 32, 2, bytes([3, 2, 1, 0, 6, 5, 4, 255]))):
+        assert read_array(write(content)).tolist() == [[list(WHITE), [4, 5, 6]]]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "GIF"])
+def test_other_images_that_are_transparent_everywhere_are_blank(kind, write):
+    clear = Image.new("RGBA", (2, 1), (1, 2, 3, 0))
+    assert read_array(write(saved(clear, kind))).tolist() == [[list(WHITE)] * 2]
+
+
+def narrow_range(path, **options):
+    found = []
+    decode_image(
+        path,
+        exif="apply",
+        image_hw=probe_image(path, exif="apply"),
+        input_hw=(1, 2),
+        resample="box",
+        on_narrow=found.append,
+        **options,
+    )
+    return found
+
+
+def deep_images(low, high):
+    """Return images with 16-bit samples from ``low`` to ``high``, by kind."""
+    gray = Image.frombytes("I;16", (2, 1), np.array([low, high], "<u2").tobytes())
+    color, alpha = big_endian(*[low] * 3, *[high] * 3), big_endian(*[low] * 3, 0, *[high] * 3, 65535)
+    return {
+        "gray PNG": saved(gray, "PNG"),
+        "gray TIFF": saved(gray, "TIFF"),
+        "gray TIFF, LZW": saved(gray, "TIFF", compression="tiff_lzw"),
+        "gray PGM": b"P5 2 1 65535\n" + big_endian(low, high),
+        "gray JPEG 2000": saved(gray, "JPEG2000", irreversible=False),
+        "gray and alpha PNG": row_png(2, 16, 4, big_endian(low, 0, high, 65535)),
+        "RGB PNG": row_png(2, 16, 2, color),
+        "RGBA PNG": row_png(2, 16, 6, alpha),
+        "RGB TIFF": row_tiff(2, struct.pack("<6H", *[low] * 3, *[high] * 3), 2, [16] * 3),
+    }
+
+
+@pytest.mark.parametrize("kind", deep_images(0, 1))
+def test_16_bit_images_that_use_little_of_their_range_are_reported(kind, write):
+    exact = kind.startswith("gray") and "alpha" not in kind
+    for low, high in ((0, 255), (0, 1023), (0, 4095), (0, 16383), (30000, 40000)):
+        found = narrow_range(write(deep_images(low, high)[kind]))
+        assert found == [(low, high) if exact else (low >> 8 << 8, high | 255)]
+    for low, high in ((0, 65535), (0, 16384), (20000, 40000)):
+        assert not narrow_range(write(deep_images(low, high)[kind]))
+
+
+def test_a_16_bit_ppm_is_reported_as_pillow_rounds_it(write):
+    color = b"P6 2 1 65535\n" + big_endian(0, 0, 0, 4095, 4095, 4095)
+    assert narrow_range(write(color)) == [(0, 4351)]
+    assert not narrow_range(write(b"P6 2 1 4095\n" + big_endian(0, 0, 0, 4095, 4095, 4095)))
+
+
+def test_images_of_other_depths_have_no_range_to_report(write):
+    dark = Image.new("RGB", (2, 1), (1, 2, 3))
+    for content in (
+        *(saved(dark, kind) for kind in ("PNG", "BMP", "TGA", "JPEG", "TIFF", "PPM")),
+        row_tiff(2, b"\0\x10\x01", 1, [12]),
+    ):
+        assert not narrow_range(write(content))
+
+
 def test_the_limit_of_pixels_is_that_of_the_full_size(write):
-    with pytest.raises(ImageError, match=r"5400, more than max-decode-pixels 5399"):
+    with pytest.raises(ImageError, match=r"5400, more than --max-decode-pixels 5399"):
         fast(write(INTACT["JPEG"]), (6, 9), max_pixels=5399)
 
 
@@ -719,9 +838,9 @@ def test_a_jpeg_that_is_cut_short_fails_fast_too(write):
 
 def test_pixels_of_another_size_than_the_header_are_noticed_fast_too(write, monkeypatch):
     path = write(saved(WIDE, "JPEG"))
-    monkeypatch.setattr(images, "_to_rgb", lambda image: Image.new("RGB", (51, 26)))
+    monkeypatch.setattr(images, "_to_rgb", lambda image, on_narrow: Image.new("RGB", (51, 26)))
     assert fast(path, (25, 50)).shape == (25, 50, 3)
-    monkeypatch.setattr(images, "_to_rgb", lambda image: Image.new("RGB", (203, 101)))
+    monkeypatch.setattr(images, "_to_rgb", lambda image, on_narrow: Image.new("RGB", (203, 101)))
     with pytest.raises(
         ImageError, match=r"^its header says 101 x 203, its pixels are 101 x 203 at 1/4 of it$"
     ):

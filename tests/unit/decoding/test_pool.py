@@ -148,8 +148,8 @@ def test_headers_are_read_in_order(images, shared_pool):
 def test_headers_and_pixels_in_turns(images, shared_pool):
     tasks = tasks_of(images, [5] * 9)
     found, expected = [], decoded(InlineDecoder(SETTINGS), tasks)
-    for _, images_, pixels, failures in shared_pool.decode(tasks):
-        found.append((list(images_), pixels.copy(), failures))
+    for batch in shared_pool.decode(tasks):
+        found.append((list(batch.images), batch.pixels.copy(), batch.failures))
         assert list(shared_pool.probe([images[-2][0]])) == [images[-2][1]]
     assert_same(found, expected)
 

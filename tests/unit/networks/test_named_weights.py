@@ -93,10 +93,10 @@ def test_what_is_nowhere_is_downloaded_into_the_hub_cache_once(
     entry, cache, shelf, squeezenet_state, weight_server
 ):
     found, sha256 = read_entry(entry, folder=shelf)
-    assert same(found, squeezenet_state)
+    assert same(found[""], squeezenet_state)
     assert sha256 == file_sha256(cache / entry.file_name)
     assert sha256.startswith(entry.sha256_prefix)
-    assert same(read_entry(entry)[0], squeezenet_state)
+    assert same(read_entry(entry)[0][""], squeezenet_state)
     assert weight_server.asked == [entry.file_name]
     assert list(shelf.iterdir()) == []
     assert list(cache.iterdir()) == [cache / entry.file_name]
@@ -105,12 +105,12 @@ def test_what_is_nowhere_is_downloaded_into_the_hub_cache_once(
 def test_the_given_folder_comes_before_the_hub_cache(entry, cache, shelf, weight_server):
     content = weight_server.files[entry.file_name]
     put(cache, entry, content)
-    assert same(read_entry(entry, folder=shelf)[0], torch.load(io.BytesIO(content)))
+    assert same(read_entry(entry, folder=shelf)[0][""], torch.load(io.BytesIO(content)))
     put(shelf, entry, content)
     put(cache, entry, b"damaged")
     found, sha256 = read_entry(entry, folder=str(shelf))
     assert sha256 == file_sha256(shelf / entry.file_name)
-    assert same(found, torch.load(io.BytesIO(content)))
+    assert same(found[""], torch.load(io.BytesIO(content)))
     assert weight_server.asked == []
 
 
