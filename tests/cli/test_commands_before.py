@@ -39,10 +39,12 @@ DIFFERENCES: dict[str, list[str]] = {
     "sppfeat": ["- plans,"],
     "sppfeat bench": gone("plan Listing, planning and laying out a run, by the number of images."),
     "sppfeat export": [
+        "+ option --classes-from, required: False, repeatable: False, environment: SPPFEAT_CLASSES_FROM",
         "- [npz|npy|parquet|svmlight|mat|mat73|csv|tsv]",
         "+ [npz|npy|parquet|svmlight|mat|csv|tsv]",
         *gone("mat73 is MATLAB 7.3: HDF5, of any size. mat, mat73]"),
         "+ mat]",
+        *new("--classes-from FEATURES Number the classes as this feature file does. [default: as FILE does]"),
     ],
     "sppfeat extract": [
         "- undecoded:",
