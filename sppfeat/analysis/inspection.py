@@ -100,6 +100,8 @@ def verify(
 ) -> Verification:
     """Check a feature file: structure, NaN, infinities, zero and duplicate rows, status counts: ``sppfeat verify``.
 
+    Images whose files have changed since are a warning.
+
     Args:
         recompute: number of random rows to compute again from their images and compare, if the file has no problem.
         seed: seed of the choice of rows.
@@ -114,8 +116,17 @@ def verify(
         StoreError: the file cannot be opened, or its weights are missing or have changed.
         ConfigError: there is no such device.
     """
+    from sppfeat.extraction.changes import changed_note, recorded_file_changes
+
     with FeatureFile(path) as file:
         report = verify_file(file, on_progress=on_progress)
+        if not report.problems:
+            changes = recorded_file_changes(file, root)
+            changed = np.flatnonzero(changes.changed & (file.status != Status.PENDING))
+            end = "'sppfeat extract --update-changed' runs them again"
+            report.warnings.extend(
+                changed_note(file.path_table, file.image_versions, changes, changed, end=end)
+            )
         compared = None
         if recompute and not report.problems:
             from sppfeat.extraction.recompute import recompute_rows  # loads torch

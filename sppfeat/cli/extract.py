@@ -110,6 +110,8 @@ _SHOWN_FAILURES = 5
 @flag("--fail-fast", "Stop at the first image that fails; the same command again begins with it.")
 @flag("--overwrite", "Start anew; an existing output is replaced once the new one is complete.")
 @flag("--retry-failed", "Try failed images of an existing output again.")
+@flag("--update", "Bring an existing output up to date: add new inputs, and run changed images again.")
+@flag("--update-changed", "Run images again whose files have changed since they were extracted.")
 @flag("--add-new", "Add inputs that an existing output does not have.")
 @shard_options
 @setting(

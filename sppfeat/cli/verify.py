@@ -35,7 +35,8 @@ def verify(file: Path, as_json: bool, quiet: bool, **values: Any) -> None:
     relative l2 difference at most 1e-5 for fp32 (0.01 for tf32 and fp16, 0.06 for bf16; 0.001 more for
     float16 files).
 
-    Exit code 1 if there is a problem. Zero and duplicate rows are warnings: images may be like that.
+    Exit code 1 if there is a problem. Zero and duplicate rows are warnings: images may be like that. So
+    are images that changed since they were extracted.
     """
     with Bar("verifying", 0, unit="row", shown=not quiet) as bar, download_bar() as on_download:
         found = sppfeat.verify(file, on_progress=bar.move_to, on_download=on_download, **values)

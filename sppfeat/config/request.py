@@ -125,6 +125,8 @@ class Request:
     run: RunOptions = field(default_factory=RunOptions)
     overwrite: bool = False
     retry_failed: bool = False
+    update: bool = False
+    update_changed: bool = False
     add_new: bool = False
     fail_fast: bool = False
     dry_run: bool = False
@@ -139,9 +141,10 @@ class Request:
     def __post_init__(self) -> None:
         check_fields(self, "headers")
         is_shard, is_parts = self.shard is not None, self.shard_bytes is not None
+        adding = "--update" if self.update else "--add-new"
         refusals = {
-            "--overwrite starts anew: it goes with neither --retry-failed nor --add-new": (
-                self.overwrite and (self.retry_failed or self.add_new)
+            "--overwrite starts anew: it goes with none of --update, --update-changed, --add-new and --retry-failed": (
+                self.overwrite and (self.retry_failed or self.adds_new or self.runs_changed)
             ),
             f"scratch is {str(self.scratch)!r}; allowed: an existing folder": (
                 self.scratch is not None and not os.path.isdir(self.scratch)
@@ -151,21 +154,24 @@ class Request:
             ),
             "--overwrite does not go with --shared: each process would replace what the others write; remove the file "
             "first": self.shared and self.overwrite,
-            "--add-new does not go with --shard: the shards are cut already; new images go into a file of their own, "
-            "or all is begun anew": is_shard and self.add_new,
+            f"{adding} does not go with --shard: the shards are cut already; new images go into a file of their own, "
+            "or all is begun anew; --update-changed runs changed images again": is_shard and self.adds_new,
             f"shard-size is {self.shard_bytes} bytes; allowed: 1 or more": (
                 self.shard_bytes is not None and self.shard_bytes < 1
             ),
             "--shard-size makes all shards, one after the other: it does not go with --shard": is_parts
             and is_shard,
-            "--add-new does not go with --shard-size: the shards are cut already": is_parts and self.add_new,
+            f"{adding} does not go with --shard-size: the shards are cut already; --update-changed runs changed images "
+            "again": is_parts and self.adds_new,
         }
         if self.ray is not None:
             own_parts = "it cuts the work into parts of its own"
             refusals |= {
                 "--overwrite does not go with --engine ray: remove the output and its folder of parts first, or give "
                 "another output": self.overwrite,
-                f"--add-new does not go with --engine ray: {own_parts}": self.add_new,
+                f"{adding} does not go with --engine ray: {own_parts}; --update-changed runs changed images again": (
+                    self.adds_new
+                ),
                 f"--shard does not go with --engine ray: {own_parts}": is_shard,
                 f"--shard-size does not go with --engine ray: {own_parts}": is_parts,
                 f"device is {self.run.device!r}; allowed with --engine ray, which hands them out: auto, cpu, cuda": (
@@ -175,6 +181,16 @@ class Request:
         for refusal, is_met in refusals.items():
             if is_met:
                 raise ConfigError(refusal)
+
+    @property
+    def adds_new(self) -> bool:
+        """True to add inputs that an existing output does not have."""
+        return self.update or self.add_new
+
+    @property
+    def runs_changed(self) -> bool:
+        """True to run images again whose files have changed since they were extracted."""
+        return self.update or self.update_changed
 
     @property
     def boxes_path(self) -> str:

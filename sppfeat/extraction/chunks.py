@@ -66,10 +66,11 @@ def iterate_chunks(
 
     def load(images: npt.NDArray[np.int64], prober: Decoder) -> _Loaded:
         wanted = images[plan.storage_index[images] >= 0]
+        unknown = np.intersect1d(wanted, unmeasured, assume_unique=True)
+        plan.note_versions(unknown)
         with contextlib.ExitStack() as stack:
             found = stack.enter_context(storage.fetch(plan.storage_index[wanted], run.scratch))
             place_of: Mapping[int, Place | str] = dict(zip(wanted.tolist(), found, strict=True))
-            unknown = np.intersect1d(wanted, unmeasured, assume_unique=True)
             sizes = read_sizes_at([place_of[i] for i in unknown.tolist()], prober)
             changed = run.measure(plan, unknown, sizes)
             wrong = np.union1d(np.intersect1d(images, resized, assume_unique=True), changed)

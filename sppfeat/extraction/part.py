@@ -182,7 +182,7 @@ class Part:
             self.output.lock.announce_layout()
         if self.extends is not None:
             with contextlib.closing(FeatureWriter(self.path)) as writer:
-                copy_rows(self.extends, writer)
+                copy_rows(self.extends, writer, leaving=self.to_do.tolist())
             self._take_place()
         progress = start or Progress()
         if len(self.to_do):
@@ -269,12 +269,18 @@ def _fill_file(
 def _record_headers(part: Part, chunk: Chunk, writer: FeatureWriter) -> None:
     """Write what is known of a chunk before its first batch.
 
-    Sizes are recorded, retried images become pending, and rows whose box has no area get NaN.
+    Images that are run again become pending first of all: killed at any moment, the file never shows a box, a size or a
+    row of the new image under the old status. Their version comes last: until then the next run measures them again.
+    Rows whose box has no area get NaN.
     """
     plan, boxes = part.plan, part.plan.boxes
-    _record_sizes(part, chunk.resized, writer)
-    for image in chunk.to_do[part.status[chunk.to_do] == Status.FAILED].tolist():
+    again = chunk.to_do[part.status[chunk.to_do] != Status.PENDING]
+    for image in again.tolist():
         writer.reopen(image)
+    if len(again):
+        writer.sync()
+    _record_sizes(part, chunk.resized, writer)
+    writer.write_versions(chunk.to_do, plan.versions[chunk.to_do])
     if boxes is not None:
         rows = plan.rows_of(chunk.to_do)
         writer.write_no_descriptor(rows[boxes.is_degenerate[rows]])

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config.wording import counted
 from sppfeat.errors import StoreError
+from sppfeat.extraction.changes import find_changes
 from sppfeat.extraction.part import Output, Part
 from sppfeat.extraction.plan import FoundSizes, ShardPlan, cut_plan, cut_shard
 from sppfeat.extraction.report import plan_notes
@@ -16,15 +16,15 @@ from sppfeat.extraction.resume import (
     MatchedInputs,
     RecordedImages,
     match_inputs,
+    notes_on_changes,
     plan_additions,
     plan_recorded,
     read_recorded,
-    relabeled_images,
 )
 from sppfeat.extraction.run import Run
 from sppfeat.files.outputs import extension_of, replacement_of
 from sppfeat.store.reader import FeatureFile
-from sppfeat.store.schema import Status
+from sppfeat.store.schema import UNKNOWN, Status
 
 __all__ = ["find_part"]
 
@@ -156,12 +156,25 @@ def _begin_part(run: Run, output: Output, path: Path, cut: ShardPlan | None) -> 
 def _continue_part(run: Run, output: Output, recorded: RecordedImages, cut: ShardPlan | None) -> Part:
     """Return the part that goes on with an existing file, or with a longer copy of it if inputs are added."""
     matched = match_inputs(recorded, run.listing) if cut is None else MatchedInputs.for_plan(cut.plan)
+    changes = find_changes(
+        recorded.versions,
+        run.listing.storage,
+        matched.listing_index,
+        status=recorded.status,
+        has_moved=matched.root != recorded.root,
+    )
     is_to_do = recorded.status == Status.PENDING
     if run.request.retry_failed:
         is_to_do |= recorded.status == Status.FAILED
+    if run.request.runs_changed:
+        is_to_do |= changes.changed
     to_do = np.flatnonzero(is_to_do)
+    run.notes.extend(notes_on_changes(run.request, run.listing, recorded, matched, changes, is_to_do))
+    # The header of a pending image is read again if the file was not yet known, or is another one by now.
+    is_other = changes.changed | (recorded.versions == UNKNOWN).all(axis=1)
     plan = plan_recorded(recorded, matched, run.listing.storage, run.config.input)
     unknown = (plan.image_hw[to_do] == 0).any(axis=1) | (recorded.status[to_do] == Status.FAILED)
+    unknown |= is_other[to_do]
     unmeasured = to_do[unknown & (matched.listing_index[to_do] >= 0)]
     resized = to_do[:0]
     if run.measures_first:
@@ -179,7 +192,6 @@ def _continue_part(run: Run, output: Output, recorded: RecordedImages, cut: Shar
         shard=recorded.shard,
         norm_factors=recorded.norm_factors,
     )
-    run.notes.extend(_notes_on_changes(run, recorded, matched))
     if recorded.shard is not None:
         if cut is None and len(run.listing.paths) != recorded.shard.n_images:
             run.notes.append(
@@ -189,40 +201,18 @@ def _continue_part(run: Run, output: Output, recorded: RecordedImages, cut: Shar
         return part
     if not len(matched.new):
         return part
-    if not run.request.add_new:
-        example = os.fsdecode(matched.new_paths[0])
-        run.notes.append(
-            f"{counted(len(matched.new), 'input is', 'inputs are')} not in the file, such as {example!r}; "
-            "--add-new adds them"
-        )
-        return part
-    return _extend_part(part, matched)
-
-
-def _notes_on_changes(run: Run, recorded: RecordedImages, matched: MatchedInputs) -> list[str]:
-    """Describe inputs that have vanished or changed their class since the file was begun."""
-    notes = []
-    if len(matched.vanished):
-        notes.append(
-            counted(len(matched.vanished), "image of the file is", "images of the file are")
-            + " not among the inputs any more"
-        )
-    n_relabeled = len(relabeled_images(recorded, matched, run.listing))
-    if n_relabeled:
-        notes.append(
-            f"{counted(n_relabeled, 'image is', 'images are')} of another class in the inputs than in the file, "
-            "which keeps its own; --overwrite takes those of the inputs"
-        )
-    return notes
+    return _extend_part(part, matched) if run.request.adds_new else part
 
 
 def _extend_part(part: Part, matched: MatchedInputs) -> Part:
     """Add the new inputs to a part, which then fills a new, longer file."""
     run = part.run
     found: FoundSizes = (np.zeros((len(matched.new), 2), dtype=np.int32), {})
+    versions = np.full((len(matched.new), 2), UNKNOWN, dtype=np.int64)
     if run.measures_first:
+        versions = run.listing.storage.versions(matched.new)
         found = run.read_sizes(matched.new)
-    longer = plan_additions(part.plan, matched, run.listing, run.config.input, found, run.planner)
+    longer = plan_additions(part.plan, matched, run.listing, run.config.input, found, versions, run.planner)
     added = np.arange(part.plan.n_images, longer.n_images)
     return replace(
         part,

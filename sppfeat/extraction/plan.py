@@ -20,6 +20,7 @@ from sppfeat.decoding.sizing import network_input_hw
 from sppfeat.errors import ConfigError, ImageError
 from sppfeat.files.places import Place
 from sppfeat.inputs import Listing, Storage
+from sppfeat.store.schema import UNKNOWN
 from sppfeat.store.tables import FileTables, RowBoxes
 
 __all__ = [
@@ -65,7 +66,7 @@ class BoxRows(NamedTuple):
 class Plan(FileTables):
     """Every image and every row of a file, in its order; their numbers are the same from here to the disk.
 
-    Sizes, the boxes that depend on them, and errors are filled in as headers are read. Nothing else changes.
+    Sizes, the boxes that depend on them, versions and errors are filled in as headers are read. Nothing else changes.
 
     Attributes:
         input_hw: ``(N, S, 2)`` int32, height and width of the network input at each of ``S`` scales, in pixels; 0 if
@@ -103,6 +104,14 @@ class Plan(FileTables):
         ends = np.cumsum(stop - first)
         return np.asarray(np.arange(ends[-1] if len(ends) else 0) + np.repeat(stop - ends, stop - first))
 
+    def note_versions(self, images: npt.NDArray[np.int64]) -> None:
+        """Note size and time of the files of images ``(n,)``; call it before their headers are read.
+
+        So a file that changes after that differs from what is recorded of it.
+        """
+        there = images[self.storage_index[images] >= 0]
+        self.versions[there] = self.storage.versions(self.storage_index[there])
+
     @property
     def is_unmeasured(self) -> npt.NDArray[np.bool_]:
         """``(N,)`` bool, True for images of unknown size that are not among the errors."""
@@ -131,6 +140,7 @@ class Plan(FileTables):
             self,
             image_hw=self.image_hw.copy(),
             input_hw=self.input_hw.copy(),
+            versions=self.versions.copy(),
             errors=dict(self.errors),
             boxes=boxes,
         )
@@ -142,6 +152,8 @@ def make_plan(
     errors: Mapping[int, str],
     spec: InputSpec,
     rows: BoxRows | None = None,
+    *,
+    versions: npt.NDArray[np.int64] | None = None,
 ) -> Plan:
     """Plan the images and rows of a listing; images without a valid network-input size are added to the errors.
 
@@ -149,6 +161,8 @@ def make_plan(
         image_hw: ``(N, 2)`` int32, height and width as displayed, in pixels; 0 if the header has not been read.
         errors: the reason for each header that could not be read, by image index.
         rows: the rows of each image; None: one row per image, the whole image.
+        versions: ``(N, 2)`` int64, bytes and modification times of the files before their headers were read; None if
+            none has been.
     """
     input_hw, too_odd = input_sizes(image_hw, spec)
     first = np.arange(len(listing.paths), dtype=np.int64)
@@ -158,6 +172,7 @@ def make_plan(
         paths=listing.paths,
         image_hw=image_hw,
         input_hw=input_hw,
+        versions=np.full((len(image_hw), 2), UNKNOWN, dtype=np.int64) if versions is None else versions,
         rows=ranges,
         labels=listing.labels,
         classes=listing.classes,
@@ -324,6 +339,7 @@ def cut_shard(
         paths=plan.paths.part(images.start, images.stop),
         image_hw=plan.image_hw[images],
         input_hw=plan.input_hw[images],
+        versions=plan.versions[images],
         rows=plan.rows[images] - rows.start,
         labels=plan.labels[images],
         errors={i - images.start: why for i, why in plan.errors.items() if images.start <= i < images.stop},

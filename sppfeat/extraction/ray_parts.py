@@ -104,6 +104,9 @@ class PartsOnRay:
         self._files = ShardFiles(_part_pattern(run.request.output), plan, cut_into_parts(plan))
         self._norm_factors = self._files.check(run)
         self._before = self._files.status()
+        self._changed = self._files.find_changed(run, self._before)
+        if run.request.runs_changed:
+            self._before[self._changed] = Status.PENDING
         self.to_do = self._files.unfinished(self._before, with_failures=run.request.retry_failed)
         self._reported: set[int] = set()  # parts, by index
         self._merged: Outcome | None = None
@@ -221,8 +224,13 @@ class PartsOnRay:
             for index in self._reported:
                 own = self._files.images_of(index)
                 was_to_do[own] |= before[own] == Status.FAILED
-        n_failed = int((was_to_do & (now == Status.FAILED)).sum())
-        n_done = int(((now == Status.DONE) & (before != Status.DONE)).sum())
+        is_new = np.ones(len(now), dtype=bool)
+        if self.run.request.runs_changed:  # these have a status of before, until their part has been reported
+            is_new = ~self._changed
+            for index in self._reported:
+                is_new[self._files.images_of(index)] = True
+        n_failed = int((was_to_do & is_new & (now == Status.FAILED)).sum())
+        n_done = int(((now == Status.DONE) & (before != Status.DONE) & is_new).sum())
         return self._waited._replace(n_done=n_done, n_failed=n_failed)
 
     def _merge(self) -> None:

@@ -19,6 +19,7 @@ from sppfeat.config.values import StrPath
 from sppfeat.decoding import DecodeSettings
 from sppfeat.decoding.images import decode_image, image_from_array, probe_image, resize_image
 from sppfeat.errors import ImageError, StoreError
+from sppfeat.extraction.changes import describe_change, place_version
 from sppfeat.extraction.describe import Describer, ImageBoxes
 from sppfeat.extraction.plan import input_sizes
 from sppfeat.extraction.regions import Projector
@@ -45,6 +46,7 @@ __all__ = [
 # of equality; for the others it is the rounding error of 10, 7 and 10 bits through some 50 layers.
 _TOLERANCE = {"fp32": 1e-5, "tf32": 1e-2, "bf16": 6e-2, "fp16": 1e-2}
 _FLOAT16_ROUNDING = 1e-3
+_ANY_SIZE = 1 << 62  # pixels: a header is read, whatever the image has grown to
 
 
 def load_recorded_backbone(
@@ -179,7 +181,7 @@ def recompute_rows(
         np.random.default_rng(seed).choice(candidates, min(n_rows, len(candidates)), replace=False)
     )
     # Each access to a column reads all of it.
-    images, paths = file.image_index[rows], file.path_table
+    images, paths, versions = file.image_index[rows], file.path_table, file.image_versions
     image_hw = file.image_hw[images]
     input_hw, _ = input_sizes(image_hw, config.input)
     scale, boxes_px = np.zeros(len(rows), dtype=np.int16), file.boxes[rows]
@@ -197,6 +199,11 @@ def recompute_rows(
         settings = DecodeSettings.of(config, max(height * width, RunOptions.max_decode_pixels))
         try:
             place = find_image(folder, paths[image])
+            now_hw = read_size(place, settings._replace(max_pixels=_ANY_SIZE))
+            if now_hw != (height, width):
+                now = f"{now_hw[0]} x {now_hw[1]}"
+                problems.append(f"{where} changed since: was {height} x {width}, is {now} (height x width)")
+                continue
             pixels = read_pixels(place, settings, image_hw=(height, width), input_hw=(in_h, in_w))[None]
         except ImageError as error:
             problems.append(f"{where} cannot be read any more: {error}")
@@ -211,7 +218,9 @@ def recompute_rows(
         difference = _measure_difference(file, row, descriptors[0])
         largest = max(largest, difference)
         if not difference <= limit:
-            problems.append(f"{where} differs by {difference:.2e} (relative l2), more than {limit:g}")
+            how = describe_change(versions[image], place_version(place))
+            since = f"; its image changed since: {how}" if how else ""
+            problems.append(f"{where} differs by {difference:.2e} (relative l2), more than {limit:g}{since}")
         if region is not None and not np.array_equal(regions[i], region.region[0]):
             problems.append(
                 f"{where} is of the region {region.region[0].tolist()}, the file says {regions[i].tolist()}"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,15 +12,18 @@ import numpy.typing as npt
 from sppfeat.config.distribution import Shard
 from sppfeat.config.extract_config import ExtractConfig, config_differences
 from sppfeat.config.regions import RowFlag
+from sppfeat.config.request import Request
 from sppfeat.config.specs import InputSpec
+from sppfeat.config.wording import counted
 from sppfeat.errors import StoreError
+from sppfeat.extraction.changes import FileChanges, changed_note
 from sppfeat.extraction.plan import FoundSizes, Plan, input_sizes
 from sppfeat.extraction.rows import RowPlanner
 from sppfeat.files.paths import PathIndex, PathTable
 from sppfeat.inputs import Listing, Storage
 from sppfeat.inputs.names import below, is_below
 from sppfeat.store.reader import FeatureFile
-from sppfeat.store.schema import RowRegions, Status, scale_indices
+from sppfeat.store.schema import UNKNOWN, RowRegions, Status, scale_indices
 from sppfeat.store.tables import Annotations, FileTables, RowBoxes
 from sppfeat.store.writer import FeatureWriter
 
@@ -28,18 +32,22 @@ __all__ = [
     "RecordedImages",
     "copy_rows",
     "match_inputs",
+    "notes_on_changes",
     "plan_additions",
     "plan_recorded",
     "read_recorded",
-    "relabeled_images",
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedImages(FileTables):
-    """The images and rows that an existing feature file records, with the status ``(N,)`` uint8 of each image."""
+    """The images and rows that an existing feature file records, with the status ``(N,)`` uint8 of each image.
+
+    ``has_versions`` is False for a file made before size and time of the image files were recorded.
+    """
 
     path: Path
+    has_versions: bool
     status: npt.NDArray[np.uint8]
     norm_factors: tuple[float, ...] | None
     shard: Shard | None
@@ -80,7 +88,7 @@ class MatchedInputs:
         return np.flatnonzero(self.listing_index < 0)
 
 
-def relabeled_images(
+def _relabeled_images(
     recorded: RecordedImages, matched: MatchedInputs, listing: Listing
 ) -> npt.NDArray[np.int64]:
     """Return ``(k,)`` int64, indices of the file's images whose class has changed in the inputs.
@@ -92,6 +100,58 @@ def relabeled_images(
     now = np.array([*listing.classes, b""], dtype=object)[labels]  # label -1, no class, is the last name
     before = np.array([*recorded.classes, b""], dtype=object)[recorded.labels[images]]
     return np.asarray(images[(labels >= 0) & (now != before)])
+
+
+def notes_on_changes(
+    request: Request,
+    listing: Listing,
+    recorded: RecordedImages,
+    matched: MatchedInputs,
+    changes: FileChanges,
+    is_to_do: npt.NDArray[np.bool_],
+) -> list[str]:
+    """Describe what has changed among the inputs since a file was begun; ``is_to_do`` are the images that will run."""
+    notes = []
+    changed = np.flatnonzero(changes.changed & (recorded.status != Status.PENDING))
+    n_new = len(matched.new) if recorded.shard is None else 0
+    n_vanished, missing = len(matched.vanished), np.flatnonzero(changes.missing)
+    if request.update:
+        kept = "; done images that are missing keep their rows"
+        n_missing = n_vanished + len(missing)
+        notes.append(
+            f"update: {n_new} new, {len(changed)} changed, {n_missing} missing{kept if n_missing else ''}"
+        )
+    else:
+        if n_vanished:
+            notes.append(
+                counted(n_vanished, "image of the file is", "images of the file are")
+                + " not among the inputs any more"
+            )
+        if len(missing):
+            gone = counted(len(missing), "image file is", "image files are")
+            notes.append(f"{gone} gone, such as {os.fsdecode(recorded.paths[missing[0]])!r}: its rows stay")
+        if n_new and not request.adds_new:
+            example = os.fsdecode(matched.new_paths[0])
+            notes.append(
+                f"{counted(n_new, 'input is', 'inputs are')} not in the file, such as {example!r}; "
+                "--update adds them"
+            )
+    if not request.runs_changed:
+        changed = changed[~is_to_do[changed]]
+    end = "they run again" if request.runs_changed else "--update-changed runs them again"
+    notes += changed_note(recorded.paths, recorded.versions, changes, changed, end=end)
+    if request.runs_changed and not recorded.has_versions:
+        notes.append(
+            "the file does not record when its images were changed, as an older sppfeat made it: changed images cannot "
+            "be told; --overwrite starts anew"
+        )
+    n_relabeled = len(_relabeled_images(recorded, matched, listing))
+    if n_relabeled:
+        notes.append(
+            f"{counted(n_relabeled, 'image is', 'images are')} of another class in the inputs than in the file, "
+            "which keeps its own; --overwrite takes those of the inputs"
+        )
+    return notes
 
 
 def read_recorded(path: Path, config: ExtractConfig) -> RecordedImages:
@@ -111,7 +171,9 @@ def read_recorded(path: Path, config: ExtractConfig) -> RecordedImages:
                 path=path,
                 root=os.fsencode(file.root),
                 paths=file.path_table,
+                has_versions=file.has("images/nbytes"),
                 image_hw=file.image_hw,
+                versions=file.image_versions,
                 rows=file.image_rows,
                 labels=file.labels,
                 classes=tuple(os.fsencode(name) for name in file.classes),
@@ -162,6 +224,8 @@ def plan_recorded(
 ) -> Plan:
     """Plan the images of a file, with the sizes that it records; images that are gone are among the errors."""
     input_hw, too_odd = input_sizes(recorded.image_hw, spec)
+    is_failing = recorded.status[matched.vanished] != Status.DONE
+    recorded.versions[matched.vanished[is_failing]] = UNKNOWN  # so that one that comes back counts as changed
     vanished = dict.fromkeys(matched.vanished.tolist(), "vanished: not among the inputs any more")
     tables = {field.name: getattr(recorded, field.name) for field in dataclasses.fields(FileTables)}
     return Plan(
@@ -179,12 +243,13 @@ def plan_additions(
     listing: Listing,
     spec: InputSpec,
     found: FoundSizes,
+    versions: npt.NDArray[np.int64],
     planner: RowPlanner | None,
 ) -> Plan:
     """Plan the images of a file, whose rows stay where they are, followed by the new inputs.
 
-    New class names follow those of the file; a file without labels stays without. ``found`` are the sizes of the new
-    inputs, by position in ``matched.new``.
+    New class names follow those of the file; a file without labels stays without. ``found`` and ``versions`` are the
+    sizes in pixels, and bytes and times, of the new inputs, by position in ``matched.new``.
     """
     sizes, reasons = found
     n_old, new, paths = plan.n_images, matched.new, [*plan.paths, *matched.new_paths]
@@ -203,6 +268,7 @@ def plan_additions(
         paths=PathTable(paths),
         image_hw=image_hw,
         input_hw=input_hw,
+        versions=np.concatenate((plan.versions, versions)),
         rows=np.concatenate((plan.rows, plan.n_rows + ranges)),
         labels=np.concatenate((plan.labels, labels)),
         classes=classes,
@@ -213,10 +279,16 @@ def plan_additions(
     )
 
 
-def copy_rows(source: Path, writer: FeatureWriter, n_rows_at_once: int = 256) -> None:
-    """Copy rows and image outcomes from a file into a file whose first images and rows are the same."""
+def copy_rows(
+    source: Path, writer: FeatureWriter, *, leaving: Sequence[int] = (), n_rows_at_once: int = 256
+) -> None:
+    """Copy rows and image outcomes from a file into a file whose first images and rows are the same.
+
+    The images ``leaving`` stay pending there: the run does them again.
+    """
     with FeatureFile(source) as file:
         status = file.status
+        status[[image for image in leaving if image < len(status)]] = Status.PENDING
         done_rows = np.flatnonzero(status[file.image_index] == Status.DONE)
         flags, regions = (file.row_flag, file.row_region) if file.has_boxes else (None, None)
         for start in range(0, len(done_rows), n_rows_at_once):
@@ -226,7 +298,8 @@ def copy_rows(source: Path, writer: FeatureWriter, n_rows_at_once: int = 256) ->
         for image in np.flatnonzero(status == Status.DONE).tolist():
             writer.mark_done(image)
         for image, reason in file.errors.items():
-            writer.mark_failed(image, reason)
+            if status[image] == Status.FAILED:
+                writer.mark_failed(image, reason)
 
 
 def _recorded_boxes(file: FeatureFile) -> RowBoxes:

@@ -106,12 +106,14 @@ class Run:
         """Plan all images and rows of the inputs, reading headers first if that is required."""
         every = np.arange(len(self.listing.paths))
         found: FoundSizes = (np.zeros((len(every), 2), dtype=np.int32), {})
+        versions = None
         if self.measures_first:
+            versions = self.listing.storage.versions(every)
             found = self.read_sizes(every)
         rows = None
         if self.planner is not None:
             rows = self.planner.rows(self.listing.root, self.listing.paths, found[0])
-        return make_plan(self.listing, *found, self.config.input, rows)
+        return make_plan(self.listing, *found, self.config.input, rows, versions=versions)
 
     def read_sizes(self, inputs: npt.NDArray[np.int64]) -> FoundSizes:
         """Read the headers of some inputs; ``(n,)`` int64 are their positions in the listing."""
@@ -123,7 +125,9 @@ class Run:
         self, plan: Plan, images: npt.NDArray[np.int64], found: FoundSizes | None = None
     ) -> npt.NDArray[np.int64]:
         """Fill the sizes of images ``(n,)`` of a plan in, unless ``found`` by reading them; return what has changed."""
-        found = found or self.read_sizes(plan.storage_index[images])
+        if found is None:
+            plan.note_versions(images)
+            found = self.read_sizes(plan.storage_index[images])
         return fill_in_sizes(plan, images, found, self.config.input, self.planner)
 
     def make_describer(

@@ -13,6 +13,7 @@ from sppfeat.config.distribution import ShardChoice
 from sppfeat.config.extract_config import config_differences
 from sppfeat.config.request import Request
 from sppfeat.errors import ConfigError, StoreError
+from sppfeat.extraction.changes import changed_note, find_changes
 from sppfeat.extraction.part import Outcome, Part, join_outcomes, open_output, read_outcome
 from sppfeat.extraction.parts import find_part
 from sppfeat.extraction.pipeline import Progress
@@ -25,7 +26,7 @@ from sppfeat.files.places import FileVersion
 from sppfeat.files.remote import url_of
 from sppfeat.store.layout import FILE_DTYPES
 from sppfeat.store.reader import FeatureFile
-from sppfeat.store.schema import Status
+from sppfeat.store.schema import UNKNOWN, Status
 
 __all__ = ["PartsInTurn", "ShardFiles", "open_parts_in_turn"]
 
@@ -97,6 +98,23 @@ class ShardFiles:
                 self._versions[i] = version
         return np.array(self._status)
 
+    def find_changed(self, run: Run, status: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+        """Return ``(N,)`` bool, True for finished images whose files have changed; the run gets a note on them."""
+        versions = np.full((self.plan.n_images, 2), UNKNOWN, dtype=np.int64)
+        roots = set()
+        for i, path in enumerate(self.paths):
+            if path.exists():
+                with FeatureFile(path) as file:
+                    versions[self.images_of(i)] = file.image_versions
+                    roots.add(os.fsencode(file.root))
+        storage, numbers = run.listing.storage, self.plan.storage_index
+        has_moved = not roots <= {self.plan.root}
+        changes = find_changes(versions, storage, numbers, status=status, has_moved=has_moved)
+        changed = np.asarray(changes.changed & (status != Status.PENDING))
+        end = "they run again" if run.request.runs_changed else "--update-changed runs them again"
+        run.notes.extend(changed_note(self.plan.paths, versions, changes, np.flatnonzero(changed), end=end))
+        return changed
+
     def unfinished(self, status: npt.NDArray[np.uint8], *, with_failures: bool) -> list[int]:
         """Return the shards with pending images, or with failed ones if those count."""
         is_left = _is_to_do(status, with_failures=with_failures)
@@ -141,12 +159,17 @@ class PartsInTurn:
         self.name = url_of(run.request.output) or str(run.request.output)
         self._files = files
         self._outcomes: dict[int, Outcome] = {}  # of the parts that this run has taken, by index from 0
+        self._changed = np.zeros(files.plan.n_images, dtype=bool)
+        if not run.request.overwrite:
+            self._changed = files.find_changed(run, files.status())
 
     def summary(self) -> PlanSummary:
         """Summarize the run before it starts, given the files that exist already."""
         status = self._files.status()
         if self.run.request.overwrite:
             status = np.zeros_like(status)  # files that will be replaced count as not done
+        elif self.run.request.runs_changed:
+            status[self._changed] = Status.PENDING
         shard = f"all of {len(self._files.paths)}, one after the other"
         return self._files.summary(self.run, status, output=self.name, shard=shard)
 

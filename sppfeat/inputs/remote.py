@@ -196,6 +196,10 @@ class _Objects(_RemoteStorage):
     def nbytes_of(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         return np.maximum(self.sizes[images], 0)
 
+    def versions(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        sizes = self.sizes[images]
+        return np.stack((sizes, np.full_like(sizes, -1)), axis=1)
+
     def _url(self, image: int) -> str:
         name = os.fsdecode(self.names[image])
         return f"{os.fsdecode(self.top)}/{name}" if self.top else name
@@ -216,6 +220,9 @@ class _Members(_RemoteStorage):
 
     def nbytes_of(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         return np.asarray(self.members.ranges[images, 1])
+
+    def versions(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        return self.members.versions(images)
 
     def _fetch(self, images: npt.NDArray[np.int64], folder: Path) -> list[Place | str]:
         reason = self._reason_if_changed()

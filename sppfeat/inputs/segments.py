@@ -5,6 +5,7 @@ import os
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,10 @@ __all__ = [
 ]
 
 
+_N_ASKING = 16  # threads
+_ASKED_AT_ONCE = 1024  # files, by one thread
+
+
 class Storage(ABC):
     """A source of image bytes; images are numbered from 0 and kept as columns rather than one object per image."""
 
@@ -63,6 +68,13 @@ class Storage(ABC):
     def nbytes_of(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Bytes to fetch from another machine for each of these images, ``(n,)`` int64; 0 if none or unknown."""
         return np.zeros(len(images), dtype=np.int64)
+
+    def versions(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return ``(n, 2)`` int64, bytes and modification time in ns of each of these images; -1 if unknown.
+
+        They are what is known without reading an image or asking a service; of a member of an archive, its own size.
+        """
+        return np.full((len(images), 2), -1, dtype=np.int64)
 
     def cancel(self) -> None:  # noqa: B027 - nothing to do unless images come from another machine
         """Cancel a :meth:`fetch` of another thread, which raises SourceError if it was transferring."""
@@ -134,6 +146,21 @@ class FileStorage(Storage):
             [Place(os.path.join(self.root, self.names[i])) for i in images.tolist()]
         )
 
+    def versions(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return size and modification time of each file as it is now; -1 if it is not there."""
+        blocks = [images[i : i + _ASKED_AT_ONCE] for i in range(0, len(images), _ASKED_AT_ONCE)]
+        with ThreadPoolExecutor(
+            _N_ASKING if len(blocks) > 1 else 1
+        ) as threads:  # a file server takes its time
+            return np.concatenate([np.empty((0, 2), dtype=np.int64), *threads.map(self._stat, blocks)])
+
+    def _stat(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        found = np.full((len(images), 2), -1, dtype=np.int64)
+        for position, image in enumerate(images.tolist()):
+            with contextlib.suppress(OSError, ValueError):  # ValueError: a zero byte in the name
+                found[position] = FileVersion.of(os.path.join(self.root, self.names[image]))[:2]
+        return found
+
 
 STORED_MEMBER, DEFLATED_MEMBER, FIRST_REFUSAL = 0, 1, 2
 
@@ -152,6 +179,11 @@ class Members:
     # Reasons why members cannot be read in place; FIRST_REFUSAL stands for the first.
     refusals: tuple[str, ...]
     has_headers: bool  # True if a header of variable length precedes each member, as in zip files
+
+    def versions(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the versions of members, as :meth:`Storage.versions` does: the size of each once it is unpacked."""
+        unpacked = self.ranges[images, 3]
+        return np.stack((unpacked, np.full_like(unpacked, -1)), axis=1)
 
 
 @dataclass(frozen=True)
@@ -173,6 +205,10 @@ class MemberStorage(Storage):
     ) -> AbstractContextManager[Sequence[Place | str]]:
         """Return the places of images, which are parts of the file; StoreError if a table has changed."""
         return contextlib.nullcontext(self._places(images))
+
+    def versions(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the size of each member, as listed."""
+        return self.members.versions(images)
 
     def _places(self, images: npt.NDArray[np.int64]) -> list[Place | str]:
         try:
@@ -245,6 +281,14 @@ class JoinedStorage(Storage):
             own = self.part_of[images] == i
             nbytes[own] = part.nbytes_of(self.number_in[images[own]])
         return nbytes
+
+    def versions(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the version of each image, from its storage."""
+        found = np.full((len(images), 2), -1, dtype=np.int64)
+        for i, part in enumerate(self.parts):
+            own = self.part_of[images] == i
+            found[own] = part.versions(self.number_in[images[own]])
+        return found
 
     def cancel(self) -> None:
         """Cancel the transfers of all storages."""

@@ -20,7 +20,7 @@ from sppfeat.config.wording import counted, one_line
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.files.paths import PathTable
 from sppfeat.store.reduction import FitRecord, Reduction
-from sppfeat.store.schema import ColumnBlock, Status, count_boxes
+from sppfeat.store.schema import UNKNOWN, VERSION_COLUMNS, ColumnBlock, Status, count_boxes
 from sppfeat.store.stored_file import StoredFile
 from sppfeat.store.virtual_features import VirtualFeatures
 
@@ -131,6 +131,16 @@ class FeatureTable(StoredFile):
     box_row: _Int64s = _dataset(
         "box_row", "``(X,)``: row of each box in the box file; -1 if its image is not among the inputs."
     )
+
+    @property
+    def image_versions(self) -> _Int64s:
+        """``(N, 2)``: bytes, and modification time in ns since 1970, of each image's file when it was measured.
+
+        -1 if unknown, as for all images of a file made before these were recorded.
+        """
+        unknown = np.full(self.n_images, UNKNOWN)
+        columns = [self.map(name) if self.has(name) else unknown for name in VERSION_COLUMNS]
+        return np.stack(columns, axis=1).astype(np.int64)
 
     @property
     def row_mirrored(self) -> npt.NDArray[np.bool_]:

@@ -34,6 +34,7 @@ from sppfeat.store.schema import (
     FORMAT,
     REDUCED_SCHEMA_VERSION,
     SCHEMA_VERSION,
+    VERSION_COLUMNS,
     ColumnBlock,
     columns_of,
     scale_sides,
@@ -89,7 +90,8 @@ class FileLayout:
         own = columns_of(ids=file.has("images/id"), boxes=file.has("row_source"))
         sizes = {"R": file.n_rows, "D": file.dimension}
         for name, (dims, _) in own.items():
-            sizes |= {d: n for d, n in zip(dims, file.shape(name), strict=True) if isinstance(d, str)}
+            if file.has(name):  # a file made before versions were recorded gets them, unknown
+                sizes |= {d: n for d, n in zip(dims, file.shape(name), strict=True) if isinstance(d, str)}
         return cls(
             columns={**own, **columns_of(ids=False, boxes=False, **added)},
             sizes=sizes,
@@ -248,6 +250,8 @@ def _entries(tables: FileTables, config: ExtractConfig, blocks: Sequence[ColumnB
     if tables.ids is not None:
         yield from _text_entries("images/id", tables.ids)
     yield "images/size", ..., tables.image_hw
+    for name, values in zip(VERSION_COLUMNS, tables.versions.T, strict=True):
+        yield name, ..., values
     yield "images/rows", ..., tables.rows
     yield "images/label", ..., tables.labels
     yield "classes", ..., tables.classes

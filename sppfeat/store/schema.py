@@ -23,6 +23,8 @@ __all__ = [
     "ROW_COLUMNS",
     "SCHEMA_VERSION",
     "SOURCE_COLUMNS",
+    "UNKNOWN",
+    "VERSION_COLUMNS",
     "ColumnBlock",
     "RowRegions",
     "Status",
@@ -65,6 +67,13 @@ COLUMNS: _Columns = {  # of every file
 # Of files with images from an input table: the name that the table gives each image; any text, not necessarily unique,
 # empty for images of other inputs.
 OPTIONAL_COLUMNS: _Columns = {"images/id": (("N",), "string")}
+# Size and modification time of the file of each image when its header was read, -1 if unknown. Files made before these
+# were recorded lack them.
+VERSION_COLUMNS: _Columns = {
+    "images/nbytes": (("N",), "<i8"),
+    "images/mtime_ns": (("N",), "<i8"),  # nanoseconds since 1970
+}
+UNKNOWN = -1  # in /images/nbytes and /images/mtime_ns
 # Of files with boxes: L layers, X boxes in the box file, Q classes of boxes, E other columns.
 ROW_COLUMNS: _Columns = {
     "row_source": (("R",), "<i8"),
@@ -168,9 +177,13 @@ def _recorded_sides(spec: InputSpec) -> list[int]:
     return [NATIVE_SCALE if side is None else side for side in spec.short_sides]
 
 
-def columns_of(*, ids: bool, boxes: bool, reduction: bool = False, sources: bool = False) -> _Columns:
+def columns_of(
+    *, ids: bool, boxes: bool, versions: bool = True, reduction: bool = False, sources: bool = False
+) -> _Columns:
     """Return the datasets of a file besides ``/features``; see the optional ones above."""
     columns = dict(COLUMNS)
+    if versions:
+        columns |= VERSION_COLUMNS
     if ids:
         columns |= OPTIONAL_COLUMNS
     if boxes:

@@ -25,6 +25,8 @@ from sppfeat.store.schema import (
     FORMAT,
     REDUCED_SCHEMA_VERSION,
     ROW_COLUMNS,
+    UNKNOWN,
+    VERSION_COLUMNS,
     ColumnBlock,
     check_dimension,
     columns_of,
@@ -137,7 +139,14 @@ class StoredFile:
         return self._content(name)
 
     def read_parts(self, name: str) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
-        """Yield a dataset in parts of a few megabytes: a range of entries, and their values."""
+        """Yield a dataset in parts of a few megabytes: a range of entries, and their values.
+
+        Versions that an older file does not have are unknown.
+        """
+        if name in VERSION_COLUMNS and not self.has(name):
+            (n_images,) = self.shape("images/status")
+            yield slice(0, n_images), np.full(n_images, UNKNOWN)
+            return
         self._check_length(name)
         dataset = self._file[name]
         row_nbytes = math.prod(dataset.shape[1:]) * dataset.id.get_type().get_size()
@@ -224,6 +233,7 @@ class StoredFile:
         columns = columns_of(
             ids=self.has("images/id"),
             boxes=any(map(self.has, ROW_COLUMNS)),
+            versions=any(map(self.has, VERSION_COLUMNS)),
             reduction=self.is_reduced,
             sources=self.is_virtual,
         )

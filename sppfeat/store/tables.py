@@ -117,6 +117,8 @@ class FileTables:
     root: bytes  # absolute path, or URL, of the folder of all images
     paths: PathTable  # of each image, relative to ``root``
     image_hw: npt.NDArray[np.int32]  # ``(N, 2)``, height and width as displayed, in pixels; 0 if unknown
+    # ``(N, 2)``, bytes and modification time in ns of each image's file before its header was read; -1 if unknown
+    versions: npt.NDArray[np.int64]
     rows: npt.NDArray[np.int64]  # ``(N, 2)``, half-open range of each image's rows
     labels: npt.NDArray[np.int64]  # ``(N,)``, index into ``classes``; -1 for none
     classes: tuple[bytes, ...]

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from sppfeat.config.wording import one_line
 from sppfeat.errors import StoreError
-from sppfeat.store.schema import ERROR_NBYTES, RowRegions, Status, cut_error
+from sppfeat.store.schema import ERROR_NBYTES, VERSION_COLUMNS, RowRegions, Status, cut_error
 from sppfeat.store.stored_file import StoredFile
 
 __all__ = ["FeatureWriter"]
@@ -48,8 +48,8 @@ class FeatureWriter:
                     f"{str(path)!r} cannot be continued: its rows lie in other files; the commands that made these "
                     "continue them, and then 'sppfeat merge --overwrite' merges them anew"
                 )
-            written = (*_WRITTEN, *_WRITTEN_OF_BOXES) if file.has("row_flag") else _WRITTEN
-            self._places = {name: file.place(name) for name in written}
+            optional = filter(file.has, (*_WRITTEN_OF_BOXES, *VERSION_COLUMNS))
+            self._places = {name: file.place(name) for name in (*_WRITTEN, *optional)}
             self._rows: npt.NDArray[np.int64] = file.read("images/rows")
             self._dtype, self._dimension = file.dtype, file.dimension
         try:
@@ -106,6 +106,16 @@ class FeatureWriter:
         Sync their boxes first: to readers, a known size means that the boxes are valid.
         """
         self._write_at("images/size", images, image_hw.astype("<i4"))
+
+    def write_versions(self, images: npt.NDArray[np.int64], versions: npt.NDArray[np.int64]) -> None:
+        """Write bytes and modification times ``(n, 2)`` of the files of images ``(n,)``, ascending.
+
+        Write them after the sizes in pixels that were read from these files. An older file, which has no place for
+        them, stays as it is.
+        """
+        for name, values in zip(VERSION_COLUMNS, versions.T, strict=True):
+            if name in self._places:
+                self._write_at(name, images, np.ascontiguousarray(values, dtype="<i8"))
 
     def mark_done(self, image: int) -> None:
         """Mark an image as done: all its rows are written."""

@@ -47,11 +47,16 @@ DIFFERENCES: dict[str, list[str]] = {
         *new("--classes-from FEATURES Number the classes as this feature file does. [default: as FILE does]"),
     ],
     "sppfeat extract": [
+        "+ option --update, required: False, repeatable: False, environment: SPPFEAT_UPDATE",
+        "+ option --update-changed, required: False, repeatable: False, environment: SPPFEAT_UPDATE_CHANGED",
         "- undecoded:",
         "+ undecoded;",
         *gone("a guard against decompression bombs."),
         *new("raise it for huge TIFFs."),
+        *new("--update Bring an existing output up to date: add new inputs, and run changed images again."),
+        *new("--update-changed Run images again whose files have changed since they were extracted."),
     ],
+    "sppfeat verify": new("So are images that changed since they were extracted."),
     "sppfeat search": [
         "- option --engine, required: False, repeatable: False, environment: SPPFEAT_ENGINE",
         *gone("--engine [exact|faiss] Finds the candidates: sppfeat's own, or the package FAISS where it is"),

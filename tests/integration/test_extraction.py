@@ -199,7 +199,8 @@ def test_new_inputs_are_reported_and_added_on_request(mixed_folder, tmp_path, ne
     write_image(mixed_folder / "cat" / "img1000.png", 44, 55, 78)
     extraction, _ = extract([mixed_folder], output)
     assert any(
-        "2 inputs are not in the file" in note and "--add-new" in note for note in extraction.run.notes
+        "2 inputs are not in the file" in note and "--update adds them" in note
+        for note in extraction.run.notes
     )
     with sppfeat.open(output) as file:
         before = file.paths, np.array(file.features), dict(file.errors)

@@ -13,7 +13,7 @@ from places import README
 
 import sppfeat
 from sppfeat.cli import groups, main
-from sppfeat.store.schema import COLUMNS, REDUCTION_COLUMNS, ROW_COLUMNS, SOURCE_COLUMNS
+from sppfeat.store.schema import COLUMNS, REDUCTION_COLUMNS, ROW_COLUMNS, SOURCE_COLUMNS, VERSION_COLUMNS
 
 
 def command(name: str) -> click.Command:
@@ -86,7 +86,7 @@ def chapter(heading: str) -> str:
 def test_every_dataset_of_the_file_is_described():
     cells = re.findall(r"^\| (`/[^|]*) \|", chapter("The file"), re.MULTILINE)
     described = {name for cell in cells for name in re.findall("`/([^`]+)`", cell)}
-    for name in ["features", *COLUMNS, *ROW_COLUMNS, *REDUCTION_COLUMNS, *SOURCE_COLUMNS]:
+    for name in ["features", *COLUMNS, *VERSION_COLUMNS, *ROW_COLUMNS, *REDUCTION_COLUMNS, *SOURCE_COLUMNS]:
         assert name in described or (name.startswith("columns/") and "columns/*" in described), name
 
 

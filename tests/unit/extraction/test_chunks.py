@@ -20,6 +20,7 @@ from sppfeat.extraction import chunks
 from sppfeat.extraction.extract import open_part
 from sppfeat.files.paths import PathTable
 from sppfeat.files.places import Place
+from sppfeat.inputs import Storage
 
 IN_CHUNKS = {"headers": "window"}
 SIZES = [(60, 90), (90, 60), (60, 60), (48, 100)]
@@ -47,7 +48,7 @@ def folder(tmp_path_factory):
 
 
 @dataclasses.dataclass(frozen=True)
-class Copied:
+class Copied(Storage):
     """Files that are far away: they are copied to be read, and what was copied is gone afterwards."""
 
     root: bytes
@@ -219,14 +220,14 @@ def test_failed_images_are_tried_again_in_chunks(tmp_path):
     (tmp_path / "in" / "3.png").write_bytes(b"damaged")
     extract([tmp_path / "in"], tmp_path / "f.h5", **IN_CHUNKS)
     (tmp_path / "in" / "3.png").write_bytes(good)
-    (tmp_path / "in" / "5.png").unlink()
+    (tmp_path / "in" / "5.png").rename(tmp_path / "5.png")
     write_image(tmp_path / "in" / "9.png", 60, 60, seed=9)
     extraction, progress = extract(
         [tmp_path / "in"], tmp_path / "f.h5", retry_failed=True, add_new=True, **IN_CHUNKS
     )
     assert (progress.n_done, progress.n_failed) == (2, 0)
     assert extraction.outcome().images == 10
-    write_image(tmp_path / "in" / "5.png", 60, 55, seed=5)
+    (tmp_path / "5.png").rename(tmp_path / "in" / "5.png")
     extract([tmp_path / "in"], tmp_path / "whole.h5")
     assert_same_file(tmp_path / "f.h5", tmp_path / "whole.h5")
 

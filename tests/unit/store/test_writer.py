@@ -31,6 +31,7 @@ from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import (
     COLUMNS,
     ERROR_NBYTES,
+    VERSION_COLUMNS,
     ColumnBlock,
     Status,
     check_dimension,
@@ -71,12 +72,13 @@ def test_the_file_is_what_the_schema_says(tmp_path, dtype, stored):
     sizes = [[4, 6], [0, 0], [70_000, 1]]
     plan = plan_of(["a/1.jpg", "a/2.jpg", "b/3.jpg"], sizes=sizes, labels=[0, 0, 1], classes=[b"a", b"b"])
     create_file(tmp_path / "f.h5", plan, config(dtype), BLOCKS, weights_path="/w\udcff.pth")
+    columns = {**COLUMNS, **VERSION_COLUMNS}
     with h5py.File(tmp_path / "f.h5", "r") as opened:
         names = []
         opened.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
-        assert set(names) == {"features", *COLUMNS}
+        assert set(names) == {"features", *columns}
         sides = {"R": 3, "N": 3, "K": 2, "B": len(BLOCKS)}
-        for name, (shape, kind) in {"features": (("R", DIMENSION), stored), **COLUMNS}.items():
+        for name, (shape, kind) in {"features": (("R", DIMENSION), stored), **columns}.items():
             dataset = opened[name]
             assert dataset.shape == tuple(sides.get(side, side) for side in shape)
             if kind == "string":
@@ -89,6 +91,7 @@ def test_the_file_is_what_the_schema_says(tmp_path, dtype, stored):
         assert h5py.check_string_dtype(opened["images/error"].dtype) == ("utf-8", ERROR_NBYTES)
         assert opened["images/path"][()].tolist() == [b"a/1.jpg", b"a/2.jpg", b"b/3.jpg"]
         assert opened["images/size"][()].tolist() == sizes
+        assert opened["images/nbytes"][()].tolist() == opened["images/mtime_ns"][()].tolist() == [-1] * 3
         assert opened["images/rows"][()].tolist() == [[0, 1], [1, 2], [2, 3]]
         assert opened["images/status"][()].tolist() == [0, 0, 0]
         assert opened["images/error"][()].tolist() == [b"", b"", b""]
