@@ -47,6 +47,7 @@ class BoxTable:
     # or texts that equal file names without suffix, apart from leading zeros) or single (the boxes of one
     # image, which the file does not name).
     names: str = "path"
+    notes: tuple[str, ...] = ()  # what a user should know of the file, such as shapes that are not boxes
 
     def __len__(self) -> int:
         return len(self.image)
@@ -110,7 +111,7 @@ class BoxTableBuilder:
         self._score.append(score)
         self._ids.append(box_id)
 
-    def build(self, convention: BoxConvention, *, names: str = "path") -> BoxTable:
+    def build(self, convention: BoxConvention, *, names: str = "path", notes: Sequence[str] = ()) -> BoxTable:
         """Build the table of all boxes added so far."""
         label, classes = np.array(self._label, dtype=np.int64), self._classes.names
         if not self._has_order:
@@ -130,6 +131,7 @@ class BoxTableBuilder:
             ),
             image_hw=np.array(self._image_hw, dtype=np.int32).reshape(-1, 2),
             names=names,
+            notes=tuple(notes),
         )
 
 

@@ -57,6 +57,7 @@ _SHOWN_FAILURES = 5
     default="auto",
     help="Class labels from the first-level folders: if all images lie in two or more such folders; always; never.",
 )
+@options.encoding("text tables, lists and box files")
 @options.backbone
 @option("--head", help="Run the network's fully connected layers on each pooled region (vgg*, alexnet).")
 @option("--mean", type=CHANNELS, help="Mean of the network input, 0..1. [default: of the weights]")

@@ -45,6 +45,11 @@ box_options = together(
     ),
     option("--box-format", type=click.Choice(BOX_FORMATS), help="Of the box file. [default: recognised]"),
     option(
+        "--box-label",
+        metavar="NAME",
+        help="Column, key or region attribute that names the class. [default: label, class or category]",
+    ),
+    option(
         "--box-coords",
         help="What its four numbers are: two corners, corner and size, centre and size. [default: of the format]",
     ),

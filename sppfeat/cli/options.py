@@ -17,7 +17,7 @@ from sppfeat.config.distribution import RunOptions, parse_device
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.request import BackboneChoice
 from sppfeat.config.specs import COMPACT_NAME, DEFAULT_BACKBONE, DescriptorSpec, InputSpec, parse_levels
-from sppfeat.config.values import CHOICES
+from sppfeat.config.values import CHOICES, EncodedPath
 from sppfeat.errors import ConfigError
 from sppfeat.networks.zoo import choose_names
 
@@ -37,6 +37,7 @@ __all__ = [
     "count",
     "device",
     "dtype",
+    "encoding",
     "exif",
     "feature_file",
     "flag",
@@ -322,13 +323,41 @@ columns = together(
         help="Only this layer; repeatable. [default: all of the file]",
     ),
 )
-labels_from = option(
+
+
+def encoding(text: str, **more: Any) -> Callable[[_F], _F]:
+    """Declares ``--encoding`` of these files."""
+    return option(
+        "--encoding",
+        metavar="NAME",
+        help=f"Encoding of {text} without a byte order mark, such as cp1252. [default: utf-8]",
+        **more,
+    )
+
+
+def _keep(context: click.Context, parameter: click.Parameter, value: str | None) -> None:  # noqa: ARG001
+    context.meta["encoding"] = value
+
+
+def _with_encoding(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:  # noqa: ARG001
+    """The table with the encoding that ``--encoding`` says, which is read before."""
+    chosen = context.meta.get("encoding")
+    if chosen is None or value is None or value in ("box", "image"):
+        return value
+    return EncodedPath(value, chosen)
+
+
+_LABELS_FROM = option(
     "--labels-from",
     "labels",
     shell_complete=complete_files,
+    callback=_with_encoding,
     metavar="FILE|box|image",
     help="Labels: a .csv or .tsv with columns label, and path or row; or those of boxes or images. "
     "[default: as in the file]",
+)
+labels_from = together(
+    _LABELS_FROM, encoding("a table of labels", is_eager=True, expose_value=False, callback=_keep)
 )
 selection = together(rows, columns, labels_from)
 

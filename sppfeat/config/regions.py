@@ -86,6 +86,10 @@ DEFAULT_CONVENTIONS = {
     "coco": BoxConvention(coords="xywh"),
     "voc": BoxConvention(origin=1, ends="inclusive"),
     "yolo": BoxConvention(coords="cxcywh", units="normalized"),
+    "cvat": BoxConvention(),
+    "labelme": BoxConvention(),
+    "via": BoxConvention(coords="xywh"),
+    "parquet": BoxConvention(),  # the column names decide coords
     "numpy": BoxConvention(),
     "mat": BoxConvention(ends="inclusive"),
 }

@@ -18,7 +18,7 @@ from sppfeat.config.specs import (
     DescriptorSpec,
     InputSpec,
 )
-from sppfeat.config.values import CHOICES, StrPath, check_choice, check_fields
+from sppfeat.config.values import CHOICES, StrPath, check_choice, check_encoding, check_fields
 from sppfeat.errors import ConfigError
 
 __all__ = ["BackboneChoice", "BoxChoice", "DescriptorChoice", "Request", "make_request", "settings_from"]
@@ -76,11 +76,13 @@ class BoxChoice:
     Attributes:
         boxes: a box file, ``grid:...`` or ``multiview``.
         box_format: format of the file; None to recognize it.
+        box_label: column or region attribute that names the class; None for the usual ones.
         box_coords, box_units, box_origin, box_ends, box_order: None for the convention of the format.
     """
 
     boxes: str
     box_format: str | None = None
+    box_label: str | None = None
     box_coords: str | None = None
     box_units: str | None = None
     box_origin: int | None = None
@@ -102,6 +104,7 @@ class Request:
 
     Attributes:
         inputs, labels: see :func:`sppfeat.inputs.list_images`.
+        encoding: of text tables, lists and box files without a byte order mark; None for UTF-8.
         backbone, input, descriptor, precision, boxes: settings that a descriptor depends on.
         dry_run: plan only; write nothing, take no lock.
         shard: extract only this part of the plan, into a file of its own.
@@ -117,6 +120,7 @@ class Request:
     inputs: tuple[str, ...]
     output: Path
     labels: str = "auto"
+    encoding: str | None = None
     backbone: BackboneChoice = field(default_factory=BackboneChoice)
     input: InputSpec = field(default_factory=InputSpec)
     descriptor: DescriptorChoice = field(default_factory=DescriptorChoice)
@@ -140,6 +144,7 @@ class Request:
 
     def __post_init__(self) -> None:
         check_fields(self, "headers")
+        check_encoding(self.encoding)
         is_shard, is_parts = self.shard is not None, self.shard_bytes is not None
         adding = "--update" if self.update else "--add-new"
         refusals = {

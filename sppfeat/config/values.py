@@ -3,6 +3,7 @@
 import operator
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from sppfeat.errors import ConfigError
@@ -10,8 +11,10 @@ from sppfeat.errors import ConfigError
 __all__ = [
     "CHOICES",
     "DEFAULT_MAX_DECODE_PIXELS",
+    "EncodedPath",
     "StrPath",
     "check_choice",
+    "check_encoding",
     "check_fields",
     "set_fields",
     "set_numbers",
@@ -51,6 +54,29 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
     if value not in choices:
         raise ConfigError(f"{name} is {value!r}; allowed: {', '.join(choices)}")
     return value
+
+
+def check_encoding(encoding: str | None) -> None:
+    """Raise ConfigError unless ``encoding`` is the name of a text encoding, or None."""
+    try:
+        "a".encode(encoding or "utf-8")  # unlike that of a decoder, the name is always looked up
+    except (LookupError, ValueError) as error:  # ValueError: a zero byte in the name
+        known = "utf-8, utf-16, cp1252, latin-1, and all others that Python knows"
+        raise ConfigError(f"encoding is {encoding!r}; allowed: {known}") from error
+
+
+@dataclass(frozen=True)
+class EncodedPath(os.PathLike[str]):
+    """The path of a text table, and the encoding of its text, such as ``cp1252``; None for UTF-8."""
+
+    path: str
+    encoding: str | None = None
+
+    def __post_init__(self) -> None:
+        check_encoding(self.encoding)
+
+    def __fspath__(self) -> str:
+        return self.path
 
 
 def set_fields(spec: object, **values: Any) -> None:

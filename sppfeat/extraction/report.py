@@ -245,6 +245,7 @@ def box_notes(plan: Plan, boxes: RowBoxes, table: BoxTable | None, *, is_new: bo
 
 def _file_notes(plan: Plan, boxes: RowBoxes, table: BoxTable, *, is_new: bool) -> Iterator[str]:
     """Yield the notes about the content of a box file, and how it fits the images."""
+    yield from table.notes
     yield from _unit_notes(table)
     if table.names == "single" and plan.n_images == 1 and len(table.images):
         stem = os.path.splitext(os.path.basename(plan.paths[0]))[0]

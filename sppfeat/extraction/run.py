@@ -163,10 +163,10 @@ def open_run(
     Raises:
         SppfeatError: inputs, settings, boxes or weights are invalid.
     """
-    listing = listing or list_images(request.inputs, labels=request.labels)
+    listing = listing or list_images(request.inputs, labels=request.labels, encoding=request.encoding)
     device = choose_device(request.run.device, request.precision, local_rank=request.run.local_rank)
     backbone = load_chosen_backbone(request.backbone, on_download=on_download)
-    box_file = read_chosen_boxes(request.boxes)
+    box_file = read_chosen_boxes(request.boxes, encoding=request.encoding)
     config = configure(
         backbone,
         request.input,
@@ -202,15 +202,15 @@ def open_run(
         )
 
 
-def read_chosen_boxes(choice: BoxChoice | None) -> BoxFile | None:
-    """Read the box file that the user chose, if any, and apply the user's convention."""
+def read_chosen_boxes(choice: BoxChoice | None, *, encoding: str | None = None) -> BoxFile | None:
+    """Read the box file that the user chose, if any, in an encoding, and apply the user's convention."""
     if choice is None or not choice.is_file:
         return None
     if not os.path.lexists(choice.boxes):
         raise BoxError(
             f"no such box file: {choice.boxes!r}; allowed: a file or folder, grid:RxC, such as grid:3x3, or multiview"
         )
-    found = read_boxes(choice.boxes, box_format=choice.box_format)
+    found = read_boxes(choice.boxes, box_format=choice.box_format, encoding=encoding, label=choice.box_label)
     convention = found.table.convention.replace(
         coords=choice.box_coords,
         units=choice.box_units,

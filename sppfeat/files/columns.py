@@ -10,7 +10,7 @@ import numpy.typing as npt
 from sppfeat.config.wording import one_line
 from sppfeat.errors import SppfeatError
 from sppfeat.files.paths import natural_key
-from sppfeat.files.tables import shorten, show_names
+from sppfeat.files.tables import IMAGE_NAMES, PATH_NAMES, shorten, show_names
 
 __all__ = [
     "CLASS_NAMES",
@@ -32,11 +32,8 @@ __all__ = [
     "repeated_column",
 ]
 
-IMAGE_NAMES = ("path", "image", "image_path", "file_name", "filename", "file")
 LABEL_NAMES = ("label", "class", "category")
 
-# A table of images may use more names than a table of boxes or labels.
-_PATH_NAMES = (*IMAGE_NAMES, "filepath", "file_path", "image_file", "url", "image_url")
 # Class names take precedence over class numbers.
 CLASS_NAMES = ("class_name", "label_name", "category_name", *LABEL_NAMES)
 ID_NAMES = ("image_id", "id", "key", "uid")
@@ -107,12 +104,12 @@ def find_image_columns(names: Sequence[str], *, error: _MakeError) -> ImageColum
 
 def find_path_column(names: Sequence[str], *, error: _MakeError) -> int:
     """Find the column of the paths of images; raise the error if there is none, or several."""
-    candidates = [name for name in _PATH_NAMES if name in _plain(names)]
+    candidates = [name for name in PATH_NAMES if name in _plain(names)]
     column = find_unique_column(names, candidates, error=error) if len(candidates) == 1 else None
     if column is not None:
         return column
     number = "several columns could have the paths" if candidates else "no column has the paths"
-    raise error(f"{number}: found {show_names(names)}; allowed: exactly one of {'|'.join(_PATH_NAMES)}")
+    raise error(f"{number}: found {show_names(names)}; allowed: exactly one of {'|'.join(PATH_NAMES)}")
 
 
 def looks_like_boxes(names: Sequence[str]) -> bool:
@@ -151,11 +148,12 @@ class BoxColumns(NamedTuple):
 
 
 def find_box_columns(
-    names: Sequence[str], sets: Mapping[tuple[str, ...], str], *, error: _MakeError
+    names: Sequence[str], sets: Mapping[tuple[str, ...], str], *, label: str | None = None, error: _MakeError
 ) -> BoxColumns:
     """Find the columns of a table of boxes; names are compared without case and surrounding blanks.
 
-    ``sets`` are names of columns that together hold a box, with the meaning of its numbers. The error is raised if a
+    ``sets`` are names of columns that together hold a box, with the meaning of its numbers; ``label`` is the name of
+    the column of classes, None for the usual ones. The error is raised if a
     name is repeated, there is no column of image names, or not exactly one set holds a box.
     """
     # An unnamed column is usually the index that pandas writes.
@@ -169,16 +167,19 @@ def find_box_columns(
     image = find_column(names, IMAGE_NAMES)
     if image is None:
         raise error(f"found {_show(names)}, which names no image; allowed: one of {', '.join(IMAGE_NAMES)}")
-    label, score, box_id = (find_column(names, choices) for choices in (LABEL_NAMES, _SCORE, _BOX_ID))
+    labels = LABEL_NAMES if label is None else (label.strip().lower(),)
+    of_class, score, box_id = (find_column(names, choices) for choices in (labels, _SCORE, _BOX_ID))
+    if label is not None and of_class is None:
+        raise error(f"found {_show(names)}, without the --box-label {label!r}; allowed: one of these")
     coordinates = tuple(index[name] for name in coordinate_names)
-    known = {image, label, score, box_id, *coordinates}
+    known = {image, of_class, score, box_id, *coordinates}
     return BoxColumns(
         names=names,
         image=image,
         coordinates=coordinates,
         coordinate_names=coordinate_names,
         coords=sets[coordinate_names],
-        label=label,
+        label=of_class,
         score=score,
         box_id=box_id,
         extra=tuple(i for i in range(len(names)) if i not in known),

@@ -7,34 +7,33 @@ import io
 import json
 import os
 import reprlib
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Protocol
+from itertools import chain
+from typing import BinaryIO, Protocol
 
 from sppfeat.config.wording import counted, first_few, one_line, reason_of
 from sppfeat.errors import ConfigError, SppfeatError
 
 __all__ = [
+    "IMAGE_NAMES",
     "NUMBER_RULE",
+    "OTHER_ENCODING",
+    "PATH_NAMES",
     "TEXT_RULE",
     "ErrorAt",
     "TableFile",
     "TableSource",
-    "encode_json_text",
     "encode_paths",
     "encode_text",
     "encode_values",
-    "has_utf16_mark",
     "join_fields",
-    "json_objects",
-    "parse_json",
     "parse_number",
     "parse_whole",
     "shorten",
     "show_names",
     "split_rows",
-    "unique_keys",
+    "to_utf8",
 ]
 
 NUMBER_RULE = "a number"
@@ -43,9 +42,25 @@ TEXT_RULE = "text without zero bytes and lone surrogates"
 ErrorAt = Callable[[int, str], SppfeatError]
 """Makes an error from the index of a row and a message."""
 
+IMAGE_NAMES = ("path", "image", "image_path", "file_name", "filename", "file")
+PATH_NAMES = (*IMAGE_NAMES, "filepath", "file_path", "image_file", "url", "image_url")
+"""Names of the column of image paths; a table of images may use more of them than a table of boxes or labels."""
+
+_UTF8 = "utf-8"
+_DELIMITERS = (",", ";", "\t")
+# In this order, since the mark of UTF-32 begins as that of UTF-16.
+_MARKS = {
+    codecs.BOM_UTF8: _UTF8,
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
+_LONGEST_MARK = max(map(len, _MARKS))
+OTHER_ENCODING = "allowed: UTF-8; --encoding cp1252 reads a text from Windows"
+
 _WIDTH = 60  # characters shown of a value
 _SHOWN = 20  # names of columns
-_MOST_DIGITS = 400  # more than a float can hold
 
 # reprlib reads no more than it shows: the value may be a gigabyte, or nested beyond the recursion limit.
 _REPR = reprlib.Repr()
@@ -55,7 +70,12 @@ _REPR.maxlist = _REPR.maxdict = _REPR.maxtuple = 8
 
 
 class TableSource(Protocol):
-    """The source of a text, which makes the errors about it."""
+    """The source of a text, with the encoding that the user names, if any, which makes the errors about it."""
+
+    @property
+    def encoding(self) -> str | None:
+        """The encoding of a text without a byte order mark; None for UTF-8."""
+        ...
 
     def error(self, where: str, what: str, /) -> SppfeatError:
         """Make an error that names the file, the place in it, and the fault."""
@@ -64,10 +84,11 @@ class TableSource(Protocol):
 
 @dataclass(frozen=True)
 class TableFile:
-    """A file that contains a table, and the class of the errors that name it."""
+    """A file that contains a table, the class of the errors that name it, and its encoding; see :func:`to_utf8`."""
 
     path: bytes
     error_class: type[SppfeatError] = ConfigError
+    encoding: str | None = None
 
     @property
     def folder(self) -> bytes:
@@ -81,23 +102,25 @@ class TableFile:
 
     @contextlib.contextmanager
     def open_text(self) -> Iterator[BinaryIO]:
-        """Open the file for reading, after its byte order mark if it has one; UTF-16 is an error.
+        """Open the file for reading as UTF-8, without a byte order mark.
 
-        A read that fails in the context is an error that names the file, too.
+        A file in another encoding is held in memory. A read that fails in the context is an error that names the file.
         """
         try:
             with open(self.path, "rb") as file:
-                head = file.read(len(codecs.BOM_UTF8))
-                if has_utf16_mark(head):
-                    raise self.error("", "is in UTF-16; allowed: UTF-8")
-                if head != codecs.BOM_UTF8:
-                    file.seek(0)
-                yield file
+                head = file.read(_LONGEST_MARK)
+                file.seek(0)
+                mark, encoding = _encoding_of(head, self.encoding)
+                if encoding == _UTF8:
+                    file.seek(len(mark))
+                    yield file
+                else:
+                    yield io.BytesIO(to_utf8(self, file.read(), encoding))
         except OSError as error:
             raise self.error("", f"cannot be read: {reason_of(error)}") from error
 
     def rows(self, file: BinaryIO) -> Iterator[tuple[int, list[str]]]:
-        """Yield the rows of a separated table, as :func:`split_rows` does: by tabs if the name ends in ``.tsv``."""
+        """Yield the rows of a separated table, as :func:`split_rows` does; tabs are usual in a ``.tsv``."""
         return split_rows(self, file, "\t" if os.path.splitext(self.path)[1].lower() == b".tsv" else ",")
 
 
@@ -106,21 +129,50 @@ def show_names(names: Sequence[str]) -> str:
     return one_line(first_few(map(repr, names), _SHOWN)) or "nothing"
 
 
-def has_utf16_mark(content: bytes) -> bool:
-    """Return True if a text begins with the byte order mark of UTF-16."""
-    return content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+def to_utf8(source: TableSource, content: bytes, encoding: str | None = None) -> bytes:
+    """Return a text in UTF-8, without a byte order mark.
+
+    A byte order mark tells the encoding: UTF-8, UTF-16 or UTF-32. Text without one is in ``encoding``, or UTF-8, which
+    is returned unchecked. Bytes that are not of the encoding are an error.
+    """
+    mark, encoding = _encoding_of(content, encoding)
+    content = content[len(mark) :]
+    if encoding == _UTF8:
+        return content
+    try:
+        return content.decode(encoding).encode()
+    except UnicodeDecodeError as error:
+        line = content[: error.start].decode(encoding, "replace").count("\n") + 1
+        found = _show_byte(content[error.start], content[max(0, error.start - 12) : error.end + 12])
+        raise source.error(f"line {line}", f"{found} is not {encoding}; {OTHER_ENCODING}") from error
+    except UnicodeEncodeError as error:
+        raise source.error("", f"is no text in {encoding}: {error.reason}; {OTHER_ENCODING}") from error
 
 
-def split_rows(source: TableSource, file: BinaryIO, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _encoding_of(head: bytes, encoding: str | None) -> tuple[bytes, str]:
+    """Return the byte order mark of a text, or nothing, and its encoding."""
+    marked = ((mark, name) for mark, name in _MARKS.items() if head.startswith(mark))
+    return next(marked, (b"", codecs.lookup(encoding or _UTF8).name))
+
+
+def _show_byte(byte: int, around: bytes) -> str:
+    return f"the byte 0x{byte:02x} in {shorten(around)}"
+
+
+def split_rows(source: TableSource, file: BinaryIO, usual: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the header and the nonblank rows of separated text, each with the number of its first line.
 
-    Bytes that are not UTF-8, as paths may have, survive. The file has no byte order mark, and is closed with the rows.
-    A row that cannot be split, or has not as many fields as the header, is an error.
+    Commas, semicolons or tabs separate the fields: those that split the header into most names, or else ``usual``, or
+    the one on a first line such as ``sep=;``, as Excel writes it. Rows of blank fields are skipped. The file is in
+    UTF-8, without a byte order mark, and is closed with the rows. Only names of images may hold other bytes, as paths
+    do, unless the encoding is given. Any other field that does is an error, and so is a row that cannot be split or has
+    not as many fields as the header.
     """
     # No newline is translated, since it may be within quotes.
-    with io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="") as lines:
-        rows = csv.reader(lines, delimiter=delimiter, strict=True)
-        n_fields = None
+    with io.TextIOWrapper(file, encoding=_UTF8, errors="surrogateescape", newline="") as lines:
+        head, delimiter = _read_head(lines, usual)
+        rows = csv.reader(chain(head, lines), delimiter=delimiter, strict=True)
+        n_fields, paths = None, frozenset[int]()
         while True:
             line = rows.line_num + 1
             try:
@@ -132,15 +184,54 @@ def split_rows(source: TableSource, file: BinaryIO, delimiter: str) -> Iterator[
                 ) from error
             if row is None:
                 return
-            if len(row) < 2 and not "".join(row).strip():
+            text = "".join(row)
+            if not text.strip():
                 continue
-            if n_fields is None and len(row) == 1 and ";" in row[0]:
-                found = f"found {shorten(row[0])}, separated by ';'"
-                raise source.error(f"line {line}", f"{found}; allowed: commas, or tabs (.tsv)")
-            if len(row) != (n_fields := n_fields or len(row)):
+            if n_fields is None:
+                n_fields = len(row)
+                paths = frozenset(i for i, name in enumerate(row) if name.strip().lower() in PATH_NAMES)
+            if len(row) != n_fields:
                 found = f"found {counted(len(row), 'field')}, {show_names(row)}"
                 raise source.error(f"line {line}", f"{found}; allowed: {n_fields}, as in the header")
+            if not text.isascii() or "\0" in text:
+                _check_fields(source, line, row, paths)
             yield line, row
+
+
+def _read_head(lines: Iterable[str], usual: str) -> tuple[list[str], str]:
+    """Read the lines to the header, and find the delimiter; a line ``sep=;`` is returned as a blank one."""
+    head: list[str] = []
+    for line in lines:
+        text = line.strip().lower()
+        if text.startswith("sep=") and len(line.rstrip("\r\n")) == len("sep=") + 1:
+            return [*head, "\n"], line[len("sep=")]
+        head.append(line)
+        if text:
+            break
+
+    def n_names(delimiter: str) -> int:
+        try:
+            return len(next(csv.reader(head[-1:], delimiter=delimiter), ()))
+        except csv.Error:  # the rows say what is wrong
+            return 0
+
+    return head, max((usual, *_DELIMITERS), key=n_names)
+
+
+def _check_fields(source: TableSource, line: int, row: Sequence[str], paths: Collection[int]) -> None:
+    for i, field in enumerate(row):
+        if "\0" in field:
+            found = f"found a zero byte in {shorten(field)}"
+            utf16 = "--encoding utf-16-le says that the text is in UTF-16 without a byte order mark"
+            raise source.error(f"line {line}", f"{found}; allowed: text in UTF-8; {utf16}")
+        try:
+            field.encode()
+        except UnicodeEncodeError as error:
+            if i in paths or source.encoding is not None:
+                continue
+            content = field.encode(_UTF8, "surrogateescape")
+            found = _show_byte(ord(field[error.start]) - 0xDC00, content)
+            raise source.error(f"line {line}", f"{found} is not UTF-8; {OTHER_ENCODING}") from error
 
 
 def join_fields(fields: Iterable[str | None], delimiter: str = ",") -> str:
@@ -149,82 +240,6 @@ def join_fields(fields: Iterable[str | None], delimiter: str = ",") -> str:
     # With this line end all versions of Python quote a lone carriage return.
     csv.writer(text, delimiter=delimiter, lineterminator="\r\n").writerow(fields)
     return text.getvalue()[:-2]
-
-
-def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object from its keys and values, each key once; a hook for :func:`parse_json`."""
-    entry = dict(pairs)
-    if len(entry) < len(pairs):
-        (key, number), *_ = Counter(key for key, _ in pairs).most_common(1)
-        raise ValueError(f"the key {shorten(key)} {number} times in an object; allowed: once")
-    return entry
-
-
-def parse_json(
-    source: TableSource,
-    content: bytes,
-    *,
-    hook: Callable[[list[tuple[str, Any]]], Any] = unique_keys,
-    first_line: int = 1,
-) -> Any:
-    """Parse a JSON text in UTF-8, which begins at line ``first_line`` of its source.
-
-    ``hook`` makes each object from its keys and values; it raises ValueError with a message for an invalid one. Errors
-    give the line, also for a text that is nested too deeply.
-    """
-    text = _decode(source, content, first_line)
-    try:
-        return json.loads(text, object_pairs_hook=hook, parse_int=_parse_int)
-    except json.JSONDecodeError as error:
-        found = shorten(text[error.pos : error.pos + 40]) if error.pos < len(text) else "the end of the text"
-        raise source.error(
-            f"line {error.lineno + first_line - 1}, column {error.colno}",
-            f"found {found}, which is no JSON: {error.msg}; allowed: JSON",
-        ) from error
-    except RecursionError as error:
-        raise source.error(
-            f"from line {first_line} on",
-            f"found {shorten(text[:40])}, nested too deeply; allowed: a few levels",
-        ) from error
-    except ValueError as error:  # raised by the hook or _parse_int
-        raise source.error(f"from line {first_line} on", f"found {error}") from error
-
-
-def json_objects(source: TableSource, lines: Iterable[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the JSON object of each nonblank line, after the number of the line; anything else is an error."""
-    for line, text in enumerate(lines, start=1):
-        if not text.strip():
-            continue
-        entry = parse_json(source, text, first_line=line)
-        if not isinstance(entry, dict):
-            raise source.error(f"line {line}", f"found {shorten(entry)}; allowed: a JSON object on each line")
-        yield line, entry
-
-
-def encode_json_text(source: TableSource, text: str, where: str) -> bytes:
-    """Encode a string from a JSON file; one that breaks ``TEXT_RULE`` is an error."""
-    encoded = encode_text(text)
-    if encoded is None:
-        raise source.error(where, f"found {shorten(text)}; allowed: {TEXT_RULE}")
-    return encoded
-
-
-def _parse_int(text: str) -> int:
-    if len(text) > _MOST_DIGITS:
-        raise ValueError(f"{shorten(text)}; allowed: {_MOST_DIGITS} digits")
-    return int(text)
-
-
-def _decode(source: TableSource, content: bytes, first_line: int) -> str:
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + first_line
-        column = error.start - content.rfind(b"\n", 0, error.start)
-        raise source.error(
-            f"line {line}, column {column}",
-            f"found {shorten(content[error.start : error.end])}, which is no UTF-8; allowed: JSON in UTF-8",
-        ) from error
 
 
 def shorten(value: object) -> str:

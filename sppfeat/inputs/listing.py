@@ -39,7 +39,11 @@ class Listing:
 
 
 def list_images(
-    inputs: Sequence[str], *, labels: str = "auto", stdin: Iterable[bytes] | None = None
+    inputs: Sequence[str],
+    *,
+    labels: str = "auto",
+    stdin: Iterable[bytes] | None = None,
+    encoding: str | None = None,
 ) -> Listing:
     """List the images of folders, files, archives and lists.
 
@@ -55,6 +59,7 @@ def list_images(
             ``none`` for no classes. Levels are counted from the given folders (``train val``), or from the common
             root if the inputs themselves are the classes (``train/*``).
         stdin: chunks of bytes for ``-``; None for standard input.
+        encoding: of text tables and lists without a byte order mark; None for UTF-8.
 
     Returns:
         The listing, with at least one image.
@@ -65,7 +70,7 @@ def list_images(
     check_choice("labels", labels, _LABEL_MODES)
     if not inputs:
         raise ConfigError("no inputs; name folders, image files, archives, @LIST or -")
-    segments = list(read_inputs(inputs, stdin=stdin))
+    segments = list(read_inputs(inputs, stdin=stdin, encoding=encoding))
     n_other_files = sum(segment.n_other_files for segment in segments)
     if not any(len(segment.names) for segment in segments):
         others = counted(n_other_files, "file there has", "files there have")

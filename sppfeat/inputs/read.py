@@ -1,13 +1,13 @@
 """Reading of inputs in order, and of single images by the paths that a feature file records."""
 
 import atexit
-import codecs
 import contextlib
 import functools
 import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from sppfeat.errors import ConfigError, ImageError
 from sppfeat.files.image_names import has_image_suffix
 from sppfeat.files.paths import MOST_WAYS, FolderWalk, PathIndex, PathTable
 from sppfeat.files.places import FileVersion, Place
-from sppfeat.files.tables import has_utf16_mark
+from sppfeat.files.tables import TableFile, to_utf8
 from sppfeat.inputs.names import (
     ContainerKind,
     decompress_command,
@@ -32,20 +32,23 @@ from sppfeat.inputs.segments import Segment, local_places
 __all__ = ["find_image", "is_list", "read_inputs", "read_list"]
 
 
-def read_inputs(inputs: Sequence[str], *, stdin: Iterable[bytes] | None = None) -> Iterator[Segment]:
+def read_inputs(
+    inputs: Sequence[str], *, stdin: Iterable[bytes] | None = None, encoding: str | None = None
+) -> Iterator[Segment]:
     """Yield the images of each input, in order; see :func:`sppfeat.inputs.list_images`.
 
     Consecutive image files form one segment.
     """
-    for is_remote, paths in groupby(_entries(inputs, stdin), is_url):
-        yield from (read_remote if is_remote else _read_local)(paths)
+    read_local = partial(_read_local, encoding=encoding)
+    for is_remote, paths in groupby(_entries(inputs, stdin, encoding), is_url):
+        yield from (read_remote if is_remote else read_local)(paths)
 
 
-def _entries(inputs: Sequence[str], stdin: Iterable[bytes] | None) -> Iterator[bytes]:
+def _entries(inputs: Sequence[str], stdin: Iterable[bytes] | None, encoding: str | None) -> Iterator[bytes]:
     """Yield each named file and folder as an absolute path, and each URL unchanged."""
     for text in inputs:
         if is_list(text):
-            yield from map(make_absolute, read_list(text, stdin=stdin))
+            yield from map(make_absolute, read_list(text, stdin=stdin, encoding=encoding))
             continue
         path = make_absolute(os.fsencode(text))
         if not text or not (is_url(path) or os.path.lexists(path)):
@@ -53,7 +56,7 @@ def _entries(inputs: Sequence[str], stdin: Iterable[bytes] | None) -> Iterator[b
         yield path
 
 
-def _read_local(paths: Iterable[bytes]) -> Iterator[Segment]:
+def _read_local(paths: Iterable[bytes], encoding: str | None) -> Iterator[Segment]:
     """Yield the images of files and folders of this machine."""
     files: list[bytes] = []
     for path in paths:
@@ -67,7 +70,7 @@ def _read_local(paths: Iterable[bytes]) -> Iterator[Segment]:
         if is_folder:
             yield from _read_folder(path)
         else:
-            yield _read_container(path)
+            yield _read_container(path, encoding)
     if files:
         yield Segment(None, PathTable(files))
 
@@ -87,7 +90,7 @@ def _read_folder(top: bytes) -> Iterator[Segment]:
         yield _read_container(os.path.join(top, name))
 
 
-def _read_container(path: bytes) -> Segment:
+def _read_container(path: bytes, encoding: str | None = None) -> Segment:
     """Find the images of an archive or a table, for which :func:`sppfeat.inputs.names.kind_of` gives a kind."""
     # Imported only where needed, since few inputs are of these kinds.
     match kind_of(path):
@@ -98,7 +101,7 @@ def _read_container(path: bytes) -> Segment:
         case ContainerKind.MANIFEST:
             from sppfeat.inputs.tables import read_manifest
 
-            return read_manifest(path)
+            return read_manifest(path, encoding)
         case ContainerKind.PARQUET:
             from sppfeat.inputs.tables.parquet import read_parquet
 
@@ -134,15 +137,16 @@ def is_list(text: str) -> bool:
     return text == "-" or text.startswith("@")
 
 
-def read_list(text: str, *, stdin: Iterable[bytes] | None = None) -> list[bytes]:
+def read_list(text: str, *, stdin: Iterable[bytes] | None = None, encoding: str | None = None) -> list[bytes]:
     """Read the nonempty entries of a list, separated by newlines, or by NUL if it contains one.
 
     Args:
         text: ``@FILE``, or ``-`` for standard input.
         stdin: chunks of bytes for ``-``; None for standard input.
+        encoding: that of a list without a byte order mark; None for names as the file system has them.
 
     Raises:
-        ConfigError: the list cannot be read, or is in UTF-16.
+        ConfigError: the list cannot be read, or is not in ``encoding``.
     """
     if text == "-":
         content, where = b"".join(_standard_input() if stdin is None else stdin), "the list on standard input"
@@ -154,9 +158,7 @@ def read_list(text: str, *, stdin: Iterable[bytes] | None = None) -> list[bytes]
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise ConfigError(f"cannot read {where}: {reason}") from error
-    if has_utf16_mark(content):
-        raise ConfigError(f"{where} is in UTF-16; allowed: UTF-8, or names as the file system has them")
-    content = content.removeprefix(codecs.BOM_UTF8)
+    content = to_utf8(TableFile(os.fsencode(text.removeprefix("@"))), content, encoding)
     if b"\0" in content:
         entries = content.split(b"\0")
     else:

@@ -239,8 +239,9 @@ class FeatureFile(FeatureTable):
             bins: for some levels, the bins ``(row, column)`` to keep; other levels keep all their bins.
             labels: where class labels come from: None for the boxes' classes if the file has any, else the images';
                 ``"box"`` or ``"image"``; a table (``.csv``, ``.tsv``) with the columns ``label``, and ``path`` or
-                ``row``; a mapping from paths to classes; or an array with one label per row (``R``) or image (``N``).
-                Classes without an order of their own are numbered in the natural order of their names. A
+                ``row``, in UTF-8, or in the encoding of an :class:`sppfeat.config.values.EncodedPath`; a mapping from
+                paths to classes; or an array with one label per row (``R``) or image (``N``). Classes without an order
+                of their own are numbered in the natural order of their names. A
                 :class:`~sppfeat.errors.LabelWarning` counts the names that match no image, and the rows without label.
             classes: the class names that number the rows, in the order of their numbers; None for those of the labels.
             like: the file, its path, or the selection whose class numbers the rows get: the training file, for a test

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.config.regions import RowFlag
-from sppfeat.config.values import StrPath
+from sppfeat.config.values import EncodedPath, StrPath
 from sppfeat.config.wording import counted, first_few, one_line
 from sppfeat.errors import BoxError, ConfigError, LabelError
 from sppfeat.files.columns import IMAGE_NAMES, LABEL_NAMES, NO_CLASS, ClassNumbers, find_unique_column
@@ -147,7 +147,8 @@ def read_labels(file: FeatureTable, source: LabelSource = None) -> Labels:
         pairs = [(os.fsencode(path), _class_name(label) or "") for path, label in source.items()]
         return _labels_of_images(file, pairs, "the labels")
     if isinstance(source, str | os.PathLike):
-        return _read_table(file, Path(source))
+        encoding = source.encoding if isinstance(source, EncodedPath) else None
+        return _read_table(file, Path(source), encoding)
     return _labels_of_array(file, np.asarray(source))
 
 
@@ -213,12 +214,12 @@ def _labels_of_names(names: Iterable[str | None]) -> Labels:
     return Labels(*classes.in_order(numbers))
 
 
-def _read_table(file: FeatureTable, path: Path) -> Labels:
+def _read_table(file: FeatureTable, path: Path, encoding: str | None) -> Labels:
     if not os.path.isfile(path):
         raise ConfigError(
             f"labels are {str(path)!r}, where there is no file; allowed: 'box', 'image', or a table (.csv, .tsv)"
         )
-    table = TableFile(os.fsencode(path), LabelError)
+    table = TableFile(os.fsencode(path), LabelError, encoding)
     of_image: list[tuple[bytes, str]] = []
     of_row: list[str | None] = [None] * file.n_rows
     with table.open_text() as text:

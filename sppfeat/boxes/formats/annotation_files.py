@@ -1,29 +1,29 @@
 """A file or folder of annotations: the bytes of its files, their digest, and errors that name them."""
 
-import codecs
 import hashlib
 import math
 import os
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 
 from sppfeat.config.values import StrPath
-from sppfeat.config.wording import reason_of
+from sppfeat.config.wording import counted, first_few, reason_of
 from sppfeat.errors import BoxError
 from sppfeat.files.paths import MOST_WAYS, FolderWalk
-from sppfeat.files.tables import NUMBER_RULE, has_utf16_mark, parse_number, shorten
+from sppfeat.files.tables import NUMBER_RULE, parse_number, shorten, to_utf8
 
-__all__ = ["FOLDER_SUFFIXES", "AnnotationFile", "AnnotationFiles"]
+__all__ = ["FOLDER_SUFFIXES", "AnnotationFile", "AnnotationFiles", "shape_notes"]
 
-FOLDER_SUFFIXES = (b".xml", b".txt", b".npy")
+FOLDER_SUFFIXES = (b".xml", b".txt", b".npy", b".json")
 
 
 class AnnotationFile:
     """A box file, given alone or found in a folder; messages show its ``path``."""
 
-    def __init__(self, path: str, name: bytes) -> None:
+    def __init__(self, path: str, name: bytes, encoding: str | None = None) -> None:
         self.name = name
+        self.encoding = encoding
         self.digest = b""  # SHA-256 of the bytes, once they are read
         self._path = path
 
@@ -69,23 +69,28 @@ class AnnotationFile:
         return content
 
     def read_text(self) -> bytes:
-        """Read a text file and return its bytes without a byte order mark; UTF-16 and zero bytes are refused."""
-        content = self.read()
-        if has_utf16_mark(content):
-            raise self.error("line 1", "the text is in UTF-16; allowed: UTF-8")
+        """Read a text file and return it in UTF-8, without a byte order mark; zero bytes are refused."""
+        content = to_utf8(self, self.read(), self.encoding)
         zero = content.find(b"\0")
         if zero >= 0:
             line = content.count(b"\n", 0, zero) + 1
-            raise self.error(f"line {line}", "found a zero byte '\\x00'; allowed: text in UTF-8")
-        return content.removeprefix(codecs.BOM_UTF8)
+            utf16 = "--encoding utf-16-le says that the text is in UTF-16 without a byte order mark"
+            raise self.error(f"line {line}", f"found a zero byte '\\x00'; allowed: text in UTF-8; {utf16}")
+        return content
 
 
 class AnnotationFiles:
-    """A box file or a folder of them; any other path is a BoxError."""
+    """A box file or a folder of them; any other path is a BoxError.
 
-    def __init__(self, path: StrPath) -> None:
+    ``encoding`` is that of a text without a byte order mark, and ``label`` the name of the column or attribute of
+    classes; None for UTF-8, and for the usual names.
+    """
+
+    def __init__(self, path: StrPath, *, encoding: str | None = None, label: str | None = None) -> None:
         self.path = os.fspath(path)
-        self._whole = AnnotationFile(self.path, os.path.basename(os.fsencode(self.path)))
+        self.encoding = encoding
+        self.label = label
+        self._whole = AnnotationFile(self.path, os.path.basename(os.fsencode(self.path)), encoding)
         self._files: dict[bytes, AnnotationFile] = {}  # those of a folder
         try:
             mode = os.stat(self.path).st_mode
@@ -162,7 +167,22 @@ class AnnotationFiles:
 
     def _file(self, name: bytes) -> AnnotationFile:
         path = os.path.join(self.path, os.fsdecode(name))
-        return self._files.setdefault(name, AnnotationFile(path, name))
+        return self._files.setdefault(name, AnnotationFile(path, name, self.encoding))
+
+
+def shape_notes(others: Mapping[str, int], angles: Sequence[float] = ()) -> list[str]:
+    """Describe shapes that are not boxes, counted by kind, and boxes that are turned, by angles in degrees."""
+    notes = []
+    if n := sum(others.values()):
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
+        notes.append(
+            f"{counted(n, 'shape is not a box and has', 'shapes are not boxes and have')} no row: {kinds}"
+        )
+    if angles:
+        degrees = first_few((f"{angle:g}" for angle in angles), 3)
+        rotations = counted(len(angles), "box has a rotation", "boxes have a rotation")
+        notes.append(f"{rotations} ({degrees} degrees), which is not applied")
+    return notes
 
 
 def _open_at_once(path: str, flags: int) -> int:

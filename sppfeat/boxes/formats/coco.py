@@ -7,7 +7,8 @@ from sppfeat.boxes.formats.annotation_files import AnnotationFile, AnnotationFil
 from sppfeat.boxes.table import BoxTable, BoxTableBuilder
 from sppfeat.config.regions import DEFAULT_CONVENTIONS
 from sppfeat.errors import BoxError
-from sppfeat.files.tables import encode_json_text, parse_json, parse_whole, shorten, unique_keys
+from sppfeat.files.json_text import encode_json_text, parse_json, unique_keys
+from sppfeat.files.tables import parse_whole, shorten
 
 __all__ = ["read_coco"]
 

@@ -12,15 +12,10 @@ from sppfeat.boxes.table import BoxTable, BoxTableBuilder
 from sppfeat.config.regions import DEFAULT_CONVENTIONS
 from sppfeat.errors import BoxError
 from sppfeat.files.columns import COLUMN_SETS, LIST_KEYS, BoxColumns, find_box_columns
-from sppfeat.files.tables import (
-    encode_json_text,
-    json_objects,
-    parse_number,
-    shorten,
-    split_rows,
-)
+from sppfeat.files.json_text import encode_json_text, json_objects
+from sppfeat.files.tables import parse_number, shorten, split_rows
 
-__all__ = ["read_jsonl", "read_separated"]
+__all__ = ["Record", "read_jsonl", "read_separated"]
 
 _MAX_EXTRA = 1000  # each becomes a column, also for boxes without it
 _MOST_CELLS = 10**7  # cells of all extra columns (20 bytes each), unless the file has more bytes
@@ -34,11 +29,14 @@ def read_separated(source: AnnotationFiles, box_format: str) -> BoxTable:
     if header and all(parse_number(name) is not None for name in header[-4:]):
         raise file.unexpected(f"line {line}", header, "a header, the names of the columns")
     columns = find_box_columns(
-        header, COLUMN_SETS, error=lambda what: file.error(f"line {line}", f"the header: {what}")
+        header,
+        COLUMN_SETS,
+        label=source.label,
+        error=lambda what: file.error(f"line {line}", f"the header: {what}"),
     )
     builder = BoxTableBuilder(extra_names=[columns.names[i] for i in columns.extra])
     for line, row in rows:
-        _Record(file, False, columns, f"line {line}", row).add_to(builder)
+        Record(file, False, columns, f"line {line}", row).add_to(builder)
     return builder.build(DEFAULT_CONVENTIONS[box_format].replace(coords=columns.coords))
 
 
@@ -56,7 +54,7 @@ def read_jsonl(source: AnnotationFiles) -> BoxTable:
             for key in keys:
                 encode_json_text(file, key, where)
             known[keys] = find_box_columns(
-                keys, {**COLUMN_SETS, **LIST_KEYS}, error=partial(file.error, where)
+                keys, {**COLUMN_SETS, **LIST_KEYS}, label=source.label, error=partial(file.error, where)
             )
         columns = known[keys]
         if first is None:
@@ -66,7 +64,7 @@ def read_jsonl(source: AnnotationFiles) -> BoxTable:
             found = ",".join(columns.coordinate_names)
             found = f"the box is {found}, but {','.join(first)} on line {first_line}"
             raise file.error(where, f"{found}; allowed: the same on all lines")
-        _Record(file, True, columns, where, list(entry.values())).add_to(builder)
+        Record(file, True, columns, where, list(entry.values())).add_to(builder)
         n_boxes, n_keys = len(builder), len(builder.extra_names)
         if n_keys > _MAX_EXTRA:
             found = f"found {shorten(list(builder.extra_names)[_MAX_EXTRA])}"
@@ -77,7 +75,7 @@ def read_jsonl(source: AnnotationFiles) -> BoxTable:
     return builder.build(convention)
 
 
-class _Record(NamedTuple):
+class Record(NamedTuple):
     """A record of one box, whose values are checked as they are read; ``is_json`` tells JSON values from texts."""
 
     file: AnnotationFile
@@ -87,6 +85,7 @@ class _Record(NamedTuple):
     values: Sequence[Any]
 
     def add_to(self, builder: BoxTableBuilder) -> None:
+        """Append the box to a table."""
         columns, image = self.columns, self.values[self.columns.image]
         if not isinstance(image, str) or not image:
             raise self._error(columns.image, f"the name of an image{', as text' if self.is_json else ''}")
@@ -120,7 +119,7 @@ class _Record(NamedTuple):
     def _text(self, column: int | None) -> str:
         """Return a text, or a number as text; empty for null and for a missing column."""
         value = None if column is None else self.values[column]
-        if value is None or column is None:
+        if value is None or column is None or value != value:
             return ""
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise self._error(column, "text, a number, or null")
@@ -132,7 +131,7 @@ class _Record(NamedTuple):
         if isinstance(value, str):
             return value
         try:
-            return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+            return json.dumps(value, separators=(",", ":"), ensure_ascii=False, default=str)
         except RecursionError as error:
             found = f"found {shorten(value)}, nested too deeply"
             raise self.file.error(self.where, f"{found}; allowed: a few levels") from error

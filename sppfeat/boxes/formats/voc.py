@@ -2,9 +2,9 @@
 
 import os
 from xml.etree.ElementTree import Element, TreeBuilder
-from xml.parsers import expat
 
 from sppfeat.boxes.formats.annotation_files import AnnotationFile, AnnotationFiles
+from sppfeat.boxes.formats.xml_text import parse_xml
 from sppfeat.boxes.table import BoxTable, BoxTableBuilder
 from sppfeat.config.regions import DEFAULT_CONVENTIONS
 from sppfeat.files.tables import parse_whole, shorten
@@ -91,30 +91,13 @@ def _parse(file: AnnotationFile) -> Element:
     content = file.read()
     if len(content) > _MOST_BYTES:
         raise file.error("", f"found {len(content)} bytes; allowed: up to {_MOST_BYTES}")
-    tree, parser = TreeBuilder(), expat.ParserCreate()
-
-    def refuse(doctype: str, *_: object) -> None:
-        # Without a document type there are no entities that could expand a thousandfold or fetch another file.
-        found = f"found a DOCTYPE of {shorten(doctype)}"
-        raise file.error(f"line {parser.CurrentLineNumber}", f"{found}; allowed: XML without declarations")
-
-    parser.buffer_text = True
-    parser.StartDoctypeDeclHandler = refuse
-    parser.StartElementHandler = lambda tag, _: tree.start(tag, {"line": str(parser.CurrentLineNumber)})
-    parser.EndElementHandler = tree.end
-    parser.CharacterDataHandler = tree.data
-    try:
-        parser.Parse(content, True)
-    except expat.ExpatError as error:
-        line = content.splitlines()[error.lineno - 1 : error.lineno]
-        found = shorten(os.fsdecode(line[0])) if line else "the end of the file"
-        found = f"found {found}: {expat.ErrorString(error.code)}"
-        raise file.error(f"line {error.lineno}", f"{found}; allowed: well-formed XML") from error
-    except (ValueError, LookupError) as error:  # an encoding unknown to expat or to Python
-        found = f"found an encoding that cannot be read: {shorten(str(error))}"
-        raise file.error("line 1", f"{found}; allowed: UTF-8") from error
-    root = tree.close()
-    if root.tag != "annotation":
-        found = f"found <{shorten(root.tag)[1:-1]}>"
-        raise file.error(f"line {root.get('line')}", f"{found}; allowed: <annotation>")
-    return root
+    tree = TreeBuilder()
+    parse_xml(
+        file,
+        content,
+        root="annotation",
+        start=lambda tag, _, line: tree.start(tag, {"line": str(line)}),
+        end=tree.end,
+        text=tree.data,
+    )
+    return tree.close()

@@ -16,8 +16,16 @@ from sppfeat.config.wording import one_line
 from sppfeat.errors import SppfeatError
 from sppfeat.files.columns import NO_CLASS, ImageColumns, find_image_columns
 from sppfeat.files.image_names import has_image_suffix
+from sppfeat.files.json_text import json_objects
 from sppfeat.files.paths import PathTable, PathTableBuilder, possibly_repeated
-from sppfeat.files.tables import TableFile, encode_paths, encode_values, json_objects
+from sppfeat.files.tables import (
+    OTHER_ENCODING,
+    ErrorAt,
+    TableFile,
+    encode_paths,
+    encode_values,
+    shorten,
+)
 from sppfeat.inputs.names import is_url, make_absolute
 from sppfeat.inputs.remote import find_objects
 from sppfeat.inputs.segments import OwnLabels, Segment, Storage, if_any, own_classes
@@ -39,12 +47,13 @@ class Rows(NamedTuple):
     ids: Sequence[bytes]
 
 
-def read_manifest(path: bytes) -> Segment:
-    """Find the images that a text table names: comma- or tab-separated, or one JSON object per line.
+def read_manifest(path: bytes, encoding: str | None = None) -> Segment:
+    """Find the images that a text table names: separated text, or one JSON object per line.
 
-    If it cannot be read or is malformed, the ConfigError gives the line.
+    ``encoding`` is that of a text without a byte order mark; None for UTF-8. If the table cannot be read or is
+    malformed, the ConfigError gives the line.
     """
-    table = TableFile(path)
+    table = TableFile(path, encoding=encoding)
     is_separated = os.path.splitext(path)[1].lower() in (b".csv", b".tsv")
     with table.open_text() as file:
         lines = (_separated_lines if is_separated else _json_lines)(table, file)
@@ -85,12 +94,29 @@ def _rows(table: TableFile, lines: Iterator[_Line]) -> Iterator[Rows]:
     while some := list(islice(lines, _LINES_AT_ONCE)):
         numbers = [number for number, _, _ in some]
         error_at = partial(row_error, table, "line", numbers)
+        paths = encode_paths([values[columns.path] for _, columns, values in some], error_at)
+        _check_encoding(table, paths, error_at)
         yield Rows(
             numbers,
-            encode_paths([values[columns.path] for _, columns, values in some], error_at),
+            paths,
             encode_values([_value(values, columns.label) for _, columns, values in some], error_at),
             encode_values([_value(values, columns.image_id) for _, columns, values in some], error_at),
         )
+
+
+def _check_encoding(table: TableFile, paths: Sequence[bytes], error_at: ErrorAt) -> None:
+    """Refuse paths that are not UTF-8 and name no file: more likely the table has another encoding."""
+    for i, path in enumerate(paths):
+        if path.isascii() or table.encoding is not None:
+            continue
+        try:
+            path.decode()
+        except UnicodeDecodeError as error:
+            if not os.path.lexists(_absolute(table.folder, path)):
+                found = (
+                    f"the byte 0x{path[error.start]:02x} in {shorten(path)} is not UTF-8, and names no file"
+                )
+                raise error_at(i, f"{found}; {OTHER_ENCODING}") from error
 
 
 def _value(values: Sequence[Any], column: int | None) -> Any:

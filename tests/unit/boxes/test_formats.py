@@ -76,7 +76,7 @@ CSV = b"""path,xmin,ymin,xmax,ymax,label,score,id,source\r
 b/2.jpg,1,2,3.5,4e1,cat,0.5,first,hand\r
 \r
 "a, 1.jpg",-1,,inf,nan,,,,\r
-b/2.jpg,0,0,1,1,dog,1,third,\xff\xc3\xa9\r
+b/2.jpg,0,0,1,1,dog,1,third,\xc3\xa9\r
 """
 JSONL = b"""{"image": "b/2.jpg", "bbox": [1, 2, 3.5, 40], "class": "cat", "score": 0.5, "id": 7, "source": "hand"}
 
@@ -206,7 +206,7 @@ def test_separated_text(put, box_format):
         [
             (b"b/2.jpg", (1.0, 2.0, 3.5, 40.0), "cat", 0.5, b"first", (b"hand",)),
             (second, (-1.0, NAN, math.inf, NAN), None, NAN, b"", (b"",)),
-            (b"b/2.jpg", (0.0, 0.0, 1.0, 1.0), "dog", 1.0, b"third", (b"\xff\xc3\xa9",)),
+            (b"b/2.jpg", (0.0, 0.0, 1.0, 1.0), "dog", 1.0, b"third", (b"\xc3\xa9",)),
         ],
     )
 
@@ -597,7 +597,8 @@ MALFORMED = {
         ("", ["line 1", "''"]),
         ("a.jpg,1,2,3,4\n", ["line 1", "a.jpg", "a header"]),
         ("path,a,b\n", ["line 1", "no box", "xmin,ymin,xmax,ymax"]),
-        ("path;x0;y0;x1;y1\n", ["line 1", "separated by ';'", "commas"]),
+        (HEADER + "a,1,2,3,4,\xff\n", ["line 2", "score"]),
+        ((HEADER + "a,1,2,3,4,K\xe4").encode("cp1252"), ["line 2", "0xe4", "--encoding cp1252"]),
         ("path,x,y,w,h,cx,cy\n", ["line 1", "more than one box"]),
         ("x0,y0,x1,y1\n", ["line 1", "names no image", "image_path"]),
         ("path,x0,y0,x1,y1,Path \n", ["line 1", "'Path'", "twice"]),
@@ -607,7 +608,8 @@ MALFORMED = {
         (HEADER + ",1,2,3,4,1\n", ["line 2", "'path' is ''"]),
         (HEADER + 'a,1,2,3,4,1\na,"1,2,3,4,1\n', ["line 3", "cannot be split"]),
         (HEADER + "a,1,\0,3,4,1\n", ["line 2", "zero byte"]),
-        ((HEADER + "a,1,2,3,4,1\n").encode("utf-16"), ["line 1", "UTF-16"]),
+        ((HEADER + "a,1,2,3,4,1\n").encode("utf-16-le"), ["line 1", "zero byte", "--encoding utf-16-le"]),
+        (b"\xff\xfe" + HEADER.encode(), ["line 1: the byte 0x0a", "utf-16-le"]),
     ],
     "tsv": [("path\tx0\ty0\tx1\ty1\na\t1\t2\t3\t?\n", ["line 2", "'y1' is '?'"])],
     "jsonl": [
@@ -682,7 +684,7 @@ MALFORMED = {
         ("-1 .1 .2 .3 .4", ["line 1", "class is '-1'"]),
         ("0 .1 .2 wide .4", ["line 1", "w is 'wide'", "a number"]),
         ("0 .1 .2 .3 .4 \xff", ["line 1", "score is 'ÿ'"]),
-        (b"\xff\xfe0\0", ["line 1", "UTF-16"]),
+        (b"\xff\xfe0\0", ["line 1", "1 field"]),
     ],
     "numpy": [
         (b"", ["numpy.save"]),

@@ -271,10 +271,12 @@ def test_a_missing_file_of_a_list_is_listed(folder):
     assert listed("@list") == ["gone.jpg", "a.jpg", "gone/too"]
 
 
-def test_a_list_in_utf16_is_an_error(folder):
-    Path("list").write_text("a.jpg\n", encoding="utf-16")
-    with pytest.raises(ConfigError, match="'list' is in UTF-16"):
-        list_images(["@list"])
+def test_lists_in_other_encodings(folder):
+    touch(folder, "ä.jpg")
+    Path("list").write_text("ä.jpg\n", encoding="utf-16")
+    assert listed("@list") == ["ä.jpg"]
+    Path("list").write_text("ä.jpg\n", encoding="cp1252")
+    assert list(list_images(["@list"], encoding="cp1252").paths) == ["ä.jpg".encode()]
 
 
 # --- refusals -------------------------------------------------------------------------------------

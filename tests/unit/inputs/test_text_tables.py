@@ -115,10 +115,11 @@ def test_values_of_json(tmp_path):
 
 
 def test_names_need_not_be_utf8_and_may_hold_anything_else(tmp_path):
-    (tmp_path / "m.csv").write_bytes(b'path,label\n\xff.jpg,\xfe\n"a,""b\n.jpg","c\r\nd"\n')
+    (tmp_path / os.fsdecode(b"\xff.jpg")).touch()
+    (tmp_path / "m.csv").write_bytes(b'path,label\n\xff.jpg,\xc3\xbe\n"a,""b\n.jpg","c\r\nd"\n')
     listing = list_images([str(tmp_path / "m.csv")])
     assert list(listing.paths) == [b"\xff.jpg", b'a,"b\n.jpg']
-    assert listing.classes == (b"c\r\nd", b"\xfe")
+    assert listing.classes == (b"c\r\nd", b"\xc3\xbe")
     (tmp_path / "m.jsonl").write_text('{"path": "\\udcff.jpg", "label": "\\u00e9"}')
     assert list(list_images([str(tmp_path / "m.jsonl")]).paths) == [b"\xff.jpg"]
 
@@ -253,11 +254,13 @@ def test_a_file_of_boxes_is_no_table_of_images(tmp_path, names):
         ("csv", b"a.jpg,cat\nb.jpg,dog\n", "no column has the paths: found 'a.jpg', 'cat'; allowed: exactly"),
         ("csv", b"path,url,label\n", "several columns could have the paths: found 'path', 'url', 'label'"),
         ("csv", b"path,PATH\n", "found the column 'path' twice"),
-        ("csv", b"path;label\na.jpg;cat\n", "separated by ';'; allowed: commas, or tabs (.tsv)"),
+        ("csv", b"path,label\na.jpg,K\xe4fer\n", "line 2: the byte 0xe4 in b'K\\xe4fer' is not UTF-8; allowed"),
+        ("csv", b"path\na.jpg\n\xe4.jpg\n", "line 3: the byte 0xe4 in b'\\xe4.jpg' is not UTF-8, and names no file"),
         ("csv", b"\npath,label\na.jpg,cat\nb.jpg\n", "line 4: found 1 field, 'b.jpg'; allowed: 2"),
         ("csv", b"path,label\na.jpg,cat\n,dog\n", "line 3: found ''; allowed: the path of an image"),
         ("csv", b'path,label\n"a"b.jpg,cat\n', "line 2: cannot be split into fields"),
-        ("csv", "path\na.jpg\n".encode("utf-16"), "is in UTF-16; allowed: UTF-8"),
+        ("csv", "path\na.jpg\n".encode("utf-16-le"), "line 1: found a zero byte"),
+        ("csv", b"\xff\xfepath,labels", "line 1: the byte 0x73"),
         ("jsonl", b"", "is empty; allowed: a JSON object a line"),
         ("jsonl", b'{"path": "a.jpg"}\n{"path": "b.jpg",}\n', "line 2, column"),
         ("jsonl", b'{"path": "a.jpg"}\n["b.jpg"]\n', "line 2: found ['b.jpg']; allowed: a JSON object"),
@@ -305,7 +308,7 @@ def pictures(tmp_path_factory):
         write_image(folder / f"{i}.png", 20 + i, 24, seed=i)
     write_table(
         folder / "m.csv",
-        [("2.png", "cat", "c"), ("gone.png", "dog", "g"), ("0.png", "dog", ""), ("1.png", "", "\udcff")],
+        [("2.png", "cat", "c"), ("gone.png", "dog", "g"), ("0.png", "dog", ""), ("1.png", "", "ÿ")],
     )
     return folder
 
@@ -317,14 +320,14 @@ def with_ids(pictures, tmp_path_factory):
     return output
 
 
-IDS = [b"c", b"g", b"", b"\xff"]
+IDS = [b"c", b"g", b"", b"\xc3\xbf"]
 
 
 def test_ids_are_in_the_file(with_ids):
     with FeatureFile(with_ids) as file:
         assert file.paths == ["2.png", "gone.png", "0.png", "1.png"]
         assert list(file.image_id_table) == IDS
-        assert file.image_ids == ["c", "g", "", "\udcff"]
+        assert file.image_ids == ["c", "g", "", "ÿ"]
         assert file.classes == ["cat", "dog"]
         assert file.labels.tolist() == [0, 1, 1, -1]
         assert "no such file" in file.errors[1]
@@ -344,12 +347,12 @@ def test_exports_and_tables_of_rows_have_them(with_ids, tmp_path):
     for suffix in ("csv", "npz"):
         run("export", with_ids, "-o", tmp_path / f"x.{suffix}", code=0)
     with np.load(tmp_path / "x.npz") as arrays:
-        assert arrays["image_id"].tolist() == ["c", "", "\udcff"]
+        assert arrays["image_id"].tolist() == ["c", "", "ÿ"]
     lines = (tmp_path / "x.csv").read_bytes().split(b"\n")
     column = lines[0].split(b",").index(b"image_id")
-    assert [line.split(b",")[column] for line in lines[1:4]] == [b"c", b"", b"\xff"]
+    assert [line.split(b",")[column] for line in lines[1:4]] == [b"c", b"", b"\xc3\xbf"]
     with FeatureFile(with_ids) as file:
-        assert file.to_pandas()["image_id"].tolist() == ["c", "", "\udcff"]
+        assert file.to_pandas()["image_id"].tolist() == ["c", "", "ÿ"]
 
 
 def test_classes_that_a_table_says_otherwise_now_are_noted_and_not_taken(pictures, tmp_path):

@@ -1,0 +1,65 @@
+"""Box files in Parquet, such as pandas writes them: one row a box, in columns as in a CSV file."""
+
+import io
+import os
+from typing import Any
+
+from sppfeat.boxes.formats.annotation_files import AnnotationFiles
+from sppfeat.boxes.formats.records import Record
+from sppfeat.boxes.table import BoxTable, BoxTableBuilder
+from sppfeat.config.machine import import_extra
+from sppfeat.config.regions import DEFAULT_CONVENTIONS
+from sppfeat.config.wording import one_line
+from sppfeat.errors import BoxError
+from sppfeat.files.columns import COLUMN_SETS, LIST_KEYS, find_box_columns
+
+__all__ = ["read_parquet_boxes"]
+
+_ROWS_AT_ONCE = 1 << 14
+_MOST_BOXES = 200_000
+_MOST_BOXES_PER_BYTE = 50  # columns that repeat a value take next to nothing
+
+
+def read_parquet_boxes(source: AnnotationFiles) -> BoxTable:
+    """Read the boxes of a Parquet file, whose columns are named as those of a CSV file, or hold the box as a list.
+
+    Numbers and texts may be null, and then are missing, but for the name of the image.
+    """
+    file = source.single
+    content = file.read()
+    parquet = import_extra("pyarrow.parquet", extra="parquet", purpose="reading boxes from Parquet")
+    pa = import_extra("pyarrow", extra="parquet", purpose="reading boxes from Parquet")
+    try:
+        opened = parquet.ParquetFile(io.BytesIO(content))
+        names = opened.schema_arrow.names
+        columns = find_box_columns(
+            names,
+            {**COLUMN_SETS, **LIST_KEYS},
+            label=source.label,
+            error=lambda what: file.error("columns", what),
+        )
+        n_rows, most = opened.metadata.num_rows, max(_MOST_BOXES, _MOST_BOXES_PER_BYTE * len(content))
+        if n_rows > most:
+            raise file.error("", f"found {n_rows} boxes in {len(content)} bytes; allowed: {most}")
+        builder = BoxTableBuilder(extra_names=[columns.names[i] for i in columns.extra])
+        row = 0
+        for batch in opened.iter_batches(_ROWS_AT_ONCE, use_threads=False):
+            batch.validate(full=True)  # damaged values would crash the process
+            for values in zip(*(_values(column) for column in batch.columns), strict=True):
+                Record(file, True, columns, f"row {row}", values).add_to(builder)
+                row += 1
+    except (BoxError, MemoryError):
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise file.error(
+            "", f"cannot be read as Parquet: {one_line(str(error))}; allowed: a whole file"
+        ) from error
+    return builder.build(DEFAULT_CONVENTIONS["parquet"].replace(coords=columns.coords))
+
+
+def _values(column: Any) -> list[Any]:
+    """Return the values of a column as Python objects, bytes as text."""
+    if hasattr(column, "dictionary_decode"):
+        column = column.dictionary_decode()
+    values = column.to_pylist()
+    return [os.fsdecode(value) if isinstance(value, bytes) else value for value in values]
