@@ -17,7 +17,7 @@ __all__ = ["read_parquet_boxes"]
 
 _ROWS_AT_ONCE = 1 << 14
 _MOST_BOXES = 200_000
-_MOST_BOXES_PER_BYTE = 50  # columns that repeat a value take next to nothing
+_MOST_BOXES_PER_BYTE = 20  # columns that repeat a value take next to nothing
 
 
 def read_parquet_boxes(source: AnnotationFiles) -> BoxTable:
