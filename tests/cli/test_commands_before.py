@@ -39,27 +39,19 @@ def new(words: str) -> list[str]:
 DIFFERENCES: dict[str, list[str]] = {
     "sppfeat": ["- plans,"],
     "sppfeat bench": gone("plan Listing, planning and laying out a run, by the number of images."),
-    "sppfeat extract": [
-        "- [csv|tsv|jsonl|coco|voc|yolo|numpy|mat]",
-        "+ [csv|tsv|jsonl|coco|voc|yolo|cvat|labelme|via|parquet|numpy|mat]",
-    ],
     "sppfeat export": [
-        "+ option --classes-from, required: False, repeatable: False, environment: SPPFEAT_CLASSES_FROM",
         "- [npz|npy|parquet|svmlight|mat|mat73|csv|tsv]",
         "+ [npz|npy|parquet|svmlight|mat|csv|tsv]",
         *gone("mat73 is MATLAB 7.3: HDF5, of any size. mat, mat73]"),
         "+ mat]",
-        *new("--classes-from FEATURES Number the classes as this feature file does. [default: as FILE does]"),
     ],
     "sppfeat extract": [
-        "+ option --update, required: False, repeatable: False, environment: SPPFEAT_UPDATE",
-        "+ option --update-changed, required: False, repeatable: False, environment: SPPFEAT_UPDATE_CHANGED",
+        "- [csv|tsv|jsonl|coco|voc|yolo|numpy|mat]",
+        "+ [csv|tsv|jsonl|coco|voc|yolo|cvat|labelme|via|parquet|numpy|mat]",
         "- undecoded:",
         "+ undecoded;",
         *gone("a guard against decompression bombs."),
         *new("raise it for huge TIFFs."),
-        *new("--update Bring an existing output up to date: add new inputs, and run changed images again."),
-        *new("--update-changed Run images again whose files have changed since they were extracted."),
     ],
     "sppfeat verify": new("So are images that changed since they were extracted."),
     "sppfeat search": [
@@ -73,7 +65,8 @@ DIFFERENCES: dict[str, list[str]] = {
 _WITH_LABELS = ("export", "predict", "probe", "report", "search", "show embedding", "show neighbours")
 NEW_OPTIONS: dict[str, list[str]] = {
     **{f"sppfeat {name}": ["--encoding"] for name in _WITH_LABELS},
-    "sppfeat extract": ["--box-label", "--encoding"],
+    "sppfeat export": ["--classes-from", "--encoding"],
+    "sppfeat extract": ["--box-label", "--encoding", "--update", "--update-changed"],
 }
 
 EXIT_CODES = ("EXIT_ERROR", "EXIT_INTERRUPTED", "EXIT_SOME_FAILED", "EXIT_USAGE")
