@@ -50,7 +50,7 @@ _SIGNATURES = (
 _PLAIN_NAMES = re.compile(
     r"torch\.\w+|torch\._utils\.\w+|torch\.storage\.\w*Storage|torch\.nn\.parameter\.\w+|torch\._tensor\.\w+"
     r"|torch\.serialization\.\w+|collections\.(OrderedDict|defaultdict|Counter)|_codecs\.encode"
-    r"|(builtins|__builtin__)\.\w+"
+    r"|copy_?reg\.\w+|(builtins|__builtin__)\.(set|frozenset|list|dict|tuple|bytearray|complex|object|slice|range)"
 )
 
 
@@ -153,7 +153,11 @@ def _why_unreadable(path: Path, head: bytes) -> str:
         reason = _name_objects(content)  # type: ignore[arg-type]
     if reason is None and head.startswith(_PICKLE) and not head.startswith(_TORCH_PICKLE):
         return f"is a damaged pickle, or one that torch.save did not write; {_ALONE} with torch.save"
-    return reason or _why_text(head) or damaged
+    if reason is None and len(head) >= len(_ZIP):
+        reason = _why_text(head)
+    if reason is None and not head.startswith(_PICKLE):
+        reason = f"is neither a PyTorch nor a safetensors file, or is cut short ({n_bytes} bytes)"
+    return reason or damaged
 
 
 def _why_unreadable_zip(path: Path) -> str | None:
@@ -169,7 +173,7 @@ def _why_unreadable_zip(path: Path) -> str | None:
                 )
             with archive.open(names["data.pkl"]) as content:
                 return _name_objects(content)
-    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError):
+    except Exception:  # of many types, on a damaged directory
         return None
 
 

@@ -115,7 +115,7 @@ class TrainFolder:
         try:
             content = read_tensors(self.checkpoint)
         except WeightsError as error:
-            raise StoreError(str(error)) from error
+            raise StoreError(f"the training cannot be resumed: {error}") from error
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
             raise StoreError(f"{shown} is no checkpoint of a training")
         if content.get("version") != _VERSION:

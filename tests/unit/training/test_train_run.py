@@ -126,7 +126,7 @@ def test_nothing_to_resume(classes, tmp_path):
         train([classes], tmp_path / "run", resume=True)
     (tmp_path / "run").mkdir(exist_ok=True)
     (tmp_path / "run/checkpoint.pth").write_bytes(b"PK")
-    with pytest.raises(StoreError, match="cannot read"):
+    with pytest.raises(StoreError, match=r"cannot be resumed: .*cut short"):
         train([classes], tmp_path / "run", resume=True)
 
 
