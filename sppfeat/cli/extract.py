@@ -9,7 +9,7 @@ import click
 import sppfeat
 from sppfeat.cli import options
 from sppfeat.cli.bars import Bar, download_bar
-from sppfeat.cli.extract_options import CHANNELS, box_options, ray_options, shard_options
+from sppfeat.cli.extract_options import CHANNELS, box_options, path_options, ray_options, shard_options
 from sppfeat.cli.groups import EXIT_INTERRUPTED, EXIT_SOME_FAILED, Stop, leave, stop_on_signals
 from sppfeat.cli.options import complete_files, flag, option, path, setting
 from sppfeat.cli.output import (
@@ -53,11 +53,13 @@ _SHOWN_FAILURES = 5
 @options.output("The HDF5 file to write or continue.")
 @option(
     "--labels",
-    type=click.Choice(["auto", "folder", "none"]),
+    type=click.Choice(["auto", "folder", "parent", "none"]),
     default="auto",
-    help="Class labels from the first-level folders: if all images lie in two or more such folders; always; never.",
+    help="Class labels. auto: the first-level folders, or those below train, val and test, if all images lie in two or "
+    "more; folder: the first-level folders in any case; parent: the folder of each image; none: no labels.",
 )
 @options.encoding("text tables, lists and box files")
+@path_options
 @options.backbone
 @option("--head", help="Run the network's fully connected layers on each pooled region (vgg*, alexnet).")
 @option("--mean", type=CHANNELS, help="Mean of the network input, 0..1. [default: of the weights]")

@@ -1,4 +1,4 @@
-"""Options of ``sppfeat extract`` alone: boxes, shards, and actors on a Ray cluster."""
+"""Options of ``sppfeat extract`` alone: patterns of paths, boxes, shards, and actors on a Ray cluster."""
 
 import re
 
@@ -9,7 +9,7 @@ from sppfeat.cli.output import joined_numbers
 from sppfeat.config.distribution import RayOptions, parse_shard
 from sppfeat.config.regions import BOX_FORMATS, BOX_ORIGINS, MULTIVIEW_SCALES, RegionSpec
 
-__all__ = ["CHANNELS", "box_options", "ray_options", "shard_options"]
+__all__ = ["CHANNELS", "box_options", "path_options", "ray_options", "shard_options"]
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -35,6 +35,21 @@ _SCALES = Parsed(
     lambda text: tuple(map(int, text.split(","))),
     refusal="{!r} is not a list of pixels such as 480,576,688,864,1200",
 )
+path_options = together(
+    option(
+        "--exclude",
+        multiple=True,
+        metavar="GLOB",
+        help="Leave out files and folders below the inputs that match, as in .gitignore: thumbs, '*.png', 'cat/**'.",
+    ),
+    option(
+        "--include",
+        multiple=True,
+        metavar="GLOB",
+        help="Take only files that match, or that lie in a folder that does. --exclude comes first.",
+    ),
+)
+
 # Boxes of images, in place of whole ones.
 box_options = together(
     option(

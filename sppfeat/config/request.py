@@ -103,7 +103,7 @@ class Request:
     """Everything that a user asks of an extraction; the options of ``sppfeat extract`` say what the switches do.
 
     Attributes:
-        inputs, labels: see :func:`sppfeat.inputs.list_images`.
+        inputs, labels, exclude, include: see :func:`sppfeat.inputs.list_images`.
         encoding: of text tables, lists and box files without a byte order mark; None for UTF-8.
         backbone, input, descriptor, precision, boxes: settings that a descriptor depends on.
         dry_run: plan only; write nothing, take no lock.
@@ -121,6 +121,8 @@ class Request:
     output: Path
     labels: str = "auto"
     encoding: str | None = None
+    exclude: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
     backbone: BackboneChoice = field(default_factory=BackboneChoice)
     input: InputSpec = field(default_factory=InputSpec)
     descriptor: DescriptorChoice = field(default_factory=DescriptorChoice)
@@ -228,6 +230,8 @@ _OPTIONS = {
 
 _CONVERSIONS: dict[str, Callable[[Any], Any]] = {
     "layers": tuple,
+    "exclude": lambda given: (given,) if isinstance(given, str) else tuple(given),
+    "include": lambda given: (given,) if isinstance(given, str) else tuple(given),
     "scales": tuple,
     "boxes": os.fspath,
     "box_origin": int,

@@ -18,7 +18,6 @@ from sppfeat.config.machine import available_cores
 from sppfeat.config.regions import RegionSpec, parse_grid
 from sppfeat.config.request import BackboneChoice, BoxChoice, DescriptorChoice, Request
 from sppfeat.config.specs import DescriptorSpec, InputSpec
-from sppfeat.config.wording import counted
 from sppfeat.decoding import Decoder, DecoderPool, DecodeSettings, InlineDecoder
 from sppfeat.errors import BoxError, ConfigError
 from sppfeat.extraction.describe import Describer
@@ -163,7 +162,13 @@ def open_run(
     Raises:
         SppfeatError: inputs, settings, boxes or weights are invalid.
     """
-    listing = listing or list_images(request.inputs, labels=request.labels, encoding=request.encoding)
+    listing = listing or list_images(
+        request.inputs,
+        labels=request.labels,
+        exclude=request.exclude,
+        include=request.include,
+        encoding=request.encoding,
+    )
     device = choose_device(request.run.device, request.precision, local_rank=request.run.local_rank)
     backbone = load_chosen_backbone(request.backbone, on_download=on_download)
     box_file = read_chosen_boxes(request.boxes, encoding=request.encoding)
@@ -183,7 +188,7 @@ def open_run(
         if not listing.storage.is_local:
             folder = tempfile.TemporaryDirectory(prefix="sppfeat-", dir=request.scratch)
             scratch = Path(stack.enter_context(folder))
-        notes = _listing_notes(listing, request.labels)
+        notes = [*listing.notes]
         notes += filter(None, [request.shard_note, backbone.weights_note, bundled_note(config.backbone)])
         notes += filter(None, [bfloat16_note(device, config.precision)])
         yield Run(
@@ -341,26 +346,3 @@ def _open_decoder(
     if not n_workers:
         return InlineDecoder(settings)
     return DecoderPool(settings, n_workers=n_workers, look_ahead_bytes=look_ahead_bytes)
-
-
-def _listing_notes(listing: Listing, labels: str) -> list[str]:
-    """Describe what the user should know about the inputs: skipped files, repeated images, missing labels."""
-    notes = []
-    if n := listing.n_other_files:
-        files = counted(n, "file in folders and archives has", "files in folders and archives have")
-        notes.append(f"{files} no suffix of an image: left out")
-    if n := listing.n_repeated:
-        notes.append(f"{counted(n, 'image is', 'images are')} named more than once: each is taken once")
-    n = listing.n_unlabelled
-    if labels == "folder" and not listing.classes:
-        notes.append("no labels: no image lies in a folder below the inputs")
-    elif n and listing.classes:
-        notes.append(
-            f"{counted(n, 'image is of no class: its', 'images are of no class: their')} label is -1"
-        )
-    elif n and labels == "auto":
-        notes.append(
-            f"no labels: {counted(n, 'image lies', 'images lie')} outside class folders; --labels folder labels the "
-            "others"
-        )
-    return notes

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.errors import SppfeatError
+from sppfeat.files.globs import PathFilter, find_system_folder
 
 __all__ = [
     "MOST_WAYS",
@@ -192,11 +193,14 @@ MOST_WAYS = 100
 
 
 class FolderWalk:
-    """Walks a folder and counts the files that it skips; follows links and ignores hidden names.
+    """Walks a folder, follows links, and skips hidden names and folders that systems make.
+
+    ``n_other_files`` counts the files that are not wanted, and ``system_folders`` lists those that systems make.
 
     Args:
         top: path of the folder.
-        is_wanted: chooses files by their names; ``n_other_files`` counts the others so far.
+        is_wanted: chooses files by their names.
+        paths: leaves out files and folders by their paths below the top; None for none.
         unlistable: makes the error for a folder that cannot be listed, from its path below the top and the reason.
         found_often: makes the error for a folder that links reach in more than ``MOST_WAYS`` ways, from its path.
     """
@@ -208,8 +212,11 @@ class FolderWalk:
         *,
         unlistable: Callable[[bytes, OSError], SppfeatError],
         found_often: Callable[[bytes], SppfeatError],
+        paths: PathFilter | None = None,
     ) -> None:
         self.n_other_files = 0
+        self.system_folders: list[bytes] = []
+        self._paths = paths or PathFilter()
         self._top = top
         self._is_wanted = is_wanted
         self._unlistable = unlistable
@@ -247,15 +254,22 @@ class FolderWalk:
         """Yield the subfolders of a folder, each with a final slash, and its wanted files, in natural order."""
         kept: list[bytes] = []
         in_order: list[PathTable] = []
+        above = folder + b"/" if folder else b""
         try:
             with os.scandir(os.path.join(self._top, folder)) as entries:
                 for entry in entries:
                     name = entry.name
-                    if name.startswith(b"."):
+                    is_system = find_system_folder(name + b"/") is not None
+                    if name.startswith(b".") and not is_system:
                         continue
                     if _leads_to_folder(entry):
                         name += b"/"
-                    elif not self._is_wanted(name):
+                    if is_system and name.endswith(b"/"):
+                        self.system_folders.append(above + name[:-1])
+                        continue
+                    if name.startswith(b".") or self._paths.excludes(above + name):
+                        continue
+                    if not name.endswith(b"/") and not self._is_wanted(name):
                         self.n_other_files += 1
                         continue
                     kept.append(name)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from enum import Enum, auto
 
 __all__ = [
+    "ARCHIVE_SUFFIXES",
     "SCHEME",
     "ContainerKind",
     "below",
@@ -59,8 +60,11 @@ class ContainerKind(Enum):
     ARCHIVE, ARROW, MANIFEST, PACKED, PARQUET = (auto() for _ in range(5))
 
 
+ARCHIVE_SUFFIXES = (b".tar", b".zip")
+"""The suffixes of archives that are read in place."""
+
 _KINDS: Mapping[bytes, ContainerKind] = {
-    **dict.fromkeys((b".tar", b".zip"), ContainerKind.ARCHIVE),
+    **dict.fromkeys(ARCHIVE_SUFFIXES, ContainerKind.ARCHIVE),
     b".arrow": ContainerKind.ARROW,
     b".parquet": ContainerKind.PARQUET,
     **dict.fromkeys((b".csv", b".tsv", b".jsonl", b".ndjson"), ContainerKind.MANIFEST),

@@ -3,7 +3,9 @@
 import atexit
 import contextlib
 import functools
+import glob
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,11 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from sppfeat.errors import ConfigError, ImageError
+from sppfeat.files.globs import PathFilter, find_system_folder
 from sppfeat.files.image_names import has_image_suffix
-from sppfeat.files.paths import MOST_WAYS, FolderWalk, PathIndex, PathTable
+from sppfeat.files.paths import MOST_WAYS, FolderWalk, PathIndex, PathTable, natural_key
 from sppfeat.files.places import FileVersion, Place
 from sppfeat.files.tables import TableFile, to_utf8
 from sppfeat.inputs.names import (
+    ARCHIVE_SUFFIXES,
     ContainerKind,
     decompress_command,
     is_container,
@@ -27,67 +31,130 @@ from sppfeat.inputs.names import (
     make_absolute,
 )
 from sppfeat.inputs.remote import read_remote
-from sppfeat.inputs.segments import Segment, local_places
+from sppfeat.inputs.segments import Segment, choose_images, local_places
 
 __all__ = ["find_image", "is_list", "read_inputs", "read_list"]
 
 
 def read_inputs(
-    inputs: Sequence[str], *, stdin: Iterable[bytes] | None = None, encoding: str | None = None
+    inputs: Sequence[str],
+    paths: PathFilter,
+    *,
+    stdin: Iterable[bytes] | None = None,
+    encoding: str | None = None,
 ) -> Iterator[Segment]:
-    """Yield the images of each input, in order; see :func:`sppfeat.inputs.list_images`.
+    """Yield the images of each input that ``paths`` chooses, in order; see :func:`sppfeat.inputs.list_images`.
 
     Consecutive image files form one segment.
     """
+    skipped = list[Segment]()
     read_local = partial(_read_local, encoding=encoding)
-    for is_remote, paths in groupby(_entries(inputs, stdin, encoding), is_url):
-        yield from (read_remote if is_remote else read_local)(paths)
+    for is_remote, named in groupby(_entries(inputs, stdin, encoding, skipped.append), is_url):
+        yield from (read_remote if is_remote else read_local)(named, paths)
+    yield from skipped
 
 
-def _entries(inputs: Sequence[str], stdin: Iterable[bytes] | None, encoding: str | None) -> Iterator[bytes]:
+def _entries(
+    inputs: Sequence[str],
+    stdin: Iterable[bytes] | None,
+    encoding: str | None,
+    on_skipped: Callable[[Segment], None],
+) -> Iterator[bytes]:
     """Yield each named file and folder as an absolute path, and each URL unchanged."""
     for text in inputs:
         if is_list(text):
             yield from map(make_absolute, read_list(text, stdin=stdin, encoding=encoding))
             continue
         path = make_absolute(os.fsencode(text))
-        if not text or not (is_url(path) or os.path.lexists(path)):
-            raise ConfigError(f"no such file or folder: {text!r}")
-        yield path
-
-
-def _read_local(paths: Iterable[bytes], encoding: str | None) -> Iterator[Segment]:
-    """Yield the images of files and folders of this machine."""
-    files: list[bytes] = []
-    for path in paths:
-        is_folder = os.path.isdir(path)
-        if not is_folder and kind_of(path) is None:
-            files.append(path)
-            continue
-        if files:
-            yield Segment(None, PathTable(files))
-            files = []
-        if is_folder:
-            yield from _read_folder(path)
+        if text and (is_url(path) or os.path.lexists(path)):
+            yield path
+        elif any(mark in text for mark in "*?["):
+            found, skipped = _expand(text)
+            on_skipped(skipped)
+            yield from found
         else:
-            yield _read_container(path, encoding)
-    if files:
-        yield Segment(None, PathTable(files))
+            raise ConfigError(f"no such file or folder: {text!r}")
 
 
-def _read_folder(top: bytes) -> Iterator[Segment]:
+def _expand(pattern: str) -> tuple[list[bytes], Segment]:
+    """Expand a pattern that the shell has left as it is, and return what it matches and a segment of what is skipped.
+
+    What matches is in natural order, without what lies below a folder that matches too.
+    """
+    fixed = re.split(r"[^/]*[*?\[]", pattern, maxsplit=1)[0]
+    matches = glob.glob(os.fsencode(pattern), recursive=True)
+    by_system = {match: find_system_folder(match[len(os.fsencode(fixed)) :] + b"/") for match in matches}
+    matches = [match.rstrip(b"/") for match in matches if by_system[match] is None]
+    folders = {match for match in matches if os.path.isdir(match)}
+    known = [m for m in matches if m in folders or has_image_suffix(m) or kind_of(m) is not None] or matches
+    if not known:
+        raise ConfigError(f"no file or folder matches {pattern!r}")
+    found = [m for m in known if folders.isdisjoint(map(os.fsencode, Path(os.fsdecode(m)).parents))]
+    found.sort(key=lambda match: [*map(natural_key, match.split(b"/"))])
+    skipped = Segment(
+        None,
+        PathTable(()),
+        n_other_files=len(matches) - len(known),
+        system_folders=tuple(dict.fromkeys(filter(None, by_system.values()))),
+    )
+    return [*map(make_absolute, found)], skipped
+
+
+def _read_local(named: Iterable[bytes], paths: PathFilter, encoding: str | None) -> Iterator[Segment]:
+    """Yield the images of files and folders of this machine."""
+    for is_file, together in groupby(named, lambda path: kind_of(path) is None and not os.path.isdir(path)):
+        if is_file:
+            yield choose_images(Segment(None, PathTable(together)), paths, os.getcwdb())
+            continue
+        for path in together:
+            if os.path.isdir(path):
+                yield from _read_folder(path, paths)
+                continue
+            segment = _read_container(path, encoding)
+            yield choose_images(segment, paths, segment.top or os.path.dirname(path))
+
+
+def _read_folder(top: bytes, paths: PathFilter) -> Iterator[Segment]:
     """Yield the images below a folder, or, if it has none, the images of the archives and tables below it.
 
-    The search is recursive, in natural order, and skips hidden names.
+    The search is recursive, in natural order, and skips hidden names and folders that systems make.
     """
-    walk = _walk(top, has_image_suffix)
+    walk = _walk(top, has_image_suffix, paths)
     images, containers = PathTable(walk), PathTable(())
     if not len(images):
-        walk = _walk(top, is_container)
+        walk = _walk(top, is_container, paths)
         containers = PathTable(walk)
-    yield Segment(top, images, n_other_files=walk.n_other_files)
+    found, side_tables = list[Segment](), list[bytes]()
+    folders = {os.path.dirname(name) for name in containers if kind_of(name) is ContainerKind.ARCHIVE}
     for name in containers:
-        yield _read_container(os.path.join(top, name))
+        is_table = kind_of(name) in (ContainerKind.ARROW, ContainerKind.PARQUET)
+        is_beside = is_table and os.path.dirname(name) in folders
+        segment = (_read_beside_archives if is_beside else _read_container)(os.path.join(top, name))
+        if segment is None:
+            side_tables.append(name)
+        else:
+            found.append(choose_images(segment, paths, top))
+    own = Segment(
+        top,
+        images,
+        n_other_files=walk.n_other_files,
+        system_folders=tuple(walk.system_folders),
+        side_tables=tuple(side_tables),
+    )
+    yield choose_images(own, paths, top)
+    yield from found
+
+
+def _read_beside_archives(path: bytes) -> Segment | None:
+    """Find the images of a table in a folder of archives; None if it has none, and only describes those."""
+    stem = os.path.splitext(path)[0]
+    if any(os.path.exists(stem + suffix) for suffix in ARCHIVE_SUFFIXES):
+        return None
+    try:
+        segment = _read_container(path)
+    except ConfigError:
+        return None
+    return segment if segment.top is not None else None
 
 
 def _read_container(path: bytes, encoding: str | None = None) -> Segment:
@@ -116,7 +183,7 @@ def _read_container(path: bytes, encoding: str | None = None) -> Segment:
     )
 
 
-def _walk(top: bytes, is_wanted: Callable[[bytes], bool]) -> FolderWalk:
+def _walk(top: bytes, is_wanted: Callable[[bytes], bool], paths: PathFilter) -> FolderWalk:
     def shown(folder: bytes) -> str:
         return repr(os.fsdecode(os.path.join(top, folder) if folder else top))
 
@@ -129,6 +196,7 @@ def _walk(top: bytes, is_wanted: Callable[[bytes], bool]) -> FolderWalk:
         found_often=lambda folder: ConfigError(
             f"the folder {shown(folder)} is found in more than {MOST_WAYS} ways, by links; allowed: {MOST_WAYS}"
         ),
+        paths=paths,
     )
 
 
@@ -222,7 +290,7 @@ def _held(path: bytes, version: FileVersion | None) -> tuple[Segment, PathIndex]
 
 def _read(path: bytes) -> Segment:
     try:
-        return next(iter(read_remote([path]))) if is_url(path) else _read_container(path)
+        return next(iter(read_remote([path], PathFilter()))) if is_url(path) else _read_container(path)
     except ConfigError as error:
         raise ImageError(str(error)) from error
 

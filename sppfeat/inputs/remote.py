@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from sppfeat.config.wording import one_line
 from sppfeat.errors import ConfigError, SourceError, SppfeatError
+from sppfeat.files.globs import PathFilter, find_system_folder
 from sppfeat.files.image_names import has_image_suffix
 from sppfeat.files.paths import PathTable, PathTableBuilder, walk_order
 from sppfeat.files.places import FileVersion, Place
@@ -23,7 +24,7 @@ from sppfeat.files.remote.objects import UNKNOWN_SIZE, Fetcher, is_folder, objec
 from sppfeat.files.remote.service import FailureKind, Service, judge, source_error
 from sppfeat.inputs.archives import index_archive, load_index, save_index, segment_at
 from sppfeat.inputs.names import ContainerKind, is_container, is_url, kind_of
-from sppfeat.inputs.segments import Members, Segment, Storage, find_members
+from sppfeat.inputs.segments import Members, Segment, Storage, choose_images, find_members
 
 __all__ = ["find_objects", "read_remote"]
 
@@ -32,8 +33,8 @@ _NEAR = 256 << 10  # a smaller gap between two members is fetched with them rath
 _LONGEST_HEADER = 4096  # bytes of the header of a zip member, with its name and extra field
 
 
-def read_remote(urls: Iterable[bytes]) -> Iterator[Segment]:
-    """Yield the images of URLs, in order; consecutive objects form one segment.
+def read_remote(urls: Iterable[bytes], paths: PathFilter) -> Iterator[Segment]:
+    """Yield the images of URLs that ``paths`` chooses, in order; consecutive objects form one segment.
 
     A URL with an image suffix is an image, without a request to its service. A URL that ends in a slash is a folder;
     for any other, the service decides. A folder is read like a local one: files with an image suffix, without hidden
@@ -46,19 +47,21 @@ def read_remote(urls: Iterable[bytes]) -> Iterator[Segment]:
         found = (url for url, *_ in together)
         if kind == "object":
             objects = PathTable(found)
-            yield Segment(None, objects, storage=_unlisted(service, objects))
-        elif kind == "folder":
-            for url in found:
-                yield from _read_folder(service, url)
-        else:
-            for url in found:
-                yield _read_archive(service, url)
+            yield choose_images(Segment(None, objects, storage=_unlisted(service, objects)), paths, b"")
+            continue
+        for url in found:
+            segments = (
+                _read_folder(service, url, paths) if kind == "folder" else [_read_archive(service, url)]
+            )
+            yield from (choose_images(segment, paths, os.fsencode(url)) for segment in segments)
 
 
 def _look_up(text: str, services: dict[tuple[str, str], Service]) -> tuple[str, Service, str]:
     """Return a URL, its service, and what is there: an ``object``, a ``folder`` or a ``file`` of images."""
     url = check_url(text)
     new = Service(url)
+    if "*" in url and new.scheme not in ("http", "https"):
+        raise ConfigError(f"{shown(url)} is a pattern; allowed: the URL of a folder, and --include '*.jpg'")
     service = services.setdefault(new.key, new)
     _ = service.fs  # so that a missing package is reported now
     is_object = has_image_suffix(os.fsencode(url)) or service.scheme in ("http", "https")
@@ -67,19 +70,24 @@ def _look_up(text: str, services: dict[tuple[str, str], Service]) -> tuple[str, 
     return url, service, "object" if kind_of(os.fsencode(url)) is None else "file"
 
 
-def _read_folder(service: Service, url: str) -> Iterator[Segment]:
+def _read_folder(service: Service, url: str, paths: PathFilter) -> Iterator[Segment]:
     """Yield the images below a folder; if there are none, those of the archives below it."""
-    images, listed_sizes, archives = PathTableBuilder(), array("q"), list[bytes]()
+    images, listed_sizes, containers = PathTableBuilder(), array("q"), list[bytes]()
+    system_folders = dict[bytes, None]()
     n_objects = n_others = 0
     for name, size in objects_below(service, url):
         n_objects += 1
-        if not name or name.endswith(b"/") or name.startswith(b".") or b"/." in name:
-            continue  # the mark of a folder in an object store, or hidden
-        if has_image_suffix(name):
+        if (found := find_system_folder(name)) is not None:
+            system_folders[found] = None
+        elif (
+            not name or name.endswith(b"/") or name.startswith(b".") or b"/." in name or paths.excludes(name)
+        ):
+            continue  # the mark of a folder in an object store, hidden, or not wanted
+        elif has_image_suffix(name):
             images.extend([name])
             listed_sizes.append(size)
         elif is_container(name):
-            archives.append(name)
+            containers.append(name)
         else:
             n_others += 1
     if not n_objects:
@@ -88,11 +96,25 @@ def _read_folder(service: Service, url: str) -> Iterator[Segment]:
     order = walk_order(listed)
     names, sizes = PathTable(listed[i] for i in order.tolist()), np.array(listed_sizes, dtype=np.int64)[order]
     storage = _Objects(service, os.fsencode(url), names, sizes)
-    n_others += len(archives) if len(names) else 0
-    yield Segment(os.fsencode(url), names, storage=storage, n_other_files=n_others)
-    if not len(names):
-        for i in walk_order(found := PathTable(archives)).tolist():
-            yield _read_archive(service, f"{url}/{os.fsdecode(found[i])}")
+    if len(names):
+        n_others, containers = n_others + len(containers), []
+    # A table beside archives describes them; it could not be read where it is.
+    folders = {os.path.dirname(name) for name in containers if kind_of(name) is ContainerKind.ARCHIVE}
+    tables = (ContainerKind.ARROW, ContainerKind.PARQUET)
+    side_tables = [
+        name for name in containers if kind_of(name) in tables and os.path.dirname(name) in folders
+    ]
+    yield Segment(
+        os.fsencode(url),
+        names,
+        storage=storage,
+        n_other_files=n_others,
+        system_folders=tuple(system_folders),
+        side_tables=tuple(side_tables),
+    )
+    archives = PathTable(name for name in containers if name not in side_tables)
+    for i in walk_order(archives).tolist():
+        yield _read_archive(service, f"{url}/{os.fsdecode(archives[i])}")
 
 
 def _read_archive(service: Service, url: str) -> Segment:

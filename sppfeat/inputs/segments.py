@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,10 @@ import numpy.typing as npt
 
 from sppfeat.errors import StoreError
 from sppfeat.files.columns import NO_CLASS, ClassNumbers
+from sppfeat.files.globs import PathFilter
 from sppfeat.files.paths import PathTable
 from sppfeat.files.places import FileVersion, Place
+from sppfeat.inputs.names import SCHEME, below, is_below
 
 __all__ = [
     "DEFLATED_MEMBER",
@@ -30,6 +32,7 @@ __all__ = [
     "OwnLabels",
     "Segment",
     "Storage",
+    "choose_images",
     "find_members",
     "if_any",
     "local_places",
@@ -108,6 +111,46 @@ class Segment:
     ids: PathTable | None = None  # ids that the input gives its images; None if it gives none
     n_other_files: int = 0  # number of files skipped because they have no image suffix
     n_repeated: int = 0  # number of images that the input repeats, each of which is listed once
+    system_folders: tuple[bytes, ...] = ()  # skipped folders that systems make, relative to top
+    side_tables: tuple[
+        bytes, ...
+    ] = ()  # skipped tables that describe the archives beside them, relative to top
+
+    def only(self, images: npt.NDArray[np.int64]) -> "Segment":
+        """Return the images at these positions, ``(n,)`` int64, without the classes that none of them has any more."""
+        own = self.own_labels
+        if own is not None:
+            gone = set(np.setdiff1d(own.labels, own.labels[images]).tolist())
+            known = ClassNumbers(name for i, name in enumerate(own.classes) if i not in gone)
+            names = (*own.classes, b"")
+            labels = np.fromiter(known.numbers(names[i] for i in own.labels[images].tolist()), dtype=np.int64)
+            own = OwnLabels(labels, known.names)
+        storage = self.storage
+        if storage is not None:
+            storage = JoinedStorage((storage,), np.zeros(len(images), dtype=np.uint32), images)
+        return replace(
+            self,
+            names=PathTable(self.names[i] for i in images.tolist()),
+            storage=storage,
+            own_labels=own,
+            ids=None if self.ids is None else PathTable(self.ids[i] for i in images.tolist()),
+        )
+
+
+def choose_images(segment: Segment, paths: PathFilter, base: bytes) -> Segment:
+    """Return those images of a segment that patterns choose by their paths below ``base``, a folder or a URL.
+
+    Of a path that is not below ``base``, the patterns see all except a scheme and the first slash.
+    """
+    if not paths:
+        return segment
+
+    def seen(name: bytes) -> bytes:
+        path = name if segment.top is None else os.path.join(segment.top, name)
+        return below(path, base) if is_below(path, base) else path.split(SCHEME)[-1].lstrip(b"/")
+
+    kept = np.flatnonzero(np.fromiter((paths.takes(seen(name)) for name in segment.names), dtype=bool))
+    return segment if len(kept) == len(segment.names) else segment.only(kept)
 
 
 def own_classes(names: Iterable[bytes], classes: tuple[bytes, ...] | None = None) -> OwnLabels | None:

@@ -8,6 +8,7 @@ from typing import Any, BinaryIO, cast
 
 from sppfeat.config.machine import import_extra
 from sppfeat.errors import ConfigError, ImageError, SourceError
+from sppfeat.files.globs import find_system_folder
 from sppfeat.files.places import Place
 from sppfeat.files.remote import shown
 from sppfeat.files.remote.service import FailureKind, Pause, Service, judge, retried, source_error
@@ -74,7 +75,10 @@ def _s3_objects(service: Service, url: str) -> Iterator[tuple[bytes, int]]:
 
 
 def _objects_by_folder(service: Service, url: str) -> Iterator[tuple[bytes, int]]:
-    """Yield the objects in a folder and its subfolders, without hidden ones, in the order of their names."""
+    """Yield the objects in a folder and its subfolders, without hidden ones, in the order of their names.
+
+    Of a folder that a system made only the name comes, with a final slash.
+    """
     top = service.path(url).rstrip("/") + "/"
 
     def below(folder: str, depth: int) -> Iterator[tuple[bytes, int]]:
@@ -83,11 +87,15 @@ def _objects_by_folder(service: Service, url: str) -> Iterator[tuple[bytes, int]
         entries = service.ask("ls", folder if is_web else folder.rstrip("/"), detail=True)
         for entry in sorted(entries, key=lambda entry: str(entry["name"])):
             path, size = entry["name"].rstrip("/"), entry.get("size")
-            if path.rpartition("/")[2].startswith("."):
+            name = os.fsencode(path.rpartition("/")[2])
+            is_system = entry["type"] == "directory" and find_system_folder(name + b"/") is not None
+            if name.startswith(b".") and not is_system:
                 continue
             if not path.startswith(top):
                 raise SourceError(f"the list of {shown(url)} names {shown(path)}, which does not lie there")
-            if entry["type"] == "directory":
+            if is_system:
+                yield os.fsencode(path[len(top) :]) + b"/", 0
+            elif entry["type"] == "directory":
                 yield from below(f"{path}/", depth + 1)
             else:
                 yield os.fsencode(path[len(top) :]), UNKNOWN_SIZE if size is None else int(size)

@@ -30,9 +30,9 @@ __all__ = ["index_archive", "load_index", "read_archive", "save_index", "segment
 
 
 # Version of these files and of the reading of archives; indexes of other versions are built again.
-_SCHEMA = 4
+_SCHEMA = 5
 _FEWEST_IMAGES = 1000  # an index of this many images takes 30 ms to build, and 2 ms to load
-_TEXTS = ("names", "refusals", "ids", "classes")
+_TEXTS = ("names", "refusals", "ids", "classes", "system_folders")
 _SETTLED_NS = 2_000_000_000  # a younger file may change again without a new time stamp
 
 
@@ -121,7 +121,7 @@ def _columns(segment: Segment, members: Members) -> dict[str, Any]:
         "counts": [segment.n_other_files, segment.n_repeated],
         "labels": own.labels,
     }
-    texts = (segment.names, members.refusals, segment.ids or (), own.classes)
+    texts = (segment.names, members.refusals, segment.ids or (), own.classes, segment.system_folders)
     for name, table in zip(_TEXTS, texts, strict=True):
         columns[name], columns[f"{name}_ends"] = PathTable(table).to_arrays()
     return columns
@@ -129,7 +129,7 @@ def _columns(segment: Segment, members: Members) -> dict[str, Any]:
 
 def _index(columns: Mapping[str, Any]) -> tuple[Segment, Members]:
     """Convert arrays to an index; any exception, if they do not describe one."""
-    names, refusals, ids, classes = (
+    names, refusals, ids, classes, system_folders = (
         PathTable.from_arrays(columns[name], columns[f"{name}_ends"]) for name in _TEXTS
     )
     n_other_files, n_repeated = map(int, columns["counts"])
@@ -140,6 +140,7 @@ def _index(columns: Mapping[str, Any]) -> tuple[Segment, Members]:
         ids=ids if len(ids) else None,
         n_other_files=n_other_files,
         n_repeated=n_repeated,
+        system_folders=tuple(system_folders),
     )
     return segment, Members(
         columns["ranges"], tuple(map(os.fsdecode, refusals)), bool(columns["has_headers"])

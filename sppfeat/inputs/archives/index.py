@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.errors import ConfigError
+from sppfeat.files.globs import find_system_folder
 from sppfeat.files.image_names import has_image_suffix
 from sppfeat.files.paths import PathTable, PathTableBuilder, possibly_repeated
 from sppfeat.inputs.segments import (
@@ -27,7 +28,7 @@ from sppfeat.inputs.segments import (
     Segment,
 )
 
-__all__ = ["IndexBuilder", "clean_name", "encode_name", "index_zip", "is_hidden"]
+__all__ = ["IndexBuilder", "clean_name", "encode_name", "index_zip"]
 
 # A deflated image is unpacked in memory, to a thousand times its size. This is uncompressed 16-bit RGB with the most
 # pixels that are decoded by default.
@@ -54,7 +55,7 @@ def index_zip(file: BinaryIO) -> tuple[Segment, Members]:
     members = IndexBuilder()
     for entry in entries:
         name = clean_name(entry.filename)
-        if entry.filename.endswith("/") or is_hidden(name):
+        if entry.filename.endswith("/") or members.hides(name):
             continue
         if not has_image_suffix(name):
             members.n_other_files += 1
@@ -90,12 +91,20 @@ class IndexBuilder:
 
     def __init__(self) -> None:
         self.n_other_files = 0
+        self._system_folders: dict[bytes, None] = {}
         self._names = PathTableBuilder()
         self._rows = array("q")  # those of Members
         self._packing_of: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self._rows) // 4
+
+    def hides(self, name: bytes) -> bool:
+        """Return True if a scan skips a member because it is hidden or in a folder that a system made; note that."""
+        found = find_system_folder(name)
+        if found is not None:
+            self._system_folders[found] = None
+        return found is not None or b"/." in b"/" + name
 
     def add(
         self, name: bytes, offset: int, nbytes: int, packing: int = STORED_MEMBER, unpacked_nbytes: int = -1
@@ -131,6 +140,7 @@ class IndexBuilder:
             names if len(last) == len(names) else PathTable(names[i] for i in last.tolist()),
             n_other_files=self.n_other_files,
             n_repeated=len(names) - len(last),
+            system_folders=tuple(self._system_folders),
         )
         return segment, Members(ranges, tuple(self._packing_of), has_headers)
 
@@ -153,12 +163,6 @@ def clean_name(name: str) -> bytes:
         (b'a/b.jpg', b'etc/x.jpg', b'b.jpg')
     """
     return posixpath.normpath(b"/" + encode_name(name)).lstrip(b"/")
-
-
-def is_hidden(name: bytes) -> bool:
-    """Return True if a scan skips a member because it is hidden or added by macOS."""
-    slashed = b"/" + name
-    return b"/." in slashed or b"/__MACOSX/" in slashed
 
 
 def encode_name(name: str) -> bytes:

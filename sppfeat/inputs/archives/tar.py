@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 from sppfeat.errors import ConfigError
 from sppfeat.files.image_names import has_image_suffix
 from sppfeat.files.paths import PathTable
-from sppfeat.inputs.archives.index import IndexBuilder, clean_name, encode_name, is_hidden
+from sppfeat.inputs.archives.index import IndexBuilder, clean_name, encode_name
 from sppfeat.inputs.segments import Members, OwnLabels, Segment, if_any, own_classes
 
 __all__ = ["index_tar"]
@@ -49,7 +49,7 @@ def index_tar(file: BinaryIO) -> tuple[Segment, Members]:
             continue
         name = clean_name(header.name)
         is_plain = header.isreg() and header.sparse is None
-        if is_hidden(name):
+        if members.hides(name):
             pass  # but links may lead to it
         elif has_image_suffix(name):
             images.append(len(members))

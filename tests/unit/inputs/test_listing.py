@@ -305,7 +305,7 @@ def test_inputs_that_cannot_be_honoured(folder, inputs, said):
 
 def test_an_unknown_label_mode_is_refused(folder):
     touch(folder, "a.jpg")
-    with pytest.raises(ConfigError, match="labels is 'yes'; allowed: auto, folder, none"):
+    with pytest.raises(ConfigError, match="labels is 'yes'; allowed: auto, folder, parent, none"):
         list_images(["a.jpg"], labels="yes")
 
 
