@@ -127,12 +127,11 @@ def _notes_of_skipped(segments: Sequence[Segment], chosen: PathFilter) -> Iterat
         os.fsdecode(os.path.basename(name)) for segment in segments for name in segment.system_folders
     )
     if folders:
-        shown = (one_line(name) + (f" ({n} times)" if n > 1 else "") for name, n in folders.most_common())
-        made = counted(folders.total(), "folder that the system made", "folders that the system made")
-        yield f"skipped {made}: {first_few(shown, _SHOWN)}; to read one, give it as an input"
+        shown = first_few((one_line(name) for name, _ in folders.most_common()), _SHOWN)
+        yield f"skipped {counted(folders.total(), 'system folder')} ({shown}); give one as an input to read it"
     if tables := [os.fsdecode(name) for segment in segments for name in segment.side_tables]:
-        lie = counted(len(tables), "table beside archives", "tables beside archives")
-        yield f"skipped {lie}: {first_few(map(one_line, tables), _SHOWN)}; to read one, give it as an input"
+        shown = first_few(map(one_line, tables), _SHOWN)
+        yield f"skipped {counted(len(tables), 'table')} beside archives ({shown}); give one as an input to read it"
     for pattern in chosen.unused():
         yield f"{pattern} matches nothing: {chosen.rule}"
 
