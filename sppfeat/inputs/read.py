@@ -290,7 +290,7 @@ def _held(path: bytes, version: FileVersion | None) -> tuple[Segment, PathIndex]
 
 def _read(path: bytes) -> Segment:
     try:
-        return next(iter(read_remote([path], PathFilter()))) if is_url(path) else _read_container(path)
+        return next(iter(read_remote([path]))) if is_url(path) else _read_container(path)
     except ConfigError as error:
         raise ImageError(str(error)) from error
 

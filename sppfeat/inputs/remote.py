@@ -33,7 +33,7 @@ _NEAR = 256 << 10  # a smaller gap between two members is fetched with them rath
 _LONGEST_HEADER = 4096  # bytes of the header of a zip member, with its name and extra field
 
 
-def read_remote(urls: Iterable[bytes], paths: PathFilter) -> Iterator[Segment]:
+def read_remote(urls: Iterable[bytes], paths: PathFilter | None = None) -> Iterator[Segment]:
     """Yield the images of URLs that ``paths`` chooses, in order; consecutive objects form one segment.
 
     A URL with an image suffix is an image, without a request to its service. A URL that ends in a slash is a folder;
@@ -41,6 +41,7 @@ def read_remote(urls: Iterable[bytes], paths: PathFilter) -> Iterator[Segment]:
     names, in natural order. Any scheme that fsspec supports will do. A service that cannot be reached, or refuses to
     list, is a SourceError, and any other URL that gives no images a ConfigError.
     """
+    paths = paths or PathFilter()
     services: dict[tuple[str, str], Service] = {}
     inputs = (_look_up(os.fsdecode(url), services) for url in urls)
     for (service, kind), together in itertools.groupby(inputs, lambda found: found[1:]):
