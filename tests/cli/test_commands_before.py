@@ -46,6 +46,22 @@ DIFFERENCES: dict[str, list[str]] = {
         "+ mat]",
     ],
     "sppfeat extract": [
+        *gone("[auto|folder|none]"),
+        *new("[auto|folder|parent|none]"),
+        *gone("labels"),
+        *new("labels."),
+        *gone("from"),
+        *new("auto:"),
+        *gone("folders:"),
+        *new("folders, or those below train, val and test,"),
+        *gone("more"),
+        *new("more;"),
+        *gone("such"),
+        *new("folder: the first-level"),
+        *gone("folders;"),
+        *new("folders"),
+        *gone("always; never."),
+        *new("in any case; parent: the folder of each image; none: no labels."),
         "- [csv|tsv|jsonl|coco|voc|yolo|numpy|mat]",
         "+ [csv|tsv|jsonl|coco|voc|yolo|cvat|labelme|via|parquet|numpy|mat]",
         "- undecoded:",
@@ -66,7 +82,14 @@ _WITH_LABELS = ("export", "predict", "probe", "report", "search", "show embeddin
 NEW_OPTIONS: dict[str, list[str]] = {
     **{f"sppfeat {name}": ["--encoding"] for name in _WITH_LABELS},
     "sppfeat export": ["--classes-from", "--encoding"],
-    "sppfeat extract": ["--box-label", "--encoding", "--update", "--update-changed"],
+    "sppfeat extract": [
+        "--box-label",
+        "--encoding",
+        "--exclude",
+        "--include",
+        "--update",
+        "--update-changed",
+    ],
 }
 
 EXIT_CODES = ("EXIT_ERROR", "EXIT_INTERRUPTED", "EXIT_SOME_FAILED", "EXIT_USAGE")
