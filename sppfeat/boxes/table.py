@@ -76,6 +76,11 @@ class BoxTableBuilder:
         return len(self._image)
 
     @property
+    def image_names(self) -> Collection[bytes]:
+        """Names of the images so far."""
+        return self._images.keys()
+
+    @property
     def extra_names(self) -> Collection[str]:
         """Names of the further columns so far."""
         return self._extra.keys()

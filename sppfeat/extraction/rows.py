@@ -136,6 +136,7 @@ class RowPlanner:
                 f"{self.path!r}: none of its images ({len(image_of)}) is among the inputs; the first is "
                 f"{one_line(repr(os.fsdecode(table.images[0])))}, the first input "
                 f"{os.fsdecode(paths[0])!r}{f'; {said}' if n_elsewhere else ''}"
+                f"{''.join(f'; {note}' for note in table.notes)}"
             )
         return image_of
 

@@ -53,7 +53,20 @@ class _Target(NamedTuple):
 def _contents(box_format: str, most: int = 4096) -> list[bytes]:
     """The files of that format in the unit tests of the readers."""
     from test_formats import FILES, MALFORMED  # not before the readers are instrumented
+    from test_tool_formats import TOOL_FILES, parquet
 
+    if box_format == "parquet":
+        box = {
+            "path": ["a", "b"],
+            "x0": [1, 2],
+            "y0": [3.5, None],
+            "x1": [5, 6],
+            "y1": [7, 8],
+            "label": ["x", None],
+        }
+        return [parquet(**box), parquet(file_name=[b"a"], bbox=[[1, 2, 3, 4]])]
+    if box_format not in FILES:
+        return [content for kind, content in TOOL_FILES.items() if kind.startswith(box_format)]
     malformed = (content for content, _ in MALFORMED[box_format])
     texts = [text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text for text in malformed]
     return [FILES[box_format][1], *(text for text in texts if len(text) <= most)]
@@ -76,7 +89,9 @@ def _folder() -> list[bytes]:
 
 
 def _any_seeds() -> list[bytes]:
-    return [_contents(box_format)[0] for box_format in ("csv", "jsonl", "coco", "voc", "yolo", "numpy")]
+    from sppfeat.config.regions import BOX_FORMATS
+
+    return [_contents(box_format)[0] for box_format in BOX_FORMATS if box_format != "mat"]
 
 
 def _deflated(content: bytes) -> bytes:
@@ -101,6 +116,9 @@ _XML = (
     *(b"<![CDATA[", b"<!--", b"&#0;", b"&#55296;", b"<bndbox>", b"<object>"),
     *(b"encoding='utf-16'", b"<!DOCTYPE a>"),
 )
+_CVAT = (b"<annotations>", b"<image name='a'>", b"<box ", b"rotation='1'", b"<track>")
+_LABELME = (b'"shapes"', b'"points"', b'"imagePath"', b'"rectangle"', b'"polygon"')
+_VIA = (b'"regions"', b'"shape_attributes"', b'"region_attributes"', b'"rect"', b'"_via_img_metadata"')
 _DESCRS = (
     *(b"'descr': '|O'", b"'descr': '<f8'", b"'shape': (0, 999999999999999999)", b"True"),
     *(b"PK\1\2", b"PK\5\6"),
@@ -113,11 +131,29 @@ _TARGETS: Mapping[str, _Target] = {
     "coco": _Target("coco", partial(_contents, "coco"), _JSON + _NAMES),
     "voc": _Target("voc", partial(_contents, "voc"), _XML + _NUMBERS),
     "yolo": _Target("yolo", partial(_contents, "yolo"), _NUMBERS),
+    "cvat": _Target("cvat", partial(_contents, "cvat"), (*_XML, *_NUMBERS, *_CVAT)),
+    "labelme": _Target("labelme", partial(_contents, "labelme"), _JSON + _LABELME),
+    "via": _Target("via", partial(_contents, "via"), _JSON + _VIA),
+    "parquet": _Target("parquet", partial(_contents, "parquet"), (b"PAR1",)),
     "numpy": _Target("numpy", partial(_contents, "numpy"), _DESCRS),
     "npz": _Target("numpy", _npy, _DESCRS, _deflated),
     "folder": _Target(None, _folder, (_FILE_MARK, b"a.txt\n", b"a.xml\n", b"a.npy\n", *_NUMBERS)),
     "recognised": _Target(
-        None, _any_seeds, (*_NUMBERS, *_DESCRS, b"MATLAB 5.0", b"\x93NUMPY", b"\xff\xfe", b"[{")
+        None,
+        _any_seeds,
+        (
+            *_NUMBERS,
+            *_DESCRS,
+            b"MATLAB 5.0",
+            b"\x93NUMPY",
+            b"\xff\xfe",
+            b"[{",
+            b"PAR1",
+            b"PK\3\4",
+            *_CVAT,
+            *_LABELME,
+            *_VIA,
+        ),
     ),
 }
 

@@ -49,7 +49,8 @@ class AnnotationFile:
             return math.nan
         number = parse_number(value)
         if number is None:
-            raise self.error(where, f"{title} {shorten(value)}; allowed: {NUMBER_RULE}{or_blank}")
+            point = " with a decimal point" if isinstance(value, str) and "," in value else ""
+            raise self.error(where, f"{title} {shorten(value)}; allowed: {NUMBER_RULE}{point}{or_blank}")
         return number
 
     def head(self, n_bytes: int) -> bytes:

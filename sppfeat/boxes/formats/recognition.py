@@ -7,7 +7,7 @@ import io
 import os
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from sppfeat.boxes.formats.annotation_files import FOLDER_SUFFIXES, AnnotationFile, AnnotationFiles
@@ -22,6 +22,7 @@ __all__ = ["FoundFormat", "find_format", "recognize_format"]
 
 _HEAD_BYTES = 1 << 16
 _FOLDERS = dict(zip(FOLDER_SUFFIXES, ("voc", "yolo", "numpy", "labelme"), strict=True))
+_MOST_EMPTY = 20  # files of a folder, of images without boxes
 _BLANK = b" \t\r\n\0"
 
 
@@ -100,6 +101,10 @@ _DARWIN = FoundFormat("", "JSON of V7 Darwin", "in V7, export as COCO, Pascal VO
 
 # Keys that tell a format, each by its path: [] is an item of a list, and * any key. The first that fits counts.
 _JSON: tuple[tuple[tuple[str, ...], FoundFormat], ...] = (
+    (("images/[]/file_name",), _COCO),
+    (("images", "annotations"), _COCO),
+    (("annotations/[]/image_id",), _COCO),
+    (("[]/image_id", "[]/bbox"), _COCO),
     (("shapes/[]/points",), _LABELME),
     (("shapes", "imagePath"), _LABELME),
     (("imageData",), _LABELME),
@@ -182,8 +187,14 @@ def find_format(source: AnnotationFiles) -> FoundFormat:
     if found is not None:
         return found
     head = source.single.head(_HEAD_BYTES)
-    kind = f"bytes that are no text, {shorten(head[:20])}" if head.strip(_BLANK) else "an empty file"
-    raise _unrecognized(source, kind)
+    if not head.strip(_BLANK):
+        raise _unrecognized(source, "an empty file")
+    for first, encoding in enumerate(("utf-16-be", "utf-16-le")):  # every second byte of ASCII is zero
+        if 0 < len(head) // 2 <= head[first::2].count(0) + 1:
+            raise source.error(
+                "", f"is in UTF-16 without a byte order mark; allowed: with --encoding {encoding}"
+            )
+    raise _unrecognized(source, f"bytes that are no text, {shorten(head[:20])}")
 
 
 def _find_in_folder(source: AnnotationFiles) -> FoundFormat:
@@ -191,8 +202,10 @@ def _find_in_folder(source: AnnotationFiles) -> FoundFormat:
     counts = {suffix: len(found) for suffix, found in files.items() if found}
     if len(counts) == 1:
         suffix = next(iter(counts))
-        found = _find_in_file(files[suffix][0]) if suffix in (b".xml", b".json") else None
-        return found or FoundFormat(_FOLDERS[suffix])
+        found = next(filter(None, map(_find_in_file, files[suffix][:_MOST_EMPTY])), None)
+        # A text that is not recognised may be a damaged label file, and the reader says how.
+        is_known = found is not None and (not found.box_format or suffix in (b".xml", b".json"))
+        return found if found is not None and is_known else FoundFormat(_FOLDERS[suffix])
     said = ", ".join(f"{count} {suffix.decode()}" for suffix, count in counts.items())
     said = f"files {said} in the folder" if counts else "none of these files in the folder"
     kinds = ", ".join(f"{suffix.decode()} ({box_format})" for suffix, box_format in _FOLDERS.items())
@@ -230,7 +243,7 @@ def _text_of(head: bytes, file: AnnotationFile) -> bytes:
     """Return the beginning of a text in UTF-8, cut where a character was cut, or is none."""
     for cut in range(4):
         try:
-            return to_utf8(file, head[: len(head) - cut])
+            return to_utf8(file, head[: len(head) - cut], file.encoding)
         except BoxError:
             continue
     return head
@@ -255,6 +268,8 @@ def _find_in_text(head: bytes, suffix: bytes) -> FoundFormat:
     if head.startswith(b"<"):
         root = re.search(rb"<(?:!doctype\s+)?(?:\w+:)?(\w+)", head, re.IGNORECASE)
         name = root[1].decode("latin-1").lower() if root else ""
+        if name == "annotation" and b"<polygon>" in head and b"<bndbox>" not in head:
+            return FoundFormat("", "XML of the web tool LabelMe, with polygons", _EXPORT)
         return _XML.get(name, FoundFormat("voc"))
     line = head.partition(b"\n")[0]
     if head[:1] in (b"[", b"{"):
@@ -267,11 +282,34 @@ def _find_in_text(head: bytes, suffix: bytes) -> FoundFormat:
     fields = line.split()
     if len(fields) >= 5 and all(parse_number(field) is not None for field in fields):
         return FoundFormat("yolo")  # more than 6 fields are a polygon, which the YOLO reader refuses
+    if (of_lines := _find_in_line(line, fields, suffix)) is not None:
+        return of_lines
     columns = {name.strip(b' "\r#').decode("latin-1").lower() for name in re.split(rb"[,;\t]", line)}
     for names, found in _CSV_COLUMNS:
         if columns.issuperset(names):
             return found
     return FoundFormat("tsv" if b"\t" in line else "csv")
+
+
+def _find_in_line(line: bytes, fields: Sequence[bytes], suffix: bytes) -> FoundFormat | None:
+    """Find a format without a header by its first line; None if it is none of those known."""
+    are_numbers = [parse_number(field) is not None for field in fields]
+    if len(fields) in (15, 16) and not are_numbers[0] and all(are_numbers[1:]):
+        return FoundFormat("", "a label file of KITTI", "convert the labels to YOLO, COCO or CSV")
+    if line.startswith(b"imagesource:") or (
+        len(fields) in (9, 10) and all(are_numbers[:8]) and not are_numbers[8]
+    ):
+        return FoundFormat(
+            "", "a label file of DOTA, with turned boxes", "convert the labels to YOLO, COCO or CSV"
+        )
+    cells = line.split(b",")
+    if len(cells) >= 7 and all(parse_number(cell) is not None for cell in cells):
+        return FoundFormat(
+            "", "a file of MOT tracks, of frames", "write CSV, with a header and the names of images"
+        )
+    if suffix in (b".yaml", b".yml") or re.match(rb"(?:train|val|test|path|nc|names)\s*:", line):
+        return FoundFormat("", "the description of a YOLO data set", "give the folder of its labels")
+    return None
 
 
 def _has_coco(keys: Iterable[tuple[str, ...]]) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from sppfeat.boxes.formats.annotation_files import AnnotationFile, AnnotationFiles
 from sppfeat.boxes.table import BoxTable, BoxTableBuilder
 from sppfeat.config.regions import DEFAULT_CONVENTIONS
+from sppfeat.config.wording import counted
 from sppfeat.errors import BoxError
 from sppfeat.files.columns import COLUMN_SETS, LIST_KEYS, BoxColumns, find_box_columns
 from sppfeat.files.json_text import encode_json_text, json_objects
@@ -26,7 +27,7 @@ def read_separated(source: AnnotationFiles, box_format: str) -> BoxTable:
     file = source.single
     rows = split_rows(file, io.BytesIO(file.read_text()), "," if box_format == "csv" else "\t")
     line, header = next(rows, (1, []))
-    if header and all(parse_number(name) is not None for name in header[-4:]):
+    if sum(parse_number(name) is not None for name in header) >= 4:
         raise file.unexpected(f"line {line}", header, "a header, the names of the columns")
     columns = find_box_columns(
         header,
@@ -37,7 +38,24 @@ def read_separated(source: AnnotationFiles, box_format: str) -> BoxTable:
     builder = BoxTableBuilder(extra_names=[columns.names[i] for i in columns.extra])
     for line, row in rows:
         Record(file, False, columns, f"line {line}", row).add_to(builder)
-    return builder.build(DEFAULT_CONVENTIONS[box_format].replace(coords=columns.coords))
+    odd = [] if file.encoding else [name for name in builder.image_names if not _is_utf8(name)]
+    notes = (
+        [
+            f"{counted(len(odd), 'name of an image is', 'names of images are')} not UTF-8, such as {shorten(odd[0])}; "
+            "--encoding cp1252 reads a text from Windows"
+        ]
+        if odd
+        else []
+    )
+    return builder.build(DEFAULT_CONVENTIONS[box_format].replace(coords=columns.coords), notes=notes)
+
+
+def _is_utf8(name: bytes) -> bool:
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def read_jsonl(source: AnnotationFiles) -> BoxTable:

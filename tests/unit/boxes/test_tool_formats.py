@@ -7,7 +7,9 @@ import math
 import struct
 
 import pytest
-from test_formats import assert_rows, message_of, put, zipped  # noqa: F401
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_formats import EDITS, assert_rows, message_of, mutate, put, rows_of, zipped  # noqa: F401
 
 from sppfeat.boxes.formats import read_boxes
 from sppfeat.config.regions import BoxConvention
@@ -56,6 +58,21 @@ def via_csv(*regions, name="im0.jpg"):
     ]
     lines = [f'{name},123,"{{}}",{len(cells)},{i},"{a}","{b}"\n' for i, (a, b) in enumerate(cells)]
     return header + "".join(lines) + 'none.jpg,9,"{}",0,0,"{}","{}"\n'
+
+
+def parquet(**columns):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    file = io.BytesIO()
+    pq.write_table(pa.table(columns), file)
+    return file.getvalue()
+
+
+TOOL_FILES = {
+    "cvat": cvat(image("im0.jpg", BOX, '<polygon label="a" points="1,2"/>')).encode(),
+    "labelme": labelme(rectangle([1, 2], [3, 4]), rectangle([1, 2], [3, 4], kind="line")).encode(),
+    "via": via(region(name="cat"), region("circle")).encode(),
+    "via csv": via_csv(region(name="cat"), region("circle")).encode(),
+}
 
 
 # ---- CVAT
@@ -267,13 +284,6 @@ def test_malformed_via(put, content, parts):
 # ---- Parquet
 
 
-def parquet(**columns):
-    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    file = io.BytesIO()
-    pq.write_table(pa.table(columns), file)
-    return file.getvalue()
-
-
 def test_parquet(put):
     content = parquet(
         path=["a.jpg", "b.jpg"],
@@ -346,6 +356,7 @@ def test_encodings_of_box_files(put):
 
 # ---- what is not read
 
+XML_PREFIX = "<?xml version='1.0'?>\n"
 RECORD = struct.pack("<QI", 40, 7) + b"\n\x26" + bytes(40)
 FOREIGN = {
     "CreateML": json.dumps([{"image": "a", "annotations": [{"label": "c", "coordinates": {"x": 1}}]}]),
@@ -381,7 +392,13 @@ FOREIGN = {
     "TFRecord": RECORD,
     "JPEG": b"\xff\xd8\xff\xe0" + bytes(20),
     "HTML": "<!DOCTYPE html>\n<html><head>",
-    "dlib": "<?xml version='1.0'?>\n<dataset><images></images></dataset>",
+    "dlib": XML_PREFIX + "<dataset><images></images></dataset>",
+    "KITTI": "Car 0.00 0 -1.57 599.41 156.40 629.75 189.25 2.85 2.63 12.34 0.47 1.49 69.44 -1.56\n",
+    "DOTA": "imagesource:GoogleEarth\ngsd:0.1\n",
+    "DOTA ": "2753.0 2408.0 2861.0 2385.0 2888.0 2468.0 2805.0 2502.0 plane 0\n",
+    "MOT": "1,1,912,484,97,109,0,7,1\n",
+    "YOLO data set": "train: ../train/images\nnc: 1\nnames: [a]\n",
+    "web tool LabelMe": "<annotation><object><polygon><pt><x>1</x></pt></polygon></object></annotation>",
     "PAGE": '<?xml version="1.0"?>\n<!-- x --><pc:PcGts xmlns:pc="a"></pc:PcGts>',
 }
 
@@ -403,3 +420,65 @@ def test_a_wrong_format_that_is_named_tells_the_right_one(put):
 def test_a_folder_tells_its_format_by_its_first_file(put, tmp_path):
     put("f/a.json", FOREIGN["Supervisely"])
     assert "JSON of Supervisely" in message_of(tmp_path / "f")
+
+
+def test_a_folder_of_label_files_of_another_tool(put, tmp_path):
+    put("f/a.txt", "", files={"f/b.txt": FOREIGN["KITTI"]})
+    assert "a label file of KITTI" in message_of(tmp_path / "f")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"images": [{"id": 1, "file_name": "a"}], "info": {"regions": 1, "filename": "b"}, "annotations": []},
+        {"items": {}, "categories": [], "annotations": [], "images": []},
+        [{"image_id": 1, "bbox": [1, 2, 3, 4], "image": "a", "annotations": []}],
+        {"imageData": 1, "annotations": [], "images": []},
+    ],
+)
+def test_further_keys_do_not_hide_coco(put, content):
+    assert read_boxes(put("a.json", json.dumps(content))).box_format == "coco"
+
+
+def test_text_without_a_header(put):
+    for row in ("/data/a.jpg,1,2,3,4,cat\n", "TRAIN,gs://b/a.jpg,cat,0.1,0.1,,,0.2,0.2,,\n"):
+        message_of(put("a.csv", row), None, ["line 1", "a header, the names of the columns"])
+
+
+def test_decimal_commas(put):
+    message_of(
+        put("a.csv", "path;x0;y0;x1;y1\na;1,5;2;3;4\n"), None, ["'x0' is '1,5'", "with a decimal point"]
+    )
+
+
+def test_utf16_without_a_mark_in_a_box_file(put):
+    text = "path,x0,y0,x1,y1\na.jpg,1,2,3,4\n"
+    for encoding in ("utf-16-le", "utf-16-be"):
+        path = put("a.csv", text.encode(encoding))
+        message_of(path, None, [f"--encoding {encoding}"])
+        assert len(read_boxes(path, encoding=encoding).table) == 1
+
+
+def test_names_of_images_in_another_encoding_are_noted(put):
+    path = put("a.csv", "path,x0,y0,x1,y1\nkäfer.jpg,1,2,3,4\n".encode("cp1252"))
+    (note,) = read_boxes(path).table.notes
+    assert note == (
+        "1 name of an image is not UTF-8, such as b'k\\xe4fer.jpg'; --encoding cp1252 reads a text from Windows"
+    )
+    assert list(read_boxes(path, encoding="cp1252").table.images) == ["käfer.jpg".encode()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", TOOL_FILES)
+@settings(max_examples=100)
+@given(edits=EDITS, named=st.booleans())
+def test_anything_gives_a_table_or_a_box_error(tmp_path, kind, edits, named):
+    path = tmp_path / "boxes"
+    path.write_bytes(mutate(TOOL_FILES[kind], edits))
+    try:
+        rows_of(read_boxes(path, box_format=kind.split()[0] if named else None).table)
+        return
+    except BoxError as error:
+        message = str(error)
+    assert str(path) in message
+    assert "allowed" in message
