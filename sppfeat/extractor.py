@@ -163,7 +163,7 @@ class Extractor:
         weights_dir: StrPath | None = None,
         device: str = RunOptions.device,
         batch_size: int | None = RunOptions.batch_size,
-        max_decode_pixels: int = RunOptions.max_decode_pixels,
+        max_decode_pixels: int | None = None,
         on_download: OnDownload | None = None,
     ) -> "Extractor":
         """Rebuild the extractor that made a feature file, for descriptors comparable with those in the file.
@@ -174,16 +174,18 @@ class Extractor:
             file: an open feature file, or its path.
             weights: weights file or name, if they have moved; None: as recorded.
             weights_dir: folder to search for named weights before torch's hub cache.
-            device, batch_size, max_decode_pixels, on_download: see the class.
+            device, batch_size, on_download: see the class.
+            max_decode_pixels: see the class; None: its default, or the largest image of the file.
 
         Raises:
             StoreError: the file is not a feature file, or its weights are missing or have changed.
             SppfeatError: the network cannot be loaded.
         """
-        run = RunOptions(device=device, batch_size=batch_size, max_decode_pixels=max_decode_pixels)
         with contextlib.ExitStack() as opened:
             if not isinstance(file, FeatureTable):
                 file = opened.enter_context(FeatureTable(file))
+            limit = file.max_decode_pixels if max_decode_pixels is None else max_decode_pixels
+            run = RunOptions(device=device, batch_size=batch_size, max_decode_pixels=limit)
             chosen_device = choose_device(device, file.config.precision)
             show = opened.enter_context(_download_progress(on_download))
             loaded = load_recorded_backbone(file, weights=weights, weights_dir=weights_dir, on_download=show)

@@ -296,9 +296,7 @@ def _check_image(queries: Sequence[Query], file: FeatureTable) -> None:
     """Reads the header of the image of some queries and checks that their boxes have an area."""
     try:
         place = find_image(b"", os.fsencode(str(queries[0].path)))
-        height, width = probe_image(
-            place, exif=file.config.input.exif, max_pixels=RunOptions.max_decode_pixels
-        )
+        height, width = probe_image(place, exif=file.config.input.exif, max_pixels=file.max_decode_pixels)
     except ImageError as error:
         raise ImageError(f"query {one_line(repr(queries[0].text))}: {error}") from error
     for query in queries:

@@ -15,7 +15,7 @@ from sppfeat.config.distribution import Shard
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.machine import drop_pages
 from sppfeat.config.regions import RowFlag
-from sppfeat.config.values import StrPath
+from sppfeat.config.values import DEFAULT_MAX_DECODE_PIXELS, StrPath
 from sppfeat.config.wording import counted, one_line
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.files.paths import PathTable
@@ -92,6 +92,12 @@ class FeatureTable(StoredFile):
         If the rows of a merged file are stored in other files, an object that is indexed by rows and columns.
         """
         return self.map("features") if self.sources is None else self.sources
+
+    @property
+    def max_decode_pixels(self) -> int:
+        """Most pixels of an image that is read for this file: the default limit, or those of its largest image."""
+        pixels = self.image_hw.prod(axis=1, dtype=np.int64)
+        return int(pixels.max(initial=DEFAULT_MAX_DECODE_PIXELS))
 
     def drop_pages(self) -> None:
         """Release the memory pages of the mapped :attr:`features`."""

@@ -115,6 +115,17 @@ def test_bad_boxes_and_settings_are_refused(extractor, folder):
         sppfeat.Extractor(**NETWORK, colour="blue")
 
 
+def test_the_largest_image_of_a_file_is_read_again_whatever_the_limit_was(folder, tmp_path, monkeypatch):
+    paths = sorted(folder.rglob("*.png"))
+    extract(paths, tmp_path / "f.h5")
+    monkeypatch.setattr("sppfeat.store.feature_table.DEFAULT_MAX_DECODE_PIXELS", 1)
+    extractor = sppfeat.Extractor.from_file(tmp_path / "f.h5", device="cpu")
+    assert len(extractor(paths)) == len(paths)
+    Image.new("L", (500, 500)).save(tmp_path / "larger.png")
+    with pytest.raises(ImageError, match="--max-decode-pixels 250000 lets it in"):
+        extractor(tmp_path / "larger.png")
+
+
 def test_sides_are_rounded_and_files_decoded_as_the_command_does(folder, tmp_path):
     picture = Image.open(folder / "cat" / "img1.png").resize((600, 401))
     picture.save(tmp_path / "large.jpg", quality=95)

@@ -166,7 +166,8 @@ def show_neighbors(
         )
         exif = features.config.input.exif
         of_rows = find_row_pictures(features, sheet.rows, root=root)
-        pictured: Any = {**of_rows, **find_query_pictures(asked, exif=exif)}
+        of_queries = find_query_pictures(asked, exif=exif, max_pixels=features.max_decode_pixels)
+        pictured: Any = {**of_rows, **of_queries}
         thumbnails = read_thumbnails(pictured, exif=exif)
     write_picture(lambda: draw_sheet(sheet, thumbnails), path, overwrite=overwrite)
     return Picture(path, (sheet_text(sheet),), sheet, unread_note(thumbnails))

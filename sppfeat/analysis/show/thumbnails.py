@@ -69,12 +69,13 @@ def find_row_pictures(
     return pictured
 
 
-def find_query_pictures(queries: Sequence[Query], *, exif: str) -> dict[str, PictureSource]:
+def find_query_pictures(queries: Sequence[Query], *, exif: str, max_pixels: int) -> dict[str, PictureSource]:
     """Finds the images and boxes of all queries that are not rows, by the texts of the queries."""
     pictured = {}
     for query in queries:
         if query.path is not None:
-            height, width = probe_image(find_image(b"", os.fsencode(query.path)), exif=exif)
+            place = find_image(b"", os.fsencode(query.path))
+            height, width = probe_image(place, exif=exif, max_pixels=max_pixels)
             box = query.box or (0.0, 0.0, float(width), float(height))
             pictured[query.text] = PictureSource(os.fsencode(query.path), (height, width), box)
     return pictured
