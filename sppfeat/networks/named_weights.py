@@ -1,5 +1,6 @@
 """Named weights, such as ``IMAGENET1K_V2`` of ``resnet50``: their list, their files and their downloads."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -204,6 +205,10 @@ def _search_folders(entry: WeightEntry, folder: StrPath | None) -> list[Path]:
 
 def _measure_file(path: Path) -> WeightFile | None:
     """Size and checksum of a file; None if it is not there."""
+    if os.path.lexists(path) and not path.is_file():
+        raise WeightsError(
+            f"{str(path)!r} is not a file of weights; allowed: a regular file, or a link to one"
+        )
     try:
         return WeightFile(path, file_sha256(path), path.stat().st_size, was_downloaded=False)
     except (FileNotFoundError, NotADirectoryError):

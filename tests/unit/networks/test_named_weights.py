@@ -1,5 +1,6 @@
 import hashlib
 import io
+import os
 import re
 import socket
 from pathlib import Path
@@ -106,7 +107,8 @@ def test_the_given_folder_comes_before_the_hub_cache(entry, cache, shelf, weight
     content = weight_server.files[entry.file_name]
     put(cache, entry, content)
     assert same(read_entry(entry, folder=shelf)[0][""], torch.load(io.BytesIO(content)))
-    put(shelf, entry, content)
+    path = put(shelf, entry, content)
+    path.symlink_to(path.rename(shelf / "elsewhere.pth"))
     put(cache, entry, b"damaged")
     found, sha256 = read_entry(entry, folder=str(shelf))
     assert sha256 == file_sha256(shelf / entry.file_name)
@@ -135,12 +137,11 @@ def test_a_damaged_file_is_refused_and_not_passed_over(entry, place, part, reque
     assert path.read_bytes() == content
 
 
-def test_a_folder_in_the_place_of_a_file_is_refused_and_not_passed_over(entry, shelf, weight_server):
-    (shelf / entry.file_name).mkdir()
+@pytest.mark.parametrize("make", [os.mkdir, lambda path: path.symlink_to("gone"), os.mkfifo])
+def test_what_is_no_file_of_weights_is_refused_and_not_passed_over(entry, make, shelf, weight_server):
+    make(shelf / entry.file_name)
     for use in (read_entry, fetch_entry):
-        with pytest.raises(
-            WeightsError, match=f"cannot read the weights .*{entry.file_name}': Is a directory"
-        ):
+        with pytest.raises(WeightsError, match=f"{entry.file_name}' is not a file of weights; allowed"):
             use(entry, folder=shelf)
     assert weight_server.asked == []
 

@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import os
 import pickle
 import tarfile
 import zipfile
@@ -149,6 +150,8 @@ def test_formats_are_told_by_content_not_by_suffix(tmp_path):
 def test_what_is_no_file_is_refused(tmp_path):
     assert "is a folder; allowed: a weights file" in refusal(tmp_path)
     assert "no weights file" in refusal(tmp_path / "missing.pth")
+    os.mkfifo(tmp_path / "pipe.pth")
+    assert "no weights file" in refusal(tmp_path / "pipe.pth")
 
 
 class _Evil:
