@@ -28,8 +28,9 @@ from sppfeat.analysis.export_writers import (
 from sppfeat.config.values import StrPath, check_choice
 from sppfeat.errors import ConfigError
 from sppfeat.files.outputs import check_new_file, whole_file, whole_files, write_errors
+from sppfeat.store.labels import LabelSource
 from sppfeat.store.reader import FeatureFile, Selection
-from sppfeat.store.rows import LabelSource, RowsLike
+from sppfeat.store.rows import RowsLike
 
 __all__ = ["ExportResult", "export"]
 

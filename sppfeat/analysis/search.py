@@ -27,8 +27,9 @@ from sppfeat.errors import BoxError, ConfigError, ImageError
 from sppfeat.files.downloads import OnDownload
 from sppfeat.inputs import find_image, is_list, read_list
 from sppfeat.store.feature_table import FeatureTable
+from sppfeat.store.labels import LabelSource
 from sppfeat.store.reader import FeatureFile, Selection
-from sppfeat.store.rows import LabelSource, RowsLike, select_rows
+from sppfeat.store.rows import RowsLike, select_rows
 
 __all__ = ["Found", "Hit", "Query", "describe_queries", "parse_query", "read_queries", "search"]
 

@@ -16,8 +16,9 @@ from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError, LabelError, LabelWarning
 from sppfeat.store.descriptor_columns import ColumnSelection, select_columns
 from sppfeat.store.feature_table import FeatureTable
+from sppfeat.store.labels import Labels, LabelSource, read_labels
 from sppfeat.store.row_table import to_pandas
-from sppfeat.store.rows import Labels, LabelSource, RowsLike, read_labels, select_rows
+from sppfeat.store.rows import RowsLike, select_rows
 
 if TYPE_CHECKING:
     from sppfeat.store.torch_dataset import FeatureDataset
@@ -320,9 +321,10 @@ def _classes_of(like: FeatureFile | Selection | StrPath, labels: LabelSource) ->
     """
     if isinstance(like, Selection):
         names, name = like.target_names, str(like.file.path)
-    elif isinstance(like, FeatureFile):
-        source = labels if isinstance(labels, str) and labels in ("box", "image") else None
-        names, name = list(read_labels(like, source).names), str(like.path)
+    elif isinstance(like, FeatureFile):  # may be closed, after its own selections were made
+        of_each = {"box": like.row_classes, "image": like.classes}
+        names = of_each.get(labels, like.target_names) if isinstance(labels, str) else like.target_names
+        name = str(like.path)
     else:
         with FeatureFile(like) as file:
             return _classes_of(file, labels)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from sppfeat.config.machine import import_extra
 from sppfeat.errors import LabelError
 from sppfeat.store.feature_table import FeatureTable
-from sppfeat.store.rows import Labels
+from sppfeat.store.labels import Labels
 from sppfeat.store.schema import Status
 
 __all__ = ["EXTRA", "RowColumn", "TextColumn", "tabulate_rows", "to_pandas"]

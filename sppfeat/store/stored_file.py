@@ -95,6 +95,8 @@ class StoredFile:
 
     def stat(self) -> os.stat_result:
         """Return ``os.stat_result`` of the open file, even if its name now belongs to another file."""
+        if not self._file:
+            raise StoreError(f"{self._shown} is closed; open it again")
         return os.fstat(self._file.id.get_vfd_handle())
 
     def attribute(self, name: str) -> str:

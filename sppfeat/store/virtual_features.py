@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from sppfeat.config.machine import check_copy
 from sppfeat.errors import StoreError
-from sppfeat.store.memory_map import map_dataset
 
 __all__ = ["SourceFile", "VirtualFeatures", "recorded_path"]
 
@@ -37,10 +36,7 @@ class SourceFile(NamedTuple):
 
 
 class VirtualFeatures:
-    """``(R, D)`` descriptors in several files.
-
-    Consecutive rows of one source are a read-only view of its memory map. Other rows are copied when they are
-    requested, source by source.
+    """``(R, D)`` descriptors in several files. Rows are copied when they are requested, source by source.
 
     ``features[rows]`` and ``features[rows, columns]`` give the same as for an array, where ``rows`` is an index, a
     slice or indices ``(k,)`` in any order, and ``columns`` a slice. ``np.asarray`` copies everything. All raise
@@ -69,7 +65,7 @@ class VirtualFeatures:
         return self.shape[0]
 
     def __getitem__(self, key: Any) -> npt.NDArray[np.floating[Any]]:
-        """Return some rows, or some columns of them."""
+        """Copy some rows, or some columns of them."""
         rows, columns = key if isinstance(key, tuple) and len(key) == 2 else (key, slice(None))
         numbers = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else np.asarray(rows)
         is_known = numbers.ndim < 2 and (numbers.dtype.kind in "iu" or not numbers.size)
@@ -81,13 +77,10 @@ class VirtualFeatures:
         if outside.any():
             raise IndexError(f"row {numbers[outside][0]} of {len(self)}")
         wanted = np.where(numbers < 0, numbers + len(self), numbers).astype(np.int64).reshape(-1)
-        source = np.searchsorted(self._stops, wanted, side="right")
-        if numbers.ndim and len(wanted) and source[0] == source[-1] and (np.diff(wanted) == 1).all():
-            i = int(source[0])
-            return self.map(i)[_as_slice(wanted - self.files[i].first_row), columns]
         shape = (len(wanted), len(range(*columns.indices(self.shape[1]))))
         check_copy(self._merged, shape, self.dtype.itemsize)
         taken = np.empty(shape, dtype=self.dtype)
+        source = np.searchsorted(self._stops, wanted, side="right")
         for i in np.unique(source).tolist():
             positions = np.flatnonzero(source == i)
             local = wanted[positions] - self.files[i].first_row
@@ -98,8 +91,7 @@ class VirtualFeatures:
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         if copy is False:
             raise ValueError("a copy is needed: the rows lie in several files")
-        rows = self[:]
-        return rows.astype(self.dtype if dtype is None else dtype, copy=bool(copy) and rows.base is not None)
+        return self[:].astype(self.dtype if dtype is None else dtype, copy=False)
 
     @property
     def paths(self) -> list[str]:
@@ -122,10 +114,7 @@ class VirtualFeatures:
         with self._naming_source(i):
             self._check_stat(i)
             shape = (source.n_rows, self.shape[1])
-            with open(self.path_of(i), "rb") as file:
-                return map_dataset(
-                    self.path_of(i), file.fileno(), self.dtype, offset=source.offset, shape=shape
-                )
+            return np.memmap(self.path_of(i), dtype=self.dtype, mode="r", offset=source.offset, shape=shape)
 
     def _check_stat(self, i: int) -> None:
         source, now = self.files[i], os.stat(self.path_of(i))

@@ -14,8 +14,9 @@ from sppfeat.analysis.probe.validation import ProbeResult, cross_validate
 from sppfeat.config.values import StrPath
 from sppfeat.errors import ConfigError
 from sppfeat.files.outputs import check_new_file
+from sppfeat.store.labels import LabelSource
 from sppfeat.store.reader import FeatureFile
-from sppfeat.store.rows import LabelSource, RowsLike
+from sppfeat.store.rows import RowsLike
 
 __all__ = ["Predictions", "ProbeResult", "cross_validate", "predict", "probe"]
 

@@ -25,9 +25,10 @@ from sppfeat.errors import StoreError
 from sppfeat.files.outputs import check_new_file, replace_file, whole_file
 from sppfeat.files.tables import join_fields
 from sppfeat.store.comparability import descriptor_differences
+from sppfeat.store.labels import LabelSource
 from sppfeat.store.reader import FeatureFile, Selection
 from sppfeat.store.row_table import RowColumn, TextColumn, tabulate_rows
-from sppfeat.store.rows import LabelSource, RowsLike
+from sppfeat.store.rows import RowsLike
 from sppfeat.store.schema import ColumnBlock, check_dimension
 
 __all__ = ["Classifier", "Predictions", "decision_blocks", "fit_classifier", "predict", "save_classifier"]

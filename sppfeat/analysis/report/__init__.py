@@ -13,8 +13,9 @@ from sppfeat.analysis.report.facts import gather_facts
 from sppfeat.analysis.report.page import check_page_path, render_page
 from sppfeat.config.values import StrPath
 from sppfeat.files.outputs import replace_file
+from sppfeat.store.labels import LabelSource
 from sppfeat.store.reader import FeatureFile
-from sppfeat.store.rows import LabelSource, RowsLike
+from sppfeat.store.rows import RowsLike
 
 __all__ = ["report"]
 

@@ -47,7 +47,7 @@ def described(x):
 
 
 def in_workers(*arrays, **settings):
-    return joblib.Parallel(2, **settings)(joblib.delayed(described)(x) for x in arrays)
+    return joblib.Parallel(**settings)(joblib.delayed(described)(x) for x in arrays)
 
 
 def rewrite(path: Path, seed: int) -> None:
@@ -60,7 +60,7 @@ def rewrite(path: Path, seed: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-@pytest.mark.parametrize("settings", [{}, {"max_nbytes": None}])
+@pytest.mark.parametrize("settings", [{}, pytest.param({"max_nbytes": None}, marks=pytest.mark.slow)])
 def test_worker_processes_map_the_file_itself(tmp_path, dtype, settings):
     path = image_file(tmp_path / "f.h5", [i % 2 for i in range(N)], dtype=dtype)
     choices = {}, {"rows": "10:30"}, {"levels": 1, "layers": "layer3"}, {"rows": "3:9", "layers": "layer4"}
@@ -73,17 +73,15 @@ def test_worker_processes_map_the_file_itself(tmp_path, dtype, settings):
         np.testing.assert_array_equal(values, x)
 
 
-def test_a_merged_file_with_its_rows_is_mapped_and_one_without_them_as_far_as_a_source_goes(tmp_path):
+@pytest.mark.parametrize("copy", [True, False])
+def test_a_merged_file_with_its_rows_is_mapped_and_one_without_them_is_copied(tmp_path, copy):
     shards = write_shards(tmp_path, whole_images(12), [0, 5, 12], failed=())
-    for name, copy in (("own.h5", True), ("virtual.h5", False)):
-        merge_shards(tmp_path / name, shards, copy=copy)
-    with FeatureFile(tmp_path / "own.h5") as own, FeatureFile(tmp_path / "virtual.h5") as virtual:
-        x = own.to_sklearn()[0]
-        parts = own.to_sklearn()[0], virtual.to_sklearn(rows="5:12")[0], virtual.to_sklearn()[0]
-    (a, of_own), (b, of_part), (c, of_none) = in_workers(*parts, max_nbytes=None)
-    assert (of_own, of_part, of_none) == (str(tmp_path / "own.h5"), str(shards[1]), None)
-    for values, rows in ((a, slice(None)), (b, slice(5, 12)), (c, slice(None))):
-        np.testing.assert_array_equal(values, x[rows])
+    merge_shards(tmp_path / "m.h5", shards, copy=copy)
+    with FeatureFile(tmp_path / "m.h5") as file:
+        x, _ = file.to_sklearn()
+    ((values, mapped),) = in_workers(x)
+    assert mapped == (str(tmp_path / "m.h5") if copy else None)
+    np.testing.assert_array_equal(values, x)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from feature_files import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sppfeat.errors import ConfigError, LabelError, LabelWarning
+from sppfeat.errors import ConfigError, LabelError, LabelWarning, StoreError
 from sppfeat.store.descriptor_columns import select_columns
 from sppfeat.store.layout import create_file
 from sppfeat.store.reader import FeatureFile
@@ -267,6 +267,22 @@ def test_classes_are_numbered_in_natural_order_wherever_labels_come_from(file, t
     assert selection.y.tolist() == [2, 1, 0, 4, 3]
 
 
+def test_blanks_around_a_label_are_not_part_of_it(file, tmp_path):
+    for text in ("path,label\na/1.jpg, x\na/2.jpg,x \nb/1, \n", "row,label\n0,x\n1,\tx\n2,  \n"):
+        selection = file.select(labels=table(tmp_path, text), rows=[0, 1, 2])
+        assert (selection.target_names, selection.y.tolist()) == (["x"], [0, 0, -1])
+
+
+def test_rows_of_a_table_are_those_of_its_paths(file, tmp_path):
+    text = "row,path,label\n0,a/1.jpg,x\n2,elsewhere.jpg,y\n4,b/3.jpg,y\n"
+    assert file.select(labels=table(tmp_path, text), rows=[0, 2, 4]).y.tolist() == [0, 1, 1]
+    message = (
+        "line 4: row 4 is of image 'b/3.jpg', and the path is 'a/2.jpg'; allowed: the rows of this file, or"
+    )
+    with pytest.raises(LabelError, match=message):
+        file.select(labels=table(tmp_path, text.replace("b/3", "a/2")))
+
+
 @pytest.mark.parametrize(
     ("labels", "rows", "notes"),
     [
@@ -334,6 +350,16 @@ def test_classes_of_the_labels_that_are_asked_for(file, val):
     like = file.select(labels={"a/1.jpg": "y", "a/2.jpg": "x", "b/1.jpg": "w"})
     with FeatureFile(val) as other:
         assert other.select(labels=labels, like=like).y.tolist() == [2, 1, 1]
+
+
+def test_the_file_that_numbers_the_rows_may_be_closed(path, val):
+    with FeatureFile(path) as train:
+        train.to_sklearn()
+    with FeatureFile(val) as other:
+        assert other.to_sklearn(like=train)[1].tolist() == [2, 0, -1]
+    for call in (train.to_sklearn, train.select, lambda: train.status):
+        with pytest.raises(StoreError, match=rf"'{path}' is closed; open it again"):
+            call()
 
 
 def test_class_names_instead_of_numbers(file):
