@@ -181,9 +181,9 @@ def _check_tiles(image: ImageFile.ImageFile, max_pixels: int) -> None:
         return
     width, height, tile_width, tile_height = (int(image.tag_v2.get(tag, 0)) for tag in (256, 257, 322, 323))
     if tile_width * tile_height > max(max_pixels, 4 * width * height):  # libtiff allocates a whole tile
-        tiles = f"tiles of {tile_height} x {tile_width} (height x width) for an image of {height} x {width}"
+        n_pixels, size = tile_height * tile_width, f"tiles of {tile_height} x {tile_width}"
         raise _too_many_pixels(
-            f"{tiles} are {tile_width * tile_height}", tile_width * tile_height, max_pixels
+            f"{size} for an image of {height} x {width} are {n_pixels}", n_pixels, max_pixels
         )
     if image.tile[0][0] == "libtiff":  # libtiff checks these itself
         return
@@ -202,7 +202,7 @@ def _check_tiles(image: ImageFile.ImageFile, max_pixels: int) -> None:
 def _too_many_pixels(found: str, n_pixels: int | str, max_pixels: int) -> ImageError:
     return ImageError(
         f"too many pixels: {found}, more than --max-decode-pixels {max_pixels}; "
-        f"--max-decode-pixels {n_pixels} lets it in"
+        f"--max-decode-pixels {n_pixels} --retry-failed lets it in"
     )
 
 

@@ -337,8 +337,10 @@ def _lock(request: Request, path: Path, until: float) -> OutputLock:
     while True:
         try:
             return OutputLock(path, shard=shard)
-        except StoreError:
+        except StoreError as error:
             if time.monotonic() >= until or not is_being_written(path):
+                if request.shard_note:  # that other process may have the same shard
+                    raise StoreError(f"{error}; {request.shard_note}") from error
                 raise
             time.sleep(_RETRY_SECONDS)
 

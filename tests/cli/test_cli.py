@@ -10,6 +10,7 @@ import torch
 from command_line import run
 from PIL import Image
 
+from sppfeat.files.outputs import OutputLock
 from sppfeat.networks.backbones import load_backbone
 
 TINY = ["--size", "48", "--levels", "1,2", "--device", "cpu"]
@@ -86,6 +87,10 @@ def test_a_task_of_a_job_array_is_told_that_all_tasks_do_the_same(folder, tmp_pa
     said = run(*command, code=0, env=task).stdout
     assert "this is shard 1/1, and every other task has the same" in said
     assert "--shard $SLURM_ARRAY_TASK_ID/16" in said
+    with OutputLock(tmp_path / "00001-of-00001.h5"):
+        refused = run(*command[:-1], code=1, env=task).stderr
+    assert "another process is writing" in refused
+    assert "--shard $SLURM_ARRAY_TASK_ID/16" in refused
 
 
 def test_a_prefix_of_the_names_in_a_checkpoint_is_said_in_the_plan(folder, tmp_path):

@@ -261,7 +261,7 @@ def test_an_image_of_too_many_pixels_fails_and_comes_with_a_higher_limit(folder,
     said = reasons(tmp_path / "f.h5")
     (reason,) = set(said.values())
     assert reason.startswith(
-        "too many pixels: 5760, more than --max-decode-pixels 3000; --max-decode-pixels 5760 lets it in"
+        "too many pixels: 5760, more than --max-decode-pixels 3000; --max-decode-pixels 5760 --retry-failed lets it in"
     )
     assert len(said) == 2
     run(*command, "--retry-failed", code=0)
