@@ -104,12 +104,14 @@ class BoxTableBuilder:
     ) -> None:
         """Append a box of four numbers in the file's convention, with its class name if it has one.
 
+        Blanks around the name are not part of it, unless the classes were given in their order.
         The texts in ``extra`` go into the columns of these names, which are empty for boxes without them.
         """
         for name, text in (extra or {}).items():
             column = self._extra.setdefault(name, [])
             column += [b""] * (len(self) - len(column))
             column.append(text)
+        label = label if self._has_order else label.strip()
         self._image.append(image)
         self._boxes.extend(box)
         self._label.append(self._classes.number(label) if label else NO_CLASS)

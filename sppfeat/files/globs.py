@@ -3,7 +3,7 @@
 import os
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sppfeat.config.wording import one_line
 from sppfeat.errors import ConfigError
@@ -39,6 +39,7 @@ class PathFilter:
     ``*``, ``?`` and ``[...]`` do not match a slash; ``**/`` matches any folders. A pattern without a slash is compared
     with the file name and the name of each folder above it, any other one with the path from its start on. What
     matches a folder stands for all that is in it; a pattern that ends in a slash matches only folders.
+    ``leaves_out_some`` tells whether a path has been left out.
 
     Args:
         exclude: patterns of files to leave out.
@@ -54,53 +55,50 @@ class PathFilter:
     """
 
     def __init__(self, exclude: Sequence[str] = (), include: Sequence[str] = ()) -> None:
-        self._exclude = [(text, _compile("--exclude", text)) for text in exclude]
-        self._include = [(text, _compile("--include", text)) for text in include]
-        self._used: set[tuple[str, str]] = set()
-        self.example: bytes | None = None
-        """The first file that was compared with the patterns."""
+        self._exclude = {f"--exclude {text!r}": _compile("--exclude", text) for text in exclude}
+        self._include = {f"--include {text!r}": _compile("--include", text) for text in include}
+        self._used: set[str] = set()
+        self._example: bytes | None = None  # the first file that was compared, or else folder
+        self.leaves_out_some = False
 
     def __bool__(self) -> bool:
         return bool(self._exclude or self._include)
 
     def excludes(self, path: bytes) -> bool:
         """Return True if a pattern leaves out a path relative to the input; that of a folder ends in a slash."""
-        return bool(self._exclude) and self._matches("--exclude", self._exclude, path)
+        is_excluded = bool(self._exclude) and self._matches(self._exclude, path)
+        self.leaves_out_some |= is_excluded
+        return is_excluded
 
     def takes(self, path: bytes) -> bool:
         """Return True if the patterns choose a file."""
         if self.excludes(path):
             return False
-        return not self._include or self._matches("--include", self._include, path)
+        is_included = not self._include or self._matches(self._include, path)
+        self.leaves_out_some |= not is_included
+        return is_included
 
-    def _matches(self, option: str, patterns: Sequence[tuple[str, re.Pattern[str]]], path: bytes) -> bool:
-        if self.example is None and not path.endswith(b"/"):
-            self.example = path
+    def _matches(self, patterns: Mapping[str, re.Pattern[str]], path: bytes) -> bool:
+        if self._example is None or (self._example.endswith(b"/") and not path.endswith(b"/")):
+            self._example = path
         name = unicodedata.normalize("NFC", os.fsdecode(path))
         # All of them are compared, so that each is known to match something.
-        found = {(option, text) for text, pattern in patterns if pattern.match(name)}
+        found = {option for option, pattern in patterns.items() if pattern.match(name)}
         self._used |= found
         return bool(found)
 
     def unused(self) -> list[str]:
         """Return the patterns that have matched nothing so far, each with its option."""
-        given = [("--exclude", text) for text, _ in self._exclude]
-        given += [("--include", text) for text, _ in self._include]
-        return [f"{option} {text!r}" for option, text in given if (option, text) not in self._used]
+        return [option for option in (*self._exclude, *self._include) if option not in self._used]
 
-    @property
-    def patterns(self) -> str:
-        """All patterns with their options, for a message."""
-        given = [("--exclude", text) for text, _ in self._exclude]
-        return " ".join(
-            f"{option} {text!r}"
-            for option, text in [*given, *(("--include", text) for text, _ in self._include)]
-        )
+    def __str__(self) -> str:
+        """Return the patterns with their options, for a message."""
+        return " ".join([*self._exclude, *self._include])
 
     @property
     def rule(self) -> str:
         """How patterns are compared, for a message, with the first path that they were compared with."""
-        example = f", such as {one_line(repr(os.fsdecode(self.example)))}" if self.example else ""
+        example = f", such as {one_line(repr(os.fsdecode(self._example)))}" if self._example else ""
         return f"patterns are compared with paths below the input{example}"
 
 

@@ -33,6 +33,7 @@ __all__ = [
     "shorten",
     "show_names",
     "split_rows",
+    "strip_blanks",
     "to_utf8",
 ]
 
@@ -299,8 +300,18 @@ def encode_text(text: str) -> bytes | None:
         return None
 
 
+def strip_blanks(text: bytes) -> bytes:
+    r"""Return an encoded text without the blanks around it, those of Unicode included.
+
+    Example:
+        >>> strip_blanks(b"\t bass\xc2\xa0")
+        b'bass'
+    """
+    return text.decode(_UTF8, "surrogateescape").strip().encode(_UTF8, "surrogateescape")
+
+
 def encode_paths(values: Sequence[object], error_at: ErrorAt) -> list[bytes]:
-    """Encode a column of paths; a value that is empty or no path is an error, made by ``error_at``."""
+    """Encode a column of paths; a value that is blank or no path is an error, made by ``error_at``."""
     return _encode_all(values, _encode_path, f"the path of an image, {TEXT_RULE}", error_at)
 
 
@@ -320,7 +331,7 @@ def _encode_all(
 
 
 def _encode_path(value: object) -> bytes | None:
-    return _encode_value(value) or None if isinstance(value, str | bytes) else None
+    return _encode_value(value) if isinstance(value, str | bytes) and value.strip() else None
 
 
 def _encode_value(value: object) -> bytes | None:

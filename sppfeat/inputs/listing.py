@@ -88,9 +88,9 @@ def list_images(
     segments = list(read_inputs(inputs, chosen, stdin=stdin, encoding=encoding))
     n_other_files = sum(segment.n_other_files for segment in segments)
     if not any(len(segment.names) for segment in segments):
-        if chosen.example:
+        if chosen.leaves_out_some:
             raise ConfigError(
-                f"{chosen.patterns} leaves no image of {', '.join(map(repr, inputs[:5]))}: {chosen.rule}"
+                f"{chosen} leaves no image of {', '.join(map(repr, inputs[:5]))}: {chosen.rule}"
             )
         others = counted(n_other_files, "file there has", "files there have")
         suffixes = " ".join(sorted(IMAGE_SUFFIXES))

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 from sppfeat.errors import ConfigError
 from sppfeat.files.image_names import has_image_suffix
 from sppfeat.files.paths import PathTable
+from sppfeat.files.tables import strip_blanks
 from sppfeat.inputs.archives.index import IndexBuilder, clean_name, encode_name
 from sppfeat.inputs.segments import Members, OwnLabels, Segment, if_any, own_classes
 
@@ -226,7 +227,7 @@ class _SampleTexts:
     def add(self, name: bytes, text: bytes) -> None:
         key, extension = _sample_key(name)
         if extension == b"cls":
-            self._by_cls[key] = self._class(text.strip())
+            self._by_cls[key] = self._class(text)
             return
         facts = _object(text)
         self._by_json[key] = self._class(_first_text(facts, _CLASS_KEYS))
@@ -234,7 +235,7 @@ class _SampleTexts:
 
     def _class(self, name: bytes) -> bytes:
         """Return the name of a class; empty if it is no name."""
-        name = name.partition(b"\0")[0]
+        name = strip_blanks(name.partition(b"\0")[0])
         return self._known.setdefault(name, name) if len(name) <= _LONGEST_CLASS else b""
 
     def labels_of(self, names: Iterable[bytes]) -> OwnLabels | None:

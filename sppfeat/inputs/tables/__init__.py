@@ -25,6 +25,7 @@ from sppfeat.files.tables import (
     encode_paths,
     encode_values,
     shorten,
+    strip_blanks,
 )
 from sppfeat.inputs.names import is_url, make_absolute
 from sppfeat.inputs.remote import find_objects
@@ -134,7 +135,8 @@ def make_segment(
 ) -> Segment:
     """Make a segment from the rows of a table, in their order.
 
-    Paths are relative to the folder of the table, and none is empty. The name of an image that the table contains is
+    Paths are relative to the folder of the table, and none is empty. Blanks around a class or an id are not part of it,
+    nor are those around a path, unless there is a file with them. The name of an image that the table contains is
     the number of its row with the suffix of its original path, which is its id if the table has no ids.
 
     Args:
@@ -149,8 +151,8 @@ def make_segment(
     absolute = partial(_absolute, table.folder)
     for some in rows:
         paths.extend([*map(absolute, some.paths)] if storage is None else some.paths)
-        labels.extend(some.labels)
-        ids.extend(some.ids)
+        labels.extend(some.labels if classes is not None else [*map(strip_blanks, some.labels)])
+        ids.extend([*map(strip_blanks, some.ids)])
         numbers.extend(some.numbers)
     found, own_labels, own_ids = paths.build(), own_classes(labels.build(), classes), if_any(ids.build())
     if storage is not None:
@@ -177,7 +179,10 @@ def row_error(table: TableFile, unit: str, numbers: Sequence[int], position: int
 
 
 def _absolute(folder: bytes, path: bytes) -> bytes:
-    """Make a path in a table absolute; URLs stay as they are."""
+    """Make a path in a table absolute, without blanks around it unless there is such a file; URLs stay as they are."""
+    stripped = strip_blanks(path)
+    if stripped != path and (is_url(stripped) or not os.path.lexists(os.path.join(folder, path))):
+        path = stripped
     if is_url(path):
         return path
     above, slash, name = path.rpartition(b"/")

@@ -437,7 +437,7 @@ ROW = st.tuples(NAME, st.tuples(NUMBER, NUMBER, NUMBER, NUMBER), TEXT, NUMBER, T
 
 def expected_rows(rows):
     return [
-        (name.encode(), box, label or None, score, box_id.encode(), (extra.encode(),))
+        (name.encode(), box, label.strip() or None, score, box_id.encode(), (extra.encode(),))
         for name, box, label, score, box_id, extra in rows
     ]
 

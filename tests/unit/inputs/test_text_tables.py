@@ -101,6 +101,42 @@ def test_empty_cells_are_no_class_and_no_id(tmp_path, suffix):
     assert list(listing.ids) == [b"", b"a", b""]
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_blanks_around_cells_are_not_part_of_them(tmp_path, suffix):
+    (tmp_path / " kept.jpg").write_bytes(b"")
+    rows = [
+        ("1.jpg", "ant ", " x"),
+        (" 2.jpg", "ant", "y "),
+        ("3.jpg ", "\u00a0bass\u3000", ""),
+        (" kept.jpg", "bass", " "),
+    ]
+    assert found(write_table(tmp_path / f"m.{suffix}", rows)) == [
+        (str(tmp_path / "1.jpg"), "ant", "x"),
+        (str(tmp_path / "2.jpg"), "ant", "y"),
+        (str(tmp_path / "3.jpg"), "bass", ""),
+        (str(tmp_path / " kept.jpg"), "bass", ""),
+    ]
+
+
+def test_blanks_before_a_url_are_not_part_of_it(tmp_path):
+    pytest.importorskip("fsspec")
+    rows = [(" https://host/1.jpg", "a", ""), ("https://host/2.jpg ", "b", "")]
+    listing = list_images([str(write_table(tmp_path / "m.csv", rows))])
+    assert (listing.root, list(listing.paths)) == (b"https://host", [b"1.jpg", b"2.jpg"])
+
+
+@pytest.mark.parametrize("empty", [",,", " , ,", '"","",""', "\t,,", ","])
+def test_rows_of_blanks_are_passed_over(tmp_path, empty):
+    table = tmp_path / "m.csv"
+    table.write_text(f"path,label,id\n1.jpg,ant,x\n{empty}\n2.jpg,bass,y\n{empty}\n{empty}\n")
+    assert [label for _, label, _ in found(table)] == ["ant", "bass"]
+
+
+@pytest.mark.parametrize("path", ["", " "])
+def test_a_row_with_a_class_and_no_path_is_an_error(tmp_path, path):
+    refused(write_table(tmp_path / "m.csv", [("1.jpg", "ant", ""), (path, "ant", "")]), "line 3: found ")
+
+
 def test_values_of_json(tmp_path):
     lines = [
         '{"path": "1.jpg", "label": 10, "id": null}',

@@ -243,6 +243,7 @@ def table(folder: Path, text: str, name="labels.csv") -> Path:
     [
         "path,label\na/1.jpg,x\nb/1.jpg,y\nb/3.jpg,x\nunknown.jpg,z\n",
         "\ufefflabel,other,image\nx,,a/1\ny,,b/1.jpg\nx,,b/3.jpg\n\nz,,unknown.jpg\n",
+        "path, label\na/1.jpg, x\nb/1.jpg ,y \nb/3.jpg,\tx\nunknown.jpg,z\n,\n",
         "path,class\r\na/1.jpg,x\r\na/1.jpg,x\r\nb/1.jpg,y\r\nb/3.jpg,x\r\na/2.jpg,\r\nunknown.jpg,y\r\n",
     ],
 )
