@@ -14,7 +14,6 @@ from sppfeat.config.wording import counted, first_few, one_line
 from sppfeat.extraction.pipeline import Progress
 from sppfeat.extraction.plan import Plan
 from sppfeat.extraction.run import Run
-from sppfeat.files.image_names import count_same_file_names
 from sppfeat.networks.devices import device_name
 from sppfeat.store.layout import feature_nbytes
 from sppfeat.store.schema import Status
@@ -197,6 +196,7 @@ def plan_notes(plan: Plan, run: Run, *, is_new: bool) -> list[str]:
     notes = _decode_notes(plan, run.config.input.decode)
     if plan.boxes is not None:
         table = run.planner.table if run.planner else None
+        notes += run.planner.notes if run.planner else []
         notes += box_notes(plan, plan.boxes, table, is_new=is_new)
     return notes
 
@@ -258,12 +258,9 @@ def _file_notes(plan: Plan, boxes: RowBoxes, table: BoxTable, *, is_new: bool) -
     if len(unused):
         names = [table.images[i] for i in np.unique(table.image[unused]).tolist()]
         among = "inputs" if is_new else "images of the file"
-        n_elsewhere = count_same_file_names(names, plan.paths)
-        elsewhere = f"; {counted(n_elsewhere, 'has', 'have')} the file name of one, in another folder"
         yield (
             f"{counted(len(unused), 'box is', 'boxes are')} of "
             f"{counted(len(names), 'image that is', 'images that are')} not among the {among}: {_examples(names)}"
-            f"{elsewhere if n_elsewhere else ''}"
         )
     yield from _size_notes(plan, boxes, table)
     yield from _label_notes(boxes, table)

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 
 import numpy as np
@@ -13,11 +13,11 @@ from sppfeat.boxes.table import BoxTable, boxes_to_px, clip_boxes
 from sppfeat.boxes.views import VIEW_SIDE, Views, grid_views, multiview_views
 from sppfeat.config.regions import GridSpec
 from sppfeat.config.specs import InputSpec
-from sppfeat.config.wording import counted, one_line
+from sppfeat.config.wording import one_line
 from sppfeat.errors import BoxError
 from sppfeat.extraction.plan import BoxRows, FoundSizes, Plan, input_sizes
 from sppfeat.extraction.regions import MapSizes, Projector, best_scales
-from sppfeat.files.image_names import count_same_file_names, match_images
+from sppfeat.files.image_names import match_images
 from sppfeat.files.paths import PathTable
 from sppfeat.store.tables import Annotations, RowBoxes
 
@@ -40,6 +40,7 @@ class RowPlanner:
         table: the content of the box file; None for views.
         path: path of the box file, for messages.
         grid: the grid of views; None for a box file, and for the views of SPP-net's multi-view test.
+        notes: remarks on how the names in the box file matched the images that were planned last.
     """
 
     input: InputSpec
@@ -48,6 +49,7 @@ class RowPlanner:
     table: BoxTable | None = None
     path: str = ""
     grid: GridSpec | None = None
+    notes: list[str] = field(default_factory=list)
 
     @property
     def needs_sizes(self) -> bool:
@@ -126,17 +128,17 @@ class RowPlanner:
     ) -> npt.NDArray[np.int64]:
         """Return ``(M,)`` int64, the input of each image of the box file; -1 for none."""
         try:
-            image_of = match_images(table.images, root, paths, kind=table.names)
+            image_of, notes = match_images(table.images, root, paths, kind=table.names)
         except BoxError as error:
             raise BoxError(f"{self.path!r}: {error}") from error
+        self.notes[:] = (f"{self.path!r}: {note}" for note in notes)
         if is_whole and len(image_of) and (image_of < 0).all():
-            n_elsewhere = count_same_file_names(list(table.images), paths)
-            said = counted(n_elsewhere, "has", "have") + " the file name of an input, in another folder"
+            doubts = "".join(f"; {note}" for note in (*notes, *table.notes))
             raise BoxError(
                 f"{self.path!r}: none of its images ({len(image_of)}) is among the inputs; the first is "
                 f"{one_line(repr(os.fsdecode(table.images[0])))}, the first input "
-                f"{os.fsdecode(paths[0])!r}{f'; {said}' if n_elsewhere else ''}"
-                f"{''.join(f'; {note}' for note in table.notes)}"
+                f"{os.fsdecode(paths[0])!r}{doubts}. Give the folder with these images as input, or use their paths "
+                "in the box file"
             )
         return image_of
 

@@ -1,18 +1,22 @@
-"""Image names: their suffixes, and the matching of names in box and label files to the inputs."""
+"""Image names: their suffixes, and the matching of names in files of boxes, labels and images to the inputs."""
 
 import os
 import posixpath
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from enum import IntEnum
 from functools import reduce
-from typing import TypeAlias
+from itertools import groupby
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.config.wording import counted, first_few
 from sppfeat.errors import BoxError
 
-__all__ = ["IMAGE_SUFFIXES", "count_same_file_names", "has_image_suffix", "match_images"]
+__all__ = ["IMAGE_SUFFIXES", "Matches", "has_image_suffix", "match_images", "plain_spelling"]
 
 # HEIC and JPEG XL are listed although Pillow has no decoder for them: if a scan skipped such photographs silently,
 # nobody would notice until the results are wrong.
@@ -33,6 +37,8 @@ _UP = re.compile(rb"\A(?:\.\./)+")
 
 _LONGEST = 4096  # characters shown of a name; no path of a file is longer
 
+_SHOWN = 3
+
 _STEM = b"/"  # marks a stem, to tell it from a whole name: no file name ends in a slash
 
 
@@ -46,6 +52,47 @@ def has_image_suffix(name: bytes) -> bool:
     return os.path.splitext(name)[1].lower().decode("latin-1") in IMAGE_SUFFIXES
 
 
+class _Rule(IntEnum):
+    """How a name matches, from the strongest rule to the weakest."""
+
+    WHOLE, NORMALIZED, SEPARATORS, TAIL, FILE_NAME, STEM = range(6)
+
+
+_SAID = {
+    _Rule.NORMALIZED: "matched only after Unicode normalization",
+    _Rule.SEPARATORS: "matched with \\ read as /",
+    _Rule.TAIL: "matched by the end of the path alone",
+    _Rule.FILE_NAME: "matched by the file name alone",
+    _Rule.STEM: "matched by the file name without its suffix",
+}
+
+
+class Matches(NamedTuple):
+    """The inputs that names match.
+
+    Attributes:
+        image_of: for each of the ``n`` names the index of its input, ``(n,)`` int64; -1 for a name without a match.
+        notes: sentences for the user, to follow the name of the file: how many names a weaker rule matched, and which
+            names are ambiguous.
+    """
+
+    image_of: npt.NDArray[np.int64]
+    notes: tuple[str, ...] = ()
+
+
+class _Found(NamedTuple):
+    """The input of a name, the rule that fits, and the number of equal parts at the end."""
+
+    image: int
+    rule: _Rule
+    n_parts: int = 0
+
+    @property
+    def strength(self) -> tuple[int, int]:
+        """Sorts before that of a weaker match."""
+        return self.rule, -self.n_parts
+
+
 _Match: TypeAlias = tuple[int, tuple[int, ...]]
 """A rank, and the images of that rank; two of them stand for any number."""
 
@@ -54,12 +101,22 @@ _NOTHING: _Match = (0, ())
 
 def match_images(
     names: Sequence[bytes], root: bytes, paths: Sequence[bytes], *, kind: str = "path"
-) -> npt.NDArray[np.int64]:
-    """Match image names in a file of boxes or labels to the inputs.
+) -> Matches:
+    r"""Match image names in a file of boxes, labels or images to the inputs.
 
-    A name is a path, or the last parts of one: ``train/1.jpg`` is ``/photos/train/1.jpg``, and so is ``1.jpg``,
-    unless another input has the same last parts. An input whose path below the root equals the name takes precedence
-    over one whose path only ends with it. A name without an image suffix also matches a file with one.
+    The first rule that fits a name decides:
+
+    1. The name is a path, or the last parts of one: ``train/1.jpg`` is ``/photos/train/1.jpg``, and so is ``1.jpg``. An
+       input whose path below the root equals the name takes precedence over one whose path only ends with it. A name
+       without an image suffix also matches a file with one.
+    2. The same after Unicode normalization (NFC) of both.
+    3. The same with ``\`` read as ``/`` in both.
+    4. The longest end of the name that is the end of a path: ``/home/alice/train/1.jpg`` is ``train/1.jpg``.
+    5. The same without suffixes: ``1.png`` is ``1.jpg``.
+
+    All but the first are noted. A name that fits several inputs by rule 4 or 5 matches none, and neither does one if
+    another name fits the same input as well or better: if the file also has ``train/1.jpg``, ``val/1.jpg`` is not the
+    input ``train/1.jpg``. Both are noted.
 
     Args:
         names: names in the file.
@@ -68,12 +125,95 @@ def match_images(
         kind: kind of the names: ``path``; ``id``, a number or text that equals a file name without suffix, apart from
             leading zeros; or ``single``, the one image of a file that names none.
 
-    Returns:
-        For each name its index in ``paths``, int64; -1 for a name without a match. BoxError is raised if two inputs
-        match a name equally well.
+    Raises:
+        BoxError: a name fits two inputs equally well by one of the rules 1 to 3.
     """
     if kind == "single" and len(paths) == 1:
-        return np.zeros(len(names), dtype=np.int64)
+        return Matches(np.zeros(len(names), dtype=np.int64))
+    found: dict[int, _Found] = {}
+    left = dict(enumerate(names))
+    own_root, own_paths = root, paths
+    for rule in (_Rule.WHOLE, _Rule.NORMALIZED, _Rule.SEPARATORS):
+        if not left:
+            break
+        tried = left
+        if rule != _Rule.WHOLE:
+            respell = _normalize if rule == _Rule.NORMALIZED else _with_slashes
+            left = {position: respell(name) for position, name in left.items()}
+            respelled = list(map(respell, own_paths))
+            is_same = respelled == list(own_paths)
+            tried = {i: name for i, name in left.items() if not is_same or name != names[i]}
+            own_root, own_paths = respell(own_root), respelled
+        images = _match_whole([*tried.values()], own_root, own_paths, kind=kind, shown=paths)
+        new = {i: _Found(image, rule) for i, image in zip(tried, images, strict=True) if image >= 0}
+        found |= new
+        left = {position: name for position, name in left.items() if position not in new}
+    several: dict[int, tuple[int, ...]] = {}
+    if left and len(paths):
+        cleaned = {position: _clean(name.strip()) for position, name in left.items()}
+        ends = _Ends(cleaned.values(), own_root, own_paths)
+        for position, name in cleaned.items():
+            rule, n_parts, fitting = ends.longest(name)
+            if len(fitting) == 1:
+                found[position] = _Found(fitting[0], rule, n_parts)
+            elif fitting:
+                several[position] = fitting
+        for position in _find_rivals(found, names):
+            several[position] = (found.pop(position).image,)
+    image_of = np.full(len(names), -1, dtype=np.int64)
+    image_of[[*found]] = [match.image for match in found.values()]
+    return Matches(
+        image_of, (*_notes_on_rules(found, names, paths), *_notes_on_doubts(several, names, paths))
+    )
+
+
+def plain_spelling(name: bytes) -> bytes:
+    """Return a name after Unicode normalization (NFC), with ``/`` for each backslash."""
+    return _with_slashes(_normalize(name))
+
+
+def _normalize(name: bytes) -> bytes:
+    if name.isascii():
+        return name
+    text = name.decode("utf-8", "surrogateescape")
+    return unicodedata.normalize("NFC", text).encode("utf-8", "surrogateescape")
+
+
+def _with_slashes(name: bytes) -> bytes:
+    return name.replace(b"\\", b"/")
+
+
+def _notes_on_rules(
+    found: dict[int, _Found], names: Sequence[bytes], paths: Sequence[bytes]
+) -> Iterator[str]:
+    by_rule = sorted((match.rule, position) for position, match in found.items() if match.rule in _SAID)
+    for rule, group in groupby(by_rule, key=lambda pair: pair[0]):
+        same = [position for _, position in group]
+        example = f"{_show(names[same[0]])} is {_show(paths[found[same[0]].image])}"
+        yield f"{counted(len(same), 'name')} {_SAID[rule]}: {example}{', ...' if len(same) > 1 else ''}"
+
+
+def _notes_on_doubts(
+    several: dict[int, tuple[int, ...]], names: Sequence[bytes], paths: Sequence[bytes]
+) -> Iterator[str]:
+    for is_contradicted, said in (
+        (False, "of several images, and left out"),
+        (True, "left out, because another name fits the same image as well or better"),
+    ):
+        doubts = {i: images for i, images in several.items() if (len(images) == 1) == is_contradicted}
+        shown = (
+            f"{_show(names[i])} ({' or '.join(_show(paths[image]) for image in images)})"
+            for i, images in doubts.items()
+        )
+        if doubts:
+            could = "could be " if not is_contradicted else "is " if len(doubts) == 1 else "are "
+            yield f"{counted(len(doubts), 'name')} {could}{said}: {first_few(shown, _SHOWN)}"
+
+
+def _match_whole(
+    names: Sequence[bytes], root: bytes, paths: Sequence[bytes], *, kind: str, shown: Sequence[bytes]
+) -> list[int]:
+    """Return the input that each whole name fits best, or -1; ``shown`` are the paths for messages."""
     by_number = kind == "id"
     # First the best path of each key, then the best key of each name: many names and many paths can share a key.
     keys = [list(_keys_of_name(name, by_number)) for name in names]
@@ -83,18 +223,25 @@ def match_images(
         for key, rank in _keys_of_path(path, root, deepest, by_number):
             if key in best:
                 best[key] = _better(best[key], (rank, (image,)))
-    image_of = np.full(len(keys), -1, dtype=np.int64)
+    image_of = [-1] * len(keys)
+    unclear: dict[int, tuple[int, ...]] = {}
     for position, of_name in enumerate(keys):
         found = [(own + best[key][0], best[key][1]) for key, own in of_name if best[key][1]]
         _, images = reduce(_better, found, _NOTHING)
         if len(images) > 1:
-            one, other = (_show(paths[image]) for image in images)
-            raise BoxError(
-                f"an image is named {_show(names[position])}, which could be {one} or {other}: name it by more of "
-                "its path"
-            )
-        if images:
+            unclear[position] = images
+        elif images:
             image_of[position] = images[0]
+    if unclear:
+        (position, images), *others = unclear.items()
+        could = " or ".join(_show(shown[image]) for image in images)
+        more = ""
+        if others:
+            more = f"{counted(len(others), 'other name is', 'other names are')} as unclear"
+            more = f" ({more}: {first_few((_show(names[i]) for i, _ in others), _SHOWN)})"
+        raise BoxError(
+            f"an image is named {_show(names[position])}, which could be {could}{more}: name it by more of its path"
+        )
     return image_of
 
 
@@ -105,17 +252,10 @@ def _better(one: _Match, other: _Match) -> _Match:
     return one[0], tuple(dict.fromkeys(one[1] + other[1]))[:2]
 
 
-def count_same_file_names(names: Sequence[bytes], paths: Iterable[bytes]) -> int:
-    """Count the names that share their file name with a path: such images may have moved to another folder."""
-    known = {posixpath.basename(path) for path in paths}
-    return sum(posixpath.basename(name.replace(b"\\", b"/")) in known for name in names)
-
-
 def _keys_of_name(name: bytes, by_number: bool) -> Iterator[tuple[bytes, int]]:
-    """Yield the keys of a name with their ranks: best the name itself, then stripped, then with Windows separators."""
+    """Yield the keys of a name with their ranks: best the name itself, then stripped."""
     stripped = name.strip()
-    # These keys are mostly equal; the last one, which ranks highest, counts.
-    ranks = {stripped.replace(b"\\", b"/"): 0, stripped: 4, name: 8}
+    ranks = {stripped: 0, name: 4}  # mostly equal; the last one, which ranks highest, counts
     for form, rank in ranks.items():
         clean = _clean(form)
         yield clean, rank
@@ -124,6 +264,74 @@ def _keys_of_name(name: bytes, by_number: bool) -> Iterator[tuple[bytes, int]]:
     folder, last = posixpath.split(_clean(stripped))
     if by_number and _number(last) != last:
         yield posixpath.join(folder, _number(last)) + _STEM, 0
+
+
+class _Ends:
+    """The inputs whose paths end as names do, with and without suffixes."""
+
+    def __init__(self, names: Iterable[bytes], root: bytes, paths: Sequence[bytes]) -> None:
+        absolute = [posixpath.join(root, path) for path in paths]
+        self._deepest = max(path.count(b"/") for path in absolute)
+        self._images: dict[bytes, tuple[int, ...]] = {
+            key: () for name in names for _, _, key in self._keys(name)
+        }
+        for image, path in enumerate(absolute):
+            for _, end in _ends(path, self._deepest):
+                self._add(end, image)
+                if has_image_suffix(end):
+                    self._add(os.path.splitext(end)[0] + _STEM, image)
+
+    def longest(self, name: bytes) -> tuple[_Rule, int, tuple[int, ...]]:
+        """Return the rule that fits a name, the number of equal parts at its end, and the first inputs that fit."""
+        for rule, n_parts, key in self._keys(name):
+            if images := self._images[key]:
+                is_alone = n_parts == 1 and rule == _Rule.TAIL
+                return _Rule.FILE_NAME if is_alone else rule, n_parts, images
+        return _Rule.WHOLE, 0, ()
+
+    def _keys(self, name: bytes) -> Iterator[tuple[_Rule, int, bytes]]:
+        """Yield the keys of the ends of a name, the best one first."""
+        ends = list(_ends(name, self._deepest))[::-1]
+        for n_parts, end in ends:
+            yield _Rule.TAIL, n_parts, end
+            if not has_image_suffix(end):
+                yield _Rule.TAIL, n_parts, end + _STEM
+        if has_image_suffix(name):
+            for n_parts, end in ends:
+                yield _Rule.STEM, n_parts, os.path.splitext(end)[0] + _STEM
+
+    def _add(self, key: bytes, image: int) -> None:
+        images = self._images.get(key)
+        if images is not None and len(images) < _SHOWN:
+            self._images[key] = (*images, image)
+
+
+def _ends(path: bytes, deepest: int) -> Iterator[tuple[int, bytes]]:
+    """Yield the ends of a path of 1 to ``deepest`` parts."""
+    start = len(path)
+    for n_parts in range(1, deepest + 1):
+        start = path.rfind(b"/", 0, start)
+        yield n_parts, path[start + 1 :]
+        if start <= 0:
+            break
+
+
+def _find_rivals(found: dict[int, _Found], names: Sequence[bytes]) -> list[int]:
+    """Return the names that match by their ends, though another name fits the same input as well or better."""
+    weak = {match.image for match in found.values() if match.rule >= _Rule.TAIL}
+    rivals: dict[int, dict[bytes, list[int]]] = {image: {} for image in weak}
+    for position, match in found.items():
+        if match.image in weak:
+            rivals[match.image].setdefault(plain_spelling(names[position]), []).append(position)
+    left_out: list[int] = []
+    for by_name in rivals.values():
+        strengths = {name: min(found[i].strength for i in own) for name, own in by_name.items()}
+        best = min(strengths.values())
+        is_clear = best[0] < _Rule.TAIL or list(strengths.values()).count(best) == 1
+        for name, own in by_name.items():
+            if strengths[name][0] >= _Rule.TAIL and not (is_clear and strengths[name] == best):
+                left_out += own
+    return left_out
 
 
 def _keys_of_path(path: bytes, root: bytes, deepest: int, by_number: bool) -> Iterator[tuple[bytes, int]]:

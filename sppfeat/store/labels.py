@@ -160,13 +160,15 @@ def _class_name(value: Any) -> str | None:
 def _labels_of_images(file: FeatureTable, labeled: list[tuple[bytes, str]], where: str) -> Labels:
     """Match labels to images by name; an image named twice must have the same label both times."""
     try:
-        image_of = match_images([name for name, _ in labeled], os.fsencode(file.root), file.path_table)
+        names = [name for name, _ in labeled]
+        image_of, matching = match_images(names, os.fsencode(file.root), file.path_table)
     except BoxError as error:
         raise LabelError(f"{where}: {error}") from error
-    if labeled and (image_of < 0).all():
+    if labeled and file.n_images and (image_of < 0).all():
         raise LabelError(
             f"{where}: none of the names ({len(labeled)}) is an image of {str(file.path)!r}; the first is "
-            f"{one_line(repr(os.fsdecode(labeled[0][0])))}"
+            f"{one_line(repr(os.fsdecode(labeled[0][0])))}, the first image {file.path_of(0)!r}"
+            f"{''.join(f'; {note}' for note in matching)}. Use the paths or file names of the images"
         )
     of_image: list[str | None] = [None] * file.n_images
     for (_, label), image in zip(labeled, image_of.tolist(), strict=True):
@@ -181,13 +183,13 @@ def _labels_of_images(file: FeatureTable, labeled: list[tuple[bytes, str]], wher
     pairs = zip(labeled, image_of.tolist(), strict=True)
     unknown = list(dict.fromkeys(name for (name, _), image in pairs if image < 0))
     labels = _labels_of_names(of_row)
+    notes = [f"{where}: {note}" for note in matching]
     if unknown:
         n = f"{len(unknown)} of {counted(len({name for name, _ in labeled}), 'name')}"
         shown = first_few((one_line(repr(os.fsdecode(name))) for name in unknown), _SHOWN_UNKNOWN)
         match = "matches" if len(unknown) == 1 else "match"
-        note = f"{where}: {n} {match} no image of {str(file.path)!r}: {shown}"
-        labels = dataclasses.replace(labels, n_unknown=len(unknown), notes=(note,))
-    return dataclasses.replace(labels, source=where)
+        notes.append(f"{where}: {n} {match} no image of {str(file.path)!r}: {shown}")
+    return dataclasses.replace(labels, source=where, n_unknown=len(unknown), notes=tuple(notes))
 
 
 def _labels_of_names(names: Iterable[str | None]) -> Labels:

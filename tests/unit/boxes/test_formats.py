@@ -919,7 +919,7 @@ def test_nothing_is_opened_by_the_names_in_a_box_file(put, tmp_path, monkeypatch
         touched.clear()
         is_on = True
         table = read_boxes(source).table
-        found = match_images(table.images, b"/photos", [b"a.jpg", b"etc/passwd"])
+        found, _ = match_images(table.images, b"/photos", [b"a.jpg", b"etc/passwd"])
         is_on = False
         assert {os.path.normpath(os.fsdecode(path)) for path in touched} <= set(map(str, inside))
         assert names[0].encode() in list(table.images)

@@ -158,8 +158,21 @@ def test_equal_regions_are_one_row_only_where_that_is_asked_for():
 
 def test_a_box_file_of_none_of_the_inputs_is_an_error():
     planner = planner_of(file_boxes([("a/x.jpg", (0, 0, 1, 1)), ("y.jpg", (0, 0, 1, 1))]))
-    with pytest.raises(BoxError, match=r"^'boxes\.csv': none of its images \(2\) .*'a/x\.jpg'.*'0\.jpg'$"):
+    with pytest.raises(
+        BoxError, match=r"^'boxes\.csv': none of its images \(2\) .*'a/x\.jpg'.*'0\.jpg'.*as input"
+    ):
         planner.rows(ROOT, PATHS, sizes_of(IMAGE_HW))
+
+
+def test_how_names_matched_is_noted_and_said_where_none_did():
+    planner = planner_of(file_boxes([("/home/al/0.jpg", (0, 0, 1, 1))]))
+    assert planner.rows(ROOT, PATHS, sizes_of(IMAGE_HW)).boxes.box_row.tolist() == [0]
+    assert [note.partition(": ")[2] for note in planner.notes] == [
+        "1 name matched by the file name alone: '/home/al/0.jpg' is '0.jpg'"
+    ]
+    twins = [b"a/0.jpg", b"b/0.jpg"]
+    with pytest.raises(BoxError, match=r"could be of several images.*\('a/0\.jpg' or 'b/0\.jpg'\)"):
+        planner.rows(ROOT, twins, sizes_of(IMAGE_HW[:2]))
 
 
 def test_an_unclear_name_is_an_error_that_says_the_file():
