@@ -143,7 +143,7 @@ def _why_unreadable(path: Path, head: bytes) -> str:
         return f"is empty; {_AGAIN}"
     for offset, magic, kind in _SIGNATURES:
         if head.startswith(magic, offset):
-            return f"{kind}; allowed: a file of torch.save or safetensors"
+            return kind if ";" in kind else f"{kind}; allowed: a PyTorch or safetensors file"
     damaged = f"is damaged or cut short ({n_bytes} bytes); {_AGAIN}"
     if head[7:9] == _SAFETENSORS:
         return damaged

@@ -207,11 +207,11 @@ def _note(found: _Candidate, alternatives: Sequence[_Candidate], skipped: Sequen
     notes = []
     is_usual = {*_parts(found.place)} <= {*_CHECKPOINT_KEYS} and {*_parts(found.prefix)} <= {*_WRAPPERS}
     if alternatives or not is_usual:
-        notes.append(f"the weights are those under {found}")
+        notes.append(f"took the parameters under {found} of the weights file")
     if alternatives:
         others = first_few(map(str, alternatives), _SHOWN_KEYS)
-        notes.append(f"others fit, too; save one alone to use it: {others}")
+        notes.append(f"others fit, too; to use them, save them alone: {others}")
     if skipped:
         names = first_few(map(escaped, skipped), _SHOWN_KEYS)
-        notes.append(f"skipped {counted(len(skipped), 'other module')} in the weights file: {names}")
+        notes.append(f"skipped {counted(len(skipped), 'other module')} of the weights file: {names}")
     return "; ".join(notes)

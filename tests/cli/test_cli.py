@@ -106,7 +106,10 @@ def test_a_prefix_of_the_names_in_a_checkpoint_is_said_in_the_plan(folder, tmp_p
         "--weights",
         tmp_path / "w.ckpt",
     ]
-    assert "note:        the weights are those under 'state_dict.model.'" in run(*command, code=0).stdout
+    assert (
+        "note:        took the parameters under 'state_dict.model.' of the weights file"
+        in run(*command, code=0).stdout
+    )
 
 
 @pytest.mark.parametrize(

@@ -89,11 +89,12 @@ PREFIXES = [
     "model.module.backbone.",
     "resnet.1.",
 ]
+KEYS = [("state_dict",), ("model",), ("model_state_dict",), ("ema",), ("ema", "module")]
 
 
-@pytest.mark.parametrize("prefix", PREFIXES)
 @pytest.mark.parametrize(
-    "keys", [(), ("state_dict",), ("model",), ("model_state_dict",), ("ema",), ("ema", "module")]
+    ("prefix", "keys"),
+    [*((prefix, ()) for prefix in PREFIXES), *(("model.", keys) for keys in KEYS), ("module.", ("ema",))],
 )
 def test_keys_and_prefixes_are_dropped_when_all_names_match_then(tmp_path, tiny_state, prefix, keys):
     content = {f"{prefix}{name}": value for name, value in tiny_state.items()}
@@ -103,12 +104,11 @@ def test_keys_and_prefixes_are_dropped_when_all_names_match_then(tmp_path, tiny_
     loaded = load_backbone("spp_s16", weights=save(tmp_path, content), fold=False)
     for name, value in loaded.network.state_dict().items():
         assert torch.equal(value, tiny_state[name]), name
-    assert "skipped 2 other modules in the weights file: head, n_averaged" in loaded.weights_note
+    assert "skipped 2 other modules of the weights file: head, n_averaged" in loaded.weights_note
     wrapped = prefix in ("module.", "_orig_mod.") and "ema" not in keys
     assert (
         wrapped
-        or f"the weights are those under '{''.join(f'{key}.' for key in keys)}{prefix}'"
-        in loaded.weights_note
+        or f"took the parameters under '{''.join(f'{key}.' for key in keys)}{prefix}'" in loaded.weights_note
     )
 
 
@@ -148,16 +148,15 @@ def test_the_usual_set_of_parameters_is_preferred_and_the_others_are_named(tmp_p
     ):
         loaded = load_backbone("spp_s16", weights=save(tmp_path, content), fold=False)
         assert torch.equal(next(iter(loaded.network.state_dict().values())), next(iter(tiny_state.values())))
-        assert (
-            f"the weights are those under '{used}'; others fit, too; save one alone to use it: '{other}'"
-            in loaded.weights_note
-        )
+        taken, others = loaded.weights_note.split("; others fit, too; ")
+        assert taken == f"took the parameters under '{used}' of the weights file"
+        assert others.startswith(f"to use them, save them alone: '{other}'")
 
 
 def test_the_projection_of_a_training_without_labels_is_skipped(tmp_path, tiny_state):
     content = tiny_state | {"projection_head.0.weight": torch.ones(3), "prototypes.weight": torch.ones(3)}
     note = load_backbone("spp_s16", weights=save(tmp_path, content)).weights_note
-    assert note == "skipped 2 other modules in the weights file: projection_head, prototypes"
+    assert note == "skipped 2 other modules of the weights file: projection_head, prototypes"
 
 
 def test_a_prefix_is_named_when_the_names_after_it_do_not_match(tmp_path, tiny_state):
