@@ -22,6 +22,7 @@ _OPTIONAL: dict[str, Any] = {
     "nonfinite": "fail",
     "round_to": 1,
     "decode": "exact",
+    "box_label": None,
 }
 
 _BOX_SETTINGS = set(RegionSpec(boxes="multiview").to_dict()) - {"boxes"}

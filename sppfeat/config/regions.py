@@ -139,7 +139,8 @@ class RegionSpec:
 
     Attributes:
         boxes: ``file``, ``grid:...`` or ``multiview``.
-        boxes_sha256, box_format, convention: of the box file; empty or None without a file.
+        boxes_sha256, box_format, box_label, convention: of the box file; empty or None without a file. The label is
+            the column or attribute that names the class, None for the usual ones.
         projection: rule that turns boxes into cells, see :func:`sppfeat.geometry.project_boxes`.
         margin: network-input pixels by which each box is tightened on each side.
         drop_duplicates: write a single row for all boxes of an image that project to the same region.
@@ -148,6 +149,7 @@ class RegionSpec:
     boxes: str
     boxes_sha256: str = ""
     box_format: str | None = None
+    box_label: str | None = None
     convention: BoxConvention | None = None
     projection: str = "sppnet"
     margin: float = 0.0
@@ -178,6 +180,7 @@ class RegionSpec:
         A missing setting is a KeyError, an invalid one a ConfigError.
         """
         if "boxes" not in flat:
+            flat.pop("box_label", None)
             return None
         convention = {name: flat.pop(f"box_{name}") for name in _CONVENTION}
         fields = {field.name for field in dataclasses.fields(cls)} - {"convention"}

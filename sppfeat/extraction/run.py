@@ -257,6 +257,7 @@ def configure(
             boxes="file" if box_file else boxes.boxes,
             boxes_sha256=box_file.sha256 if box_file else "",
             box_format=box_file.box_format if box_file else None,
+            box_label=boxes.box_label,
             convention=box_file.table.convention if box_file else None,
             projection=boxes.projection,
             margin=boxes.margin,

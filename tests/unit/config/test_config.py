@@ -68,6 +68,7 @@ REGIONS = {
 CHANGED_REGIONS = {
     "boxes_sha256": "3" * 64,
     "box_format": "coco",
+    "box_label": "species",
     "convention": BoxConvention(coords="xywh"),
     "projection": "paper",
     "margin": 2.5,
