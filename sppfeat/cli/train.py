@@ -77,6 +77,7 @@ def _setting(setting: "dataclasses.Field[Any]") -> Callable[[Any], Any]:
     help="Images to validate on, in folders of the same classes; repeatable.",
 )
 @_settings(DataSettings, "val_fraction", "labels")
+@options.encoding("text tables and lists")
 @option(
     "--backbone",
     default=DEFAULT_BACKBONE,

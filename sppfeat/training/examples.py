@@ -89,12 +89,16 @@ def read_image_sets(
     validation = None
     with contextlib.closing(decoder):
         labels = "none" if has_teachers else data.labels
-        train, left_out = read_examples(request.inputs, decoder, labels=labels, on_probe=on_probe)
+        train, left_out = read_examples(
+            request.inputs, decoder, labels=labels, encoding=request.encoding, on_probe=on_probe
+        )
         if not has_teachers:
             _check_classes(train)
         if request.validation:
             labels = "none" if has_teachers else "folder"  # even if there is only one class
-            validation, others = read_examples(request.validation, decoder, labels=labels, on_probe=on_probe)
+            validation, others = read_examples(
+                request.validation, decoder, labels=labels, encoding=request.encoding, on_probe=on_probe
+            )
             left_out |= others
             if not has_teachers:
                 validation = with_classes(validation, train.classes)
@@ -113,10 +117,11 @@ def read_examples(
     decoder: Decoder,
     *,
     labels: str,
+    encoding: str | None = None,
     on_probe: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Examples, dict[str, str]]:
     """Lists images and reads their headers; returns those that can be read, and reasons why others cannot, by path."""
-    listing = list_images(inputs, labels=labels)
+    listing = list_images(inputs, labels=labels, encoding=encoding)
     paths = [os.path.join(listing.root, path) for path in listing.paths]
     if not isinstance(listing.storage, FileStorage):
         raise ConfigError("the inputs are not all folders, image files and lists of them; allowed: those")

@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from sppfeat.config.request import BackboneChoice
 from sppfeat.config.specs import DEFAULT_LEVELS, parse_levels
-from sppfeat.config.values import CHOICES, StrPath, check_choice, set_fields, whole_number
+from sppfeat.config.values import CHOICES, StrPath, check_choice, check_encoding, set_fields, whole_number
 from sppfeat.errors import ConfigError
 
 __all__ = [
@@ -310,15 +310,20 @@ class TrainRun:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRequest:
-    """The request for a training: images to train on, as for ``extract``, and to validate on; settings; the folder."""
+    """The request for a training: images to train on, as for ``extract``, and to validate on; settings; the folder.
+
+    ``encoding`` is that of text tables and lists without a byte order mark; None for UTF-8.
+    """
 
     inputs: tuple[str, ...]
     output: Path
     settings: TrainSettings
     validation: tuple[str, ...] = ()
     run: TrainRun = field(default_factory=TrainRun)
+    encoding: str | None = None
 
     def __post_init__(self) -> None:
+        check_encoding(self.encoding)
         if self.validation and self.settings.data.val_fraction:
             raise ConfigError(
                 "val and val-fraction: validation images are either given or held out, not both"

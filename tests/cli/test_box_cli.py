@@ -147,3 +147,59 @@ def test_a_wrong_box_file_is_an_error_and_writes_nothing(folder, boxes, tmp_path
     assert message in result.stderr
     assert "Traceback" not in result.output
     assert not (tmp_path / "f.h5").exists()
+
+
+def test_a_plan_tells_what_a_box_file_of_a_tool_holds(folder, tmp_path):
+    (tmp_path / "cvat.xml").write_text(
+        '<annotations><image name="img1.png"><box label="one" xtl="0" ytl="0" xbr="20" ybr="30" rotation="45"/>'
+        '<polygon label="two" points="1,2;3,4;5,6"/></image></annotations>'
+    )
+    args = ["extract", folder, "-o", tmp_path / "f.h5", *TINY, "--boxes", tmp_path / "cvat.xml", "--dry-run"]
+    output = run(*args, code=0).output
+    for text in (
+        "read as cvat: xyxy, absolute, origin 0, edges, order xy",
+        "1 shape is not a box and has no row: 1 polygon",
+        "1 box has a rotation (45 degrees), which is not applied",
+    ):
+        assert text in output
+    (tmp_path / "ls.json").write_text('[{"id": 1, "annotations": [{"result": []}], "data": {}}]')
+    args[args.index(tmp_path / "cvat.xml")] = tmp_path / "ls.json"
+    output = run(*args, code=1).output
+    assert "JSON of Label Studio, which is not read: in Label Studio, export as YOLO or COCO" in output
+
+
+def test_the_column_of_classes_is_a_setting_of_the_file(folder, boxes, tmp_path):
+    boxes.write_text("image,x0,y0,x1,y1,label,kind\nimg1.png,0,0,20,30,a,b\n")
+    args = ["extract", folder, "-o", tmp_path / "f.h5", *TINY, "--size", "48", "--boxes", boxes]
+    run(*args, "--box-label", "kind", "-q", code=0)
+    with sppfeat.open(tmp_path / "f.h5") as file:
+        assert file.row_classes == ["b"]
+    assert "box_label: the file has 'kind'" in run(*args, code=1).output
+
+
+def test_encodings_of_tables_boxes_and_labels(folder, boxes, tmp_path):
+    boxes.write_bytes("image;x0;y0;x1;y1;label\nimg1.png;0;0;20;30;Käfer\n".encode("cp1252"))
+    output = tmp_path / "f.h5"
+    args = ["extract", folder, "-o", output, *TINY, "--size", "48", "--boxes", boxes, "-q"]
+    assert "line 2: the byte 0xe4 in" in run(*args, code=1).output
+    run(*args, "--encoding", "cp1252", code=0)
+    with sppfeat.open(output) as file:
+        assert file.row_classes == ["Käfer"]
+    table = tmp_path / "t.csv"
+    table.write_bytes("path;label\ncat/img1.png;Köter\n".encode("cp1252"))
+    export = ["export", output, "-o", tmp_path / "x.csv", "--levels", "1", "--labels-from", table, "-q"]
+    assert "line 2: the byte 0xf6 in" in run(*export, code=1).output
+    run(*export, "--encoding", "cp1252", code=0)
+    assert ",Köter," in (tmp_path / "x.csv").read_text(encoding="utf-8")
+    for command in (args, export):
+        assert (
+            "encoding is 'klingon'; allowed: utf-8, " in run(*command, "--encoding", "klingon", code=2).output
+        )
+    table.write_bytes(f"path;label\n{folder}/cat/img1.png;Köter\n".encode("cp1252"))
+    listed = ["extract", table, "-o", tmp_path / "g.h5", *TINY, "--size", "48", "-q", "--encoding", "cp1252"]
+    run(*listed, code=0)
+    with sppfeat.open(tmp_path / "g.h5") as file:
+        assert file.classes == ["Köter"]
+    train = ["train", table, "-o", tmp_path / "t", "--dry-run"]
+    assert "line 2: the byte 0xf6 in" in run(*train, code=2).output
+    assert "the byte" not in run(*train, "--encoding", "cp1252").output

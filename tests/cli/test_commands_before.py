@@ -82,6 +82,7 @@ _WITH_LABELS = ("export", "predict", "probe", "report", "search", "show embeddin
 NEW_OPTIONS: dict[str, list[str]] = {
     **{f"sppfeat {name}": ["--encoding"] for name in _WITH_LABELS},
     "sppfeat export": ["--classes-from", "--encoding"],
+    "sppfeat train": ["--encoding"],
     "sppfeat extract": [
         "--box-label",
         "--encoding",
