@@ -166,9 +166,10 @@ def parse_shard(text: str, environment: Mapping[str, str] = os.environ) -> Rank:
         index, slash, count = text.partition("/")
         if not (slash and _NUMBER.fullmatch(index) and _NUMBER.fullmatch(count)):
             raise ConfigError(f"{text!r} is no part of a whole; allowed: I/N, such as 3/16, or auto")
-        if int(index) == 0 and environment.get("SLURM_ARRAY_TASK_ID") == index:
+        if not 1 <= int(index) <= int(count) and environment.get("SLURM_ARRAY_TASK_ID") == index:
             raise ConfigError(
-                f"shard {text}: shards count from 1; allowed: --shard {_array_shard(environment)}"
+                f"shard {text}: shards count from 1; allowed: --array=1-{count}, or --array=0-{int(count) - 1} with "
+                f"--shard $((SLURM_ARRAY_TASK_ID + 1))/{count}"
             )
         return Rank(ShardChoice(int(index), int(count)))
 

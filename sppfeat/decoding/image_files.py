@@ -210,6 +210,7 @@ def _too_many_pixels(found: str, n_pixels: int | str, max_pixels: int) -> ImageE
 def pillow_errors(what: str, *, max_pixels: int | None = None) -> Iterator[None]:
     """Converts any error from Pillow to an ImageError, and silences its warnings.
 
+    ``max_pixels`` is the limit to name if an image has too many; None outside of :func:`open_image`.
     On hostile files Pillow raises nearly any type (SyntaxError, struct.error, zlib.error, MemoryError, KeyError,
     ...), so only ``Exception`` catches them all; the context should therefore hold calls of Pillow only. Its warnings
     (suspicious size, corrupt EXIF) would be printed once per line of Pillow's source, without the file's name.

@@ -1,5 +1,7 @@
 """Which part of a work the environment says is this process's."""
 
+import re
+
 import pytest
 
 from sppfeat.config.distribution import Rank, ShardChoice, parse_shard
@@ -74,12 +76,13 @@ def test_an_environment_that_says_nothing_or_nonsense_is_refused(environment, sa
         parse_shard("auto", environment)
 
 
-def test_a_task_numbered_zero_is_told_how_to_count_from_one():
-    array = {"SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_TASK_MIN": "0", "SLURM_ARRAY_TASK_MAX": "15"}
-    with pytest.raises(
-        ConfigError, match=r"count from 1; allowed: --shard \$\(\(SLURM_ARRAY_TASK_ID \+ 1\)\)/16"
-    ):
-        parse_shard("0/16", {**array, "SLURM_ARRAY_TASK_COUNT": "16"})
+@pytest.mark.parametrize("index", ["0", "17"])
+def test_a_task_that_is_no_shard_is_told_how_to_count_from_one(index):
+    mended = (
+        "count from 1; allowed: --array=1-16, or --array=0-15 with --shard $((SLURM_ARRAY_TASK_ID + 1))/16"
+    )
+    with pytest.raises(ConfigError, match=re.escape(mended)):
+        parse_shard(f"{index}/16", {"SLURM_ARRAY_TASK_ID": index})
 
 
 def test_numbers_say_it_themselves(monkeypatch):
