@@ -28,6 +28,7 @@ from sppfeat.bench.regions import BoxContenders, find_crossover, ladder
 from sppfeat.bench.runs import DECODE_STAGES, STAGES, Stages, WholeRun, find_bound, run_plain_loop
 from sppfeat.bench.samples import draw_boxes, synthetic_photo, write_photos
 from sppfeat.config.distribution import RunOptions
+from sppfeat.config.machine import available_cores
 from sppfeat.config.request import BackboneChoice, DescriptorChoice, Request
 from sppfeat.config.specs import InputSpec
 from sppfeat.decoding.images import probe_image
@@ -44,7 +45,14 @@ bench = functools.partial(run, "bench", code=0)
 def json_of(*args):
     result = bench(*args, "--quick", "--json", "-q")
     assert result.stderr == ""
-    return json.loads(result.stdout)
+    found = json.loads(result.stdout)
+    machine = [
+        found["machine"][name] for name in ("cores", "threads", "device", "precision", "torch", "sppfeat")
+    ]
+    cores, threads = available_cores(), torch.get_num_threads()
+    assert found["machine"]["processor"]
+    assert machine == [cores, threads, "cpu", "fp32", torch.__version__, sppfeat.__version__]
+    return found
 
 
 def is_timing(found, repetitions=2):
@@ -150,6 +158,12 @@ def test_boxes_lie_inside_and_are_not_empty(n, height, width, shortest, seed):
     assert np.array_equal(boxes, draw_boxes(n + 5, (height, width), shortest=shortest, seed=seed)[:n])
 
 
+def test_sides_of_boxes_are_log_uniform():
+    boxes = draw_boxes(20_000, (1024, 1024), shortest=16, seed=0)
+    shares = np.histogram(np.log2(boxes[:, 2] - boxes[:, 0]), bins=[4, 5, 6, 7, 8, 9, 10.01])[0] / 20_000
+    assert shares == pytest.approx([1 / 6] * 6, rel=0.1)
+
+
 # Pooling
 
 
@@ -234,6 +248,10 @@ def test_extract_reports_stages_and_runs_and_leaves_no_files(tmp_path, monkeypat
         assert is_timing(rate["total"])
         assert rate["ms_per_image"] * rate["images_per_second"] == pytest.approx(1000)
     assert is_timing(of_extract["prepare"])
+    run, forward, loop = (of_extract[name]["total"]["seconds"] for name in ("extract", "forward", "loop"))
+    assert (of_extract["extract_to_forward"], of_extract["speedup_over_loop"]) == (run / forward, loop / run)
+    stages = {name: rate["total"]["seconds"] for name, rate in of_extract["stages"].items()}
+    assert of_extract["bound"] == find_bound(stages, of_extract["workers"])
 
 
 @given(st.tuples(*[st.floats(0.001, 9)] * len(STAGES)), st.integers(0, 8))

@@ -1,6 +1,7 @@
 """What the shells complete: asked as they ask, and in the shells themselves where they are."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.shell_completion import get_completion_class
+from command_line import run
 
 from sppfeat.cli import main
 from sppfeat.cli.options import complete_backbones
@@ -58,3 +60,15 @@ def test_bash():
     command = ["bash", "-c", script]
     result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
     assert (result.returncode, result.stdout.split()) == (0, ["--pool"]), result.stderr
+
+
+@pytest.mark.parametrize(("shell", "current"), [("zsh", "2"), ("fish", "--po")])
+def test_zsh_and_fish_have_a_script_and_answers(shell, current):
+    script = run(prog_name="sppfeat", env={"_SPPFEAT_COMPLETE": f"{shell}_source"}, code=0).stdout
+    assert f"{shell}_complete" in script
+    env = {
+        "_SPPFEAT_COMPLETE": f"{shell}_complete",
+        "COMP_WORDS": "sppfeat extract --po",
+        "COMP_CWORD": current,
+    }
+    assert re.findall("--[a-z-]+", run(prog_name="sppfeat", env=env, code=0).stdout)[0] == "--pool"

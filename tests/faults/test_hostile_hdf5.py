@@ -286,6 +286,21 @@ def test_classes_by_one_name_are_counted_together(file):
     assert found["classes"] == {"cat": 5}
 
 
+def test_very_many_classes_are_counted_in_one_pass_over_the_labels(boxed, monkeypatch):
+    class Labels(np.ndarray):
+        n_passes = 0
+
+        def __array_ufunc__(self, ufunc, method, *arrays, **options):
+            Labels.n_passes += 1
+            return getattr(ufunc, method)(*map(np.asarray, arrays), **options)
+
+    edit(boxed, replace("row_classes", [b"%d" % i for i in range(60_000)], dtype=TEXT))
+    monkeypatch.setattr(FeatureFile, "row_label", np.array([1, 1, 59_999]).view(Labels))
+    found = json.loads(run("info", "--json", boxed, code=0).stdout)["boxes"]["classes"]
+    assert (len(found), found["1"], found["59999"]) == (60_000, 2, 1)
+    assert 0 < Labels.n_passes < 10
+
+
 def test_an_unknown_status_is_not_complete(file):
     edit(file, set_items("images/status", slice(4, 6), 7))
     assert json.loads(run("info", "--json", file).stdout)["complete"] is False

@@ -30,9 +30,10 @@ from sppfeat.analysis.choices import EXPORT_FORMATS
 from sppfeat.analysis.export import export
 from sppfeat.analysis.export_writers import Contents, number_texts
 from sppfeat.config.specs import InputSpec
-from sppfeat.errors import ConfigError, LabelError
+from sppfeat.errors import ConfigError, LabelError, StoreError
 from sppfeat.store.layout import create_file
 from sppfeat.store.reader import FeatureFile
+from sppfeat.store.schema import ColumnBlock
 from sppfeat.store.writer import FeatureWriter
 
 # 3 failed, 4 is pending: its row holds what never was a descriptor.
@@ -356,6 +357,18 @@ def test_nothing_stays_of_what_was_interrupted(file, tmp_path, name):
         export(file.select(), tmp_path / name, overwrite=True, on_progress=interrupt)
     assert os.listdir(tmp_path) == [name]
     assert (tmp_path / name).read_text() == "before"
+
+
+@pytest.mark.parametrize("name", ["x.npz", "x.npy", "x.svm", "x.csv", "x.mat", "x.parquet"])
+def test_a_full_disk_is_said_and_nothing_is_left(tmp_path, mount_disk, name, capfd):
+    path = tmp_path / "f.h5"
+    create_file(path, plan_of(["1.jpg"] * 12), config(), (ColumnBlock("layer3", 1, 50_000, 0, 50_000),))
+    fill(path, np.random.default_rng(0).standard_normal((12, 50_000), dtype=np.float32))
+    disk = mount_disk(1)
+    with FeatureFile(path) as file, pytest.raises(StoreError, match=r"cannot write .*[Nn]o space"):
+        export(file.select(), disk / name)
+    assert os.listdir(disk) == []
+    assert capfd.readouterr().err == ""
 
 
 def test_more_than_matlab_5_holds(file, tmp_path, monkeypatch):

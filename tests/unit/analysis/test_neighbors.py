@@ -189,3 +189,5 @@ def test_what_is_refused(path):
         ):
             with pytest.raises(ConfigError, match=message):
                 nearest_rows(file.select(), descriptors(1), **options)
+        with pytest.raises(ConfigError, match=r"descriptors of shape \(2, 3\); allowed: \(m, 15\)"):
+            file.select().of_descriptors(np.zeros((2, 3)))

@@ -100,6 +100,13 @@ def test_principal_components_are_those_of_numpy(selection):
     np.testing.assert_allclose(embedding.explained, (singular**2 / (singular**2).sum())[:2], rtol=1e-4)
 
 
+def test_tsne_keeps_neighborhoods_and_a_seed_gives_the_same_points(selection):
+    points, again = (embed_rows(selection, method="tsne", seed=3).points for _ in range(2))
+    assert np.array_equal(points, again)
+    distances = np.linalg.norm(points[:, None] - points, axis=2) + np.diag([np.inf] * len(points))
+    assert (selection.y[distances.argmin(axis=1)] == selection.y).mean() > 0.8
+
+
 @pytest.mark.parametrize("rows", [[], [3], [3, 5]])
 def test_few_rows_can_be_embedded_by_their_principal_components_only(file, rows):
     selection = file.select(rows=np.array(rows, dtype=np.int64))

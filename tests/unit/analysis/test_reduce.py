@@ -255,6 +255,12 @@ def test_outputs_that_cannot_be(source, tmp_path, output, monkeypatch):
     assert result.stderr.count("\n") == 1
 
 
+def test_an_output_is_not_replaced_unasked(source, tmp_path):
+    (tmp_path / "r.h5").write_text("mine")
+    assert "r.h5' exists; --overwrite replaces it" in run(source, "-o", tmp_path / "r.h5", code=1).stderr
+    assert (tmp_path / "r.h5").read_text() == "mine"
+
+
 @pytest.mark.slow
 def test_an_output_that_is_replaced_stays_until_the_new_one_is_whole(source, tmp_path):
     code = (
@@ -296,9 +302,11 @@ def plain(rows, n=4):
     return PCA(n, svd_solver="full").fit(rows.astype(np.float64))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize(("batch_size", "tolerance"), [(None, 1e-4), (20, 2e-2)])
-def test_components_are_those_of_a_full_decomposition(source, batch_size, tolerance):
-    found, expected = fit(source, batch_size=batch_size), plain(spectral()[HAVE])
+def test_components_are_those_of_a_full_decomposition(tmp_path, batch_size, tolerance, dtype):
+    source = write_file(tmp_path / "f.h5", spectral(), dtype=dtype)
+    found, expected = fit(source, batch_size=batch_size), plain(spectral()[HAVE].astype(dtype))
     cosines = np.linalg.svd(found.components @ expected.components_.T, compute_uv=False)
     assert cosines.min() > 1 - tolerance
     assert np.allclose(found.mean, expected.mean_, atol=1e-4)

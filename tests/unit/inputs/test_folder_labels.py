@@ -125,6 +125,11 @@ def test_splits_are_passed_where_their_classes_are_the_inputs():
     assert [*labelled("data/train", "data/val")[0].values()] == ["ant", "bee"] * 2
 
 
+def test_first_level_folders_of_several_inputs_are_shared_classes():
+    touch("day/ant/1.jpg", "day/bee/2.jpg", "night/bee/3.jpg", "night/cow/4.jpg")
+    assert [*labelled("day", "night")[0].values()] == ["ant", "bee", "bee", "cow"]
+
+
 def test_a_stray_image_beside_splits_is_said_with_the_option_that_labels_the_others():
     touch("data/train/ant/1.jpg", "data/val/bee/2.jpg", "data/cover.jpg")
     found, notes = labelled("data")

@@ -70,7 +70,7 @@ def test_a_large_folder_is_put_in_order_in_parts(names, data):
         assert list(map(os.fsdecode, list_images([str(folder)]).paths)) == expected
 
 
-def test_hidden_names_and_other_files_are_left_out_and_the_latter_counted(folder):
+def test_hidden_names_and_other_files_are_left_out_unless_named_and_the_latter_counted(folder):
     touch(
         folder, "a.jpg", ".b.jpg", ".hidden/c.jpg", "notes.txt", "sub/README", "sub/d.JPEG", "._a.jpg", "jpg"
     )
@@ -78,6 +78,9 @@ def test_hidden_names_and_other_files_are_left_out_and_the_latter_counted(folder
     assert list(listing.paths) == [b"a.jpg", b"sub/d.JPEG"]
     assert listing.n_other_files == 3
     assert listing.n_repeated == 0
+    named = [".b.jpg", "jpg", ".hidden"]
+    Path("list").write_text("\n".join(named))
+    assert listed(*named) == listed("@list") == [".b.jpg", "jpg", ".hidden/c.jpg"]
 
 
 @pytest.mark.parametrize("inputs", [("a", "a"), ("a", "./a/"), ("a", "b/../a"), ("a", "a/1.jpg", "a//2.jpg")])
@@ -256,6 +259,8 @@ def test_a_list_names_files_and_folders(folder, content):
     (folder / "list.txt").write_bytes(content)
     wanted = ["b.jpg", "sub/1.jpg", "sub/2.jpg", "a.jpg"]
     assert listed("@list.txt") == wanted
+    (folder / "list.txt").rename(folder / "sub/list.txt")
+    assert listed("@sub/list.txt") == wanted  # relative to the working directory all the same
     assert listed("-", stdin=[content[:3], content[3:]]) == wanted
 
 

@@ -153,6 +153,15 @@ def test_models_without_heads_are_refused_before_anything_is_built_or_read(monke
     for weights in ("none", "DEFAULT", "no-such-file.pth"):
         with pytest.raises(ConfigError, match=r"'resnet50' has no fc6 or fc7.*vgg\*, alexnet"):
             load_backbone("resnet50", weights=weights, head="fc7")
+    for head in ("fc8", "", "FC6", "classifier"):
+        with pytest.raises(ConfigError, match=f"head is '{head}'; allowed: fc6, fc7"):
+            load_backbone("alexnet", weights="none", head=head)
+
+
+@pytest.mark.parametrize(("name", "head"), [("vgg11", "fc6"), ("vgg16", "fc7")])
+def test_heads_of_vgg_are_loaded_by_name(name, head):
+    backbone = load_backbone(name, weights="none", head=head)
+    assert (backbone.spec.head, backbone.head.name, backbone.head.level) == (head, head, 7)
 
 
 @pytest.mark.parametrize("layers", [["features.12"], ["features.11", "features.4"], ["features"]])

@@ -72,6 +72,7 @@ def test_what_is_left_of_a_layer_is_scaled_as_a_selection_scales_it(tmp_path):
         selected = of.to_sklearn(levels=2)[0].astype(np.float64)
         expected = (selected - file.reduction.mean) @ file.reduction.components.T
         assert np.allclose(file.to_sklearn()[0], expected, atol=1e-5)
+        assert np.array_equal(of.select(levels=2).of_descriptors(of.features[:7]), of.select(levels=2).X[:7])
         assert not np.allclose(np.linalg.norm(selected, axis=1), np.linalg.norm(of.to_sklearn()[0], axis=1))
 
 

@@ -140,6 +140,22 @@ def test_every_property_and_selection_is_that_of_the_whole_file(tmp_path, make):
                 same(one[1], other[1])
 
 
+def test_commands_read_a_merged_file_as_the_whole_one(pristine, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    commands = (
+        "export FILE -o - --format csv",
+        "search FILE row:4 row:9 --metric l2",
+        "show norms FILE -o n.png --overwrite",
+        "reduce FILE -o r.h5 --components 3 --overwrite --quiet",
+        "export r.h5 -o - --format csv",
+    )
+    whole, merged = (
+        [run(*command.replace("FILE", path).split(), code=0).stdout.replace(path, "") for command in commands]
+        for path in (str(pristine / "whole.h5"), str(pristine / "merged.h5"))
+    )
+    assert whole == merged
+
+
 def test_rows_of_a_merged_file_are_taken_over_by_a_longer_one(pristine, tmp_path):
     work = whole_images(N)
     create_file(tmp_path / "new.h5", work.plan, work.config, BLOCKS, weights_path="w.pth", boxes_path="b.csv")

@@ -47,6 +47,11 @@ def test_a_split_takes_no_image_that_cannot_be_read():
     assert not {3, 12} & {*train.images.tolist(), *held_out.images.tolist()}
 
 
+def test_another_seed_is_another_split():
+    drawn = {tuple(split_examples(examples_of([30, 30]), 0.3, seed=seed)[1].images) for seed in range(5)}
+    assert len(drawn) == 5
+
+
 def test_a_split_that_leaves_nothing():
     with pytest.raises(ConfigError, match=r"val-fraction 0.9 leaves none of the 1 of 'c1' to train on"):
         split_examples(examples_of([20, 1]), 0.9, seed=0)
