@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from sppfeat.files.tables import TEXT_RULE, TableSource, encode_text, shorten
+from sppfeat.files.tables import OTHER_ENCODING, TEXT_RULE, TableSource, encode_text, shorten
 
 __all__ = ["encode_json_text", "json_objects", "parse_json", "unique_keys"]
 
@@ -84,5 +84,5 @@ def _decode(source: TableSource, content: bytes, first_line: int) -> str:
         column = error.start - content.rfind(b"\n", 0, error.start)
         raise source.error(
             f"line {line}, column {column}",
-            f"found {shorten(content[error.start : error.end])}, which is no UTF-8; allowed: JSON in UTF-8",
+            f"found {shorten(content[error.start : error.end])}, which is not UTF-8; {OTHER_ENCODING}",
         ) from error

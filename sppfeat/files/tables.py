@@ -57,6 +57,12 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
+_NO_TEXT = {
+    b"PK\3\4": "a zip archive, such as an Excel workbook (.xlsx)",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook (.xls)",
+    b"PAR1": "a Parquet file",
+    b"\x1f\x8b": "compressed by gzip",
+}
 _LONGEST_MARK = max(map(len, _MARKS))
 OTHER_ENCODING = "allowed: UTF-8; --encoding cp1252 reads a text from Windows"
 
@@ -111,6 +117,11 @@ class TableFile:
             with open(self.path, "rb") as file:
                 head = file.read(_LONGEST_MARK)
                 file.seek(0)
+                for magic, kind in _NO_TEXT.items():
+                    if head.startswith(magic):
+                        raise self.error(
+                            "", f"is {kind}; allowed: text, such as a sheet saved as 'CSV UTF-8'"
+                        )
                 mark, encoding = _encoding_of(head, self.encoding)
                 if encoding == _UTF8:
                     file.seek(len(mark))

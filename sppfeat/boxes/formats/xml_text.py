@@ -1,14 +1,17 @@
 """Parsing of XML from other software, element by element, with errors that name the line."""
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 from xml.parsers import expat
 
 from sppfeat.boxes.formats.annotation_files import AnnotationFile
-from sppfeat.files.tables import shorten
+from sppfeat.files.tables import OTHER_ENCODING, shorten
 
 __all__ = ["parse_xml"]
+
+_DECLARED = re.compile(rb"\s*<\?xml[^>]*\bencoding\b")
 
 
 def parse_xml(
@@ -23,9 +26,11 @@ def parse_xml(
     """Parse the content of a file whose outermost element is ``root``.
 
     ``start`` takes the tag, the attributes and the line of each element, ``end`` its tag, and ``text`` the characters
-    between tags. BoxError is raised if the XML is malformed, declares a document type, or has another root.
+    between tags. XML that declares no encoding is in that of the file. BoxError is raised if the XML is malformed,
+    declares a document type, or has another root.
     """
-    parser = expat.ParserCreate()
+    is_declared = _DECLARED.match(content) is not None
+    parser = expat.ParserCreate(None if is_declared else file.encoding)
     n_elements = 0
 
     def refuse(doctype: str, *_: object) -> None:
@@ -51,7 +56,9 @@ def parse_xml(
         line = content.splitlines()[error.lineno - 1 : error.lineno]
         found = shorten(os.fsdecode(line[0])) if line else "the end of the file"
         found = f"found {found}: {expat.ErrorString(error.code)}"
-        raise file.error(f"line {error.lineno}", f"{found}; allowed: well-formed XML") from error
+        is_token = expat.ErrorString(error.code) == expat.errors.XML_ERROR_INVALID_TOKEN
+        other = f"; {OTHER_ENCODING}" if is_token and not is_declared else ""
+        raise file.error(f"line {error.lineno}", f"{found}; allowed: well-formed XML{other}") from error
     except (ValueError, LookupError) as error:  # an encoding unknown to expat or to Python
         found = f"found an encoding that cannot be read: {shorten(str(error))}"
         raise file.error("line 1", f"{found}; allowed: UTF-8") from error

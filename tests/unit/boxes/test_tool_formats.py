@@ -451,6 +451,14 @@ def test_decimal_commas(put):
     )
 
 
+def test_xml_that_declares_no_encoding(put):
+    content = cvat(image("Käfer.jpg", BOX)).encode("cp1252")
+    message_of(put("a.xml", content), None, ["line 3", "invalid token", "--encoding cp1252"])
+    assert list(read_boxes(put("a.xml", content), encoding="cp1252").table.images) == ["Käfer.jpg".encode()]
+    declared = content.replace(b"'1.0'", b"'1.0' encoding='latin-1'")
+    assert list(read_boxes(put("a.xml", declared), encoding="cp437").table.images) == ["Käfer.jpg".encode()]
+
+
 def test_utf16_without_a_mark_in_a_box_file(put):
     text = "path,x0,y0,x1,y1\na.jpg,1,2,3,4\n"
     for encoding in ("utf-16-le", "utf-16-be"):

@@ -97,6 +97,21 @@ def test_any_cell_may_be_any_bytes_if_utf8_is_named(tmp_path):
     assert rows_of(tmp_path, b"path,label\na,\xff\n", encoding="utf-8")[1] == (2, ["a", "\udcff"])
 
 
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"PK\3\4", "Excel workbook (.xlsx)"),
+        (b"\xd0\xcf\x11\xe0", "(.xls)"),
+        (b"PAR1", "Parquet"),
+        (b"\x1f\x8b", "gzip"),
+    ],
+)
+def test_files_that_are_no_text_are_named(tmp_path, content, kind):
+    message = refused(tmp_path, content + bytes(20))
+    assert kind in message
+    assert "saved as 'CSV UTF-8'" in message
+
+
 def test_utf16_without_a_mark_is_refused(tmp_path):
     content = text_of().encode("utf-16-le")
     message = refused(tmp_path, content)
