@@ -16,7 +16,15 @@ import numpy.typing as npt
 from sppfeat.config.wording import counted, first_few
 from sppfeat.errors import BoxError
 
-__all__ = ["IMAGE_SUFFIXES", "Matches", "has_image_suffix", "match_images", "plain_spelling"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "Matches",
+    "NameRule",
+    "has_image_suffix",
+    "match_images",
+    "normalize_name",
+    "note_on_rule",
+]
 
 # HEIC and JPEG XL are listed although Pillow has no decoder for them: if a scan skipped such photographs silently,
 # nobody would notice until the results are wrong.
@@ -52,18 +60,18 @@ def has_image_suffix(name: bytes) -> bool:
     return os.path.splitext(name)[1].lower().decode("latin-1") in IMAGE_SUFFIXES
 
 
-class _Rule(IntEnum):
+class NameRule(IntEnum):
     """How a name matches, from the strongest rule to the weakest."""
 
     WHOLE, NORMALIZED, SEPARATORS, TAIL, FILE_NAME, STEM = range(6)
 
 
 _SAID = {
-    _Rule.NORMALIZED: "matched only after Unicode normalization",
-    _Rule.SEPARATORS: "matched with \\ read as /",
-    _Rule.TAIL: "matched by the end of the path alone",
-    _Rule.FILE_NAME: "matched by the file name alone",
-    _Rule.STEM: "matched by the file name without its suffix",
+    NameRule.NORMALIZED: "matched only after Unicode normalization",
+    NameRule.SEPARATORS: "matched with \\ read as /",
+    NameRule.TAIL: "matched by the end of the path alone",
+    NameRule.FILE_NAME: "matched by the file name alone",
+    NameRule.STEM: "matched by the file name without its suffix",
 }
 
 
@@ -84,7 +92,7 @@ class _Found(NamedTuple):
     """The input of a name, the rule that fits, and the number of equal parts at the end."""
 
     image: int
-    rule: _Rule
+    rule: NameRule
     n_parts: int = 0
 
     @property
@@ -133,12 +141,12 @@ def match_images(
     found: dict[int, _Found] = {}
     left = dict(enumerate(names))
     own_root, own_paths = root, paths
-    for rule in (_Rule.WHOLE, _Rule.NORMALIZED, _Rule.SEPARATORS):
+    for rule in (NameRule.WHOLE, NameRule.NORMALIZED, NameRule.SEPARATORS):
         if not left:
             break
         tried = left
-        if rule != _Rule.WHOLE:
-            respell = _normalize if rule == _Rule.NORMALIZED else _with_slashes
+        if rule != NameRule.WHOLE:
+            respell = normalize_name if rule == NameRule.NORMALIZED else _with_slashes
             left = {position: respell(name) for position, name in left.items()}
             respelled = list(map(respell, own_paths))
             is_same = respelled == list(own_paths)
@@ -167,12 +175,12 @@ def match_images(
     )
 
 
-def plain_spelling(name: bytes) -> bytes:
-    """Return a name after Unicode normalization (NFC), with ``/`` for each backslash."""
-    return _with_slashes(_normalize(name))
+def _plain_spelling(name: bytes) -> bytes:
+    return _with_slashes(normalize_name(name))
 
 
-def _normalize(name: bytes) -> bytes:
+def normalize_name(name: bytes) -> bytes:
+    """Return a name after Unicode normalization (NFC); bytes that are not UTF-8 stay as they are."""
     if name.isascii():
         return name
     text = name.decode("utf-8", "surrogateescape")
@@ -183,14 +191,19 @@ def _with_slashes(name: bytes) -> bytes:
     return name.replace(b"\\", b"/")
 
 
+def note_on_rule(rule: NameRule, names: Sequence[bytes], first: bytes) -> str:
+    """Say that names match by a weaker rule than the whole name, with the input that the first of them is."""
+    more = ", ..." if len(names) > 1 else ""
+    return f"{counted(len(names), 'name')} {_SAID[rule]}: {_show(names[0])} is {_show(first)}{more}"
+
+
 def _notes_on_rules(
     found: dict[int, _Found], names: Sequence[bytes], paths: Sequence[bytes]
 ) -> Iterator[str]:
     by_rule = sorted((match.rule, position) for position, match in found.items() if match.rule in _SAID)
     for rule, group in groupby(by_rule, key=lambda pair: pair[0]):
         same = [position for _, position in group]
-        example = f"{_show(names[same[0]])} is {_show(paths[found[same[0]].image])}"
-        yield f"{counted(len(same), 'name')} {_SAID[rule]}: {example}{', ...' if len(same) > 1 else ''}"
+        yield note_on_rule(rule, [names[i] for i in same], paths[found[same[0]].image])
 
 
 def _notes_on_doubts(
@@ -281,24 +294,24 @@ class _Ends:
                 if has_image_suffix(end):
                     self._add(os.path.splitext(end)[0] + _STEM, image)
 
-    def longest(self, name: bytes) -> tuple[_Rule, int, tuple[int, ...]]:
+    def longest(self, name: bytes) -> tuple[NameRule, int, tuple[int, ...]]:
         """Return the rule that fits a name, the number of equal parts at its end, and the first inputs that fit."""
         for rule, n_parts, key in self._keys(name):
             if images := self._images[key]:
-                is_alone = n_parts == 1 and rule == _Rule.TAIL
-                return _Rule.FILE_NAME if is_alone else rule, n_parts, images
-        return _Rule.WHOLE, 0, ()
+                is_alone = n_parts == 1 and rule == NameRule.TAIL
+                return NameRule.FILE_NAME if is_alone else rule, n_parts, images
+        return NameRule.WHOLE, 0, ()
 
-    def _keys(self, name: bytes) -> Iterator[tuple[_Rule, int, bytes]]:
+    def _keys(self, name: bytes) -> Iterator[tuple[NameRule, int, bytes]]:
         """Yield the keys of the ends of a name, the best one first."""
         ends = list(_ends(name, self._deepest))[::-1]
         for n_parts, end in ends:
-            yield _Rule.TAIL, n_parts, end
+            yield NameRule.TAIL, n_parts, end
             if not has_image_suffix(end):
-                yield _Rule.TAIL, n_parts, end + _STEM
+                yield NameRule.TAIL, n_parts, end + _STEM
         if has_image_suffix(name):
             for n_parts, end in ends:
-                yield _Rule.STEM, n_parts, os.path.splitext(end)[0] + _STEM
+                yield NameRule.STEM, n_parts, os.path.splitext(end)[0] + _STEM
 
     def _add(self, key: bytes, image: int) -> None:
         images = self._images.get(key)
@@ -318,18 +331,18 @@ def _ends(path: bytes, deepest: int) -> Iterator[tuple[int, bytes]]:
 
 def _find_rivals(found: dict[int, _Found], names: Sequence[bytes]) -> list[int]:
     """Return the names that match by their ends, though another name fits the same input as well or better."""
-    weak = {match.image for match in found.values() if match.rule >= _Rule.TAIL}
+    weak = {match.image for match in found.values() if match.rule >= NameRule.TAIL}
     rivals: dict[int, dict[bytes, list[int]]] = {image: {} for image in weak}
     for position, match in found.items():
         if match.image in weak:
-            rivals[match.image].setdefault(plain_spelling(names[position]), []).append(position)
+            rivals[match.image].setdefault(_plain_spelling(names[position]), []).append(position)
     left_out: list[int] = []
     for by_name in rivals.values():
         strengths = {name: min(found[i].strength for i in own) for name, own in by_name.items()}
         best = min(strengths.values())
-        is_clear = best[0] < _Rule.TAIL or list(strengths.values()).count(best) == 1
+        is_clear = best[0] < NameRule.TAIL or list(strengths.values()).count(best) == 1
         for name, own in by_name.items():
-            if strengths[name][0] >= _Rule.TAIL and not (is_clear and strengths[name] == best):
+            if strengths[name][0] >= NameRule.TAIL and not (is_clear and strengths[name] == best):
                 left_out += own
     return left_out
 

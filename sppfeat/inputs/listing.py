@@ -132,6 +132,8 @@ def _notes_of_skipped(segments: Sequence[Segment], chosen: PathFilter) -> Iterat
     if tables := [os.fsdecode(name) for segment in segments for name in segment.side_tables]:
         shown = first_few(map(one_line, tables), _SHOWN)
         yield f"skipped {counted(len(tables), 'table')} beside archives ({shown}); give one as an input to read it"
+    for segment in segments:
+        yield from segment.notes
     for pattern in chosen.unused():
         yield f"{pattern} matches nothing: {chosen.rule}"
 

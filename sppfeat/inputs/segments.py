@@ -116,6 +116,8 @@ class Segment:
         bytes, ...
     ] = ()  # skipped tables that describe the archives beside them, relative to top
 
+    notes: tuple[str, ...] = ()  # remarks for the user
+
     def only(self, images: npt.NDArray[np.int64]) -> "Segment":
         """Return the images at these positions, ``(n,)`` int64, without the classes that none of them has any more."""
         own = self.own_labels

@@ -30,6 +30,7 @@ from sppfeat.files.tables import (
 from sppfeat.inputs.names import is_url, make_absolute
 from sppfeat.inputs.remote import find_objects
 from sppfeat.inputs.segments import OwnLabels, Segment, Storage, if_any, own_classes
+from sppfeat.inputs.tables.located import locate_files
 
 __all__ = ["Rows", "make_segment", "read_manifest", "row_error"]
 
@@ -168,7 +169,10 @@ def make_segment(
         )
 
     found, objects = find_objects(found, partial(row_error, table, unit, numbers)) or (found, None)
-    segment = Segment(None, found, storage=objects, own_labels=own_labels, ids=own_ids)
+    notes: list[str] = []
+    if objects is None:
+        found, notes = locate_files(table, found)
+    segment = Segment(None, found, storage=objects, own_labels=own_labels, ids=own_ids, notes=tuple(notes))
     _check_repeated(table, segment, numbers, has_boxes=has_boxes, unit=unit)
     return segment
 
