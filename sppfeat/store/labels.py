@@ -58,10 +58,7 @@ class Labels:
         """
         if self.values is None:
             return None
-        self._check_named("names=True")
-        names = np.array([*self.names, ""])
-        values = self.values[rows]
-        return names[np.where((values >= 0) & (values < len(self.names)), values, -1)]
+        return np.array([*self.names, ""])[self._numbers("names=True")[rows]]
 
     def notes_on(self, rows: npt.NDArray[np.int64]) -> list[str]:
         """Return what the table or mapping leaves unmatched, as sentences: its names, and some of the rows ``(n,)``."""
@@ -83,10 +80,9 @@ class Labels:
         known = _check_classes(classes, of)
         if self.values is None:
             return self
-        self._check_named(of)
-        number = {name: i for i, name in enumerate(known)}
-        values = np.array([*(number.get(name, NO_CLASS) for name in self.names), NO_CLASS])[self.values]
-        foreign = self.values[rows][(values[rows] == NO_CLASS) & (self.values[rows] != NO_CLASS)]
+        number, own = {name: i for i, name in enumerate(known)}, self._numbers(of)
+        values = np.array([*(number.get(name, NO_CLASS) for name in self.names), NO_CLASS])[own]
+        foreign = own[rows][(values[rows] == NO_CLASS) & (own[rows] != NO_CLASS)]
         if len(foreign):
             counts = Counter(self.names[i] for i in foreign.tolist())
             found = first_few((f"{one_line(repr(name))} {n}" for name, n in counts.most_common()), _SHOWN)
@@ -97,11 +93,14 @@ class Labels:
             )
         return dataclasses.replace(self, values=values, names=known)
 
-    def _check_named(self, wanted: str) -> None:
-        if self.values is not None and not self.names:
+    def _numbers(self, wanted: str) -> npt.NDArray[np.int64]:
+        """Return ``(R,)`` indices into the names; ``NO_CLASS`` also where a damaged file has other numbers."""
+        if self.values is None or not self.names:
             raise LabelError(
                 f"{wanted} needs class names, but the labels are numbers; allowed: labels as text"
             )
+        is_known = (self.values >= 0) & (self.values < len(self.names))
+        return np.where(is_known, self.values, NO_CLASS).astype(np.int64)
 
 
 def _check_classes(classes: Iterable[str], of: str) -> tuple[str, ...]:
@@ -111,10 +110,11 @@ def _check_classes(classes: Iterable[str], of: str) -> tuple[str, ...]:
             f"{of} is {found}; allowed: a sequence of class names, in the order of their numbers"
         )
     names = tuple(classes)
-    for name, n in Counter(names).items():
-        if not isinstance(name, str) or n > 1:
-            found = f"holds {one_line(repr(name))}" + (f" {n} times" if n > 1 else "")
-            raise LabelError(f"{of} {found}; allowed: class names as text, each once")
+    wrong = [repr(name) for name in names if not isinstance(name, str)]
+    if not wrong:
+        wrong = [f"{name!r} {n} times" for name, n in Counter(names).items() if n > 1]
+    if wrong:
+        raise LabelError(f"{of} holds {one_line(wrong[0])}; allowed: class names as text, each once")
     return tuple(map(str, names))
 
 

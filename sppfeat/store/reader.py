@@ -284,6 +284,7 @@ class FeatureFile(FeatureTable):
         Returns:
             ``X`` ``(n, d)``: a read-only view of the memory-mapped file if rows and columns are contiguous and nothing
             is rescaled, else a copy. All rows are contiguous if every image is done and every box has an area.
+            joblib's worker processes map the same file; it gets reversed and transposed views of any map wrong.
             ``y`` ``(n,)`` int64: class of each row as an index into :attr:`target_names`, or -1; the class of the box
             if boxes have classes, else of the image. None if no classes are known. With ``labels``, ``classes`` or
             ``like``, ``y`` indexes the ``target_names`` of the selection that :meth:`select` returns.

@@ -385,6 +385,7 @@ def test_class_names_instead_of_numbers(file):
             "classes holds 'cat' 2 times; allowed: class names as text",
         ),
         ({"classes": [0, 1, 2]}, "classes holds 0; allowed: class names as text, each once"),
+        ({"classes": ["cat", ["dog"]]}, "classes holds ['dog']; allowed: class names as text, each once"),
         ({"classes": "cat"}, "classes is 'cat'; allowed: a sequence of class names, in the order"),
         ({"classes": {"cat": 0, "dog": 1}}, "classes is {'cat': 0, 'dog': 1}; allowed: a sequence"),
         (
