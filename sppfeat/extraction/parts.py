@@ -170,8 +170,8 @@ def _continue_part(run: Run, output: Output, recorded: RecordedImages, cut: Shar
         is_to_do |= changes.changed
     to_do = np.flatnonzero(is_to_do)
     run.notes.extend(notes_on_changes(run.request, run.listing, recorded, matched, changes, is_to_do))
-    # The header of a pending image is read again if the file was not yet known, or is another one by now.
-    is_other = changes.changed | (recorded.versions == UNKNOWN).all(axis=1)
+    # The header of a pending image is read again unless its file is known to be the one that was measured.
+    is_other = (recorded.versions == UNKNOWN).all(axis=1) | (changes.now != recorded.versions).any(axis=1)
     plan = plan_recorded(recorded, matched, run.listing.storage, run.config.input)
     unknown = (plan.image_hw[to_do] == 0).any(axis=1) | (recorded.status[to_do] == Status.FAILED)
     unknown |= is_other[to_do]
