@@ -142,7 +142,7 @@ def test_wrong_usage_is_one_clear_line_and_writes_nothing(folder, tmp_path, args
 
 
 def test_a_defect_of_the_program_keeps_its_traceback(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("sppfeat.extraction.run.make_plan", lambda *args: 1 / 0)
+    monkeypatch.setattr("sppfeat.extraction.run.make_plan", lambda *args, **options: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run("extract", folder, "-o", tmp_path / "f.h5", *TINY)
 

@@ -395,6 +395,36 @@ def test_parts_of_actors_that_die_are_taken_again_but_not_for_ever(folder, tmp_p
         run(16, tmp_path / "others.h5")
 
 
+@pytest.mark.parametrize("merge", ["virtual", "copy"])
+def test_images_that_have_changed_are_noted_and_run_again_on_request(folder, tmp_path, monkeypatch, merge):
+    monkeypatch.setattr(
+        ray_parts, "connect", lambda *arguments, **options: contextlib.nullcontext(OneActor())
+    )
+    output = tmp_path / "features.h5"
+
+    def run(**changes):
+        options = {"run": RunOptions(device="cpu", workers=0), "ray": RayOptions(merge=merge), **changes}
+        with open_parts(request([folder], output, **options)) as parts:
+            n_to_do = parts.summary().to_do
+            n_done = parts.fill(lambda progress: None, lambda: False).n_done
+        return n_to_do, n_done, [note for note in parts.run.notes if "changed since" in note]
+
+    assert run() == (12, 12, [])
+    write_image(next(iter(sorted(folder.rglob("*.png")))), 71, 44, seed=99)
+    n_to_do, n_done, (note,) = run()
+    assert (n_to_do, n_done) == (0, 0)
+    assert note.startswith("1 image changed since it was extracted")
+    if merge == "copy":  # the parts are gone, and the output is a file like any other
+        with pytest.raises(StoreError, match="1 image to do.* --engine local continues it"):
+            run(update_changed=True)
+        return
+    n_to_do, n_done, _ = run(update_changed=True)
+    assert (n_to_do, n_done) == (1, 1)
+    extract([folder], tmp_path / "local.h5")
+    assert_equal_to_local(output, tmp_path / "local.h5")
+    assert run() == (0, 0, [])
+
+
 def test_a_part_of_an_actor_that_dies_after_the_stop_is_left(folder, tmp_path):
     ray = OneActor(n_deaths=1)
     pool = ray_parts._ActorPool(ray, job_of(folder, tmp_path / "features.h5"), Actors(1, 1, 0, 1), [0, 1])
@@ -480,6 +510,7 @@ def test_actors_that_cannot_be(options, device, nodes, message):
         (["--actors", "2", "--merge", "copy"], "--actors, --merge: of --engine ray, and the engine is local"),
         (["--engine", "ray", "--overwrite"], "--overwrite does not go with --engine ray: remove the output"),
         (["--engine", "ray", "--add-new"], "--add-new does not go with --engine ray"),
+        (["--engine", "ray", "--update"], "--update does not go with --engine ray"),
         (["--engine", "ray", "--shard", "1/2"], "--shard does not go with --engine ray"),
         (["--engine", "ray", "--shard-size", "1GB"], "--shard-size does not go with --engine ray"),
         (["--engine", "ray", "--device", "cuda:1"], "device is 'cuda:1'; allowed with --engine ray"),
