@@ -200,11 +200,14 @@ class FileStorage(Storage):
             return np.concatenate([np.empty((0, 2), dtype=np.int64), *threads.map(self._stat, blocks)])
 
     def _stat(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        found = np.full((len(images), 2), -1, dtype=np.int64)
-        for position, image in enumerate(images.tolist()):
-            with contextlib.suppress(OSError, ValueError):  # ValueError: a zero byte in the name
-                found[position] = FileVersion.of(os.path.join(self.root, self.names[image]))[:2]
-        return found
+        found = []
+        for image in images.tolist():
+            try:
+                status = os.stat(os.path.join(self.root, self.names[image]))
+                found.append((status.st_size, status.st_mtime_ns))
+            except (OSError, ValueError):  # ValueError: a zero byte in the name
+                found.append((-1, -1))
+        return np.array(found, dtype=np.int64).reshape(-1, 2)
 
 
 STORED_MEMBER, DEFLATED_MEMBER, FIRST_REFUSAL = 0, 1, 2
