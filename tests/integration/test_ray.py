@@ -415,7 +415,7 @@ def test_images_that_have_changed_are_noted_and_run_again_on_request(folder, tmp
     assert (n_to_do, n_done) == (0, 0)
     assert note.startswith("1 image changed since it was extracted")
     if merge == "copy":  # the parts are gone, and the output is a file like any other
-        with pytest.raises(StoreError, match="1 image to do.* --engine local continues it"):
+        with pytest.raises(StoreError, match=r"1 image to do.* --engine local continues it"):
             run(update_changed=True)
         return
     n_to_do, n_done, _ = run(update_changed=True)
