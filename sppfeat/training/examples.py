@@ -95,7 +95,7 @@ def read_image_sets(
         if not has_teachers:
             _check_classes(train)
         if request.validation:
-            labels = "none" if has_teachers else "folder"  # even if there is only one class
+            labels = "folder" if labels == "auto" else labels  # even if there is only one class
             validation, others = read_examples(
                 request.validation, decoder, labels=labels, encoding=request.encoding, on_probe=on_probe
             )
@@ -181,11 +181,9 @@ def full_input(data: DataSettings, *, size: int, min_side: int) -> InputSpec:
 
 def _notes(train: Examples, validation: Examples | None) -> list[str]:
     """Lines for the user about the inputs."""
-    repeated = [e.listing.n_repeated for e in (train, validation) if e is not None and e.listing.n_repeated]
-    notes = [
-        f"{counted(n, 'input is', 'inputs are')} named more than once: each is taken once" for n in repeated
-    ]
+    notes = [*train.listing.notes]
     if validation is not None:
+        notes += [f"validation: {note}" for note in validation.listing.notes]
         paths = {train.path(image) for image in train.images.tolist()}
         n_shared = sum(validation.path(image) in paths for image in validation.images.tolist())
         if n_shared:

@@ -113,8 +113,9 @@ class DataSettings:
     )
     labels: str = _setting(
         "auto",
-        "Class labels from the first-level folders: if all images lie in two or more such folders; always.",
-        choices=("auto", "folder"),
+        "Class labels. auto: the first-level folders, or those below train, val and test, if all images lie in two or "
+        "more; folder: the first-level folders in any case; parent: the folder of each image.",
+        choices=("auto", "folder", "parent"),
     )
     sizes: tuple[int, ...] = _setting(
         (224,),

@@ -35,6 +35,21 @@ def new(words: str) -> list[str]:
     return [f"+ {word}" for word in words.split()]
 
 
+_LABELS = [
+    *gone("labels"),
+    *new("labels."),
+    *gone("from"),
+    *new("auto:"),
+    *gone("folders:"),
+    *new("folders, or those below train, val and test,"),
+    *gone("more"),
+    *new("more;"),
+    *gone("such"),
+    *new("folder: the first-level"),
+    *gone("folders;"),
+    *new("folders"),
+]
+
 # Intended differences of a command: its parameters and the words of its help that are gone ("- ...") or new ("+ ...").
 DIFFERENCES: dict[str, list[str]] = {
     "sppfeat": ["- plans,"],
@@ -48,18 +63,7 @@ DIFFERENCES: dict[str, list[str]] = {
     "sppfeat extract": [
         *gone("[auto|folder|none]"),
         *new("[auto|folder|parent|none]"),
-        *gone("labels"),
-        *new("labels."),
-        *gone("from"),
-        *new("auto:"),
-        *gone("folders:"),
-        *new("folders, or those below train, val and test,"),
-        *gone("more"),
-        *new("more;"),
-        *gone("such"),
-        *new("folder: the first-level"),
-        *gone("folders;"),
-        *new("folders"),
+        *_LABELS,
         *gone("always; never."),
         *new("in any case; parent: the folder of each image; none: no labels."),
         "- [csv|tsv|jsonl|coco|voc|yolo|numpy|mat]",
@@ -74,6 +78,13 @@ DIFFERENCES: dict[str, list[str]] = {
         "- option --engine, required: False, repeatable: False, environment: SPPFEAT_ENGINE",
         *gone("--engine [exact|faiss] Finds the candidates: sppfeat's own, or the package FAISS where it is"),
         *gone("installed. The result is the same. [default: exact]"),
+    ],
+    "sppfeat train": [
+        *gone("[auto|folder]"),
+        *new("[auto|folder|parent]"),
+        *_LABELS,
+        *gone("always."),
+        *new("in any case; parent: the folder of each image."),
     ],
 }
 

@@ -161,9 +161,19 @@ def test_an_output_that_cannot_be_gives_exit_code_1_before_anything_is_read(clas
 @pytest.mark.usefixtures("tiny_network")
 def test_what_the_user_should_know_is_said(classes, tmp_path):
     result = run(classes, classes, "-o", tmp_path / "run", *TINY, "--val", classes, "--freeze", "--dry-run")
-    assert "note:       8 inputs are named more than once: each is taken once" in result.stdout
+    assert "note:       8 images are named more than once: each is taken once" in result.stdout
     assert "note:       8 of 8 validation images are trained on too" in result.stdout
     assert "--freeze with --weights none: the backbone that is kept as it is has" in result.stdout
+
+
+@pytest.mark.usefixtures("tiny_network")
+def test_splits_that_are_trained_on_together_are_said(classes, tmp_path):
+    (tmp_path / "data").mkdir()
+    for split in ("train", "val"):
+        (tmp_path / "data" / split).symlink_to(classes)
+    result = run(tmp_path / "data", "-o", tmp_path / "run", *TINY, "--dry-run")
+    assert "note:       found splits train (8), val (8); classes are the folders below" in result.stdout
+    assert "16 images, 2 classes" in result.stdout
 
 
 def test_images_too_elongated_for_whole_views_are_named(classes, tmp_path):
