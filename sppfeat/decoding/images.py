@@ -235,7 +235,9 @@ def _to_rgb(image: Image.Image, on_narrow: OnNarrow | None = None) -> Image.Imag
         return _high_bytes(image, on_narrow)
     if is_deep_color:
         extrema = np.reshape(image.getextrema(), (-1, 2))[: 1 if image.mode[0] == "L" else 3]
-        _report_narrow(256 * int(extrema.min()), 256 * int(extrema.max()) + 255, on_narrow)
+        low, high = 256 * int(extrema.min()), 256 * int(extrema.max())
+        if low < high or not high:  # the lost bytes of an image that is black may differ
+            _report_narrow(low, high + 255, on_narrow)
     if image.mode == "La":  # to which no other conversion leads
         image = image.convert("LA")
     if image.has_transparency_data:
@@ -261,7 +263,7 @@ def _has_deep_color(image: Image.Image) -> bool:
 
 
 def _report_narrow(low: int, high: int, on_narrow: OnNarrow | None) -> None:
-    if on_narrow is not None and high // 256 - low // 256 < _QUARTER:
+    if on_narrow is not None and low < high and high // 256 - low // 256 < _QUARTER:
         on_narrow((low, high))
 
 

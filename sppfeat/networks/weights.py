@@ -113,7 +113,7 @@ def load_parameters(
             for what, names in unfit.items()
             if names
         )
-        raise WeightsError(f"{source} does not fit this backbone{_where(found)}: {details}")
+        raise WeightsError(f"{source} does not fit this backbone{_where(found, shapes)}: {details}")
     fitting = {
         name: value for name, value in found.state.items() if name in own and value.shape == own[name].shape
     }
@@ -195,11 +195,13 @@ def _modules(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.partition(".")[0] for name in names))
 
 
-def _where(found: _Candidate) -> str:
-    """The prefix that was dropped before names were compared, or that all names have; empty if there is none."""
+def _where(found: _Candidate, shapes: Mapping[str, torch.Size]) -> str:
+    """The prefix that was dropped before names were compared, or that all names have if none of them matches."""
     if found.place or found.prefix:
         return f" (names under {found})"
     first = {name.partition(".")[0] for name in found.state}
+    if not shapes.keys().isdisjoint(found.state):
+        return ""
     return f" (all names begin with {first.pop() + '.'!r})" if len(first) == 1 else ""
 
 

@@ -803,7 +803,7 @@ def test_16_bit_images_that_use_little_of_their_range_are_reported(kind, write):
     for low, high in ((0, 255), (0, 1023), (0, 4095), (0, 16383), (30000, 40000)):
         found = narrow_range(write(deep_images(low, high)[kind]))
         assert found == [(low, high) if exact else (low >> 8 << 8, high | 255)]
-    for low, high in ((0, 65535), (0, 16384), (20000, 40000)):
+    for low, high in ((0, 65535), (0, 16384), (20000, 40000), (65535, 65535)):
         assert not narrow_range(write(deep_images(low, high)[kind]))
 
 
