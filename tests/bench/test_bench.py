@@ -46,12 +46,11 @@ def json_of(*args):
     result = bench(*args, "--quick", "--json", "-q")
     assert result.stderr == ""
     found = json.loads(result.stdout)
-    machine = [
-        found["machine"][name] for name in ("cores", "threads", "device", "precision", "torch", "sppfeat")
-    ]
-    cores, threads = available_cores(), torch.get_num_threads()
-    assert found["machine"]["processor"]
-    assert machine == [cores, threads, "cpu", "fp32", torch.__version__, sppfeat.__version__]
+    machine = found["machine"]
+    assert machine["processor"]
+    assert (machine["cores"], machine["threads"]) == (available_cores(), torch.get_num_threads())
+    assert (machine["device"], machine["precision"]) == ("cpu", "fp32")
+    assert (machine["torch"], machine["sppfeat"]) == (torch.__version__, sppfeat.__version__)
     return found
 
 
@@ -250,8 +249,6 @@ def test_extract_reports_stages_and_runs_and_leaves_no_files(tmp_path, monkeypat
     assert is_timing(of_extract["prepare"])
     run, forward, loop = (of_extract[name]["total"]["seconds"] for name in ("extract", "forward", "loop"))
     assert (of_extract["extract_to_forward"], of_extract["speedup_over_loop"]) == (run / forward, loop / run)
-    stages = {name: rate["total"]["seconds"] for name, rate in of_extract["stages"].items()}
-    assert of_extract["bound"] == find_bound(stages, of_extract["workers"])
 
 
 @given(st.tuples(*[st.floats(0.001, 9)] * len(STAGES)), st.integers(0, 8))

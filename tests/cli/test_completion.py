@@ -64,11 +64,10 @@ def test_bash():
 
 @pytest.mark.parametrize(("shell", "current"), [("zsh", "2"), ("fish", "--po")])
 def test_zsh_and_fish_have_a_script_and_answers(shell, current):
-    script = run(prog_name="sppfeat", env={"_SPPFEAT_COMPLETE": f"{shell}_source"}, code=0).stdout
+    words = {"COMP_WORDS": "sppfeat extract --po", "COMP_CWORD": current}
+    script, answer = (
+        run(prog_name="sppfeat", env={"_SPPFEAT_COMPLETE": f"{shell}_{what}", **words}, code=0).stdout
+        for what in ("source", "complete")
+    )
     assert f"{shell}_complete" in script
-    env = {
-        "_SPPFEAT_COMPLETE": f"{shell}_complete",
-        "COMP_WORDS": "sppfeat extract --po",
-        "COMP_CWORD": current,
-    }
-    assert re.findall("--[a-z-]+", run(prog_name="sppfeat", env=env, code=0).stdout)[0] == "--pool"
+    assert re.findall("--[a-z-]+", answer)[0] == "--pool"

@@ -361,14 +361,12 @@ def test_nothing_stays_of_what_was_interrupted(file, tmp_path, name):
 
 @pytest.mark.parametrize("name", ["x.npz", "x.npy", "x.svm", "x.csv", "x.mat", "x.parquet"])
 def test_a_full_disk_is_said_and_nothing_is_left(tmp_path, mount_disk, name, capfd):
-    path = tmp_path / "f.h5"
+    path, disk = tmp_path / "f.h5", mount_disk(1)
     create_file(path, plan_of(["1.jpg"] * 12), config(), (ColumnBlock("layer3", 1, 50_000, 0, 50_000),))
     fill(path, np.random.default_rng(0).standard_normal((12, 50_000), dtype=np.float32))
-    disk = mount_disk(1)
     with FeatureFile(path) as file, pytest.raises(StoreError, match=r"cannot write .*[Nn]o space"):
         export(file.select(), disk / name)
-    assert os.listdir(disk) == []
-    assert capfd.readouterr().err == ""
+    assert (os.listdir(disk), capfd.readouterr().err) == ([], "")
 
 
 def test_more_than_matlab_5_holds(file, tmp_path, monkeypatch):

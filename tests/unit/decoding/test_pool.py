@@ -341,12 +341,10 @@ def test_an_image_that_kills_or_hangs_its_worker_costs_itself_only(
     assert [name for name in batch[0] if names[name] in BAD] == []
 
 
-@pytest.mark.slow
 def test_a_header_that_kills_its_worker_costs_itself_only(images, open_pool, tmp_path, monkeypatch):
     hook_decoding(tmp_path, monkeypatch, f"if name in {BAD}: os.abort()")
     paths = [path for path, _ in images]
-    plain = InlineDecoder(SETTINGS).probe(paths)
-    pairs = zip(paths, open_pool().probe(paths), plain, strict=True)
+    pairs = zip(paths, open_pool().probe(paths), InlineDecoder(SETTINGS).probe(paths), strict=True)
     changed = {os.path.basename(os.fsdecode(path)): found for path, found, size in pairs if found != size}
     assert changed == dict.fromkeys(BAD, "the decoder died of it, twice (signal 6)")
 

@@ -163,8 +163,7 @@ def test_the_mean_norm_of_what_was_drawn_is_exactly_the_one_wanted(images, mean_
 
 
 def test_factors_are_of_200_images_with_200_rows_each():
-    boxes = [(0, 0, 20, 20)] * 230
-    assert len(estimate(planned([((40, 40), boxes)] * 210), 20.0)[1]) == 200 * 200
+    assert len(estimate(planned([((40, 40), [(0, 0, 20, 20)] * 230)] * 210), 20.0)[1]) == 200 * 200
 
 
 def test_whole_images_that_cannot_be_decoded_do_not_count():

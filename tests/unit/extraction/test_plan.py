@@ -158,18 +158,15 @@ def test_batches_of_one_size_are_full_and_the_largest_come_first(input_hw, data,
     )
     images = np.array(wanted, dtype=np.int64)
     batches = list(schedule(input_hw[:, None], images, batch_size=batch_size, batch_pixels=batch_pixels))
-
-    def limit(batch):
-        return batch_size or max(1, batch_pixels // (batch.input_hw[0] * batch.input_hw[1]))
-
-    for batch in batches:
-        assert all(batch.is_last)
-        assert 1 <= len(batch.images) <= limit(batch)
     pixels = [batch.input_hw[0] * batch.input_hw[1] for batch in batches]
     assert pixels == sorted(pixels, reverse=True)
-    for before, after in itertools.pairwise(batches):
+    limits = [batch_size or max(1, batch_pixels // n) for n in pixels]
+    for batch, limit in zip(batches, limits, strict=True):
+        assert all(batch.is_last)
+        assert 1 <= len(batch.images) <= limit
+    for (before, limit), after in zip(zip(batches, limits, strict=True), batches[1:], strict=False):
         if before.input_hw == after.input_hw:
-            assert len(before.images) == limit(before)  # only the last of a size is not full
+            assert len(before.images) == limit  # only the last of a size is not full
             assert before.images[-1] < after.images[0]
     shapes = [batch.input_hw for batch in batches]
     assert len(list(itertools.groupby(shapes))) == len(set(shapes))

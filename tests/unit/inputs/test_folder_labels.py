@@ -118,14 +118,11 @@ def test_splits_without_class_folders_give_no_labels():
     assert "found splits train (1), val (1); no class folders are below them" in notes
 
 
-def test_splits_are_passed_where_their_classes_are_the_inputs():
+def test_inputs_share_their_classes_and_splits_are_passed_where_these_are_the_inputs():
     touch(*(f"data/{split}/{name}/1.jpg" for split in ("train", "val") for name in ("ant", "bee")))
     inputs = ["data/train/ant", "data/train/bee", "data/val/ant", "data/val/bee"]
     assert [*labelled(*inputs)[0].values()] == ["ant", "bee"] * 2
     assert [*labelled("data/train", "data/val")[0].values()] == ["ant", "bee"] * 2
-
-
-def test_first_level_folders_of_several_inputs_are_shared_classes():
     touch("day/ant/1.jpg", "day/bee/2.jpg", "night/bee/3.jpg", "night/cow/4.jpg")
     assert [*labelled("day", "night")[0].values()] == ["ant", "bee", "bee", "cow"]
 
