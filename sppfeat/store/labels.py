@@ -210,18 +210,20 @@ def _read_table(file: FeatureTable, path: Path, encoding: str | None) -> Labels:
     of_image: list[tuple[bytes, str]] = []
     of_row: list[str | None] = [None] * file.n_rows
     paths: list[tuple[int, int, bytes]] = []  # lines with a row and a path
+    known = {*file.classes, *file.row_classes}  # blanks around these are their own
     with table.open_text() as text:
         lines = table.rows(text)
         line, header = next(lines, (1, []))
         label, image, row = _find_columns(table, line, header)
         for line, fields in lines:
+            name = fields[label] if fields[label] in known else fields[label].strip()
             if row is not None:
                 number = _row_number(table, line, fields[row], of_row)
-                of_row[number] = fields[label].strip()
+                of_row[number] = name
                 if image is not None:
                     paths.append((line, number, os.fsencode(fields[image])))
             elif image is not None:
-                of_image.append((os.fsencode(fields[image]), fields[label].strip()))
+                of_image.append((os.fsencode(fields[image]), name))
     where = repr(str(path))
     if row is None:
         return _labels_of_images(file, of_image, where)

@@ -30,6 +30,7 @@ from sppfeat.analysis.choices import EXPORT_FORMATS
 from sppfeat.analysis.export import export
 from sppfeat.analysis.export_writers import Contents, number_texts
 from sppfeat.config.specs import InputSpec
+from sppfeat.config.values import EncodedPath
 from sppfeat.errors import ConfigError, LabelError, StoreError
 from sppfeat.store.layout import create_file
 from sppfeat.store.reader import FeatureFile
@@ -297,7 +298,9 @@ def test_labels_that_svmlight_cannot_say(file, tmp_path):
 def test_an_exported_table_says_labels_again(file, tmp_path):
     selection = file.select()
     export(selection, tmp_path / "x.npy")
-    again = file.select(labels=tmp_path / "x.csv")
+    with pytest.raises(LabelError, match="is not UTF-8; allowed: UTF-8; --encoding"):  # a class of the file
+        file.select(labels=tmp_path / "x.csv")
+    again = file.select(labels=EncodedPath(str(tmp_path / "x.csv"), "utf-8"))
     assert [again.target_names[i] for i in again.y] == [selection.target_names[i] for i in selection.y]
 
 
