@@ -47,6 +47,7 @@ IMAGE_NAMES = ("path", "image", "image_path", "file_name", "filename", "file")
 PATH_NAMES = (*IMAGE_NAMES, "filepath", "file_path", "image_file", "url", "image_url")
 """Names of the column of image paths; a table of images may use more of them than a table of boxes or labels."""
 
+_ROW_NAME = "row"  # of a column of row numbers, in a table of labels
 _UTF8 = "utf-8"
 _DELIMITERS = (",", ";", "\t")
 # In this order, since the mark of UTF-32 begins as that of UTF-16.
@@ -174,11 +175,11 @@ def _show_byte(byte: int, around: bytes) -> str:
 def split_rows(source: TableSource, file: BinaryIO, usual: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the header and the nonblank rows of separated text, each with the number of its first line.
 
-    Commas, semicolons or tabs separate the fields: those that split the header into most names, or else ``usual``, or
-    the one on a first line such as ``sep=;``, as Excel writes it. Rows of blank fields are skipped. The file is in
-    UTF-8, without a byte order mark, and is closed with the rows. Only names of images may hold other bytes, as paths
-    do, unless the encoding is given. Any other field that does is an error, and so is a row that cannot be split or has
-    not as many fields as the header.
+    Commas, semicolons or tabs separate the fields: those that split the header into a name of the column of images and
+    most other names, or else ``usual``, or the one on a first line such as ``sep=;``, as Excel writes it. Rows of blank
+    fields are skipped. The file is in UTF-8, without a byte order mark, and is closed with the rows. Only names of
+    images may hold other bytes, as paths do, unless the encoding is given. Any other field that does is an error; so is
+    a row that cannot be split or has not as many fields as the header.
     """
     # No newline is translated, since it may be within quotes.
     with io.TextIOWrapper(file, encoding=_UTF8, errors="surrogateescape", newline="") as lines:
@@ -221,13 +222,14 @@ def _read_head(lines: Iterable[str], usual: str) -> tuple[list[str], str]:
         if text:
             break
 
-    def n_names(delimiter: str) -> int:
+    def fit(delimiter: str) -> tuple[bool, int]:
         try:
-            return len(next(csv.reader(head[-1:], delimiter=delimiter), ()))
+            names = next(csv.reader(head[-1:], delimiter=delimiter), [])
         except csv.Error:  # the rows say what is wrong
-            return 0
+            return False, 0
+        return any(name.strip().lower() in (*PATH_NAMES, _ROW_NAME) for name in names), len(names)
 
-    return head, max((usual, *_DELIMITERS), key=n_names)
+    return head, max((usual, *_DELIMITERS), key=fit)
 
 
 def _check_fields(source: TableSource, line: int, row: Sequence[str], paths: Collection[int]) -> None:

@@ -70,6 +70,8 @@ def test_a_mark_counts_more_than_the_encoding_that_is_named(tmp_path):
         ("sep=|\npath|x,y\n", [(2, ["path", "x,y"])]),
         ('"path";"x"\n1;2\n', [(1, ["path", "x"]), (2, ["1", "2"])]),
         ("path,a;b,c\n1,2,3\n", [(1, ["path", "a;b", "c"]), (2, ["1", "2", "3"])]),
+        ('path,"a;b;c"\n1,2\n', [(1, ["path", "a;b;c"]), (2, ["1", "2"])]),
+        ("row,label;a;b\n1,2\n", [(1, ["row", "label;a;b"]), (2, ["1", "2"])]),
         ("path\n1;2\n", [(1, ["path"]), (2, ["1;2"])]),
         ("path;x\n1;2\n;\n\n3;4\n;\n", [(1, ["path", "x"]), (2, ["1", "2"]), (5, ["3", "4"])]),
         ("path;x0\n1;1,5\n", [(1, ["path", "x0"]), (2, ["1", "1,5"])]),
