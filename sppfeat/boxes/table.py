@@ -13,10 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.config.regions import BoxConvention, RowFlag
+from sppfeat.config.wording import counted, first_few
 from sppfeat.files.columns import NO_CLASS, ClassNumbers
 from sppfeat.files.paths import PathTable
+from sppfeat.files.tables import parse_number
 
-__all__ = ["BoxTable", "BoxTableBuilder", "boxes_to_px", "clip_boxes"]
+__all__ = ["ROTATION", "BoxTable", "BoxTableBuilder", "boxes_to_px", "clip_boxes"]
+
+ROTATION = "rotation"
+"""The further column of the angles of boxes, in degrees."""
+
+_ANGLES = (ROTATION, "angle", "theta")  # columns of angles; the unit of the others varies
 
 # Pixels that a box may extend beyond the border without being flagged as clipped. Fractions rounded to six digits, as
 # in YOLO files, are off by up to 0.002 pixels on a side of 4000 pixels.
@@ -48,6 +55,8 @@ class BoxTable:
     # image, which the file does not name).
     names: str = "path"
     notes: tuple[str, ...] = ()  # what a user should know of the file, such as shapes that are not boxes
+    # (M,) for each image, the name of its annotation file where the name inside differs, else empty; None: all agree.
+    own_names: PathTable | None = None
 
     def __len__(self) -> int:
         return len(self.image)
@@ -62,6 +71,7 @@ class BoxTableBuilder:
 
     def __init__(self, *, extra_names: Sequence[str] = (), classes: Sequence[str] = ()) -> None:
         self._images: dict[bytes, int] = {}
+        self._own_names: list[bytes] = []
         self._image_hw = array("i")
         self._image = array("q")
         self._boxes = array("d")
@@ -85,11 +95,15 @@ class BoxTableBuilder:
         """Names of the further columns so far."""
         return self._extra.keys()
 
-    def add_image(self, name: bytes, image_hw: tuple[int, int] = (0, 0)) -> int:
-        """Return the index of an image; a new one is added with its height and width in pixels."""
+    def add_image(self, name: bytes, image_hw: tuple[int, int] = (0, 0), *, own_name: bytes = b"") -> int:
+        """Return the index of an image; a new one is added with its height and width in pixels.
+
+        ``own_name`` is that of its annotation file, if it differs.
+        """
         index = self._images.setdefault(name, len(self._images))
         if 2 * index == len(self._image_hw):
             self._image_hw.extend(image_hw)
+            self._own_names.append(own_name)
         return index
 
     def add_box(
@@ -138,8 +152,22 @@ class BoxTableBuilder:
             ),
             image_hw=np.array(self._image_hw, dtype=np.int32).reshape(-1, 2),
             names=names,
-            notes=tuple(notes),
+            notes=(*notes, *self._rotation_notes()),
+            own_names=PathTable(self._own_names) if any(self._own_names) else None,
         )
+
+    def _rotation_notes(self) -> list[str]:
+        notes = []
+        for name, column in self._extra.items():
+            if name.lower() not in _ANGLES:
+                continue
+            angles = [angle for text in column if (angle := parse_number(text)) and math.isfinite(angle)]
+            if angles:
+                shown = first_few((f"{angle:g}" for angle in angles), 3)
+                unit = "degrees" if name == ROTATION else f"in {name!r}"
+                rotations = counted(len(angles), "box has a rotation", "boxes have a rotation")
+                notes.append(f"{rotations} ({shown} {unit}), which is not applied")
+        return notes
 
 
 def boxes_to_px(
@@ -177,7 +205,9 @@ def boxes_to_px(
         if convention.ends == "inclusive":
             end = end + 1
         boxes_px = np.concatenate((start, end), axis=1)
-        if convention.units == "normalized":
+        if convention.units == "percent":
+            boxes_px = boxes_px / 100
+        if convention.is_relative:
             height, width = image_hw[:, 0].astype(np.float64), image_hw[:, 1].astype(np.float64)
             boxes_px = boxes_px * np.stack((width, height, width, height), axis=1)
             boxes_px[(image_hw == 0).any(axis=1)] = np.nan

@@ -65,10 +65,29 @@ box_options = together(
         help="Column, key or region attribute that names the class. [default: label, class or category]",
     ),
     option(
+        "--box-names",
+        help="Name of an image that counts: inside an annotation (<filename>, imagePath), or that of its file. "
+        "[default: the file's, where it is that of an input]",
+    ),
+    option(
+        "--box-images",
+        shell_complete=complete_files,
+        metavar="INSTANCES.json",
+        help="COCO instances that name the image ids of a results file.",
+    ),
+    option(
+        "--box-categories",
+        shell_complete=complete_files,
+        metavar="INSTANCES.json",
+        help="COCO instances that name the category ids of a results file.",
+    ),
+    option(
         "--box-coords",
         help="What its four numbers are: two corners, corner and size, centre and size. [default: of the format]",
     ),
-    option("--box-units", help="Pixels, or fractions of width and height. [default: of the format]"),
+    option(
+        "--box-units", help="Pixels, or fractions or percent of width and height. [default: of the format]"
+    ),
     option(
         "--box-origin",
         type=click.Choice([str(origin) for origin in BOX_ORIGINS]),

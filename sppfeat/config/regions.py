@@ -43,7 +43,7 @@ class BoxConvention:
 
     Attributes:
         coords: ``xyxy`` (two corners), ``xywh`` (first corner, width, height) or ``cxcywh`` (center, width, height).
-        units: ``absolute`` (pixels) or ``normalized`` (fractions of the image's width and height).
+        units: ``absolute`` (pixels), or ``normalized`` or ``percent`` (fractions or percent of width and height).
         origin: coordinate of the first pixel, or of its edge with ``ends="edges"``: 0 or 1.
         ends: ``edges`` if x1 is the right edge of the last pixel, ``inclusive`` if x1 is the last pixel itself.
         order: ``xy``, or ``yx`` where each pair of numbers has y first.
@@ -65,14 +65,24 @@ class BoxConvention:
                 f"box-ends inclusive says which pixel x1 is, but box-coords {self.coords} has a width: "
                 "use --box-ends edges, or --box-coords xyxy"
             )
-        if self.units == "normalized" and (self.origin, self.ends) != (0, "edges"):
+        if self.is_relative and (self.origin, self.ends) != (0, "edges"):
             raise ConfigError(
-                f"box-units normalized has no pixels to count: it goes with box-origin 0 and box-ends edges, "
+                f"box-units {self.units} has no pixels to count: it goes with box-origin 0 and box-ends edges, "
                 f"not with {self.origin} and {self.ends}"
             )
 
+    @property
+    def is_relative(self) -> bool:
+        """True if the numbers are fractions or percent of the image, which count no pixels."""
+        return self.units != "absolute"
+
     def replace(self, **changes: Any) -> "BoxConvention":
-        """Return a copy with the given fields changed; None leaves a field as it is."""
+        """Return a copy with the given fields changed; None leaves a field as it is.
+
+        Without pixels to count, origin and ends become 0 and edges, unless they are given.
+        """
+        if changes.get("units") not in (None, "absolute"):
+            changes = {"origin": 0, "ends": "edges"} | {k: v for k, v in changes.items() if v is not None}
         return dataclasses.replace(self, **{k: v for k, v in changes.items() if v is not None})
 
     def __str__(self) -> str:

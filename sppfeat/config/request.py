@@ -77,12 +77,18 @@ class BoxChoice:
         boxes: a box file, ``grid:...`` or ``multiview``.
         box_format: format of the file; None to recognize it.
         box_label: column or region attribute that names the class; None for the usual ones.
+        box_names: which name of an image counts, ``inside`` an annotation or that of its ``file``; None: the file's,
+            where it is that of an input.
+        box_images, box_categories: files of COCO instances that name the ids of images and categories of results.
         box_coords, box_units, box_origin, box_ends, box_order: None for the convention of the format.
     """
 
     boxes: str
     box_format: str | None = None
     box_label: str | None = None
+    box_names: str | None = None
+    box_images: str | None = None
+    box_categories: str | None = None
     box_coords: str | None = None
     box_units: str | None = None
     box_origin: int | None = None
@@ -234,6 +240,8 @@ _CONVERSIONS: dict[str, Callable[[Any], Any]] = {
     "include": lambda given: (given,) if isinstance(given, str) else tuple(given),
     "scales": tuple,
     "boxes": os.fspath,
+    "box_images": os.fspath,
+    "box_categories": os.fspath,
     "box_origin": int,
     "normalize_from": Path,
     "scratch": Path,

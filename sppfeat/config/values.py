@@ -30,8 +30,9 @@ DEFAULT_MAX_DECODE_PIXELS = 178_956_970
 CHOICES: dict[str, tuple[str, ...]] = {
     "box_coords": ("xyxy", "xywh", "cxcywh"),
     "box_ends": ("edges", "inclusive"),
+    "box_names": ("inside", "file"),
     "box_order": ("xy", "yx"),
-    "box_units": ("absolute", "normalized"),
+    "box_units": ("absolute", "normalized", "percent"),
     "decode": ("exact", "fast"),
     "dtype": ("float32", "float16"),
     "engine": ("local", "ray"),

@@ -1,5 +1,6 @@
 """The summary of a run before it starts, with counts of its boxes, and notes for the user."""
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ __all__ = [
 
 _SHOWN = 3
 _MAX_FRACTION = 2.0  # coordinates beyond this are unlikely to be fractions of an image
+_MIN_SHARE = 0.1  # of boxes smaller than a pixel, of which pixels have hardly any
+_MIN_PERCENT = 5  # boxes; of fewer, all may lie in the corner of 100 x 100 pixels
+_MIN_PERCENT_SIDE = 75  # the farthest of boxes in percent is likely to reach beyond
 _FLAGGED = {
     RowFlag.CLIPPED: (
         "box reaches over the border of its image and is clipped to it",
@@ -262,6 +266,7 @@ def _file_notes(plan: Plan, boxes: RowBoxes, table: BoxTable, *, is_new: bool) -
             f"{counted(len(unused), 'box is', 'boxes are')} of "
             f"{counted(len(names), 'image that is', 'images that are')} not among the {among}: {_examples(names)}"
         )
+    yield from _percent_notes(plan, boxes, table)
     yield from _size_notes(plan, boxes, table)
     yield from _label_notes(boxes, table)
 
@@ -273,15 +278,46 @@ def _unit_notes(table: BoxTable) -> Iterator[str]:
         yield "the box file has no boxes"
     if not len(numbers):
         return
-    if table.convention.units == "absolute" and numbers.min() >= 0 and numbers.max() <= 1:
-        lie = counted(
-            len(numbers), "box lies within 0..1 and is", "boxes, all of them, lie within 0..1 and are"
-        )
-        yield f"{lie} read as pixels; for fractions of the image say --box-units normalized"
-    if table.convention.units == "normalized" and np.median(numbers.max(axis=1)) > _MAX_FRACTION:
+    units, n = table.convention.units, len(numbers)
+    is_within = ((numbers >= 0) & (numbers <= 1)).all(axis=1)
+    n_within, n_fractions = int(is_within.sum()), int((is_within & (numbers % 1 != 0).any(axis=1)).sum())
+    if units != "normalized" and (n_within > n / 2 or n_fractions > _MIN_SHARE * n):
+        within = counted(n, "box lies within 0..1 and is", "boxes, all of them, lie within 0..1 and are")
+        if n_within < n:
+            lie = "lies within 0..1 and is" if n_within == 1 else "lie within 0..1 and are"
+            within = f"{n_within} of {n} boxes {lie}"
+        read = "pixels" if units == "absolute" else "percent"
+        yield f"{within} read as {read}; for fractions of the image say --box-units normalized"
+    limit = {"absolute": math.inf, "normalized": _MAX_FRACTION, "percent": 100 * _MAX_FRACTION}[units]
+    beyond = np.flatnonzero((numbers > limit).any(axis=1))
+    if len(beyond):
+        which = "most" if len(beyond) > n / 2 else f"{len(beyond)}"
+        read, far = ("fractions", "1") if units == "normalized" else ("percent", "100")
+        others = [name for name in ("absolute", "percent") if name != units]
+        example = "" if which == "most" else f", such as {numbers[beyond[0]].tolist()}"
         yield (
-            f"most of {counted(len(numbers), 'box')} are read as fractions of the image and lie far beyond 1; "
-            "if they are pixels, say --box-units absolute"
+            f"{which} of {counted(n, 'box')} are read as {read} of the image and lie far beyond {far}{example}; "
+            f"if they are pixels, say --box-units absolute{', if percent, --box-units percent' * (len(others) - 1)}"
+        )
+
+
+def _percent_notes(plan: Plan, boxes: RowBoxes, table: BoxTable) -> Iterator[str]:
+    """Note boxes that look like percent read as pixels: in larger images, none reaches beyond 100."""
+    known = boxes.boxes_px[np.isfinite(boxes.boxes_px).all(axis=1)]
+    hw = plan.image_hw[np.unique(plan.row_images)]
+    is_fraction = (known % 1 != 0).any(axis=1)
+    if (
+        table.convention.units == "absolute"
+        and len(known) >= _MIN_PERCENT
+        and _MIN_PERCENT_SIDE < known.max() <= 101
+        and known.min() >= -1
+        and is_fraction.mean() > 0.5
+        and len(hw)
+        and hw.min() > 2 * 100
+    ):
+        yield (
+            "no box reaches beyond 100 pixels, though all images with boxes are larger than 200 x 200; "
+            "if the numbers are percent of the image, say --box-units percent"
         )
 
 

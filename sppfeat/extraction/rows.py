@@ -15,9 +15,9 @@ from sppfeat.config.regions import GridSpec
 from sppfeat.config.specs import InputSpec
 from sppfeat.config.wording import one_line
 from sppfeat.errors import BoxError
+from sppfeat.extraction.own_names import match_table
 from sppfeat.extraction.plan import BoxRows, FoundSizes, Plan, input_sizes
 from sppfeat.extraction.regions import MapSizes, Projector, best_scales
-from sppfeat.files.image_names import match_images
 from sppfeat.files.paths import PathTable
 from sppfeat.store.tables import Annotations, RowBoxes
 
@@ -128,7 +128,7 @@ class RowPlanner:
     ) -> npt.NDArray[np.int64]:
         """Return ``(M,)`` int64, the input of each image of the box file; -1 for none."""
         try:
-            image_of, notes = match_images(table.images, root, paths, kind=table.names)
+            image_of, notes = match_table(table, root, paths)
         except BoxError as error:
             raise BoxError(f"{self.path!r}: {error}") from error
         self.notes[:] = (f"{self.path!r}: {note}" for note in notes)

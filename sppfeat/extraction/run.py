@@ -215,7 +215,15 @@ def read_chosen_boxes(choice: BoxChoice | None, *, encoding: str | None = None) 
         raise BoxError(
             f"no such box file: {choice.boxes!r}; allowed: a file or folder, grid:RxC, such as grid:3x3, or multiview"
         )
-    found = read_boxes(choice.boxes, box_format=choice.box_format, encoding=encoding, label=choice.box_label)
+    found = read_boxes(
+        choice.boxes,
+        box_format=choice.box_format,
+        encoding=encoding,
+        label=choice.box_label,
+        names=choice.box_names,
+        images=choice.box_images,
+        categories=choice.box_categories,
+    )
     convention = found.table.convention.replace(
         coords=choice.box_coords,
         units=choice.box_units,

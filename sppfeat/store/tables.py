@@ -41,13 +41,17 @@ class Annotations:
         """Return these annotations followed by others from the same box file, whose classes may be numbered anew."""
         known = ClassNumbers(self.classes)
         number = known.renumbering(other.classes)
+        extra = dict(zip(other.extra_names, other.extra, strict=True))  # a newer reader may find more columns
         return dataclasses.replace(
             self,
             label=np.concatenate((self.label, number[other.label])),
             classes=known.names,
             score=np.concatenate((self.score, other.score)),
             ids=PathTable(chain(self.ids, other.ids)),
-            extra=tuple(PathTable(chain(a, b)) for a, b in zip(self.extra, other.extra, strict=True)),
+            extra=tuple(
+                PathTable(chain(own, extra[name]))
+                for name, own in zip(self.extra_names, self.extra, strict=True)
+            ),
         )
 
 

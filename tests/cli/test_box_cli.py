@@ -1,6 +1,7 @@
 """What the options about boxes do on the command line, and what they say."""
 
 import json
+import os
 
 import pytest
 from command_line import run
@@ -109,6 +110,38 @@ def test_every_option_reaches_the_file_also_from_the_environment(folder, boxes, 
         assert file.boxes[0].tolist() == [0.375 * width, 0.25 * height, 0.625 * width, 0.75 * height]
 
 
+def test_names_and_ids_are_decided_by_options_and_said_before_the_run(folder, tmp_path):
+    annotations = tmp_path / "xml"
+    annotations.mkdir()
+    box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
+    for own, inside in (("img0", "img1"), ("img1", "img0")):
+        entry = f"<object><name>of_{own}</name>{box}</object>"
+        (annotations / f"{own}.xml").write_text(
+            f"<annotation><filename>{inside}.png</filename>{entry}</annotation>"
+        )
+    results, instances = tmp_path / "results.json", tmp_path / "instances.json"
+    results.write_text('[{"image_id": 2, "category_id": 1, "bbox": [1, 2, 8, 9]}]')
+    instances.write_text(
+        '{"images": [{"id": 2, "file_name": "img0.png"}], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}'
+    )
+    named = ["--box-images", instances, "--box-categories", instances]
+    for boxes, options, expected, note in (
+        (annotations, [], "of_img0", "2 annotations are named like an input and name another one inside"),
+        (annotations, ["--box-names", "inside"], "of_img1", ""),
+        (results, named, "cat", ""),
+    ):
+        args = ["extract", folder, "-o", tmp_path / "f.h5", *TINY, "--size", "64", "--overwrite"]
+        text = run(*args, "--boxes", boxes, *options).stderr
+        assert ("--box-names inside" in text) == bool(note)
+        assert note in text
+        with sppfeat.open(tmp_path / "f.h5") as file:
+            rows = zip(file.image_index, file.row_label, strict=True)
+            classes = {os.path.basename(file.path_of(i)): file.row_classes[label] for i, label in rows}
+        assert classes["img0.png"] == expected
+    again = [*args[:-1], "--boxes", results]
+    assert "the content of the box file is not what it was" in run(*again, code=1).stderr
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -118,6 +151,11 @@ def test_every_option_reaches_the_file_also_from_the_environment(folder, boxes, 
         (["--boxes", "grid:3x3", "--scales", "1,2", "--size", "3"], "--size and --scales are both given"),
         (["--boxes", "grid:3x3", "--scales", "many"], "is not a list of pixels"),
         (["--boxes", "grid:3x3", "--box-format", "csv"], "--box-format is about box files, not about"),
+        (["--boxes", "grid:3x3", "--box-names", "file"], "--box-names is about box files, not about"),
+        (
+            ["--boxes", "BOXES", "--box-images", "gt.json"],
+            "box-images is 'gt.json', but the boxes are in csv",
+        ),
         (["--boxes", "grid:axb"], "boxes are 'grid:axb'; allowed: grid:ROWSxCOLUMNS"),
         (["--boxes", "multiview", "--flip"], "leave out --flip"),
         (["--boxes", "BOXES", "--box-ends=inclusive", "--box-units=normalized"], "box-units normalized has"),

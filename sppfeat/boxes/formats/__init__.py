@@ -5,6 +5,7 @@ order and convention; a malformed file raises a :class:`~sppfeat.errors.BoxError
 readers must not know the images of a run: they convert no boxes and match no names.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +23,7 @@ from sppfeat.boxes.formats.voc import read_voc
 from sppfeat.boxes.formats.yolo import read_yolo
 from sppfeat.boxes.table import BoxTable
 from sppfeat.config.regions import BOX_FORMATS
-from sppfeat.config.values import StrPath, check_choice, check_encoding
+from sppfeat.config.values import CHOICES, StrPath, check_choice, check_encoding
 from sppfeat.errors import BoxError, ConfigError
 
 __all__ = ["BoxFile", "read_boxes", "recognize_format"]
@@ -43,6 +44,8 @@ _READERS: Mapping[str, Callable[[AnnotationFiles], BoxTable]] = {
 }
 _WITH_LABEL = ("csv", "tsv", "jsonl", "via", "parquet")  # formats in which any column may be the class
 
+_WITH_NAMES = ("voc", "labelme")  # formats of one file an image, which names the image, too
+
 
 @dataclass(frozen=True)
 class BoxFile:
@@ -52,7 +55,7 @@ class BoxFile:
         table: the boxes.
         box_format: one of ``BOX_FORMATS``.
         sha256: digest of the file's bytes, in hexadecimal; for a folder, digest of the names and digests of all files
-            read, independent of the folder's own path.
+            read, independent of the folder's own path. Options that change what the content means change it, too.
         path: path as the user gave it.
     """
 
@@ -63,7 +66,14 @@ class BoxFile:
 
 
 def read_boxes(
-    path: StrPath, *, box_format: str | None = None, encoding: str | None = None, label: str | None = None
+    path: StrPath,
+    *,
+    box_format: str | None = None,
+    encoding: str | None = None,
+    label: str | None = None,
+    names: str | None = None,
+    images: StrPath | None = None,
+    categories: StrPath | None = None,
 ) -> BoxFile:
     """Read the boxes of a file or folder.
 
@@ -73,21 +83,33 @@ def read_boxes(
         box_format: one of ``BOX_FORMATS``; None to recognize it.
         encoding: of a text without a byte order mark; None for UTF-8.
         label: column, key or region attribute that names the class; None for the usual names.
+        names: which name of an image counts, ``inside`` an annotation or that of its ``file``; None for the one inside,
+            with the other in the table's ``own_names``.
+        images, categories: COCO instances that name the ids of a results file.
 
     Raises:
         BoxError: the file cannot be read or recognized, or is malformed; the message gives the place and the reason.
-        ConfigError: ``box_format`` is not one of ``BOX_FORMATS``, ``encoding`` is unknown, or the format has no
-            ``label`` to choose.
+        ConfigError: ``box_format`` is not one of ``BOX_FORMATS``, ``encoding`` is unknown, or an option is about
+            another format.
     """
     if box_format is not None:
         check_choice("box-format", box_format, BOX_FORMATS)
     check_encoding(encoding)
-    source = AnnotationFiles(path, encoding=encoding, label=label)
+    if names is not None:
+        check_choice("box-names", names, CHOICES["box_names"])
+    source = AnnotationFiles(
+        path, encoding=encoding, label=label, names=names, images=images, categories=categories
+    )
     chosen = box_format or recognize_format(source)
-    if label is not None and chosen not in _WITH_LABEL:
-        raise ConfigError(
-            f"box-label is {label!r}, but the boxes are in {chosen}; allowed: {', '.join(_WITH_LABEL)}"
-        )
+    for name, value, formats in (
+        ("box-label", label, _WITH_LABEL),
+        ("box-names", names, _WITH_NAMES),
+        ("box-images", images, ("coco",)),
+        ("box-categories", categories, ("coco",)),
+    ):
+        if value is not None and chosen not in formats:
+            found = f"{name} is {os.fspath(value)!r}, but the boxes are in {chosen}"
+            raise ConfigError(f"{found}; allowed: {', '.join(formats)}")
     try:
         table = _READERS[chosen](source)
     except MemoryError as error:

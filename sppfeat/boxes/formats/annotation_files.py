@@ -4,11 +4,11 @@ import hashlib
 import math
 import os
 import stat
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from functools import cached_property
 
 from sppfeat.config.values import StrPath
-from sppfeat.config.wording import counted, first_few, reason_of
+from sppfeat.config.wording import counted, reason_of
 from sppfeat.errors import BoxError
 from sppfeat.files.paths import MOST_WAYS, FolderWalk
 from sppfeat.files.tables import NUMBER_RULE, parse_number, shorten, to_utf8
@@ -84,13 +84,29 @@ class AnnotationFiles:
     """A box file or a folder of them; any other path is a BoxError.
 
     ``encoding`` is that of a text without a byte order mark, and ``label`` the name of the column or attribute of
-    classes; None for UTF-8, and for the usual names.
+    classes; None for UTF-8, and for the usual names. ``names`` is the name of an image that counts, ``inside`` an
+    annotation or that of its ``file``; None if the images of the run decide. ``images`` and ``categories`` are files
+    of COCO instances that name the ids of results.
     """
 
-    def __init__(self, path: StrPath, *, encoding: str | None = None, label: str | None = None) -> None:
+    def __init__(
+        self,
+        path: StrPath,
+        *,
+        encoding: str | None = None,
+        label: str | None = None,
+        names: str | None = None,
+        images: StrPath | None = None,
+        categories: StrPath | None = None,
+    ) -> None:
         self.path = os.fspath(path)
         self.encoding = encoding
         self.label = label
+        self.names = names
+        self.images, self.categories = (
+            None if other is None else AnnotationFile(os.fspath(other), b"", encoding)
+            for other in (images, categories)
+        )
         self._whole = AnnotationFile(self.path, os.path.basename(os.fsencode(self.path)), encoding)
         self._files: dict[bytes, AnnotationFile] = {}  # those of a folder
         try:
@@ -145,12 +161,19 @@ class AnnotationFiles:
         return self._file(name) if is_there else None
 
     def sha256(self) -> str:
-        """Return the SHA-256 of the file; for a folder, that of the sorted names and digests of all files read."""
-        if not self.is_folder:
-            return self._whole.digest.hex()
+        """Return the SHA-256 of the file; for a folder, that of the sorted names and digests of all files read.
+
+        Options that change the meaning of the content are part of it where they are given.
+        """
         # All digests have the same length and no name holds a zero byte, so no two folders give the same bytes.
         read = sorted((file.name, file.digest) for file in self._files.values() if file.digest)
-        return hashlib.sha256(b"".join(name + b"\0" + digest for name, digest in read)).hexdigest()
+        content = b"".join(name + b"\0" + digest for name, digest in read)
+        digest = hashlib.sha256(content).digest() if self.is_folder else self._whole.digest
+        others = [None if file is None else file.digest.hex() for file in (self.images, self.categories)]
+        given = (self.label, self.names, *others)
+        return (
+            digest if given == (None,) * 4 else hashlib.sha256(digest + repr(given).encode()).digest()
+        ).hex()
 
     @cached_property
     def _names(self) -> list[bytes]:
@@ -171,19 +194,12 @@ class AnnotationFiles:
         return self._files.setdefault(name, AnnotationFile(path, name, self.encoding))
 
 
-def shape_notes(others: Mapping[str, int], angles: Sequence[float] = ()) -> list[str]:
-    """Describe shapes that are not boxes, counted by kind, and boxes that are turned, by angles in degrees."""
-    notes = []
-    if n := sum(others.values()):
-        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
-        notes.append(
-            f"{counted(n, 'shape is not a box and has', 'shapes are not boxes and have')} no row: {kinds}"
-        )
-    if angles:
-        degrees = first_few((f"{angle:g}" for angle in angles), 3)
-        rotations = counted(len(angles), "box has a rotation", "boxes have a rotation")
-        notes.append(f"{rotations} ({degrees} degrees), which is not applied")
-    return notes
+def shape_notes(others: Mapping[str, int]) -> list[str]:
+    """Describe shapes that are not boxes, counted by kind."""
+    n = sum(others.values())
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
+    noun = counted(n, "shape is not a box and has", "shapes are not boxes and have")
+    return [f"{noun} no row: {kinds}"] if n else []
 
 
 def _open_at_once(path: str, flags: int) -> int:

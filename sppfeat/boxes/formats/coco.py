@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from sppfeat.boxes.formats.annotation_files import AnnotationFile, AnnotationFiles
-from sppfeat.boxes.table import BoxTable, BoxTableBuilder
+from sppfeat.boxes.table import ROTATION, BoxTable, BoxTableBuilder
 from sppfeat.config.regions import DEFAULT_CONVENTIONS
 from sppfeat.errors import BoxError
 from sppfeat.files.json_text import encode_json_text, parse_json, unique_keys
-from sppfeat.files.tables import parse_whole, shorten
+from sppfeat.files.tables import parse_number, parse_whole, shorten
 
 __all__ = ["read_coco"]
 
@@ -19,7 +19,7 @@ _DROPPED = frozenset({
     "license", "flickr_url", "coco_url", "date_captured",
 })  # fmt: skip
 
-_Item = TypeVar("_Item", int, str)
+_Item = TypeVar("_Item")
 
 
 def read_coco(source: AnnotationFiles) -> BoxTable:
@@ -32,21 +32,24 @@ def read_coco(source: AnnotationFiles) -> BoxTable:
     file = source.single
     content = parse_json(file, file.read_text(), hook=_object)
     if isinstance(content, list):
-        return _read_results(file, content)
+        return _read_results(source, content)
     if not isinstance(content, dict):
         raise file.unexpected("", content, "an object of COCO instances or a list of results")
+    if source.images or source.categories:
+        what = "has its own images and categories; allowed with --box-images and --box-categories: a list of results"
+        raise file.error("", what)
     categories: dict[str, str] = {}
     if "categories" in content:
-        rule = "names that differ, as two categories of one name would be one class"
-        categories = {own: name for _, own, name in _named(file, content, "categories", "name", rule)}
-    builder = BoxTableBuilder(classes=tuple(categories.values()))
+        categories = _read_categories(file, content, content.get("annotations"))
+    builder = BoxTableBuilder(classes=tuple(dict.fromkeys(categories.values())))
     images = {
-        own: builder.add_image(entry.encode(name), (entry.side("height"), entry.side("width")))
-        for entry, own, name in _named(file, content, "images", "file_name", "every image once")
+        own: builder.add_image(entry.encode(name), hw)
+        for own, (entry, name, hw) in _read_images(file, content).items()
     }
     for entry in _entries_of(file, content, "annotations"):
         label = entry.one_of("category_id", categories, "categories") if entry.has("category_id") else ""
-        _add_box(builder, entry, entry.one_of("image_id", images, "images"), label, entry.iscrowd())
+        extra = entry.iscrowd() | entry.rotation()
+        _add_box(builder, entry, entry.one_of("image_id", images, "images"), label, extra)
     return builder.build(DEFAULT_CONVENTIONS["coco"])
 
 
@@ -55,14 +58,92 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return entry if _DROPPED.isdisjoint(entry) else {k: v for k, v in entry.items() if k not in _DROPPED}
 
 
-def _read_results(file: AnnotationFile, results: list[Any]) -> BoxTable:
-    is_named = any(isinstance(result, dict) and "file_name" in result for result in results)
-    builder = BoxTableBuilder()
+def _read_results(source: AnnotationFiles, results: list[Any]) -> BoxTable:
+    file, images, categories = source.single, None, None
+    if source.images:
+        images = _read_images(source.images, _read_instances(source.images))
+    if source.categories:
+        categories = _read_categories(source.categories, _read_instances(source.categories), results)
+    is_named = images is None and any(isinstance(entry, dict) and "file_name" in entry for entry in results)
+    builder = BoxTableBuilder(classes=tuple(dict.fromkeys(categories.values())) if categories else ())
     for entry in _entries(file, results, ""):
-        image = entry.name("file_name") if is_named else entry.id("image_id")
-        label = entry.id("category_id") if entry.has("category_id") else ""
-        _add_box(builder, entry, builder.add_image(entry.encode(image)), label, {})
-    return builder.build(DEFAULT_CONVENTIONS["coco"], names="path" if is_named else "id")
+        if images is None:
+            name = entry.name("file_name") if is_named else entry.id("image_id")
+            image = builder.add_image(entry.encode(name))
+        else:
+            named, name, hw = entry.one_of("image_id", images, "images of --box-images")
+            if entry.values.get("file_name", name) != name:
+                raise entry.error(
+                    "file_name", f"{name!r}, as --box-images names image {entry.id('image_id')}"
+                )
+            image = builder.add_image(named.encode(name), hw)
+        label = ""
+        if entry.has("category_id"):
+            known = "categories of --box-categories"
+            label = (
+                entry.id("category_id")
+                if categories is None
+                else entry.one_of("category_id", categories, known)
+            )
+        _add_box(builder, entry, image, label, entry.rotation())
+    notes = []
+    if images is None and not is_named and results:
+        notes.append(
+            "image ids are taken for file names, or for numbers in them; --box-images INSTANCES.json says "
+            "which file each is"
+        )
+    if categories is None and any(isinstance(entry, dict) and "category_id" in entry for entry in results):
+        notes.append("category ids are the names of classes; --box-categories INSTANCES.json has the names")
+    return builder.build(
+        DEFAULT_CONVENTIONS["coco"], names="path" if images or is_named else "id", notes=notes
+    )
+
+
+def _read_instances(file: AnnotationFile) -> dict[str, Any]:
+    content = parse_json(file, file.read_text(), hook=_object)
+    if not isinstance(content, dict):
+        raise file.unexpected("", content, "an object of COCO instances, with images and categories")
+    return content
+
+
+def _read_images(
+    file: AnnotationFile, content: dict[str, Any]
+) -> dict[str, tuple["_Entry", str, tuple[int, int]]]:
+    """Return the entry, the name, and the height and width of each image, by its id."""
+    return {
+        own: (entry, name, (entry.side("height"), entry.side("width")))
+        for entry, own, name in _named(file, content, "images", "file_name", "every image once")
+    }
+
+
+def _read_categories(file: AnnotationFile, content: dict[str, Any], boxes: object) -> dict[str, str]:
+    """Return the name of each category by its id, without those that no box has and that are no class.
+
+    Those are the root that Roboflow writes, which is the supercategory of the others, and namesakes of other
+    categories. Two categories of one name are refused where boxes have both.
+    """
+    entries = boxes if isinstance(boxes, list) else []
+    used = {str(entry.get("category_id")) for entry in entries if isinstance(entry, dict)}
+    named = list(_named(file, content, "categories", "name", None))
+    parents = {str(entry.values.get("supercategory")) for entry, _, _ in named}
+    categories: dict[str, str] = {}
+    kept: dict[str, tuple[str, _Entry]] = {}
+    for entry, own, name in named:
+        is_root = entry.values.get("supercategory") == "none" and name in parents
+        if is_root and own not in used:
+            continue
+        other_own, other = kept.get(name, ("", entry))
+        is_used, other_used = own in used, other_own in used
+        if is_used and other_used:
+            found = f"found {shorten(name)}, as in {other.where}"
+            rule = "names that differ, as two categories of one name would be one class"
+            raise file.error(f"{entry.where}.name", f"{found}, and boxes have both; allowed: {rule}")
+        if name in kept and not is_used:
+            continue
+        categories.pop(other_own, None)
+        kept[name] = (own, entry)
+        categories[own] = name
+    return categories
 
 
 def _add_box(
@@ -73,15 +154,15 @@ def _add_box(
 
 
 def _named(
-    file: AnnotationFile, content: dict[str, Any], key: str, name_key: str, rule: str
+    file: AnnotationFile, content: dict[str, Any], key: str, name_key: str, rule: str | None
 ) -> Iterator[tuple["_Entry", str, str]]:
-    """Yield each object in a list with its id and name, which differ; ``rule`` says so of the names."""
+    """Yield each object in a list with its id and name, which differ; ``rule`` says so of the names, None: they may."""
     first: dict[tuple[str, str], str] = {}
     for entry in _entries_of(file, content, key):
         own, name = entry.id("id"), entry.name(name_key)
         for field, value, allowed in (("id", own, "once"), (name_key, name, rule)):
             other = first.setdefault((field, value), entry.where)
-            if other != entry.where:
+            if other != entry.where and allowed is not None:
                 found = f"found {shorten(value)}, as in {other}"
                 raise file.error(f"{entry.where}.{field}", f"{found}; allowed: {allowed}")
         yield entry, own, name
@@ -123,6 +204,7 @@ class _Entry(NamedTuple):
         return self.values.get(key) is not None
 
     def name(self, key: str) -> str:
+        """Return a name as text."""
         value = self.values.get(key)
         if not isinstance(value, str) or not value:
             raise self.error(key, "a name, as text")
@@ -147,7 +229,9 @@ class _Entry(NamedTuple):
     def box(self) -> list[float]:
         box = self.values.get("bbox")
         if not isinstance(box, list) or len(box) != 4:
-            raise self.error("bbox", "a list of four numbers")
+            other = {5: " (five are a rotated box)", 8: " (eight are the corners of a rotated box)"}
+            hint = other.get(len(box), "") if isinstance(box, list) else ""
+            raise self.error("bbox", f"a list of four numbers{hint}")
         return [self.file.number(value, f"{self.where}.bbox[{i}]") for i, value in enumerate(box)]
 
     def score(self) -> float:
@@ -163,6 +247,13 @@ class _Entry(NamedTuple):
         if number is None:
             raise self.error("iscrowd", "0 or 1")
         return {"iscrowd": b"%d" % number}
+
+    def rotation(self) -> dict[str, bytes]:
+        """Return the column ``rotation`` of the box, if it has one, as CVAT writes it among its attributes."""
+        attributes = self.values.get("attributes")
+        values = (attributes if isinstance(attributes, dict) else {}, self.values)
+        angle = next((parse_number(of[ROTATION]) for of in values if ROTATION in of), None)
+        return {} if angle is None else {ROTATION: b"%g" % angle}
 
     def side(self, key: str) -> int:
         """Return the height or width of an image; 0 if missing."""

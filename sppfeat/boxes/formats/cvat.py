@@ -1,12 +1,11 @@
 """CVAT's box files: one XML file of all images of a task, "CVAT for images 1.1"."""
 
-import math
 from collections import Counter
 from collections.abc import Mapping
 
 from sppfeat.boxes.formats.annotation_files import AnnotationFile, AnnotationFiles, shape_notes
 from sppfeat.boxes.formats.xml_text import parse_xml
-from sppfeat.boxes.table import BoxTable, BoxTableBuilder
+from sppfeat.boxes.table import ROTATION, BoxTable, BoxTableBuilder
 from sppfeat.config.regions import DEFAULT_CONVENTIONS
 from sppfeat.files.json_text import encode_json_text
 from sppfeat.files.tables import parse_whole, shorten
@@ -28,8 +27,7 @@ def read_cvat(source: AnnotationFiles) -> BoxTable:
     reader = _Reader()
     for file in source.files_of_format(b".xml"):
         reader.read(file)
-    notes = shape_notes(reader.others, reader.angles)
-    return reader.builder.build(DEFAULT_CONVENTIONS["cvat"], notes=notes)
+    return reader.builder.build(DEFAULT_CONVENTIONS["cvat"], notes=shape_notes(reader.others))
 
 
 class _Reader:
@@ -38,7 +36,6 @@ class _Reader:
     def __init__(self) -> None:
         self.builder = BoxTableBuilder(extra_names=_EXTRA)
         self.others: Counter[str] = Counter()  # by the kind of shape
-        self.angles: list[float] = []  # of rotated boxes, in degrees
         self._first: dict[bytes, str] = {}  # where an image was found first
 
     def read(self, file: AnnotationFile) -> None:
@@ -82,13 +79,12 @@ class _Reader:
         self, file: AnnotationFile, image: int, attributes: Mapping[str, str], where: str, box_id: bytes
     ) -> None:
         box = [file.number(attributes.get(key, ""), where, title=f"{key} is") for key in _COORDINATES]
-        angle = file.number(attributes.get("rotation") or "0", where, title="rotation is")
-        if angle and not math.isnan(angle):
-            self.angles.append(angle)
+        file.number(attributes.get(ROTATION) or None, where, title="rotation is", or_blank=", or nothing")
+        tags = (*_EXTRA, ROTATION) if ROTATION in attributes else _EXTRA
         self.builder.add_box(
             image,
             box,
             label=attributes.get("label", ""),
             box_id=box_id,
-            extra={key: attributes.get(key, "").encode() for key in _EXTRA},
+            extra={key: attributes.get(key, "").encode() for key in tags},
         )

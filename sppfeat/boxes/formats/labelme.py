@@ -4,14 +4,13 @@ from collections import Counter
 from typing import Any
 
 from sppfeat.boxes.formats.annotation_files import AnnotationFile, AnnotationFiles, shape_notes
+from sppfeat.boxes.formats.own_names import ImageNames
 from sppfeat.boxes.table import BoxTable, BoxTableBuilder
 from sppfeat.config.regions import DEFAULT_CONVENTIONS
 from sppfeat.files.json_text import encode_json_text, parse_json, unique_keys
 from sppfeat.files.tables import parse_whole, shorten
 
 __all__ = ["read_labelme"]
-
-_IMAGE_RULE = "one file an image"
 
 
 def read_labelme(source: AnnotationFiles) -> BoxTable:
@@ -20,21 +19,17 @@ def read_labelme(source: AnnotationFiles) -> BoxTable:
     A rectangle is two opposite corners, or all four. Other shapes have no rows; a note of the table counts them.
     """
     builder, others = BoxTableBuilder(), Counter[str]()
-    first: dict[int, AnnotationFile] = {}
+    names = ImageNames(source, builder)
     for file in source.files_of_format(b".json"):
         content = parse_json(file, file.read_text(), hook=_object)
         shapes = content.get("shapes") if isinstance(content, dict) else None
         if not isinstance(shapes, list):
             raise file.error("", f"found {shorten(content)}; allowed: a LabelMe file, with a list of shapes")
-        name = content.get("imagePath") or file.stem.decode("utf-8", "surrogateescape")
+        name = content.get("imagePath") or ""
         if not isinstance(name, str):
             raise file.unexpected("imagePath", name, "the name of an image")
         height, width = (parse_whole(content.get(f"image{side}")) or 0 for side in ("Height", "Width"))
-        image = builder.add_image(encode_json_text(file, name, "imagePath"), (height, width))
-        other = first.setdefault(image, file)
-        if other is not file:
-            found = f"found {shorten(name)}, as in {other.name.decode('utf-8', 'replace')!r}"
-            raise file.error("imagePath", f"{found}; allowed: {_IMAGE_RULE}")
+        image = names.add(file, encode_json_text(file, name, "imagePath"), (height, width), "imagePath")
         for number, shape in enumerate(shapes):
             _add_shape(builder, others, image, file, shape, number)
     return builder.build(DEFAULT_CONVENTIONS["labelme"], notes=shape_notes(others))

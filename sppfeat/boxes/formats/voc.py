@@ -4,8 +4,9 @@ import os
 from xml.etree.ElementTree import Element, TreeBuilder
 
 from sppfeat.boxes.formats.annotation_files import AnnotationFile, AnnotationFiles
+from sppfeat.boxes.formats.own_names import ImageNames
 from sppfeat.boxes.formats.xml_text import parse_xml
-from sppfeat.boxes.table import BoxTable, BoxTableBuilder
+from sppfeat.boxes.table import ROTATION, BoxTable, BoxTableBuilder
 from sppfeat.config.regions import DEFAULT_CONVENTIONS
 from sppfeat.files.tables import parse_whole, shorten
 
@@ -19,18 +20,13 @@ _MOST_BYTES = 2**23  # 20,000 objects; in the tree, a byte of an element becomes
 def read_voc(source: AnnotationFiles) -> BoxTable:
     """Read the boxes of a folder of VOC annotations, or of a single one."""
     builder = BoxTableBuilder(extra_names=_EXTRA)
-    annotation_of: dict[int, bytes] = {}
+    names = ImageNames(source, builder)
     for file in source.files_of_format(b".xml"):
         root = _parse(file)
         size = _child(file, root, "size")
         name = _text_of(file, root, "filename") or os.path.basename(os.fsdecode(file.stem))
-        image = builder.add_image(
-            name.encode("utf-8", "surrogateescape"),
-            (0, 0) if size is None else (_side(file, size, "height"), _side(file, size, "width")),
-        )
-        if annotation_of.setdefault(image, file.name) != file.name:
-            found = f"found {shorten(name)}, as in {os.fsdecode(annotation_of[image])!r}"
-            raise file.error("filename", f"{found}; allowed: one file an image")
+        image_hw = (0, 0) if size is None else (_side(file, size, "height"), _side(file, size, "width"))
+        image = names.add(file, name.encode("utf-8", "surrogateescape"), image_hw, "filename")
         for number, entry in enumerate(root.findall("object"), start=1):
             _add_object(builder, image, file, entry, number)
     return builder.build(DEFAULT_CONVENTIONS["voc"])
@@ -45,6 +41,8 @@ def _add_object(
     bndbox = _child(file, entry, "bndbox")
     if bndbox is None:
         what = f"found {shorten([child.tag for child in entry])}, of which none is bndbox"
+        if entry.find("robndbox") is not None:
+            what = "found a robndbox, which is a rotated box"
         raise file.error(where(entry), f"{what}; allowed: an object with a bndbox")
     box = []
     for tag in _COORDINATES:
@@ -60,8 +58,16 @@ def _add_object(
         label=_text_of(file, entry, "name"),
         score=file.number(score or None, where(entry), title="score is", or_blank=", or nothing"),
         box_id=file.name + b":%d" % number,
-        extra={tag: _text_of(file, entry, tag).encode() for tag in _EXTRA},
+        extra={tag: _text_of(file, entry, tag).encode() for tag in _EXTRA} | _rotation(file, entry),
     )
+
+
+def _rotation(file: AnnotationFile, entry: Element) -> dict[str, bytes]:
+    """Return the column ``rotation`` of an object that has one, as CVAT writes it among its attributes."""
+    for attribute in entry.iterfind("attributes/attribute"):
+        if _text_of(file, attribute, "name") == ROTATION:
+            return {ROTATION: _text_of(file, attribute, "value").encode()}
+    return {}
 
 
 def _side(file: AnnotationFile, size: Element, tag: str) -> int:

@@ -56,10 +56,8 @@ def _parse_line(
     """Return the class, the four numbers and the score of a box."""
     texts = [field.decode("utf-8", "surrogateescape") for field in fields]
     if len(fields) not in (5, 6):
-        is_polygon = len(fields) >= 7 and len(fields) % 2 and None not in map(parse_number, fields)
-        polygon = " (this is a polygon, of a label file for segmentation)" if is_polygon else ""
         shown = shorten(b" ".join(fields).decode("utf-8", "replace"))
-        found = f"found {len(fields)} fields, {shown}{polygon}"
+        found = f"found {len(fields)} fields, {shown}{_other_shape(fields)}"
         raise file.error(where, f"{found}; allowed: class cx cy w h, and score")
     label = parse_whole(fields[0])
     if label is None or (classes is not None and label >= len(classes)):
@@ -68,3 +66,15 @@ def _parse_line(
     numbers = [file.number(text, where, title=title) for text, title in zip(texts[1:], _TITLES, strict=False)]
     score = numbers[4] if len(numbers) > 4 else math.nan
     return (str(label) if classes is None else classes[label]), numbers[:4], score
+
+
+def _other_shape(fields: list[bytes]) -> str:
+    """Name the shape that a line of other than 5 or 6 fields is; empty if it is none."""
+    is_number = [parse_number(field) is not None for field in fields]
+    if len(fields) in (9, 10) and all(is_number):
+        return " (these are the four corners of a rotated box, OBB, or of a polygon)"
+    if len(fields) in (9, 10) and all(is_number[:8]):
+        return " (these are the four corners of a rotated box, as DOTA writes them)"
+    if len(fields) >= 7 and len(fields) % 2 and all(is_number):
+        return " (this is a polygon, of a label file for segmentation)"
+    return ""

@@ -50,10 +50,12 @@ def to_px(box, convention, hw):
         c, d = a + c, b + d
     else:
         a, b, c, d = a - c / 2, b - d / 2, a + c / 2, b + d / 2
-    if convention.units == "normalized":
+    if convention.units != "absolute":
         height, width = hw
         if not height or not width:
             return [math.nan] * 4
+        if convention.units == "percent":
+            a, b, c, d = a / 100, b / 100, c / 100, d / 100
         a, b, c, d = a * width, b * height, c * width, d * height
     return [a, b, c, d]
 
@@ -78,9 +80,9 @@ def same(found, expected):
 # --- conventions ----------------------------------------------------------------------------------
 
 
-def test_there_are_twenty_legal_conventions():
-    # absolute: (xyxy x 2 ends + xywh + cxcywh) x 2 origins; normalized: 3; each in 2 orders
-    assert len(LEGAL) == (4 * 2 + 3) * 2
+def test_legal_conventions():
+    # absolute: (xyxy x 2 ends + xywh + cxcywh) x 2 origins; normalized and percent: 3; each in 2 orders
+    assert len(LEGAL) == (4 * 2 + 2 * 3) * 2
 
 
 @given(CONVENTIONS, st.lists(st.tuples(st.tuples(*[EIGHTHS] * 4), MAYBE_SIZES), max_size=8))
@@ -106,6 +108,7 @@ def test_boxes_are_converted_as_each_by_itself(convention, cases):
         ({"coords": "cxcywh"}, [25, 40, 30, 40]),
         ({"coords": "cxcywh", "units": "normalized"}, [0.125, 0.4, 0.15, 0.4]),  # YOLO
         ({"units": "normalized", "order": "yx"}, [0.2, 0.05, 0.6, 0.2]),  # TensorFlow
+        ({"coords": "xywh", "units": "percent"}, [5, 20, 15, 40]),  # Label Studio
     ],
 )
 def test_one_box_by_hand(settings, written):

@@ -136,6 +136,24 @@ def test_boxes_of_two_classes_in_one_row_are_said():
         ([(0, 0, 1, 1), (-0.1, 0.2, 0.6, 0.9)], "absolute", None),
         ([(0, 0, 1.5, 1), (0.1, 0.2, 0.6, 0.9)], "normalized", None),
         ([(0, 0, 40, 30), (10, 20, 60, 90), (0, 0, 1, 1)], "normalized", "--box-units absolute"),
+        (
+            [(0.1, 0.2, 0.6, 0.9)] * 98 + [(-0.002, 0.1, 0.4, 0.5), (0.5, 0.1, 1.003, 0.5)],
+            "absolute",
+            "98 of 100 boxes",
+        ),
+        ([(0.1, 0.2, 0.6, 0.9)] * 2 + [(10, 20, 30, 40)] * 8, "absolute", "2 of 10 boxes lie within 0..1"),
+        (
+            [(0.1, 0.2, 0.6, 0.9)] * 9,
+            "percent",
+            "9 boxes, all of them, lie within 0..1 and are read as percent",
+        ),
+        (
+            [(0.1, 0.2, 0.6, 0.9)] * 9 + [(10, 20, 30, 40)],
+            "normalized",
+            "1 of 10 boxes are read as fractions",
+        ),
+        ([(10, 20, 30, 40)] * 9, "normalized", "if percent, --box-units percent"),
+        ([(10, 20, 630, 400)] * 9, "percent", "most of 9 boxes are read as percent"),
     ],
 )
 def test_fractions_read_as_pixels_and_pixels_as_fractions_are_said(boxes, units, hint):
@@ -144,6 +162,25 @@ def test_fractions_read_as_pixels_and_pixels_as_fractions_are_said(boxes, units,
     plan = planned([(60, 80)], table=table)
     notes = [note for note in box_notes(plan, plan.boxes, table) if "--box-units" in note]
     assert [hint in note for note in notes] == ([] if hint is None else [True])
+
+
+@pytest.mark.parametrize(
+    ("box", "units", "n", "hw", "is_said"),
+    [
+        ((10.5, 20.25, 60, 90.1), "absolute", 5, (480, 640), True),
+        ((10.5, 20.25, 60, 90.1), "absolute", 4, (480, 640), False),
+        ((10.5, 20.25, 60, 90.1), "absolute", 5, (150, 640), False),
+        ((10.5, 20.25, 60, 90.1), "percent", 5, (480, 640), False),
+        ((10, 20, 60, 90), "absolute", 5, (480, 640), False),
+        ((10.5, 20.25, 60, 190.1), "absolute", 5, (480, 640), False),
+    ],
+)
+def test_percent_read_as_pixels_are_said(box, units, n, hw, is_said):
+    table = table_of([("0.jpg", box)] * n)
+    table = dataclasses.replace(table, convention=BoxConvention(units=units))
+    plan = planned([hw], table=table)
+    notes = [note for note in box_notes(plan, plan.boxes, table) if "say --box-units percent" in note]
+    assert len(notes) == is_said
 
 
 def test_boxes_of_one_image_taken_for_the_one_input_of_another_name_are_said():
