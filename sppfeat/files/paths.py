@@ -259,12 +259,9 @@ class FolderWalk:
             with os.scandir(os.path.join(self._top, folder)) as entries:
                 for entry in entries:
                     name = entry.name
-                    is_system = find_system_folder(name + b"/") is not None
-                    if name.startswith(b".") and not is_system:
-                        continue
                     if _leads_to_folder(entry):
                         name += b"/"
-                    if is_system and name.endswith(b"/"):
+                    if name.endswith(b"/") and find_system_folder(name):
                         self.system_folders.append(above + name[:-1])
                         continue
                     if name.startswith(b".") or self._paths.excludes(above + name):

@@ -134,6 +134,9 @@ def _notes_of_skipped(segments: Sequence[Segment], chosen: PathFilter) -> Iterat
         yield f"skipped {counted(len(tables), 'table')} beside archives ({shown}); give one as an input to read it"
     for segment in segments:
         yield from segment.notes
+    for segment in segments:
+        for name in segment.system_folders:
+            chosen.excludes(name + b"/")  # so that a pattern for them counts as used
     for pattern in chosen.unused():
         yield f"{pattern} matches nothing: {chosen.rule}"
 

@@ -3,9 +3,7 @@
 import atexit
 import contextlib
 import functools
-import glob
 import os
-import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from sppfeat.errors import ConfigError, ImageError
-from sppfeat.files.globs import PathFilter, find_system_folder
+from sppfeat.files.globs import PathFilter
 from sppfeat.files.image_names import has_image_suffix
-from sppfeat.files.paths import MOST_WAYS, FolderWalk, PathIndex, PathTable, natural_key
+from sppfeat.files.paths import MOST_WAYS, FolderWalk, PathIndex, PathTable
 from sppfeat.files.places import FileVersion, Place
 from sppfeat.files.tables import TableFile, to_utf8
 from sppfeat.inputs.names import (
@@ -30,6 +28,7 @@ from sppfeat.inputs.names import (
     kind_of,
     make_absolute,
 )
+from sppfeat.inputs.patterns import expand, has_braces, is_pattern
 from sppfeat.inputs.remote import read_remote
 from sppfeat.inputs.segments import Segment, choose_images, local_places
 
@@ -66,38 +65,14 @@ def _entries(
             yield from map(make_absolute, read_list(text, stdin=stdin, encoding=encoding))
             continue
         path = make_absolute(os.fsencode(text))
-        if text and (is_url(path) or os.path.lexists(path)):
+        if text and ((is_url(path) and not has_braces(text)) or os.path.lexists(path)):
             yield path
-        elif any(mark in text for mark in "*?["):
-            found, skipped = _expand(text)
+        elif is_pattern(text):
+            found, skipped = expand(text)
             on_skipped(skipped)
             yield from found
         else:
             raise ConfigError(f"no such file or folder: {text!r}")
-
-
-def _expand(pattern: str) -> tuple[list[bytes], Segment]:
-    """Expand a pattern that the shell has left as it is, and return what it matches and a segment of what is skipped.
-
-    What matches is in natural order, without what lies below a folder that matches too.
-    """
-    fixed = re.split(r"[^/]*[*?\[]", pattern, maxsplit=1)[0]
-    matches = glob.glob(os.fsencode(pattern), recursive=True)
-    by_system = {match: find_system_folder(match[len(os.fsencode(fixed)) :] + b"/") for match in matches}
-    matches = [match.rstrip(b"/") for match in matches if by_system[match] is None]
-    folders = {match for match in matches if os.path.isdir(match)}
-    known = [m for m in matches if m in folders or has_image_suffix(m) or kind_of(m) is not None] or matches
-    if not known:
-        raise ConfigError(f"no file or folder matches {pattern!r}")
-    found = [m for m in known if folders.isdisjoint(map(os.fsencode, Path(os.fsdecode(m)).parents))]
-    found.sort(key=lambda match: [*map(natural_key, match.split(b"/"))])
-    skipped = Segment(
-        None,
-        PathTable(()),
-        n_other_files=len(matches) - len(known),
-        system_folders=tuple(dict.fromkeys(filter(None, by_system.values()))),
-    )
-    return [*map(make_absolute, found)], skipped
 
 
 def _read_local(named: Iterable[bytes], paths: PathFilter, encoding: str | None) -> Iterator[Segment]:

@@ -269,6 +269,39 @@ def test_a_quoted_pattern_is_expanded_in_natural_order(pattern, expected):
         assert [*map(os.fsdecode, listing.paths)] == expected
 
 
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("d/{8..11}.jpg", ["8.jpg", "9.jpg", "10.jpg", "11.jpg"]),
+        ("d/{11..10}.jpg", ["11.jpg", "10.jpg"]),
+        ("d/0{08..10}.jpg", ["008.jpg", "009.jpg", "010.jpg"]),
+        ("d/{b,a}{1..2}.jpg", ["b1.jpg", "b2.jpg", "a1.jpg", "a2.jpg"]),
+        ("d/{a,b}*.jpg", ["a1.jpg", "a2.jpg", "b1.jpg", "b2.jpg"]),
+    ],
+)
+def test_quoted_braces_are_expanded_in_their_order(pattern, expected):
+    touch(*(f"d/{name}" for name in expected))
+    assert [*map(os.fsdecode, list_images([pattern]).paths)] == expected
+
+
+def test_quoted_braces_in_urls_are_expanded():
+    pytest.importorskip("fsspec")
+    listing = list_images(["https://host/{08..10}.jpg"])
+    assert list(listing.paths) == [b"08.jpg", b"09.jpg", b"10.jpg"]
+
+
+@pytest.mark.parametrize("pattern", ["d/{1..3}.jpg", "d/{1,x}.jpg"])
+def test_each_name_that_braces_stand_for_has_to_exist(pattern):
+    touch("d/1.jpg", "d/2.jpg")
+    with pytest.raises(ConfigError, match=r"no file or folder matches 'd/(3|x)\.jpg'"):
+        list_images([pattern])
+
+
+def test_a_pattern_of_a_system_folder_matches_something():
+    touch("data/1.jpg", "data/@eaDir/1.jpg/THUMB.jpg")
+    assert "matches nothing" not in chosen("data", exclude=["@eaDir"])[1]
+
+
 def test_a_quoted_pattern_tells_what_it_skips():
     touch("photos/1.jpg", "photos/notes.txt", "photos/@eaDir/1.jpg/THUMB.jpg")
     notes = list_images(["photos/*"]).notes
