@@ -165,8 +165,8 @@ def _why_unreadable_zip(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = {os.path.basename(name): name for name in archive.namelist()}
-            if "constants.pkl" in names:
-                return f"is a TorchScript program; {_ALONE}"
+            if "constants.pkl" in names or "archive_format" in names:
+                return f"is a TorchScript or exported program; {_ALONE}"
             if "data.pkl" not in names:
                 return (
                     "is a ZIP archive, but not one of torch.save; unpack it and name the weights file in it"

@@ -122,9 +122,13 @@ def test_pickles_that_torch_did_not_write_are_told_apart(tmp_path, protocol):
     )
 
 
-def test_a_program_of_torchscript_is_no_weights(tmp_path):
+def test_a_program_is_no_weights(tmp_path):
     torch.jit.script(nn.Conv2d(1, 1, 1)).save(tmp_path / "w.pt")
-    assert refusal(tmp_path / "w.pt") == "is a TorchScript program; save model.state_dict() alone"
+    program = "is a TorchScript or exported program; save model.state_dict() alone"
+    assert refusal(tmp_path / "w.pt") == program
+    with zipfile.ZipFile(tmp_path / "w.pt2", "w") as file:
+        file.writestr("w/archive_format", "pt2")
+    assert refusal(tmp_path / "w.pt2") == program
 
 
 @pytest.mark.parametrize("kind", ["zip", "before 1.6", "safetensors"])
