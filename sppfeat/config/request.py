@@ -157,7 +157,7 @@ class Request:
         adding = "--update" if self.update else "--add-new"
         refusals = {
             "--overwrite starts anew: it goes with none of --update, --update-changed, --add-new and --retry-failed": (
-                self.overwrite and (self.retry_failed or self.adds_new or self.runs_changed)
+                self.overwrite and (self.retry_failed or self.adds_new or self.update_changed)
             ),
             f"scratch is {str(self.scratch)!r}; allowed: an existing folder": (
                 self.scratch is not None and not os.path.isdir(self.scratch)
@@ -202,8 +202,8 @@ class Request:
 
     @property
     def runs_changed(self) -> bool:
-        """True to run images again whose files have changed since they were extracted."""
-        return self.update or self.update_changed
+        """True to run images again whose files have changed, as an interrupted replacement that goes on does, too."""
+        return self.update or self.update_changed or self.overwrite
 
     @property
     def boxes_path(self) -> str:

@@ -140,7 +140,7 @@ def notes_on_changes(
         changed = changed[~is_to_do[changed]]
     end = "they run again" if request.runs_changed else "--update-changed runs them again"
     notes += changed_note(recorded.paths, recorded.versions, changes, changed, end=end)
-    if request.runs_changed and not recorded.has_versions:
+    if (request.update or request.update_changed) and not recorded.has_versions:
         notes.append(
             "the file does not record when its images were changed, as an older sppfeat made it: changed images cannot "
             "be told; --overwrite starts anew"

@@ -175,6 +175,27 @@ def test_an_image_that_vanished_before_it_was_done_runs_when_it_is_back(folder, 
     assert_as_fresh(tmp_path / "f.h5", folder)
 
 
+def test_an_interrupted_replacement_goes_on_with_the_images_as_they_are(folder, tmp_path):
+    output = tmp_path / "f.h5"
+    extract([folder], output)
+    extract([folder], output, overwrite=True, stop_after=1)
+    for path in sorted(folder.rglob("*.png")):
+        write_image(path, 64, 48, seed=int(path.stem) + 30)
+    extract([folder], output, overwrite=True)
+    assert_as_fresh(output, folder)
+
+
+def test_several_processes_run_changed_images_of_one_file_again(folder, tmp_path):
+    output = tmp_path / "f.h5"
+    extract([folder], output)
+    for path in sorted(folder.rglob("*.png")):
+        write_image(path, 64, 48, seed=int(path.stem) + 30)
+    for i in (1, 2):
+        _, progress = extract([folder], output, shard=ShardChoice(i, 2), shared=True, update_changed=True)
+        assert progress.n_done == 3
+    assert_as_fresh(output, folder)
+
+
 def test_a_listed_file_that_is_gone_is_missing(folder, tmp_path):
     (tmp_path / "list.csv").write_text("path\n" + "\n".join(map(str, sorted(folder.rglob("*.png")))))
     extract([tmp_path / "list.csv"], tmp_path / "f.h5")
