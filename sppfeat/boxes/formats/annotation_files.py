@@ -130,7 +130,7 @@ class AnnotationFiles:
         return self._whole
 
     def files(self, suffix: bytes, *, but: Collection[bytes] = ()) -> list[AnnotationFile]:
-        """List the files with a suffix in natural order, without hidden files and those named ``but``.
+        """List the files with a suffix in natural order, without hidden files and those named ``but`` in any folder.
 
         A single file is always listed, whatever its name. Two files that differ only by the case of the suffix are
         refused.
@@ -144,7 +144,7 @@ class AnnotationFiles:
             if other is not file:
                 same = f"is of the same image as {os.fsdecode(other.name)!r}"
                 raise file.error("", f"{same}; allowed: one file an image")
-        return [file for file in files if file.name not in but]
+        return [file for file in files if os.path.basename(file.name) not in but]
 
     def files_of_format(
         self, suffix: bytes, *, kind: str = "", but: Collection[bytes] = ()
@@ -155,20 +155,26 @@ class AnnotationFiles:
             raise self.error("", f"found no {suffix.decode()} file{kind} in the folder; allowed: one or more")
         return files
 
-    def find(self, name: bytes) -> AnnotationFile | None:
-        """Return the file of a folder by its name, even a dangling link; None if there is none."""
-        is_there = self.is_folder and os.path.lexists(os.path.join(self.path, os.fsdecode(name)))
-        return self._file(name) if is_there else None
+    @property
+    def folder(self) -> str:
+        """The folder, or that of the single file."""
+        return self.path if self.is_folder else os.path.dirname(self.path)
+
+    def beside(self, name: bytes) -> AnnotationFile:
+        """Return a file by its path relative to the folder; once read, it is part of the digest."""
+        return self._file(name)
 
     def sha256(self) -> str:
-        """Return the SHA-256 of the file; for a folder, that of the sorted names and digests of all files read.
+        """Return the SHA-256 of the file; of several, that of the sorted names and digests of all files read.
 
         Options that change the meaning of the content are part of it where they are given.
         """
         # All digests have the same length and no name holds a zero byte, so no two folders give the same bytes.
-        read = sorted((file.name, file.digest) for file in self._files.values() if file.digest)
+        files = (self._whole, *self._files.values())
+        read = sorted((file.name, file.digest) for file in files if file.digest)
         content = b"".join(name + b"\0" + digest for name, digest in read)
-        digest = hashlib.sha256(content).digest() if self.is_folder else self._whole.digest
+        is_one = not self.is_folder and len(read) == 1
+        digest = self._whole.digest if is_one else hashlib.sha256(content).digest()
         others = [None if file is None else file.digest.hex() for file in (self.images, self.categories)]
         given = (self.label, self.names, *others)
         return (
@@ -190,7 +196,7 @@ class AnnotationFiles:
         return list(walk)
 
     def _file(self, name: bytes) -> AnnotationFile:
-        path = os.path.join(self.path, os.fsdecode(name))
+        path = os.path.join(self.folder, os.fsdecode(name))
         return self._files.setdefault(name, AnnotationFile(path, name, self.encoding))
 
 

@@ -23,7 +23,7 @@ from sppfeat.boxes.formats.known_formats import (
     FoundFormat,
     zip_of,
 )
-from sppfeat.boxes.formats.yolo import CLASS_FILES
+from sppfeat.boxes.formats.yolo_classes import SIDE_FILES
 from sppfeat.config.regions import BOX_FORMATS
 from sppfeat.errors import BoxError
 from sppfeat.files.tables import parse_number, shorten, to_utf8
@@ -65,7 +65,7 @@ def find_format(source: AnnotationFiles) -> FoundFormat:
 
 
 def _find_in_folder(source: AnnotationFiles) -> FoundFormat:
-    files = {suffix: source.files(suffix, but=CLASS_FILES) for suffix in FOLDER_SUFFIXES}
+    files = {suffix: source.files(suffix, but=SIDE_FILES) for suffix in FOLDER_SUFFIXES}
     counts = {suffix: len(found) for suffix, found in files.items() if found}
     if len(counts) == 1:
         suffix = next(iter(counts))

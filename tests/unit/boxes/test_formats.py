@@ -810,7 +810,7 @@ def test_a_mat_that_expands_too_far(put):
         ),
         ({"1.npy": npy(np.zeros((2, 4))), "2.npy": npy(np.zeros((2, 3)))}, ["/2.npy': found", "(2, 3)"]),
         ({"1.txt": b"0 0 0 1 1", "1.TXT": b""}, ["/1.txt'", "'1.TXT'"]),
-        ({"1.txt": b"0 0 0 1 1", "classes.txt": b"\n"}, ["/classes.txt'", "found no line"]),
+        ({"1.txt": b"0 0 0 1 1", "classes.txt": b"\n"}, ["/classes.txt'", "found no class"]),
         ({"1.txt": b"0 0 0 1 1", "classes.txt": b"a\n\nb"}, ["/classes.txt', line 2: found ''"]),
         (
             {"1.txt": b"0 0 0 1 1", "classes.txt": b"a\nb\na"},
