@@ -61,7 +61,7 @@ MAGIC: Mapping[bytes, FoundFormat] = {
     b"\x89PNG\r\n\x1a\n": FoundFormat("", "a PNG image", "give the file of its boxes"),
     **{
         b"\x80" + bytes([protocol]): FoundFormat(
-            "", "a Python pickle, which could run any code", "write the boxes as CSV, or as .npz"
+            "", "a Python pickle", "write the boxes as CSV, or as .npz, since a pickle can run any code"
         )
         for protocol in range(2, 6)
     },

@@ -45,12 +45,15 @@ def read_parquet_boxes(source: AnnotationFiles) -> BoxTable:
         row = 0
         for batch in opened.iter_batches(_ROWS_AT_ONCE, use_threads=False):
             batch.validate(full=True)  # damaged values would crash the process
-            for values in zip(*(_values(column) for column in batch.columns), strict=True):
+            of_columns = [_values(column) for column in batch.columns]
+            if columns.label is not None:
+                of_columns[columns.label] = [*map(_whole, of_columns[columns.label])]
+            for values in zip(*of_columns, strict=True):
                 Record(file, True, columns, f"row {row}", values).add_to(builder)
                 row += 1
     except (BoxError, MemoryError):
         raise
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise file.error(
             "", f"cannot be read as Parquet: {one_line(str(error))}; allowed: a whole file"
         ) from error
@@ -63,3 +66,8 @@ def _values(column: Any) -> list[Any]:
         column = column.dictionary_decode()
     values = column.to_pylist()
     return [os.fsdecode(value) if isinstance(value, bytes) else value for value in values]
+
+
+def _whole(value: Any) -> Any:
+    """Return a whole float as int: pandas makes floats of class numbers where some are missing."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -132,7 +132,7 @@ def _find_in_text(head: bytes, suffix: bytes) -> FoundFormat:
     if head.startswith(b"<"):
         root = re.search(rb"<(?:!doctype\s+)?(?:\w+:)?(\w+)", head, re.IGNORECASE)
         name = root[1].decode("latin-1").lower() if root else ""
-        if name == "annotation" and b"<polygon>" in head and b"<bndbox>" not in head:
+        if name == "annotation" and b"<polygon" in head and b"<bndbox>" not in head:
             return LABELME_XML
         return XML_ROOTS.get(name, FoundFormat("voc"))
     line = head.partition(b"\n")[0]

@@ -320,6 +320,12 @@ def test_parquet_with_lists_and_other_types(put):
     assert_rows(table, [(b"\xff.jpg", (1.0, 2.0, 3.0, 4.0), "dog", NAN, b"", (b'"2026-01-02"',))])
 
 
+def test_class_numbers_beside_missing_ones(put):
+    content = parquet(path=["a", "b"], box=[[1, 2, 3, 4]] * 2, label=[2.0, NAN])
+    table = read_boxes(put("a.parquet", content)).table
+    assert (table.classes, table.label.tolist()) == (("2",), [0, -1])
+
+
 def test_malformed_parquet(put):
     box = {"path": ["a"], "x": [1], "y": [2], "w": [3], "h": [4]}
     content = parquet(**box)
