@@ -110,6 +110,8 @@ def _check_classes(classes: Iterable[str], of: str) -> tuple[str, ...]:
             f"{of} is {found}; allowed: a sequence of class names, in the order of their numbers"
         )
     names = tuple(classes)
+    if not names:
+        raise LabelError(f"{of} is empty; allowed: a sequence of class names, in the order of their numbers")
     wrong = [repr(name) for name in names if not isinstance(name, str)]
     if not wrong:
         wrong = [f"{name!r} {n} times" for name, n in Counter(names).items() if n > 1]

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from sppfeat.config.machine import check_copy, row_ranges
 from sppfeat.config.values import StrPath
-from sppfeat.config.wording import counted
+from sppfeat.config.wording import counted, one_line
 from sppfeat.errors import ConfigError, LabelError, LabelWarning
 from sppfeat.store.descriptor_columns import ColumnSelection, select_columns
 from sppfeat.store.feature_table import FeatureTable
@@ -315,7 +315,7 @@ class FeatureFile(FeatureTable):
         return self.select().groups
 
 
-def _classes_of(like: FeatureFile | Selection | StrPath, labels: LabelSource) -> tuple[list[str], str]:
+def _classes_of(like: Any, labels: LabelSource) -> tuple[list[str], str]:
     """Return the class names of another file or selection, and its name for messages.
 
     Of a file, they are those of the boxes or of the images if ``labels`` asks for these.
@@ -326,9 +326,14 @@ def _classes_of(like: FeatureFile | Selection | StrPath, labels: LabelSource) ->
         of_each = {"box": like.row_classes, "image": like.classes}
         names = of_each.get(labels, like.target_names) if isinstance(labels, str) else like.target_names
         name = str(like.path)
-    else:
-        with FeatureFile(like) as file:
+    elif isinstance(like, str | bytes | os.PathLike):
+        with FeatureFile(os.fsdecode(like)) as file:
             return _classes_of(file, labels)
+    else:
+        found = one_line(repr(like))
+        raise LabelError(
+            f"like is {found}; allowed: a feature file, its path, or a selection; classes takes class names"
+        )
     if not names:
         raise LabelError(
             f"like is {name!r}, which has no classes; allowed: a file or a selection with classes"

@@ -331,7 +331,7 @@ def val(tmp_path):
 def test_two_files_get_the_same_class_numbers(file, path, val, like):
     given = {
         "file": {"like": file},
-        "path": {"like": str(path)},
+        "path": {"like": os.fsencode(path)},
         "selection": {"like": file.select(rows="label=cat")},
         "classes": {"classes": np.array(["cat", "dog", "bird"])},
     }[like]
@@ -386,6 +386,11 @@ def test_class_names_instead_of_numbers(file):
         ),
         ({"classes": [0, 1, 2]}, "classes holds 0; allowed: class names as text, each once"),
         ({"classes": ["cat", ["dog"]]}, "classes holds ['dog']; allowed: class names as text, each once"),
+        ({"classes": []}, "classes is empty; allowed: a sequence of class names"),
+        (
+            {"like": ["cat"]},
+            "like is ['cat']; allowed: a feature file, its path, or a selection; classes takes",
+        ),
         ({"classes": "cat"}, "classes is 'cat'; allowed: a sequence of class names, in the order"),
         ({"classes": {"cat": 0, "dog": 1}}, "classes is {'cat': 0, 'dog': 1}; allowed: a sequence"),
         (
