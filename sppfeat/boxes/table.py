@@ -54,7 +54,7 @@ class BoxTable:
     # or texts that equal file names without suffix, apart from leading zeros) or single (the boxes of one
     # image, which the file does not name).
     names: str = "path"
-    notes: tuple[str, ...] = ()  # what a user should know of the file, such as shapes that are not boxes
+    notes: tuple[str, ...] = ()  # remarks for the user, such as shapes that are not boxes
     # (M,) for each image, the name of its annotation file where the name inside differs, else empty; None: all agree.
     own_names: PathTable | None = None
 

@@ -1,6 +1,6 @@
-"""What tells the formats of box files: those that are read, and those of other tools that are not.
+"""Signatures of the formats of box files: those that are read, and those of other tools that are not.
 
-Of a format that is not read there are the title, and advice on what to export instead.
+A format that is not read has a title, and advice on what to export instead.
 """
 
 from collections.abc import Mapping
