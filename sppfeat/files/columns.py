@@ -190,6 +190,9 @@ def _coordinate_names(
     index: Mapping[str, int], sets: Mapping[tuple[str, ...], str], error: _MakeError
 ) -> tuple[str, ...]:
     complete = [names for names in sets if all(name in index for name in names)]
+    if {"x3", "y3"} <= index.keys() and not {_FROM_0, _FROM_1}.isdisjoint(complete):
+        rule = "the two opposite corners of an upright box, without x3 and y3"
+        raise error(f"found {_show(index)}, which are the corners of rotated boxes; allowed: {rule}")
     if "x0" in index and _FROM_1 in complete:  # then the box is x0 y0 x1 y1, and x2 y2 mean something else
         complete.remove(_FROM_1)
     if len(complete) != 1:

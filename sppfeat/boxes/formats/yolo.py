@@ -26,7 +26,7 @@ def read_yolo(source: AnnotationFiles) -> BoxTable:
     files = source.files_of_format(b".txt", kind=" of labels", but=SIDE_FILES)
     classes = find_class_names(source)
     builder = BoxTableBuilder(classes=classes or ())
-    skipped = []
+    skipped, n_odd = [], 0
     for file in files:
         content = file.read_text()
         if source.is_folder and not _is_label_file(file, content):
@@ -37,8 +37,14 @@ def read_yolo(source: AnnotationFiles) -> BoxTable:
         for line, text in enumerate(content.splitlines(), start=1):
             if fields := text.split():
                 label, box, score = _parse_line(file, f"line {line}", fields, classes)
+                n_odd += not math.isnan(score) and not 0 <= score <= 1
                 builder.add_box(image, box, label=label, score=score, box_id=file.name + b":%d" % line)
     notes = []
+    if n_odd:
+        have = counted(n_odd, "box has", "boxes have")
+        notes.append(
+            f"{have} a sixth number beyond 0..1, read as score; if it is the angle of a rotated box, it is not applied"
+        )
     if skipped:
         notes.append(f"skipped {counted(len(skipped), 'text file')} without labels: {first_few(skipped, 3)}")
     if classes is not None and "/" in classes.path:

@@ -75,6 +75,7 @@ def test_a_rotation_of_zero_is_none(put):
         ("a.txt", "0 .1 .2 .3 .2 .3 .4 .1 .4", ["found 9 fields", "four corners of a rotated box, OBB"]),
         ("a.txt", "0 .1 .2 .3 .2 .3 .4 .1 .4 .9", ["found 10 fields", "four corners of a rotated box, OBB"]),
         ("a.txt", "1 2 3 4 5 6 7 8 plane 0", ["found 10 fields", "rotated box, as DOTA writes them"]),
+        ("a.csv", "image,x1,y1,x2,y2,x3,y3,x4,y4\na.jpg,1,2,3,2,3,4,1,4\n", ["corners of rotated boxes", "upright"]),
         ("a.json", instances(boxes=[(None, {"bbox": [1, 2, 3, 4, 30]})]), ["five are a rotated box"]),
         ("a.json", json.dumps([{"image_id": 1, "bbox": [1, 2, 3, 4, 5, 6, 7, 8]}]), ["eight are the corners"]),
     ],
@@ -82,6 +83,12 @@ def test_a_rotation_of_zero_is_none(put):
 def test_boxes_that_are_nothing_but_rotated_are_refused(put, name, content, parts):
     box_format = "yolo" if name == "a.txt" else None
     message_of(put(name, content), box_format, parts)
+
+
+def test_scores_of_yolo_that_may_be_angles_are_said(put):
+    content = "0 .5 .5 .2 .2 1.57\n0 .5 .5 .2 .2 -.3\n0 .5 .5 .2 .2 .9\n0 .5 .5 .2 .2\n"
+    (note,) = read_boxes(put("a.txt", content)).table.notes
+    assert note.startswith("2 boxes have a sixth number beyond 0..1, read as score")
 
 
 # ---- the name of the file, and the one inside
