@@ -239,16 +239,22 @@ def _without_classes(
     numbers: npt.NDArray[np.int32], splits: npt.NDArray[np.int32], names: Sequence[bytes]
 ) -> npt.NDArray[np.bool_]:
     """Mark the images of splits without class folders, such as a test set whose classes are secret, ``(n,)`` bool."""
-    is_without = np.zeros(len(numbers), dtype=bool)
-    for split in np.unique(splits[splits != NO_CLASS]).tolist():
-        inside = splits == split
-        folders, others = np.unique(numbers[inside]), np.unique(numbers[~inside])
-        known = [names[i].lower() for i in folders.tolist() if i != NO_CLASS]
-        is_plain = len(known) == 1 and known[0] in (*_PLAIN_FOLDERS, names[split].lower())
-        is_own = np.setdiff1d(folders, others).size and len(others[others != NO_CLASS]) > 1
-        if not known or (is_plain and is_own):
-            is_without |= inside
-    return is_without
+    folders_of = {
+        split: set(np.unique(numbers[splits == split]).tolist()) - {NO_CLASS}
+        for split in np.unique(splits[splits != NO_CLASS]).tolist()
+    }
+    plain = {
+        split
+        for split, folders in folders_of.items()
+        if len(folders) == 1 and names[min(folders)].lower() in (*_PLAIN_FOLDERS, names[split].lower())
+    }
+    classes = set[int]().union(*(folders for split, folders in folders_of.items() if split not in plain))
+    without = [
+        split
+        for split, folders in folders_of.items()
+        if not folders or (split in plain and len(classes) > 1 and not folders & classes)
+    ]
+    return np.isin(splits, without)
 
 
 def _split_notes(found: _Found, own: OwnLabels) -> list[str]:

@@ -30,7 +30,7 @@ from sppfeat.inputs.names import (
 )
 from sppfeat.inputs.patterns import expand, has_braces, is_pattern
 from sppfeat.inputs.remote import read_remote
-from sppfeat.inputs.segments import Segment, choose_images, local_places
+from sppfeat.inputs.segments import OwnLabels, Segment, choose_images, local_places
 
 __all__ = ["find_image", "is_list", "read_inputs", "read_list"]
 
@@ -112,12 +112,24 @@ def _read_folder(top: bytes, paths: PathFilter) -> Iterator[Segment]:
     own = Segment(
         top,
         images,
+        own_labels=OwnLabels.none(len(images)) if _are_shards(top, images) else None,
         n_other_files=walk.n_other_files,
         system_folders=tuple(walk.system_folders),
         side_tables=tuple(side_tables),
     )
     yield choose_images(own, paths, top)
     yield from found
+
+
+def _are_shards(top: bytes, images: PathTable) -> bool:
+    """Return True if img2dataset made the folders of the images, which are no classes: it counts what is in each."""
+    known = set[bytes]()
+    for name in images:
+        folder = name.partition(b"/")[0]
+        if folder not in known and not os.path.isfile(os.path.join(top, folder + b"_stats.json")):
+            return False
+        known.add(folder)
+    return bool(known)
 
 
 def _read_beside_archives(path: bytes) -> Segment | None:

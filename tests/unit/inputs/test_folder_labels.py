@@ -49,6 +49,9 @@ LAYOUTS = {
     "one split": ["train/cat/1.jpg", "train/dog/2.jpg"],
     "a split without classes": ["train/cat/1.jpg", "train/dog/2.jpg", "test/3.jpg"],
     "a split of one plain folder": ["train/cat/1.jpg", "train/dog/2.jpg", "test/images/3.jpg"],
+    "two splits of one plain folder": [
+        *("train/cat/images/1.jpg", "train/dog/images/2.jpg", "val/images/3.jpg", "test/images/4.jpg")
+    ],
     "one class": ["cat/1.jpg", "cat/sub/2.jpg"],
     "a stray image": ["cat/1.jpg", "dog/2.jpg", "3.jpg"],
     "splits without classes": ["train/1.jpg", "val/2.jpg"],
@@ -89,6 +92,7 @@ def test_the_parent_is_the_folder_that_an_image_lies_in():
         ("one split", ["cat", "dog"]),
         ("a split without classes", [None, "cat", "dog"]),
         ("a split of one plain folder", [None, "cat", "dog"]),
+        ("two splits of one plain folder", [None, "cat", "dog", None]),
         ("splits without classes", [None, None]),
     ],
 )
@@ -140,6 +144,15 @@ def test_a_stray_image_beside_splits_is_said_with_the_option_that_labels_the_oth
         "train/ant/1.jpg": "ant",
         "val/bee/2.jpg": "bee",
     }
+
+
+def test_folders_that_img2dataset_numbers_are_no_classes():
+    touch("data/00000/1.jpg", "data/00000/1.json", "data/00001/2.jpg")
+    touch("data/00000_stats.json", "data/00000.parquet", "data/00001_stats.json")
+    assert set(labelled("data")[0].values()) == {None}
+    assert [*labelled("data", labels="folder")[0].values()] == ["00000", "00001"]
+    Path("data/00001_stats.json").unlink()
+    assert [*labelled("data")[0].values()] == ["00000", "00001"]
 
 
 def test_a_split_among_other_classes_is_a_class_and_said():
