@@ -16,7 +16,7 @@ from hostile_files import edit, refused_by_the_library, replace, set_items, whol
 import sppfeat
 from sppfeat.errors import StoreError
 from sppfeat.store.reader import FeatureFile
-from sppfeat.store.schema import COLUMNS, Status
+from sppfeat.store.schema import COLUMNS, VERSION_COLUMNS, Status
 from sppfeat.store.writer import FeatureWriter
 
 PENDING, DONE, FAILED = Status
@@ -269,7 +269,7 @@ def test_missing_and_mistyped_attributes(file, name):
     refused_by_the_library(file, f"no text attribute '{name}'")
 
 
-@pytest.mark.parametrize("name", ["features", *COLUMNS])
+@pytest.mark.parametrize("name", ["features", *COLUMNS, *VERSION_COLUMNS])
 def test_datasets_of_another_shape_or_type_or_none(file, name):
     with h5py.File(file, "r") as opened:
         values, kind = opened[name][()], opened[name].dtype
