@@ -142,7 +142,7 @@ def match_images(
     left = dict(enumerate(names))
     own_root, own_paths = root, paths
     for rule in (NameRule.WHOLE, NameRule.NORMALIZED, NameRule.SEPARATORS):
-        if not left:
+        if not left or not len(paths):
             break
         tried = left
         if rule != NameRule.WHOLE:
@@ -152,13 +152,17 @@ def match_images(
             is_same = respelled == list(own_paths)
             tried = {i: name for i, name in left.items() if not is_same or name != names[i]}
             own_root, own_paths = respell(own_root), respelled
+        if not tried:
+            continue
         images = _match_whole([*tried.values()], own_root, own_paths, kind=kind, shown=paths)
         new = {i: _Found(image, rule) for i, image in zip(tried, images, strict=True) if image >= 0}
         found |= new
         left = {position: name for position, name in left.items() if position not in new}
     several: dict[int, tuple[int, ...]] = {}
     if left and len(paths):
+        stems = set(map(_stem_of, own_paths))
         cleaned = {position: _clean(name.strip()) for position, name in left.items()}
+        cleaned = {position: name for position, name in cleaned.items() if _stem_of(name) in stems}
         ends = _Ends(cleaned.values(), own_root, own_paths)
         for position, name in cleaned.items():
             rule, n_parts, fitting = ends.longest(name)
@@ -209,18 +213,18 @@ def _notes_on_rules(
 def _notes_on_doubts(
     several: dict[int, tuple[int, ...]], names: Sequence[bytes], paths: Sequence[bytes]
 ) -> Iterator[str]:
-    for is_contradicted, said in (
-        (False, "of several images, and left out"),
-        (True, "left out, because another name fits the same image as well or better"),
+    for is_rival, one, many, why in (
+        (False, "fits several images and is", "fit several images and are", ""),
+        (True, "is", "are", ", because another name fits the same image as well or better"),
     ):
-        doubts = {i: images for i, images in several.items() if (len(images) == 1) == is_contradicted}
+        doubts = {i: images for i, images in several.items() if (len(images) == 1) == is_rival}
         shown = (
             f"{_show(names[i])} ({' or '.join(_show(paths[image]) for image in images)})"
             for i, images in doubts.items()
         )
         if doubts:
-            could = "could be " if not is_contradicted else "is " if len(doubts) == 1 else "are "
-            yield f"{counted(len(doubts), 'name')} {could}{said}: {first_few(shown, _SHOWN)}"
+            said = counted(len(doubts), f"name {one}", f"names {many}")
+            yield f"{said} left out{why}: {first_few(shown, _SHOWN)}"
 
 
 def _match_whole(
@@ -327,6 +331,12 @@ def _ends(path: bytes, deepest: int) -> Iterator[tuple[int, bytes]]:
         yield n_parts, path[start + 1 :]
         if start <= 0:
             break
+
+
+def _stem_of(name: bytes) -> bytes:
+    """Return the last part of a name without its image suffix."""
+    last = posixpath.basename(name)
+    return os.path.splitext(last)[0] if has_image_suffix(last) else last
 
 
 def _find_rivals(found: dict[int, _Found], names: Sequence[bytes]) -> list[int]:

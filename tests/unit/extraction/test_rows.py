@@ -171,7 +171,7 @@ def test_how_names_matched_is_noted_and_said_where_none_did():
         "1 name matched by the file name alone: '/home/al/0.jpg' is '0.jpg'"
     ]
     twins = [b"a/0.jpg", b"b/0.jpg"]
-    with pytest.raises(BoxError, match=r"could be of several images.*\('a/0\.jpg' or 'b/0\.jpg'\)"):
+    with pytest.raises(BoxError, match=r"fits several images.*\('a/0\.jpg' or 'b/0\.jpg'\)"):
         planner.rows(ROOT, twins, sizes_of(IMAGE_HW[:2]))
 
 

@@ -249,8 +249,8 @@ CAFE = "caf\u00e9.jpg", "cafe\u0301.jpg"
             [0, 1],
             "2 names matched by the file name without its suffix",
         ),
-        (["q/1.jpg"], ["a/1.jpg", "b/1.jpg"], [-1], "1 name could be of several images, and left out"),
-        (["1.png"], ["1.jpg", "1.webp"], [-1], "1 name could be of several images, and left out"),
+        (["q/1.jpg"], ["a/1.jpg", "b/1.jpg"], [-1], "1 name fits several images and is left out"),
+        (["1.png"], ["1.jpg", "1.webp"], [-1], "1 name fits several images and is left out"),
         # Once suggested by the file name: the image of another folder.
         (
             ["train/1.jpg", "val/1.jpg"],

@@ -68,7 +68,7 @@ def test_files_in_another_spelling_or_of_another_machine(tmp_path, files, row, w
         # Deleted since: its folder is there.
         (["val/1.jpg", "train/2.jpg"], ["train/1.jpg", "train/2.jpg"], None),
         (["val/1.jpg", "2.jpg"], ["1.jpg", "2.jpg"], None),
-        (["a/1.jpg", "b/1.jpg", "2.jpg"], ["/home/al/1.jpg", "2.jpg"], "1 name could be of several images"),
+        (["a/1.jpg", "b/1.jpg", "2.jpg"], ["/home/al/1.jpg", "2.jpg"], "1 name fits several images"),
         # The file of that name is another row.
         (["b/1.jpg"], ["/home/al/a/1.jpg", "b/1.jpg"], "1 name is left out, because another name fits"),
         ([], ["1.jpg"], "none of its files (1) exists"),
