@@ -1,11 +1,11 @@
 """Progress bars on standard error, which may be a terminal, a file, or closed."""
 
 import contextlib
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from sppfeat.cli.groups import raise_if_dropped
+from sppfeat.cli.output import STANDARD_ERROR
 
 if TYPE_CHECKING:
     from sppfeat.extraction.pipeline import Progress
@@ -15,36 +15,6 @@ __all__ = ["Bar", "download_bar"]
 
 _SECONDS_BETWEEN_UPDATES = 0.1
 _SECONDS_BETWEEN_LINES = 10.0  # for files, in which each update is a line
-
-
-class _StandardError:
-    """Standard error as a file that never fails; text for a closed terminal or a broken pipe is dropped.
-
-    ``sys.stderr`` is None in a process that was started without standard error (``2>&-``).
-    """
-
-    encoding = property(lambda self: getattr(sys.stderr, "encoding", "ascii"))
-
-    def __eq__(self, other: object) -> bool:
-        """True for standard error: tqdm clears the bars of a file before it writes a line there."""
-        return isinstance(other, _StandardError) or other is sys.stderr
-
-    def __hash__(self) -> int:
-        return hash(_StandardError)
-
-    def write(self, text: str) -> None:
-        with contextlib.suppress(OSError, AttributeError):
-            sys.stderr.write(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError, AttributeError):
-            sys.stderr.flush()
-
-    def isatty(self) -> bool:
-        return sys.stderr is not None and sys.stderr.isatty()
-
-    def fileno(self) -> int:
-        return sys.stderr.fileno()
 
 
 class Bar:
@@ -58,8 +28,7 @@ class Bar:
     ) -> None:
         from tqdm import tqdm
 
-        file = _StandardError()
-        seconds = _SECONDS_BETWEEN_UPDATES if file.isatty() else _SECONDS_BETWEEN_LINES
+        seconds = _SECONDS_BETWEEN_UPDATES if STANDARD_ERROR.isatty() else _SECONDS_BETWEEN_LINES
         self._bar: Any = tqdm(
             total=total,
             desc=label,
@@ -67,7 +36,7 @@ class Bar:
             unit_scale=scaled,
             disable=not shown,
             mininterval=seconds,
-            file=file,
+            file=STANDARD_ERROR,
         )
 
     def __enter__(self) -> "Bar":
@@ -82,7 +51,7 @@ class Bar:
 
     def say(self, text: str) -> None:
         """Prints a line above the bar."""
-        self._bar.write(text, file=_StandardError())
+        self._bar.write(text, file=STANDARD_ERROR)
 
     def move_to(self, n: int, total: int | None = None, *, note: str = "") -> None:
         """Shows ``n`` units as done, with a new total if one is given, and a note after the bar."""

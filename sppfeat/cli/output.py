@@ -13,6 +13,7 @@ from sppfeat.config.wording import counted, escaped
 from sppfeat.errors import StoreError
 
 __all__ = [
+    "STANDARD_ERROR",
     "box_counts_text",
     "first_of",
     "human_bytes",
@@ -29,6 +30,33 @@ __all__ = [
 ]
 
 
+class _StandardError:
+    """Standard error as a file that never fails; text for a closed terminal or a broken pipe is dropped.
+
+    ``sys.stderr`` is None in a process that was started without standard error (``2>&-``).
+    """
+
+    encoding = property(lambda self: getattr(sys.stderr, "encoding", "ascii"))
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError, AttributeError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, AttributeError):
+            sys.stderr.flush()
+
+    def isatty(self) -> bool:
+        return sys.stderr is not None and sys.stderr.isatty()
+
+    def fileno(self) -> int:
+        return sys.stderr.fileno()
+
+
+STANDARD_ERROR = _StandardError()
+"""The file of all progress bars: tqdm clears those of a file before it writes a line there."""
+
+
 def say(text: str) -> None:
     """Prints a line for the user on standard error; drops it if standard error is closed."""
     with contextlib.suppress(OSError):
@@ -38,7 +66,7 @@ def say(text: str) -> None:
 def say_above_bars(text: str) -> None:
     """Prints a line as :func:`say` does, above the progress bars that are shown."""
     tqdm = sys.modules.get("tqdm")  # without it there is no bar
-    with contextlib.nullcontext() if tqdm is None else tqdm.tqdm.external_write_mode(sys.stderr):
+    with contextlib.nullcontext() if tqdm is None else tqdm.tqdm.external_write_mode(STANDARD_ERROR):
         say(text)
 
 
