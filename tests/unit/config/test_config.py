@@ -287,7 +287,7 @@ def test_scales_are_distinct_ascending_and_take_the_place_of_the_size():
     ("settings", "message"),
     [
         ({"coords": "xyxyz"}, r"box-coords is 'xyxyz'; allowed: xyxy, xywh, cxcywh"),
-        ({"units": "percent"}, r"box-units is 'percent'; allowed: absolute, normalized"),
+        ({"units": "pixels"}, r"box-units is 'pixels'; allowed: absolute, normalized, percent"),
         ({"origin": 2}, r"box-origin is 2; allowed: 0, 1"),
         ({"ends": "open"}, r"box-ends is 'open'; allowed: edges, inclusive"),
         ({"order": "zx"}, r"box-order is 'zx'; allowed: xy, yx"),
