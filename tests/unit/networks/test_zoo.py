@@ -104,6 +104,7 @@ def test_unknown_names_get_close_matches():
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+@pytest.mark.slow
 def test_inceptions_without_weights_equal_those_of_the_named_weights(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

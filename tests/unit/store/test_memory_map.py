@@ -60,7 +60,8 @@ def rewrite(path: Path, seed: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-@pytest.mark.parametrize("settings", [{}, pytest.param({"max_nbytes": None}, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("settings", [{}, {"max_nbytes": None}])
+@pytest.mark.slow
 def test_worker_processes_map_the_file_itself(tmp_path, dtype, settings):
     path = image_file(tmp_path / "f.h5", [i % 2 for i in range(N)], dtype=dtype)
     choices = {}, {"rows": "10:30"}, {"levels": 1, "layers": "layer3"}, {"rows": "3:9", "layers": "layer4"}
