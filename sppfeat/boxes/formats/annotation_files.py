@@ -1,4 +1,4 @@
-"""A file or folder of annotations: the bytes of its files, their digest, and errors that name them."""
+"""A file or folder of annotations: the bytes of its files, their digest, errors that name them, and their images."""
 
 import hashlib
 import math
@@ -7,13 +7,14 @@ import stat
 from collections.abc import Collection, Mapping
 from functools import cached_property
 
+from sppfeat.boxes.table import BoxTableBuilder
 from sppfeat.config.values import StrPath
 from sppfeat.config.wording import counted, reason_of
 from sppfeat.errors import BoxError
 from sppfeat.files.paths import MOST_WAYS, FolderWalk
 from sppfeat.files.tables import NUMBER_RULE, parse_number, shorten, to_utf8
 
-__all__ = ["FOLDER_SUFFIXES", "AnnotationFile", "AnnotationFiles", "shape_notes"]
+__all__ = ["FOLDER_SUFFIXES", "AnnotationFile", "AnnotationFiles", "ImageNames", "shape_notes"]
 
 FOLDER_SUFFIXES = (b".xml", b".txt", b".npy", b".json")
 
@@ -214,3 +215,38 @@ def _open_at_once(path: str, flags: int) -> int:
 
 def _suffix(name: bytes) -> bytes:
     return os.path.splitext(name)[1].lower()
+
+
+class ImageNames:
+    """Adds the image of each annotation file to a table, under the name that counts.
+
+    That is the name inside the file; with ``names="file"``, and where there is none inside, the file's own. A file
+    whose own name differs keeps it in the table beside the other, unless ``names`` chooses.
+    """
+
+    def __init__(self, source: AnnotationFiles, builder: BoxTableBuilder) -> None:
+        self._choice = source.names
+        self._builder = builder
+        self._files: dict[int, AnnotationFile] = {}  # by image
+
+    def add(self, file: AnnotationFile, inside: bytes, image_hw: tuple[int, int], where: str) -> int:
+        """Return the index of the image of a file; ``where`` is the place of the name inside.
+
+        Raises:
+            BoxError: another file has an image of the same name.
+        """
+        is_inside = bool(inside) and self._choice != "file"
+        own = b"" if not is_inside or self._choice or _agree(inside, file.stem) else file.stem
+        image = self._builder.add_image(inside if is_inside else file.stem, image_hw, own_name=own)
+        other = self._files.setdefault(image, file)
+        if other is not file:
+            found = f"found {shorten(os.fsdecode(inside))}, as in {os.fsdecode(other.name)!r}"
+            hint = "; --box-names file takes the names of the files" if own or other.stem != file.stem else ""
+            raise file.error(where, f"{found}; allowed: one file an image{hint}")
+        return image
+
+
+def _agree(inside: bytes, stem: bytes) -> bool:
+    """Return True if the name inside, with or without its suffix, is that of the file."""
+    name, own = (os.path.basename(path.strip().replace(b"\\", b"/")).lower() for path in (inside, stem))
+    return own in (name, os.path.splitext(name)[0])

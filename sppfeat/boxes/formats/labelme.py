@@ -3,8 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from sppfeat.boxes.formats.annotation_files import AnnotationFile, AnnotationFiles, shape_notes
-from sppfeat.boxes.formats.own_names import ImageNames
+from sppfeat.boxes.formats.annotation_files import AnnotationFile, AnnotationFiles, ImageNames, shape_notes
 from sppfeat.boxes.table import BoxTable, BoxTableBuilder
 from sppfeat.config.regions import DEFAULT_CONVENTIONS
 from sppfeat.files.json_text import encode_json_text, parse_json, unique_keys

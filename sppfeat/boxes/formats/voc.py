@@ -3,8 +3,7 @@
 import os
 from xml.etree.ElementTree import Element, TreeBuilder
 
-from sppfeat.boxes.formats.annotation_files import AnnotationFile, AnnotationFiles
-from sppfeat.boxes.formats.own_names import ImageNames
+from sppfeat.boxes.formats.annotation_files import AnnotationFile, AnnotationFiles, ImageNames
 from sppfeat.boxes.formats.xml_text import parse_xml
 from sppfeat.boxes.table import ROTATION, BoxTable, BoxTableBuilder
 from sppfeat.config.regions import DEFAULT_CONVENTIONS
