@@ -28,7 +28,7 @@ class FileName(str):
     def __new__(cls, path: str, descriptor: int) -> "FileName":
         """Make the name of an open file: its path if that still belongs to it, else the one under ``/proc``."""
         own = os.dup(descriptor)
-        name = super().__new__(cls, path if _is_file(path, os.fstat(own)) else _name_of(own))
+        name = super().__new__(cls, path if _is_file(path, *_identity(os.fstat(own))) else _name_of(own))
         name._path, name._descriptor = path, own
         weakref.finalize(name, os.close, own)
         return name
@@ -37,8 +37,7 @@ class FileName(str):
     _descriptor: int
 
     def __reduce__(self) -> tuple[Any, ...]:
-        status = os.fstat(self._descriptor)
-        return _find_file, (self._path, _name_of(self._descriptor), status.st_dev, status.st_ino)
+        return _find_file, (self._path, _name_of(self._descriptor), *_identity(os.fstat(self._descriptor)))
 
 
 def map_dataset(
@@ -62,17 +61,19 @@ def _name_of(descriptor: int) -> str:
     return f"/proc/{os.getpid()}/fd/{descriptor}"
 
 
-def _is_file(path: str, file: os.stat_result) -> bool:
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _is_file(path: str, device: int, inode: int) -> bool:
     with contextlib.suppress(OSError, ValueError):
-        return os.path.samestat(os.stat(path), file)
+        return _identity(os.stat(path)) == (device, inode)
     return False
 
 
 def _find_file(path: str, descriptor: str, device: int, inode: int) -> str:
     """Return the name, of the two, of the file with a device and inode."""
     for name in (path, descriptor):
-        with contextlib.suppress(OSError):
-            found = os.stat(name)
-            if (found.st_dev, found.st_ino) == (device, inode):
-                return name
+        if _is_file(name, device, inode):
+            return name
     raise StoreError(f"{path!r} was replaced since it was opened; open it again")
