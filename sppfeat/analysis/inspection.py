@@ -123,9 +123,9 @@ def verify(
         if not report.problems:
             changes = recorded_file_changes(file, root)
             changed = np.flatnonzero(changes.changed & (file.status != Status.PENDING))
-            end = "'sppfeat extract --update-changed' runs them again"
+            runs_by = "'sppfeat extract --update-changed'"
             report.warnings.extend(
-                changed_note(file.path_table, file.image_versions, changes, changed, end=end)
+                changed_note(file.path_table, file.image_versions, changes, changed, runs_by=runs_by)
             )
         compared = None
         if recompute and not report.problems:

@@ -108,15 +108,19 @@ def changed_note(
     changes: FileChanges,
     changed: npt.NDArray[np.int64],
     *,
-    end: str,
+    runs_by: str,
 ) -> list[str]:
-    """Say how many images, ``changed`` ``(k,)`` int64, have changed, with an example and ``end``; nothing for none."""
+    """Say how many images, ``changed`` ``(k,)`` int64, have changed, with an example; nothing for none.
+
+    ``runs_by`` is the option that runs them again; empty if this run does.
+    """
     if not len(changed):
         return []
     first = int(changed[0])
     how = describe_change(versions[first], changes.now[first]) or "it has a file now"
     since = counted(len(changed), "image changed since it was", "images changed since they were")
-    end = end.replace("they run", "it runs").replace("them", "it") if len(changed) == 1 else end
+    it, they_run = ("it", "it runs") if len(changed) == 1 else ("them", "they run")
+    end = f"{runs_by} runs {it} again" if runs_by else f"{they_run} again"
     return [f"{since} extracted, such as {os.fsdecode(paths[first])!r} ({how}); {end}"]
 
 

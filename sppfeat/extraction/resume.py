@@ -138,8 +138,8 @@ def notes_on_changes(
             )
     if not request.runs_changed:
         changed = changed[~is_to_do[changed]]
-    end = "they run again" if request.runs_changed else "--update-changed runs them again"
-    notes += changed_note(recorded.paths, recorded.versions, changes, changed, end=end)
+    runs_by = "" if request.runs_changed else "--update-changed"
+    notes += changed_note(recorded.paths, recorded.versions, changes, changed, runs_by=runs_by)
     if (request.update or request.update_changed) and not recorded.has_versions:
         notes.append(
             "the file does not record when its images were changed, as an older sppfeat made it: changed images cannot "

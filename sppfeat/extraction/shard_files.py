@@ -111,8 +111,10 @@ class ShardFiles:
         has_moved = not roots <= {self.plan.root}
         changes = find_changes(versions, storage, numbers, status=status, has_moved=has_moved)
         changed = np.asarray(changes.changed & (status != Status.PENDING))
-        end = "they run again" if run.request.runs_changed else "--update-changed runs them again"
-        run.notes.extend(changed_note(self.plan.paths, versions, changes, np.flatnonzero(changed), end=end))
+        runs_by = "" if run.request.runs_changed else "--update-changed"
+        run.notes.extend(
+            changed_note(self.plan.paths, versions, changes, np.flatnonzero(changed), runs_by=runs_by)
+        )
         return changed
 
     def unfinished(self, status: npt.NDArray[np.uint8], *, with_failures: bool) -> list[int]:
