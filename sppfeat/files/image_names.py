@@ -370,13 +370,9 @@ def _keys_of_path(path: bytes, root: bytes, deepest: int, by_number: bool) -> It
         absolute = posixpath.join(root, relative)
         yield relative + mark, bonus + 2
         yield absolute + mark, bonus + 2
-        end = len(absolute)
-        for _ in range(deepest + 1):
-            end = absolute.rfind(b"/", 0, end)
-            if end < 0:
-                break
-            if absolute[end + 1 :] != relative:
-                yield absolute[end + 1 :] + mark, bonus + 1
+        for _, end in _ends(absolute, deepest + 1):
+            if end != relative:
+                yield end + mark, bonus + 1
 
 
 def _clean(name: bytes) -> bytes:
