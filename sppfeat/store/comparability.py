@@ -60,8 +60,8 @@ def extraction_differences(recorded: "FeatureTable", other: "FeatureTable") -> l
     factors = recorded.norm_factors, other.norm_factors
     if factors[0] != factors[1]:
         differences.append(
-            f"factors of the mean norm: {names[0]} has {_format(factors[0])}, {names[1]} {_format(factors[1])}; "
-            "'sppfeat extract --normalize-from' takes them over"
+            f"meannorm factors: {names[0]} has {_format(factors[0])}, {names[1]} has {_format(factors[1])}; "
+            "extract one with --normalize-from the other"
         )
     return differences
 

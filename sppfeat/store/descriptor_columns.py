@@ -61,11 +61,17 @@ class ColumnSelection:
 
     @property
     def blocks(self) -> tuple[ColumnBlock, ...]:
-        """The selected columns as blocks of a shorter descriptor; ConfigError if some bins of a level form no grid."""
+        """The selected columns as blocks of a shorter descriptor.
+
+        Raises:
+            ConfigError: some bins of a level are missing, so that it is no longer a grid.
+        """
         result: list[ColumnBlock] = []
         for block, bins in self.parts:
             if bins is not None:
-                raise ConfigError(f"some bins of level {block.level} are no grid; allowed here: whole levels")
+                raise ConfigError(
+                    f"some bins of level {block.level} do not form a grid; allowed here: whole levels"
+                )
             start = result[-1].stop if result else 0
             result.append(block._replace(start=start, stop=start + block.stop - block.start))
         return tuple(result)
@@ -105,7 +111,7 @@ class ColumnSelection:
     def rescale(self, rows: npt.NDArray[np.floating[Any]], normalize: str) -> npt.NDArray[np.floating[Any]]:
         """Rescale the remaining columns ``(n, width)`` of each incomplete layer to l2 norm 1; zeros stay zeros.
 
-        Only the normalizations ``l2`` and ``power`` call for it. Returns float32 then, else ``rows`` itself.
+        Only the normalizations ``l2`` and ``power`` need this, and give float32; otherwise returns ``rows`` itself.
         """
         if not self.needs_rescaling(normalize):
             return rows
@@ -138,21 +144,19 @@ def select_columns(
         >>> select_columns(column_blocks(["relu"], [2], [1, 2]), bins={2: [(0, 1)]}).numbers.tolist()
         [0, 1, 3, 7]
     """
-    there_layers = list(dict.fromkeys(block.layer for block in blocks))
-    there_levels = list(dict.fromkeys(block.level for block in blocks))
-    wanted_layers = _wanted("layers", [layers] if isinstance(layers, str) else layers, there_layers)
-    wanted_levels = _wanted("levels", [levels] if isinstance(levels, int) else levels, there_levels)
+    known_layers = list(dict.fromkeys(block.layer for block in blocks))
+    known_levels = list(dict.fromkeys(block.level for block in blocks))
+    wanted_layers = _chosen("layers", [layers] if isinstance(layers, str) else layers, known_layers)
+    wanted_levels = _chosen("levels", [levels] if isinstance(levels, int) else levels, known_levels)
     numbers = {} if bins is None else {level: _bin_numbers(level, of) for level, of in bins.items()}
-    _wanted("bins are of levels, which", numbers or None, wanted_levels)
+    _chosen("levels of bins", numbers or None, wanted_levels)
     parts = tuple(
         BlockPart(block, numbers.get(block.level))
         for block in blocks
         if block.layer in wanted_layers and block.level in wanted_levels
     )
     if not parts:  # layers need not have the same levels
-        raise ConfigError(
-            f"no layer of {wanted_layers} has a level of {wanted_levels}; nothing would be left"
-        )
+        raise ConfigError(f"none of the layers {wanted_layers} has one of the levels {wanted_levels}")
     taken = {part.block: part for part in parts}
     incomplete = {
         block.layer
@@ -162,15 +166,15 @@ def select_columns(
     return ColumnSelection(parts, blocks[-1].stop, frozenset(incomplete))
 
 
-def _wanted(what: str, wanted: Iterable[Any] | None, there: Sequence[Any]) -> list[Any]:
+def _chosen(what: str, wanted: Iterable[Any] | None, known: Sequence[Any]) -> list[Any]:
     if wanted is None:
-        return list(there)
-    found = list(wanted)
-    unknown = [name for name in found if name not in there]
-    if unknown or not found:
-        said = ",".join(map(str, unknown)) or "none"
-        raise ConfigError(f"{what} are {said}; in this file: {', '.join(map(str, there))}")
-    return found
+        return list(known)
+    chosen = list(wanted)
+    unknown = [name for name in chosen if name not in known]
+    if unknown or not chosen:
+        found = ",".join(map(str, unknown)) or "none"
+        raise ConfigError(f"{what} are {found}; in this file: {', '.join(map(str, known))}")
+    return chosen
 
 
 def _bin_numbers(level: int, bins: Iterable[tuple[int, int]]) -> tuple[int, ...] | None:

@@ -33,7 +33,7 @@ _Float64s: TypeAlias = npt.NDArray[np.float64]
 
 
 def _dataset(name: str, meaning: str) -> Any:
-    """Make a property that reads a dataset of numbers, with what another process has written since."""
+    """Make a property that reads a dataset of numbers, including values that another process has just written."""
     return property(lambda self: np.array(self.map(name)), doc=meaning)
 
 
@@ -89,13 +89,13 @@ class FeatureTable(StoredFile):
     def features(self) -> npt.NDArray[np.floating[Any]] | VirtualFeatures:
         """``(R, D)`` float32 or float16, memory-mapped and read-only, including failed and pending rows.
 
-        If the rows of a merged file are stored in other files, an object that is indexed by rows and columns.
+        For a merged file whose rows are in other files, an object to index by rows and columns.
         """
         return self.map("features") if self.sources is None else self.sources
 
     @property
     def max_decode_pixels(self) -> int:
-        """Most pixels of an image that is read for this file: the default limit, or those of its largest image."""
+        """Pixel limit for images reread for this file: the default, or the size of its largest image."""
         pixels = self.image_hw.prod(axis=1, dtype=np.int64)
         return int(pixels.max(initial=DEFAULT_MAX_DECODE_PIXELS))
 
@@ -142,7 +142,7 @@ class FeatureTable(StoredFile):
     def image_versions(self) -> _Int64s:
         """``(N, 2)``: bytes, and modification time in ns since 1970, of each image's file when it was measured.
 
-        -1 if unknown, as for all images of a file made before these were recorded.
+        -1 if unknown; always -1 in files that older versions made.
         """
         unknown = np.full(self.n_images, UNKNOWN)
         columns = [self.map(name) if self.has(name) else unknown for name in VERSION_COLUMNS]
@@ -309,5 +309,5 @@ def _reopen(kind: type[FeatureTable], path: str, identity: tuple[Any, ...]) -> F
     file = kind(path)
     if file._identity != identity:
         file.close()
-        raise StoreError(f"{path!r} is another file by now")
+        raise StoreError(f"{path!r} was replaced by another file; open it again")
     return file

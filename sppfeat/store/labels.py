@@ -23,7 +23,7 @@ from sppfeat.store.feature_table import FeatureTable
 
 __all__ = ["LabelSource", "Labels", "read_labels"]
 
-# Where labels can come from; see read_labels.
+# Sources of labels; see read_labels.
 LabelSource: TypeAlias = "StrPath | Mapping[str, str] | Sequence[Any] | npt.NDArray[Any] | None"
 _ROW = "row"
 _SHOWN = 10
@@ -37,9 +37,9 @@ class Labels:
     # ``(R,)``, index into ``names`` or -1; without names, the caller's own numbers; None if no classes are known.
     values: npt.NDArray[Any] | None
     names: tuple[str, ...]
-    source: str = ""  # the table or mapping that was joined with the rows, for messages; empty without one
-    n_unknown: int = 0  # names in it that match no image of the file
-    notes: tuple[str, ...] = ()  # on how its names match the images
+    source: str = ""  # name of the table or mapping, for messages; empty without one
+    n_unknown: int = 0  # number of its names that match no image of the file
+    notes: tuple[str, ...] = ()  # remarks on how its names match the images
 
     def name_of(self, row: int) -> str | None:
         """Return the class name of a row, or the number that the caller gave; None if there is no label."""
@@ -61,7 +61,7 @@ class Labels:
         return np.array([*self.names, ""])[self._numbers("names=True")[rows]]
 
     def notes_on(self, rows: npt.NDArray[np.int64]) -> list[str]:
-        """Return what the table or mapping leaves unmatched, as sentences: its names, and some of the rows ``(n,)``."""
+        """Return notes about names without an image and about rows, among ``(n,)``, without a label."""
         notes = list(self.notes)
         if self.source:
             n = len(rows) if self.values is None else int((self.values[rows] == NO_CLASS).sum())
@@ -71,11 +71,11 @@ class Labels:
         return notes
 
     def renumbered(self, classes: Iterable[str], of: str, rows: npt.NDArray[np.int64]) -> "Labels":
-        """Return the labels as numbers of the given classes; ``of`` is where these come from, for messages.
+        """Return the labels numbered by the given classes; ``of`` names their origin in messages.
 
         Raises:
-            LabelError: the classes are no sequence of different names, some of the rows ``(n,)`` have another class,
-                or the labels are the caller's own numbers.
+            LabelError: the classes are not a sequence of different names, some of the rows ``(n,)`` have another
+                class, or the labels are the caller's own numbers.
         """
         known = _check_classes(classes, of)
         if self.values is None:
@@ -155,7 +155,7 @@ def _class_name(value: Any) -> str | None:
     """Return an array element as a class name; None for None and for the missing values NaN, NaT and NA."""
     if isinstance(value, str | bytes):
         return os.fsdecode(value)
-    is_na = type(value).__name__ == "NAType"  # of pandas; it compares with nothing
+    is_na = type(value).__name__ == "NAType"  # from pandas; comparing it gives NA again
     return None if value is None or is_na or value != value else str(value)
 
 
@@ -206,13 +206,13 @@ def _labels_of_names(names: Iterable[str | None]) -> Labels:
 def _read_table(file: FeatureTable, path: Path, encoding: str | None) -> Labels:
     if not os.path.isfile(path):
         raise ConfigError(
-            f"labels are {str(path)!r}, where there is no file; allowed: 'box', 'image', or a table (.csv, .tsv)"
+            f"no such table of labels: {str(path)!r}; allowed: 'box', 'image', or a table (.csv, .tsv)"
         )
     table = TableFile(os.fsencode(path), LabelError, encoding)
     of_image: list[tuple[bytes, str]] = []
     of_row: list[str | None] = [None] * file.n_rows
     paths: list[tuple[int, int, bytes]] = []  # lines with a row and a path
-    known = {*file.classes, *file.row_classes}  # blanks around these are their own
+    known = {*file.classes, *file.row_classes}  # class names that may begin or end with blanks
     with table.open_text() as text:
         lines = table.rows(text)
         line, header = next(lines, (1, []))
@@ -236,7 +236,7 @@ def _read_table(file: FeatureTable, path: Path, encoding: str | None) -> Labels:
 def _check_paths_of_rows(
     file: FeatureTable, table: TableFile, paths: Sequence[tuple[int, int, bytes]]
 ) -> None:
-    """Refuse a table whose rows are those of another file: its paths are other images of this one."""
+    """Refuse a table made for another file: its paths are other images than its rows."""
     image_of = PathIndex(file.path_table).positions(PathTable(path for *_, path in paths))
     for (line, row, path), image, own in zip(
         paths, image_of.tolist(), file.image_index[[row for _, row, _ in paths]].tolist(), strict=True
@@ -244,8 +244,8 @@ def _check_paths_of_rows(
         if image not in (-1, own):
             raise table.error(
                 f"line {line}",
-                f"row {row} is of image {file.path_of(own)!r}, and the path is {one_line(repr(os.fsdecode(path)))}; "
-                "allowed: the rows of this file, or a table without the column 'row'",
+                f"row {row} belongs to {file.path_of(own)!r}, but the path is {one_line(repr(os.fsdecode(path)))}; "
+                "use the rows of this file, or a table without the column 'row'",
             )
 
 

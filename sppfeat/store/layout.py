@@ -1,7 +1,7 @@
 """Lays out the complete file of an extraction, or of a reduction, before the first row is written.
 
 HDF5 allocates every dataset of :mod:`~sppfeat.store.schema` in one piece, in its oldest file format, under a temporary
-name, and fills in what is known. The file is then closed, its disk space is reserved, and it is synced and renamed.
+name, and fills in the known values. The file is then closed, its disk space is reserved, and it is synced and renamed.
 From then on :mod:`~sppfeat.store.writer` fills it without HDF5.
 """
 
@@ -59,7 +59,7 @@ FILE_DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": 
 _STRING: np.dtype[Any] = h5py.string_dtype("utf-8")
 _AT_ONCE = 1 << 14  # entries to handle at a time
 
-# Attributes of a file that those made of it take over.
+# Attributes that merged and reduced files take over.
 _COPIED = (
     "config",
     "fingerprint",
@@ -81,7 +81,7 @@ class FileLayout:
     columns: Mapping[str, tuple[tuple[str | int, ...], str]]  # of the schema: the datasets besides /features
     sizes: Mapping[str, int]  # length of each dimension that the schema names by a letter
     dtype: str  # of the descriptors, float32 or float16
-    attributes: Mapping[str, str | bytes]  # besides those of every file
+    attributes: Mapping[str, str | bytes]  # beyond those of every file
     sources: Sequence[SourceFile] = ()  # files that hold the descriptors, if /features is to be virtual
 
     @classmethod
@@ -90,7 +90,7 @@ class FileLayout:
         own = columns_of(ids=file.has("images/id"), boxes=file.has("row_source"))
         sizes = {"R": file.n_rows, "D": file.dimension}
         for name, (dims, _) in own.items():
-            if file.has(name):  # a file made before versions were recorded gets them, unknown
+            if file.has(name):  # an older file has no versions: they become unknown
                 sizes |= {d: n for d, n in zip(dims, file.shape(name), strict=True) if isinstance(d, str)}
         return cls(
             columns={**own, **columns_of(ids=False, boxes=False, **added)},
@@ -151,12 +151,12 @@ def create_file(
     }
     if boxes is not None:
         attributes["boxes_path"] = os.fsencode(boxes_path)
-        said = boxes.annotations
+        annotations = boxes.annotations
         sizes |= {
             "L": len(config.backbone.layers),
             "X": len(boxes.box_row),
-            "Q": len(said.classes),
-            "E": len(said.extra),
+            "Q": len(annotations.classes),
+            "E": len(annotations.extra),
         }
     if norm_factors is not None:
         attributes["norm_factors"] = json.dumps(norm_factors)
@@ -169,7 +169,7 @@ def create_file(
         attributes=attributes,
     )
     with create_layout(path, layout, _entries(tables, config, blocks)):
-        pass  # nothing to add: the writer fills the file under its final name
+        pass  # the writer fills the file under its final name
 
 
 @contextlib.contextmanager
@@ -219,7 +219,7 @@ def create_layout(path: Path, layout: FileLayout, entries: Iterable[Entries]) ->
                 if needed > free:
                     raise StoreError(
                         f"{str(path)!r} needs {needed / 1e9:.2f} GB and {str(real.parent)!r} has {free / 1e9:.2f} GB "
-                        "free; fewer levels, --dtype float16 or another folder would do"
+                        "free; use fewer levels, --dtype float16 or another folder"
                     )
                 for name, where, values in entries:
                     if len(values) and file[name].size:
@@ -261,18 +261,18 @@ def _entries(tables: FileTables, config: ExtractConfig, blocks: Sequence[ColumnB
 
 
 def _box_entries(boxes: RowBoxes, config: ExtractConfig) -> Iterator[Entries]:
-    said = boxes.annotations
+    annotations = boxes.annotations
     yield "boxes", ..., boxes.boxes_px
     yield "row_source", ..., boxes.source
     yield "row_flag", ..., boxes.flag
     yield "row_scale", ..., scale_sides(boxes.scale, config.input)
     yield "row_mirrored", ..., boxes.mirrored.view(np.uint8)
-    yield "row_label", ..., said.label
-    yield "row_score", ..., said.score
-    yield from _text_entries("row_id", said.ids)
-    yield "row_classes", ..., [os.fsencode(name) for name in said.classes]
-    yield "row_extra_names", ..., [os.fsencode(name) for name in said.extra_names]
-    for i, column in enumerate(said.extra):
+    yield "row_label", ..., annotations.label
+    yield "row_score", ..., annotations.score
+    yield from _text_entries("row_id", annotations.ids)
+    yield "row_classes", ..., [os.fsencode(name) for name in annotations.classes]
+    yield "row_extra_names", ..., [os.fsencode(name) for name in annotations.extra_names]
+    for i, column in enumerate(annotations.extra):
         for _, rows, texts in _text_entries("row_extra", column):
             yield "row_extra", (rows, i), texts
     yield "box_row", ..., boxes.box_row
@@ -296,7 +296,7 @@ def _text_entries(name: str, texts: PathTable) -> Iterator[Entries]:
 
 @contextlib.contextmanager
 def _new_hdf5(path: Path) -> Iterator[h5py.File]:
-    """Create an HDF5 file; on a full disk raise OSError, and drop what h5py prints for every object it cannot close."""
+    """Create an HDF5 file; on a full disk raise OSError and silence h5py's complaints about objects it cannot close."""
     with contextlib.redirect_stderr(io.StringIO()):
         try:
             with h5py.File(path, "w", libver="earliest") as file:

@@ -1,4 +1,4 @@
-"""Memory maps of datasets, which other processes can map again by name."""
+"""Memory maps of datasets that other processes can map again by name."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ __all__ = ["FileName", "map_dataset"]
 
 
 class FileName(str):
-    """The name of an open file, which leads other processes to that file even if its name belongs to another one now.
+    """The name of an open file, by which other processes find that file even after it was replaced.
 
     joblib sends a memory map to its worker processes as a name, a place and a shape. Pickled, this name becomes one
     that has the device and inode of the open file when the other process looks: the name itself, or the descriptor
@@ -46,7 +46,7 @@ def map_dataset(
     """Return a part of an open file as a read-only memory map.
 
     Args:
-        path: absolute path of the file, which may belong to another file by now.
+        path: absolute path of the file; another file may have taken it over.
         descriptor: descriptor of the open file; the caller may close it.
         dtype, shape: type and shape of the result, which is not empty.
         offset: position of its first byte in the file.
@@ -72,7 +72,7 @@ def _is_file(path: str, device: int, inode: int) -> bool:
 
 
 def _find_file(path: str, descriptor: str, device: int, inode: int) -> str:
-    """Return the name, of the two, of the file with a device and inode."""
+    """Return whichever of two names belongs to the file with this device and inode."""
     for name in (path, descriptor):
         if _is_file(name, device, inode):
             return name

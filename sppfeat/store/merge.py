@@ -1,6 +1,6 @@
 """Merges the files of all shards into one file, which copies their descriptors or refers to them.
 
-The files are first checked to be those of one extraction, complete, and to hold each of its images exactly once.
+First checks that the files are complete, come from one extraction, and hold each of its images exactly once.
 """
 
 import dataclasses
@@ -74,15 +74,15 @@ class _ShardFile(NamedTuple):
 
     path: Path  # as the user gave it
     shard: Shard
-    root: str  # that its image paths are relative to
-    version: FileVersion  # when the file was read
+    root: str  # folder that its image paths are relative to
+    version: FileVersion  # of the file when it was read
     source: SourceFile  # its record for /sources, with its absolute path
     n_boxes: int  # in the box file, or views in this shard; 0 if rows are whole images
     status: list[int]  # number of pending, done and failed images
 
     @property
     def pending(self) -> int:
-        """Number of images without a result, even if the file gives them a status that does not exist."""
+        """Number of images without a result, including any with an unknown status."""
         return sum(self.status) - self.status[Status.DONE] - self.status[Status.FAILED]
 
     def check_unchanged(self) -> None:
@@ -90,9 +90,9 @@ class _ShardFile(NamedTuple):
         try:
             now = FileVersion.of(self.path)
         except OSError as error:
-            raise StoreError(f"cannot read {str(self.path)!r} any more: {error.strerror}") from error
+            raise StoreError(f"cannot read {str(self.path)!r} again: {error.strerror}") from error
         if not now.is_file_of(self.version):
-            raise StoreError(f"{str(self.path)!r} was changed while it was merged; merge again")
+            raise StoreError(f"{str(self.path)!r} changed during the merge; merge again")
 
 
 def merge_shards(
@@ -123,10 +123,10 @@ def merge_shards(
             extraction exactly once.
     """
     if not shards:
-        raise ConfigError("no shards to merge; allowed: one or more")
+        raise ConfigError("no shards to merge; name one or more")
     url = url_of(output)
     if url is not None and not copy:
-        raise ConfigError(f"{url} would lead to files of this machine; allowed for it: --copy")
+        raise ConfigError(f"a merged file at {url} cannot refer to local files; add --copy")
     with local_output(output, overwrite=overwrite, continues=False) as local:
         summary = _merge(local.path, shards, copy=copy, overwrite=overwrite, on_progress=on_progress)
         local.publish()
@@ -139,7 +139,7 @@ def _merge(
     started = time.monotonic()
     check_new_file(output, inputs=shards, overwrite=overwrite)
     with OutputLock(output):
-        # Checked again under the lock: another process may have just written the output.
+        # Check again under the lock: another process may have just written the output.
         check_new_file(output, inputs=shards, overwrite=overwrite)
         parts = _read_shard_files(shards, lambda n: on_progress("check", n, len(shards)))
         whole = parts[0].shard
@@ -178,8 +178,8 @@ def _merge(
 def _root_notes(parts: Sequence[_ShardFile]) -> list[str]:
     roots = list(dict.fromkeys(part.root for part in parts))
     note = (
-        f"the shards have their images in {len(roots)} folders: {first_few(map(repr, roots), 3)}; {roots[0]!r}, of "
-        f"{str(parts[0].path)!r}, is recorded"
+        f"the shards read their images from {len(roots)} folders: {first_few(map(repr, roots), 3)}; the merged file "
+        f"records {roots[0]!r}, from {str(parts[0].path)!r}"
     )
     return [note] if len(roots) > 1 else []
 
@@ -199,8 +199,8 @@ def _entries(
 ) -> Iterator[Entries]:
     """Yield the content of the merged file, except the descriptors.
 
-    Columns with an entry per image, row or view are those of all shards, renumbered; the boxes of a box file are
-    numbered the same in each, and everything else is the same, but for the order in which versions number classes.
+    Columns with an entry per image, row or view join those of all shards, renumbered. Boxes of a box file have the same
+    numbers in every shard. Everything else is equal, except that versions may number classes in another order.
     """
     joined = {name for name, (dims, _) in layout.columns.items() if dims[0] in ("N", "R", "X")}
     box_row = None
@@ -238,9 +238,7 @@ def _join_box_rows(box_row: npt.NDArray[np.int64], source: FeatureFile, part: _S
     for boxes, rows in source.read_parts("box_row"):
         own = np.flatnonzero(rows >= 0) + boxes.start
         if (box_row[own] >= 0).any():
-            raise StoreError(
-                f"{str(part.path)!r} has boxes that another shard has, too; allowed: each box once"
-            )
+            raise StoreError(f"{str(part.path)!r} repeats boxes of another shard; allowed: each box once")
         box_row[own] = rows[own - boxes.start] + part.shard.first_row
 
 
@@ -277,8 +275,8 @@ def _read_shard_files(paths: Sequence[StrPath], on_progress: Callable[[int], Non
     ]
     if left:
         raise StoreError(
-            f"{counted(len(left), 'shard is', 'shards are')} incomplete: {first_few(left, _SHOWN)}; the "
-            "command that began a shard, given again, continues it"
+            f"{counted(len(left), 'shard is', 'shards are')} incomplete: {first_few(left, _SHOWN)}; repeat "
+            "the command of a shard to continue it"
         )
     # A shard without images has no position in the order.
     return [part for part in found if part.shard.first_image < part.shard.stop_image] or found[:1]
@@ -288,22 +286,22 @@ def _read_shard(file: FeatureFile) -> _ShardFile:
     where = repr(str(file.path))
     if file.is_reduced:
         raise StoreError(
-            f"{where} has reduced descriptors; allowed: as extracted. Merge, and then 'sppfeat reduce'"
+            f"{where} has reduced descriptors; merge the shards as extracted, then run 'sppfeat reduce'"
         )
     if file.sources is not None:
-        raise StoreError(f"{where} was made by 'sppfeat merge', its rows lie in other files; allowed: these")
+        raise StoreError(f"{where} was made by 'sppfeat merge'; merge the files that hold its rows instead")
     shard = file.shard
     if shard is None:
         raise StoreError(
-            f"{where} is no shard: it has all images of its extraction; allowed: what 'sppfeat extract --shard' writes"
+            f"{where} is not a shard: it holds a whole extraction; allowed: files from 'sppfeat extract --shard'"
         )
     if is_being_written(file.path):
-        raise StoreError(f"{where} ({shard}) is being written by another process; merge when it is complete")
+        raise StoreError(f"another process is writing {where} ({shard}); merge when it is complete")
     expected = shard.stop_image - shard.first_image, shard.stop_row - shard.first_row
     if (file.n_images, file.n_rows) != expected:
         raise StoreError(
-            f"{where} has {counted(file.n_images, 'image')} and {counted(file.n_rows, 'row')}, and is recorded as "
-            f"{shard}, rows {shard.first_row} to {shard.stop_row}"
+            f"{where} has {counted(file.n_images, 'image')} and {counted(file.n_rows, 'row')}, but its attribute "
+            f"'shard' says {shard}, rows {shard.first_row} to {shard.stop_row}"
         )
     version = FileVersion.of(file.stat())
     return _ShardFile(
@@ -328,7 +326,7 @@ def _read_shard(file: FeatureFile) -> _ShardFile:
 
 
 def _check_same_extraction(*shards: tuple[FeatureFile, Shard]) -> None:
-    """Refuse two files that differ in settings or inputs; everything else follows from these."""
+    """Refuse two files that differ in settings or inputs, which determine everything else."""
     (first, first_shard), (other, other_shard) = shards
     names = repr(str(first.path)), repr(str(other.path))
     factors = first.norm_factors or (), other.norm_factors or ()
@@ -342,22 +340,24 @@ def _check_same_extraction(*shards: tuple[FeatureFile, Shard]) -> None:
         for file, shard in shards
     ]
     differences = config_differences(first.config.to_dict(), other.config.to_dict(), names=names) or [
-        f"{what}: {names[0]} has {value}, {names[1]} {facts[1][what]}"
+        f"{what}: {names[0]} has {value}, {names[1]} has {facts[1][what]}"
         for what, value in facts[0].items()
         if value != facts[1][what]
     ]
     if not differences and (
         len(factors[0]) != len(factors[1]) or not np.allclose(*factors, rtol=_SAME_FACTOR, atol=0)
     ):
-        said = [f"{len(own)}: {first_few(map(str, own), _SHOWN)}" if own else "none" for own in factors]
+        shown = [f"{len(own)}: {first_few(map(str, own), _SHOWN)}" if own else "none" for own in factors]
         differences = [
-            f"factors of the mean norm: {names[0]} has {said[0]}, {names[1]} {said[1]}; 'sppfeat extract "
-            "--normalize-from' gives all shards those of one"
+            f"meannorm factors: {names[0]} has {shown[0]}, {names[1]} has {shown[1]}; extract every shard with "
+            "--normalize-from one file"
         ]
     if differences and first_shard.plan != other_shard.plan:
-        differences[-1] += "; the inputs were not the same when they were cut: --overwrite makes one anew"
+        differences[-1] += "; the inputs changed between the shards: extract one again with --overwrite"
     if differences:
-        raise StoreError(f"{names[0]} and {names[1]} are not of one extraction: {'; '.join(differences)}")
+        raise StoreError(
+            f"{names[0]} and {names[1]} come from different extractions: {'; '.join(differences)}"
+        )
 
 
 def _has_box_file(file: FeatureFile) -> bool:
@@ -367,7 +367,7 @@ def _has_box_file(file: FeatureFile) -> bool:
 
 
 def _check_tiling(parts: Sequence[_ShardFile]) -> None:
-    """Refuse sorted shards that overlap, or leave images out."""
+    """Refuse sorted shards that overlap or miss images."""
     n_images, gaps, at, before = parts[0].shard.n_images, [], 0, parts[0]
     for part in parts:
         shard = part.shard
@@ -389,12 +389,12 @@ def _check_tiling(parts: Sequence[_ShardFile]) -> None:
 
 
 def _name_missing(parts: Iterable[_ShardFile]) -> str:
-    """Name the missing shards, for a message; empty if the files are not of one number of shards."""
+    """Name the missing shards, for a message; empty if the files disagree on the number of shards."""
     counts = {part.shard.count for part in parts}
     if len(counts) != 1:
         return ""
     (count,) = counts
-    there = {part.shard.index for part in parts}
-    missing = (f"{i}/{count}" for i in range(1, count + 1) if i not in there)
+    known = {part.shard.index for part in parts}
+    missing = (f"{i}/{count}" for i in range(1, count + 1) if i not in known)
     shown = first_few(missing, _SHOWN)
     return f": shards {shown} are missing" if shown else ""

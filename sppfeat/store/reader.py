@@ -263,7 +263,7 @@ class FeatureFile(FeatureTable):
         for note in known.notes_on(selected):
             warnings.warn(note, LabelWarning, stacklevel=2)
         if like is not None and classes is not None:
-            raise ConfigError("classes and like are both given; allowed: one of them")
+            raise ConfigError("classes and like are both given; give one of them")
         if like is not None:
             known = known.renumbered(*_classes_of(like, labels), selected)
         elif classes is not None:
@@ -332,11 +332,11 @@ def _classes_of(like: Any, labels: LabelSource) -> tuple[list[str], str]:
     else:
         found = one_line(repr(like))
         raise LabelError(
-            f"like is {found}; allowed: a feature file, its path, or a selection; classes takes class names"
+            f"like is {found}; allowed: a feature file, its path, or a selection (class names go into classes)"
         )
     if not names:
         raise LabelError(
-            f"like is {name!r}, which has no classes; allowed: a file or a selection with classes"
+            f"like is {name!r}, which has no classes; allowed: a file or a selection that has some"
         )
     return names, repr(name)
 

@@ -69,7 +69,7 @@ class FitRecord:
             columns = tuple(ColumnBlock(*block) for block in values.pop("source_columns"))
             return cls(spec=ReductionSpec(**spec), source_columns=columns, **values)
         except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-            raise ConfigError(f"it is no record of a reduction: {error}") from error
+            raise ConfigError(f"it does not record a reduction: {error}") from error
         except SppfeatError as error:
             raise ConfigError(str(error)) from error
 

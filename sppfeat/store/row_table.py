@@ -104,8 +104,8 @@ def to_pandas(file: FeatureTable, rows: npt.NDArray[np.int64], labels: Labels) -
     columns["error"] = np.array([errors.get(image, "") for image in images.tolist()], dtype=object)
     numbers = columns.pop("label_number")
     if labels.names:
-        # Categories in the order of the file, so that its numbers are the codes. No label is no category, and neither
-        # is a number outside the classes, as in a damaged file.
+        # Categories keep the file's order, so that its numbers are the codes. A missing label has no category, nor has
+        # a number outside the classes, as in a damaged file.
         names = pandas.Index(labels.names, dtype=object)
         columns["label"] = pandas.Categorical.from_codes(columns["label"].index, categories=names)
     elif labels.values is not None:
@@ -123,7 +123,5 @@ def _label_numbers(labels: Labels, rows: npt.NDArray[np.int64]) -> npt.NDArray[A
         return np.full(len(rows), -1, dtype=np.int64)
     y = labels.values[rows]
     if y.ndim != 1 or y.dtype.kind not in "iufb":
-        raise LabelError(
-            f"labels are {y.dtype} of shape {y.shape}; allowed in an export: one number for a row"
-        )
+        raise LabelError(f"labels are {y.dtype} of shape {y.shape}; allowed in an export: one number per row")
     return y.astype(np.float64 if y.dtype.kind == "f" else np.int64)

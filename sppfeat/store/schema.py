@@ -64,8 +64,8 @@ COLUMNS: _Columns = {  # of every file
     "columns/start": (("B",), "<i8"),
     "columns/stop": (("B",), "<i8"),
 }
-# Of files with images from an input table: the name that the table gives each image; any text, not necessarily unique,
-# empty for images of other inputs.
+# Files with images from an input table have the name that the table gives each image: any text, not necessarily
+# unique, empty for images of other inputs.
 OPTIONAL_COLUMNS: _Columns = {"images/id": (("N",), "string")}
 # Size and modification time of the file of each image when its header was read, -1 if unknown. Files made before these
 # were recorded lack them.
@@ -74,7 +74,7 @@ VERSION_COLUMNS: _Columns = {
     "images/mtime_ns": (("N",), "<i8"),  # nanoseconds since 1970
 }
 UNKNOWN = -1  # in /images/nbytes and /images/mtime_ns
-# Of files with boxes: L layers, X boxes in the box file, Q classes of boxes, E other columns.
+# Files with boxes: L layers, X boxes in the box file, Q classes of boxes, E other columns.
 ROW_COLUMNS: _Columns = {
     "row_source": (("R",), "<i8"),
     "row_flag": (("R",), "|u1"),
@@ -89,13 +89,13 @@ ROW_COLUMNS: _Columns = {
     "row_extra_names": (("E",), "string"),
     "box_row": (("X",), "<i8"),
 }
-# Of files with reduced descriptors: S columns before the projection, D dimensions after it.
+# Files with reduced descriptors: S columns before the projection, D dimensions after it.
 REDUCTION_COLUMNS: _Columns = {
     "reduction/mean": (("S",), "<f4"),
     "reduction/components": (("D", "S"), "<f4"),
     "reduction/scale": (("D",), "<f4"),
 }
-# Of files whose /features are virtual: S source files that hold the rows.
+# Files with virtual /features: S source files that hold the rows.
 SOURCE_COLUMNS: _Columns = {
     "sources/path": (("S",), "string"),
     "sources/first_image": (("S",), "<i8"),

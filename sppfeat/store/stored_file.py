@@ -1,6 +1,6 @@
 """A feature file as HDF5 stores it, checked when it is opened: known schema, consistent, each dataset in one piece.
 
-A file that somebody crafted to harm HDF5 itself is not told apart from a good one.
+A file crafted to attack the HDF5 library itself is not recognized.
 """
 
 import contextlib
@@ -68,11 +68,11 @@ class StoredFile:
             raise StoreError(f"not a file: {self._shown}")
         with self._h5py_errors("cannot be opened as HDF5"):
             if os.access(self.path, os.R_OK) and not h5py.is_hdf5(self.path):
-                raise OSError("it is something else; allowed: feature files, which 'sppfeat extract' writes")
+                raise OSError("it is not an HDF5 file; allowed: feature files written by 'sppfeat extract'")
             self._file = h5py.File(self.path, "r")
         try:
             self._nbytes_then = self.nbytes
-            with self._h5py_errors("cannot be read as a feature file, it is damaged"):
+            with self._h5py_errors("damaged feature file"):
                 self._check()
         except BaseException:
             self._file.close()
@@ -187,7 +187,7 @@ class StoredFile:
             )
 
     def virtual_features(self) -> VirtualFeatures | None:
-        """Return the descriptors that other files hold, which are not opened; None if this file holds them itself."""
+        """Return the descriptors of a merged file, without opening its sources; None if the file holds them itself."""
         if not self.is_virtual:
             return None
         columns = [self.read(f"sources/{name}").tolist() for name in SourceFile._fields]
@@ -226,7 +226,7 @@ class StoredFile:
             )
 
     def _check(self) -> None:
-        """Check that every dataset has the place, type and shape of the schema, and agrees with the others.
+        """Check that every dataset has the storage, type and shape that the schema demands, and agrees with the others.
 
         No other file is opened: for virtual descriptors ``/sources`` is checked, but not the files it names.
         """
@@ -253,7 +253,7 @@ class StoredFile:
     def _check_attributes(self) -> None:
         if self._text_attribute("format") != FORMAT:
             raise StoreError(
-                f"{self._shown} is HDF5, but no feature file: its attribute 'format' is not {FORMAT!r}"
+                f"{self._shown} is an HDF5 file, but not a feature file: its attribute 'format' is not {FORMAT!r}"
             )
         version = self._file.attrs.get("schema_version")
         if not isinstance(version, np.integer) or version < 1:
@@ -262,7 +262,7 @@ class StoredFile:
             )
         if version > REDUCED_SCHEMA_VERSION:
             raise StoreError(
-                f"{self._shown} has schema {version}; this sppfeat reads up to {REDUCED_SCHEMA_VERSION}: update it"
+                f"{self._shown} has schema {version}; this sppfeat reads up to {REDUCED_SCHEMA_VERSION}: update sppfeat"
             )
         for name in (*_ATTRIBUTES, "reduction") if self.is_reduced else _ATTRIBUTES:
             self.attribute(name)
@@ -319,8 +319,8 @@ class StoredFile:
         kind = "external" if properties.get_external_count() else _LAYOUTS.get(properties.get_layout())
         if kind is not None:
             raise StoreError(
-                f"{self._shown}: /{name} is {kind}; allowed: contiguous, in the file itself, as sppfeat writes it and "
-                "'h5repack -l CONTI' makes it of a chunked one"
+                f"{self._shown}: /{name} is {kind}; allowed: contiguous, in the file itself; unpack a chunked file "
+                "with 'h5repack -l CONTI'"
             )
         if 0 in dataset.shape:
             return
@@ -330,7 +330,7 @@ class StoredFile:
         content = math.prod(dataset.shape) * dataset.dtype.itemsize  # numpy's product would overflow
         if offset + max(content, dataset.id.get_storage_size()) > self.nbytes:
             raise StoreError(
-                f"{self._shown} is truncated: /{name} ends behind the end of the file ({self.nbytes} bytes)"
+                f"{self._shown} is truncated: /{name} ends beyond the end of the file ({self.nbytes} bytes)"
             )
 
     def _check_rows(self, sizes: dict[str, int]) -> None:
@@ -342,7 +342,7 @@ class StoredFile:
         image_index = self._content("image_index")
         if ((image_index < 0) | (image_index >= sizes["N"])).any():
             raise StoreError(
-                f"{self._shown}: /image_index names images that do not exist; there are {sizes['N']}"
+                f"{self._shown}: /image_index refers to images that do not exist; the file has {sizes['N']}"
             )
         for name, limit in (
             (("row_source", "X"), ("row_label", "Q"), ("box_row", "R")) if "X" in sizes else ()
@@ -373,4 +373,4 @@ def _explain_missing(path: Path) -> str:
     url = url_of(path)
     if url is None:
         return f"no such file: {str(path)!r}"
-    return f"{shown(url)} is read from this machine only: fetch it first"
+    return f"feature files are read from local disks only; download {shown(url)} first"

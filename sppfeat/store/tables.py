@@ -38,7 +38,7 @@ class Annotations:
         )
 
     def followed_by(self, other: "Annotations") -> "Annotations":
-        """Return these annotations followed by others from the same box file, whose classes may be numbered anew."""
+        """Return these annotations followed by others from the same box file, whose classes may be renumbered."""
         known = ClassNumbers(self.classes)
         number = known.renumbering(other.classes)
         extra = dict(zip(other.extra_names, other.extra, strict=True))  # a newer reader may find more columns
@@ -65,15 +65,11 @@ class RowBoxes:
     flag: npt.NDArray[np.uint8]  # ``(R,)``, bits of :class:`sppfeat.config.regions.RowFlag`
     scale: npt.NDArray[
         np.int16
-    ]  # ``(R,)``, index of the short side to pool at; -1 for none, or not chosen yet
+    ]  # ``(R,)``, index of the short side to pool at; -1 for none, or not yet chosen
     mirrored: npt.NDArray[np.bool_]  # ``(R,)``, True for rows pooled from the mirrored image
-    source: npt.NDArray[
-        np.int64
-    ]  # ``(R,)``, index of the box in the box file, or among the views of all images
+    source: npt.NDArray[np.int64]  # ``(R,)``, index of the box in the box file, or among all views
     annotations: Annotations
-    box_row: npt.NDArray[
-        np.int64
-    ]  # ``(X,)``, row of each box or view; -1 if its image is not among the inputs
+    box_row: npt.NDArray[np.int64]  # ``(X,)``, row of each box or view; -1 if its image is not an input
 
     def __len__(self) -> int:
         return len(self.flag)

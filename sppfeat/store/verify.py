@@ -100,18 +100,18 @@ def _structure_problems(file: FeatureFile, status: npt.NDArray[np.uint8]) -> Ite
     counts = np.diff(file.image_rows, axis=1).reshape(-1)
     if not np.array_equal(file.image_index, np.repeat(np.arange(file.n_images), counts)):
         yield "/image_index and /images/rows contradict each other"
-    yield from _having("image", status > max(Status), "an unknown status")
+    yield from _describe("image", status > max(Status), "an unknown status")
     labels = file.labels
     is_bad = (labels < -1) | (labels >= max(1, len(file.classes)))
-    yield from _having("image", is_bad, "a label that no class has")
+    yield from _describe("image", is_bad, "a label outside the classes")
     paths = file.path_table
     if len(set(paths)) != file.n_images:
-        yield "/images/path names an image twice"
+        yield "/images/path lists an image twice"
     is_bad = np.array([not path or path.startswith(b"/") or b"\0" in path for path in paths], dtype=bool)
-    yield from _having("image", is_bad, "a path that is none below the root")
-    yield from _having("image", (file.image_hw < 0).any(axis=1), "a size below 0")
+    yield from _describe("image", is_bad, "a path outside the root")
+    yield from _describe("image", (file.image_hw < 0).any(axis=1), "a size below 0")
     if len(set(file.classes)) != len(file.classes):
-        yield "/classes names a class twice"
+        yield "/classes lists a class twice"
     if file.has_boxes:
         yield from _box_problems(file)
     if file.sources is not None:
@@ -128,10 +128,10 @@ def _box_problems(file: FeatureFile) -> Iterator[str]:
     if not np.array_equal(file.box_row[file.row_source], np.arange(file.n_rows)):
         yield "/row_source and /box_row contradict each other"
     known_flags = RowFlag.CLIPPED | RowFlag.DEGENERATE | RowFlag.SUB_CELL
-    yield from _having("row", file.row_flag > int(known_flags), "an unknown flag")
+    yield from _describe("row", file.row_flag > int(known_flags), "an unknown flag")
     region = file.row_region.astype(np.int64)
     is_bad = (region[..., :2] < 0).any(axis=(1, 2)) | (region[..., :2] >= region[..., 2:]).any(axis=(1, 2))
-    yield from _having("row", file.has_descriptor() & is_bad, "a descriptor, but of no region")
+    yield from _describe("row", file.has_descriptor() & is_bad, "a descriptor, but no region")
 
 
 def _shard_problems(file: FeatureFile) -> Iterator[str]:
@@ -140,8 +140,8 @@ def _shard_problems(file: FeatureFile) -> Iterator[str]:
         expected = (shard.stop_image - shard.first_image, shard.stop_row - shard.first_row)
         if (file.n_images, file.n_rows) != expected:
             yield (
-                f"the attribute 'shard' says {expected[0]} images and {expected[1]} rows, the file has {file.n_images} "
-                f"and {file.n_rows}"
+                f"the attribute 'shard' says {expected[0]} images and {expected[1]} rows, but the file has "
+                f"{file.n_images} and {file.n_rows}"
             )
 
 
@@ -152,7 +152,7 @@ def _setting_problems(file: FeatureFile) -> Iterator[str]:
     if reduction is not None:
         expected, also = reduction.fingerprint_of(expected), " and the reduction"
     if expected != file.attribute("fingerprint"):
-        yield f"the attribute 'fingerprint' is not that of the attribute 'config'{also}"
+        yield f"the attribute 'fingerprint' does not match the attribute 'config'{also}"
     n_bins = 1 if config.backbone.head else config.descriptor.n_bins
     if n_bins * sum({b.layer: b.channels for b in columns}.values()) != columns[-1].stop:
         yield "the attribute 'config' and /columns contradict each other"
@@ -161,17 +161,18 @@ def _setting_problems(file: FeatureFile) -> Iterator[str]:
     if reduction is not None and file.columns != reduction.columns:
         yield "the attribute 'reduction' and /columns contradict each other"
     if reduction is None and config.descriptor.dtype != file.dtype.name:
-        yield f"the attribute 'config' says {config.descriptor.dtype}, /features is {file.dtype}"
+        yield f"the attribute 'config' says {config.descriptor.dtype}, but /features is {file.dtype}"
     n_layers = len({block.layer for block in columns})
     if len(file.norm_factors or range(n_layers)) != n_layers:
         yield "the attribute 'norm_factors' does not have one factor per layer"
     if file.has_boxes:
         sides = [side or NATIVE_SCALE for side in config.input.short_sides]
         is_unknown = ~np.isin(file.row_scale, [*sides, NO_SCALE])
-        yield from _having("row", is_unknown, "a scale that the attribute 'config' has not")
+        yield from _describe("row", is_unknown, "a scale that is not in the attribute 'config'")
         n_layers = file.row_region.shape[1]
         if n_layers != len(config.backbone.layers):
-            yield f"/row_region has {counted(n_layers, 'layer')}, the attribute 'config' {len(config.backbone.layers)}"
+            n_expected = len(config.backbone.layers)
+            yield f"/row_region has {counted(n_layers, 'layer')}, but the attribute 'config' has {n_expected}"
 
 
 def _source_problems(file: FeatureFile, sources: VirtualFeatures) -> Iterator[str]:
@@ -187,14 +188,14 @@ def _source_problems(file: FeatureFile, sources: VirtualFeatures) -> Iterator[st
             continue
         if os.fsencode(created) != source.created:
             was = one_line(os.fsdecode(source.created))
-            yield f"the source {path!r} is not what was merged: it was created {one_line(created)}, and was of {was}"
+            yield f"the source {path!r} was replaced since the merge: created {one_line(created)}, not {was}"
         merged = status[source.first_image : source.stop_image]
         if len(now) != len(merged):
-            yield f"the source {path!r} has {counted(len(now), 'image')}, of which {len(merged)} were merged"
+            yield f"the source {path!r} has {counted(len(now), 'image')}, but {len(merged)} were merged"
         elif (now != merged).any():
             n = int((now != merged).sum())
             has = "has" if n == 1 else "have"
-            yield f"{counted(n, 'image')} of the source {path!r} {has} another status than when they were merged"
+            yield f"{counted(n, 'image')} of the source {path!r} {has} changed status since the merge"
 
 
 def _scan_rows(file: FeatureFile, on_progress: Callable[[int, int], None]) -> dict[str, _Rows]:
@@ -222,7 +223,7 @@ def _scan_rows(file: FeatureFile, on_progress: Callable[[int, int], None]) -> di
 
 
 def _duplicates(file: FeatureFile, rows: _Rows, hashes: npt.NDArray[np.int64]) -> _Rows:
-    """Return the rows that equal an earlier row, value by value; ``hashes`` finds the candidates."""
+    """Return the rows that equal an earlier row, value by value, among the candidates with equal ``hashes``."""
     order = rows[np.argsort(hashes[rows], kind="stable")]
     same = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]])
     before, after = order[same], order[same + 1]
@@ -242,8 +243,8 @@ def _row_findings(found: dict[str, _Rows], names: Iterable[str]) -> list[str]:
     return [f"{counted(len(found[n]), *_ROW_TEXTS[n])}: {_first(found[n])}" for n in names if len(found[n])]
 
 
-def _having(noun: str, is_bad: npt.ArrayLike, text: str) -> Iterator[str]:
-    """Yield a sentence about the images or rows that have something, if there are any; it names the first ones."""
+def _describe(noun: str, is_bad: npt.ArrayLike, text: str) -> Iterator[str]:
+    """Yield a sentence that names the first bad images or rows, if there are any."""
     bad = np.flatnonzero(is_bad)
     if len(bad):
         which = "images " if noun == "image" else ""

@@ -1,4 +1,4 @@
-"""The descriptors of a merged file, which lie in the files that it was made of."""
+"""The descriptors of a merged file, read from the files that it was merged from."""
 
 import contextlib
 import os
@@ -84,13 +84,13 @@ class VirtualFeatures:
         for i in np.unique(source).tolist():
             positions = np.flatnonzero(source == i)
             local = wanted[positions] - self.files[i].first_row
-            # Mapped anew each time: a kept map holds a file open, and there may be thousands of sources.
+            # Not kept: a map holds its file open, and there may be thousands of sources.
             taken[_as_slice(positions)] = self.map(i)[_as_slice(local), columns]
         return taken if numbers.ndim else taken[0]
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         if copy is False:
-            raise ValueError("a copy is needed: the rows lie in several files")
+            raise ValueError("the rows are in several files, so an array of them is always a copy")
         return self[:].astype(self.dtype if dtype is None else dtype, copy=False)
 
     @property
@@ -119,17 +119,17 @@ class VirtualFeatures:
     def _check_stat(self, i: int) -> None:
         source, now = self.files[i], os.stat(self.path_of(i))
         if not stat.S_ISREG(now.st_mode):
-            change = "it is not a regular file any more"
+            change = "it is no longer a regular file"
         elif now.st_size != source.nbytes:
             change = f"it has {now.st_size} bytes, and had {source.nbytes}"
         elif now.st_mtime_ns != source.mtime_ns:
             then = [f"{np.datetime64(ns, 'ns')} UTC" for ns in (now.st_mtime_ns, source.mtime_ns)]
-            change = f"it was written at {then[0]}, and was of {then[1]}"
+            change = f"it was modified at {then[0]}, not {then[1]}"
         else:
             return
         raise StoreError(
-            f"{str(self._merged)!r}: its source {self.path_of(i)!r} is not what was merged: {change}; "
-            "'sppfeat merge --overwrite' takes the sources as they are now"
+            f"{str(self._merged)!r}: its source {self.path_of(i)!r} has changed since the merge: {change}; "
+            "run 'sppfeat merge --overwrite' to merge the sources as they are now"
         )
 
     @contextlib.contextmanager
@@ -139,8 +139,8 @@ class VirtualFeatures:
         except (OSError, ValueError, OverflowError) as error:  # a path with a NUL, an offset below 0
             reason = error.strerror if isinstance(error, OSError) else error
             raise StoreError(
-                f"{str(self._merged)!r}: its source {self.path_of(i)!r} cannot be read: {reason}; 'sppfeat merge "
-                "--overwrite' merges files that lie elsewhere now"
+                f"{str(self._merged)!r}: its source {self.path_of(i)!r} cannot be read: {reason}; if the "
+                "files have moved, run 'sppfeat merge --overwrite'"
             ) from error
 
 

@@ -45,8 +45,8 @@ class FeatureWriter:
         with StoredFile(path) as file:
             if file.is_virtual:
                 raise StoreError(
-                    f"{str(path)!r} cannot be continued: its rows lie in other files; the commands that made these "
-                    "continue them, and then 'sppfeat merge --overwrite' merges them anew"
+                    f"{str(path)!r} cannot be continued: its rows are in other files; continue those with their own "
+                    "commands, then run 'sppfeat merge --overwrite'"
                 )
             optional = filter(file.has, (*_WRITTEN_OF_BOXES, *VERSION_COLUMNS))
             self._places = {name: file.place(name) for name in (*_WRITTEN, *optional)}
@@ -137,7 +137,7 @@ class FeatureWriter:
     def sync(self) -> None:
         """Sync rows, then status, to the disk."""
         marks = self._marks
-        # In as few system calls as possible: one call for each image took half of the writing time.
+        # Few system calls: one for each image took half of the writing time.
         images = np.array(sorted(marks), dtype=np.int64)
         status = np.array([marks[image] for image in images.tolist()], dtype=np.uint8)
         done = images[status == Status.DONE]
@@ -146,8 +146,8 @@ class FeatureWriter:
             self._fdatasync()
             self._write_at("images/status", images, status)
         except StoreError:
-            # The waiting images stay pending for good: the system forgets pages that it could not write, and the next
-            # sync would succeed without them.
+            # These images stay pending: the system discards pages that it could not write, so the next sync would
+            # succeed without them.
             self._marks = {}
             raise
         self._marks = {}
@@ -161,7 +161,7 @@ class FeatureWriter:
         try:
             try:
                 self.sync()
-            except KeyboardInterrupt:  # a second signal: what is finished is marked all the same
+            except KeyboardInterrupt:  # a second signal: mark the finished images nevertheless
                 self.sync()
                 raise
             finally:

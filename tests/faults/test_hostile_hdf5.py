@@ -190,7 +190,7 @@ def move(path, name, to):
 @pytest.mark.parametrize("name", ["features", "images/error", "images/path"])
 def test_a_dataset_behind_the_end(file, name):
     move(file, name, file.stat().st_size - 10)
-    refused(file, "damaged: .*invalid dataset size|ends behind the end of the file")
+    refused(file, "damaged .*invalid dataset size|ends beyond the end of the file")
 
 
 def test_a_file_that_is_cut_while_it_is_open(file):
@@ -209,16 +209,16 @@ def test_a_file_that_is_cut_while_it_is_open(file):
     ("change", "problem"),
     [
         (set_items("images/status", 4, 7), "1 image has an unknown status: images 4"),
-        (set_items("images/label", 0, 2), "1 image has a label that no class has: images 0"),
-        (set_items("images/label", 5, -2), "1 image has a label that no class has: images 5"),
+        (set_items("images/label", 0, 2), "1 image has a label outside the classes: images 0"),
+        (set_items("images/label", 5, -2), "1 image has a label outside the classes: images 5"),
         (set_items("images/size", (1, 0), -5), "1 image has a size below 0: images 1"),
-        (set_items("images/path", 1, b"0.jpg"), "/images/path names an image twice"),
+        (set_items("images/path", 1, b"0.jpg"), "/images/path lists an image twice"),
         (
             set_items("images/path", 1, b"/etc/passwd"),
-            "1 image has a path that is none below the root: images 1",
+            "1 image has a path outside the root: images 1",
         ),
-        (set_items("images/path", 1, b""), "1 image has a path that is none below the root: images 1"),
-        (set_items("classes", 1, b"cat"), "/classes names a class twice"),
+        (set_items("images/path", 1, b""), "1 image has a path outside the root: images 1"),
+        (set_items("classes", 1, b"cat"), "/classes lists a class twice"),
         (set_items("image_index", 0, 1), "/image_index and /images/rows contradict each other"),
     ],
 )
@@ -233,12 +233,12 @@ def test_values_that_cannot_be_are_found_by_verify(file, change, problem):
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (set_items("row_scale", 1, 33), "1 row has a scale that the attribute 'config' has not: 1"),
+        (set_items("row_scale", 1, 33), "1 row has a scale that is not in the attribute 'config': 1"),
         (set_items("row_flag", 1, 8), "1 row has an unknown flag: 1"),
-        (set_items("row_region", (1, 0, 0), 9), "1 row has a descriptor, but of no region: 1"),
+        (set_items("row_region", (1, 0, 0), 9), "1 row has a descriptor, but no region: 1"),
         (
             replace("row_region", np.tile(np.array([0, 0, 1, 1], dtype="<i4"), (3, 5, 1))),
-            "/row_region has 5 layers, the attribute 'config' 2",
+            "/row_region has 5 layers, but the attribute 'config' has 2",
         ),
     ],
 )

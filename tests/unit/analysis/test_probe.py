@@ -205,7 +205,7 @@ def test_parts_give_what_probing_them_alone_gives(tmp_path, shape, normalize):
 def test_no_ablation_and_one_part(file):
     assert validate(file.select(), ablation=False).ablation == ()
     assert validate(file.select(layers="layer3", levels=1)).ablation == ()
-    with pytest.raises(ConfigError, match="some bins of level 2 are no grid"):
+    with pytest.raises(ConfigError, match="some bins of level 2 do not form a grid"):
         validate(file.select(bins={2: [(0, 0)]}))
 
 

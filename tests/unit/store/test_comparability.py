@@ -67,4 +67,4 @@ def test_files_are_called_by_name_and_their_factors_count(tmp_path):
         file.attrs["norm_factors"] = "[2.0, 0.5]"
     with FeatureFile(a) as one, FeatureFile(b) as other:
         (line,) = extraction_differences(one, other)
-    assert line.startswith(f"factors of the mean norm: {str(a)!r} has none, {str(b)!r} 2, 0.5")
+    assert line.startswith(f"meannorm factors: {str(a)!r} has none, {str(b)!r} has 2, 0.5")

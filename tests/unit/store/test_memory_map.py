@@ -149,7 +149,7 @@ def test_an_open_file_of_the_same_settings_and_shape_is_another_one(path):
         pickled = pickle.dumps(file)
     content = path.read_bytes()
     path.write_bytes(content.replace(b"+00:00\0", b"+01:00\0"))
-    with pytest.raises(StoreError, match="is another file by now"):
+    with pytest.raises(StoreError, match="was replaced by another file"):
         pickle.loads(pickled)
 
 

@@ -161,7 +161,7 @@ def test_a_merged_file_can_be_continued_only_if_it_has_its_rows(tmp_path, shards
     merge_shards(tmp_path / "copied.h5", shards, copy=True)
     FeatureWriter(tmp_path / "copied.h5").close()
     merge_shards(tmp_path / "merged.h5", shards)
-    with pytest.raises(StoreError, match=r"cannot be continued: its rows lie in other files"):
+    with pytest.raises(StoreError, match=r"cannot be continued: its rows are in other files"):
         FeatureWriter(tmp_path / "merged.h5")
 
 
@@ -169,7 +169,8 @@ def test_roots_may_differ(tmp_path, work):
     paths = elsewhere(tmp_path, work)
     summary = merge_shards(tmp_path / "merged.h5", paths[::-1])
     assert summary.notes == [
-        f"the shards have their images in 2 folders: '/mnt/1', '/mnt/2'; '/mnt/1', of {str(paths[0])!r}, is recorded"
+        f"the shards read their images from 2 folders: '/mnt/1', '/mnt/2'; the merged file records '/mnt/1', from "
+        f"{str(paths[0])!r}"
     ]
     with FeatureFile(tmp_path / "merged.h5") as file:
         assert file.root == "/mnt/1"
@@ -275,7 +276,7 @@ def test_incomplete_shards(tmp_path, work):
 
 def test_a_shard_that_is_being_written(tmp_path, shards):
     with OutputLock(shards[1]):
-        refused("shard 2/4.* is being written by another process", tmp_path / "m.h5", shards)
+        refused(r"another process is writing .*\(shard 2/4", tmp_path / "m.h5", shards)
     Path(f"{shards[1]}.lock").touch()  # left by a process that was killed
     merge_shards(tmp_path / "m.h5", shards)
 
@@ -283,9 +284,9 @@ def test_a_shard_that_is_being_written(tmp_path, shards):
 @pytest.mark.slow
 def test_what_is_no_shard(tmp_path, work, shards):
     whole = write_whole(tmp_path / "whole.h5", work)
-    refused("whole.h5' is no shard: it has all images", tmp_path / "m.h5", [*shards, whole])
+    refused("whole.h5' is not a shard: it holds a whole extraction", tmp_path / "m.h5", [*shards, whole])
     create_file(tmp_path / "empty.h5", plan_of([]), config(), BLOCKS)
-    refused("empty.h5' is no shard", tmp_path / "m.h5", [tmp_path / "empty.h5"])
+    refused("empty.h5' is not a shard", tmp_path / "m.h5", [tmp_path / "empty.h5"])
     merge_shards(tmp_path / "merged.h5", shards)
     refused("merged.h5' was made by 'sppfeat merge'", tmp_path / "m.h5", [tmp_path / "merged.h5"])
     reduce(shards[3], tmp_path / "r.h5", method="random", components=2)
@@ -307,12 +308,12 @@ def test_shards_of_other_work(tmp_path, work, shards):
             None,
         ),
         ("images of all shards: .* has 11, .* 12; rows", whole_images(12), None),
-        ("plan .*--overwrite makes one anew", whole_images(classes=(b"cat", b"dog")), None),
+        ("plan .*extract one again with --overwrite", whole_images(classes=(b"cat", b"dog")), None),
         ("plan .*names for images", whole_images(ids=False, classes=(b"a", b"b")), None),
-        ("factors of the mean norm: .* has none, .* 2: 1.0, 2.0; .*--normalize-from", work, (1.0, 2.0)),
+        ("meannorm factors: .* has none, .* has 2: 1.0, 2.0; .*--normalize-from", work, (1.0, 2.0)),
     ]:
         write_shard(other, made, BOUNDS, ShardChoice(2, 4), factors=factors)
-        said = f"00001-of-00004.h5' and '.*other' are not of one extraction: {said}"
+        said = f"00001-of-00004.h5' and '.*other' come from different extractions: {said}"
         refused(said, tmp_path / "m.h5", [shards[0], other, *shards[2:]])
 
 
@@ -341,13 +342,13 @@ def test_records_that_do_not_fit_their_files(tmp_path, work, shards):
 
     changed(stop_image=5)
     refused(
-        "has 3 images and 3 rows, and is recorded as shard 2/4, images 1 to 5 of 11",
+        "has 3 images and 3 rows, but its attribute 'shard' says shard 2/4, images 1 to 5 of 11",
         tmp_path / "m.h5",
         shards,
     )
     with FeatureFile(shards[1]) as file:
         assert verify_file(file).problems == [
-            "the attribute 'shard' says 4 images and 3 rows, the file has 3 and 3"
+            "the attribute 'shard' says 4 images and 3 rows, but the file has 3 and 3"
         ]
     changed(index="one")
     refused("attribute 'shard': not the record of a shard", tmp_path / "m.h5", shards)
@@ -362,7 +363,7 @@ def test_a_shard_that_is_written_meanwhile(tmp_path, shards):
             os.utime(shards[0])
 
     for copy in (False, True):
-        refused("changed while it was merged", tmp_path / "m.h5", shards, on_progress=touch, copy=copy)
+        refused("changed during the merge", tmp_path / "m.h5", shards, on_progress=touch, copy=copy)
 
 
 # --- outputs ------------------------------------------------------------------------------------------
@@ -495,4 +496,4 @@ def test_verify_compares_with_the_sources(tmp_path, shards):
     os.utime(shards[2], ns=(found.st_atime_ns, found.st_mtime_ns))  # a file system that keeps whole seconds
     result = command_line.run("verify", tmp_path / "m.h5", code=1)
     assert "1 image of the source '" in result.stdout
-    assert "has another status than when they were merged" in result.stdout
+    assert "changed status since the merge" in result.stdout

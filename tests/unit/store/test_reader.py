@@ -181,7 +181,7 @@ def test_what_is_no_file(tmp_path):
     refused_by_the_library(tmp_path / "gone.h5", "no such file")
     refused_by_the_library(tmp_path / ("x" * 300), "no such file")
     refused_by_the_library(
-        "s3://bucket/f.h5", "'s3://bucket/f.h5' is read from this machine only: fetch it first"
+        "s3://bucket/f.h5", "feature files are read from local disks only; download 's3://bucket/f.h5' first"
     )
     (tmp_path / "d").mkdir()
     refused_by_the_library(tmp_path / "d", "not a file")
@@ -197,17 +197,17 @@ def test_what_is_no_hdf5(tmp_path, content):
     path.write_bytes(content)
     refused_by_the_library(path, "cannot be opened as HDF5")
     if content[:4] != b"\x89HDF":
-        refused_by_the_library(path, "allowed: feature files, which 'sppfeat extract' writes")
+        refused_by_the_library(path, "allowed: feature files written by 'sppfeat extract'")
 
 
 def test_hdf5_of_others(tmp_path):
     path = tmp_path / "f.h5"
     with h5py.File(path, "w") as opened:
         opened["features"] = np.zeros((3, 4))
-    refused_by_the_library(path, "no feature file: its attribute 'format'")
+    refused_by_the_library(path, "not a feature file: its attribute 'format'")
     for value in ("other", 3, np.array(["sppfeat", "sppfeat"], dtype=object), h5py.Empty("S7")):
         edit(path, lambda f, value=value: f.attrs.create("format", value))
-        refused_by_the_library(path, "no feature file: its attribute 'format'")
+        refused_by_the_library(path, "not a feature file: its attribute 'format'")
 
 
 def test_a_file_that_is_cut_short_anywhere(file):
@@ -242,7 +242,7 @@ def test_a_file_with_damaged_bytes_opens_or_says_so(pristine, tmp_path):
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        (3, "has schema 3; this sppfeat reads up to 2: update it"),
+        (3, "has schema 3; this sppfeat reads up to 2: update sppfeat"),
         (0, "schema_version is 0; allowed: a number from 1"),
         (-1, "allowed: a number from 1"),
         ("1", "schema_version is 1; allowed: a number"),
@@ -303,8 +303,8 @@ def test_datasets_of_another_shape_or_type_or_none(file, name):
         (set_items("images/rows", 0, [0, 2]), "does not divide the 6 rows"),
         (set_items("images/rows", 5, [5, 7]), "does not divide the 6 rows"),
         (set_items("images/rows", 2, [3, 2]), "does not divide the 6 rows"),
-        (set_items("image_index", 3, 6), "names images that do not exist; there are 6"),
-        (set_items("image_index", 3, -1), "names images that do not exist"),
+        (set_items("image_index", 3, 6), "refers to images that do not exist; the file has 6"),
+        (set_items("image_index", 3, -1), "refers to images that do not exist"),
         (set_items("columns/stop", 3, 16), "does not describe the 15 columns"),
         (set_items("columns/level", 0, 3), "does not describe the 15 columns"),
         (set_items("columns/start", 1, 1), "does not describe the 15 columns"),

@@ -156,5 +156,5 @@ def test_a_pickle_is_the_file_and_not_its_content(tmp_path):
             assert again.paths == file.paths
         pickled = pickle.dumps(selection)
     new_file(path, n=4)
-    with pytest.raises(StoreError, match="is another file by now"):
+    with pytest.raises(StoreError, match="was replaced by another file"):
         pickle.loads(pickled)

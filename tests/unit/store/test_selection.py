@@ -107,7 +107,7 @@ def test_blocks_of_some_levels_describe_what_is_selected(file):
         column_blocks([layer], [n], [2])[0]._replace(start=start, stop=start + 4 * n)
         for layer, n, start in zip(LAYERS, CHANNELS, (0, 8), strict=True)
     )
-    with pytest.raises(ConfigError, match="some bins of level 2 are no grid"):
+    with pytest.raises(ConfigError, match="some bins of level 2 do not form a grid"):
         _ = select_columns(BLOCKS, bins={2: [(0, 0)]}).blocks
 
 
@@ -117,7 +117,7 @@ def test_blocks_of_some_levels_describe_what_is_selected(file):
         ({"layers": "layer9"}, "layers are layer9; in this file: layer3, layer4"),
         ({"layers": []}, "layers are none"),
         ({"levels": [1, 3]}, "levels are 3; in this file: 1, 2"),
-        ({"bins": {3: [(0, 0)]}}, "bins are of levels, which are 3; in this file: 1, 2"),
+        ({"bins": {3: [(0, 0)]}}, "levels of bins are 3; in this file: 1, 2"),
         ({"bins": {2: [(0, 2)]}}, r"bin \(0, 2\) of level 2; allowed: rows and columns 0 to 1"),
         ({"bins": {2: []}}, "no bins of level 2"),
     ],
@@ -277,9 +277,7 @@ def test_blanks_around_a_label_are_not_part_of_it(file, tmp_path):
 def test_rows_of_a_table_are_those_of_its_paths(file, tmp_path):
     text = "row,path,label\n0,a/1.jpg,x\n2,elsewhere.jpg,y\n4,b/3.jpg,y\n"
     assert file.select(labels=table(tmp_path, text), rows=[0, 2, 4]).y.tolist() == [0, 1, 1]
-    message = (
-        "line 4: row 4 is of image 'b/3.jpg', and the path is 'a/2.jpg'; allowed: the rows of this file, or"
-    )
+    message = "line 4: row 4 belongs to 'b/3.jpg', but the path is 'a/2.jpg'; use the rows of this file, or"
     with pytest.raises(LabelError, match=message):
         file.select(labels=table(tmp_path, text.replace("b/3", "a/2")))
 
@@ -389,7 +387,7 @@ def test_class_names_instead_of_numbers(file):
         ({"classes": []}, "classes is empty; allowed: a sequence of class names"),
         (
             {"like": ["cat"]},
-            "like is ['cat']; allowed: a feature file, its path, or a selection; classes takes",
+            "like is ['cat']; allowed: a feature file, its path, or a selection (class names",
         ),
         ({"classes": "cat"}, "classes is 'cat'; allowed: a sequence of class names, in the order"),
         ({"classes": {"cat": 0, "dog": 1}}, "classes is {'cat': 0, 'dog': 1}; allowed: a sequence"),
@@ -410,7 +408,7 @@ def test_files_that_cannot_number_the_rows(file, tmp_path):
     plain = fill(new_file(tmp_path / "plain.h5"), descriptors(5))
     with pytest.raises(LabelError, match=rf"like is '{plain}', which has no classes; allowed"):
         file.select(like=plain)
-    with pytest.raises(ConfigError, match="classes and like are both given; allowed: one of them"):
+    with pytest.raises(ConfigError, match="classes and like are both given; give one of them"):
         file.select(like=plain, classes=["cat"])
     assert file.select(rows="label=cat", classes=["cat"]).y.tolist() == [0, 0]  # of the selected rows
     with FeatureFile(plain) as other:
@@ -465,9 +463,7 @@ def test_tables_that_are_wrong(file, tmp_path, text, message):
 
 
 def test_labels_that_are_not_there(file):
-    with pytest.raises(
-        ConfigError, match="labels are 'gone', where there is no file; allowed: 'box', 'image'"
-    ):
+    with pytest.raises(ConfigError, match="no such table of labels: 'gone'; allowed: 'box', 'image'"):
         file.select(labels="gone")
     with pytest.raises(LabelError, match=r"labels of shape \(2,\); allowed: one for each of 6 rows"):
         file.select(labels=["x", "y"])
