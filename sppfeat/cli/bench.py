@@ -56,7 +56,14 @@ def _common_options(*, repetitions: int) -> Callable[[Any], Any]:
     """Declares the options that end the list of each command, with its default of ``--repetitions``."""
     text = "Measurements of each; their median is reported."
     return together(
-        _amount_option("--repetitions", str(repetitions), "2", text, type=click.IntRange(1)),
+        _amount_option(
+            "--repeats repetitions",
+            str(repetitions),
+            "2",
+            text,
+            type=click.IntRange(1),
+            former={"--repetitions": None},
+        ),
         flag(
             "--quick",
             "Less of everything: to see that it works, not how fast it is.",
@@ -67,7 +74,14 @@ def _common_options(*, repetitions: int) -> Callable[[Any], Any]:
     )
 
 
-_draw_seed_option = option("--draw-seed", type=int, default=0, help="Seed of boxes and synthetic images.")
+_draw_seed_option = option(
+    "--data-seed",
+    "draw_seed",
+    type=int,
+    default=0,
+    help="Seed of boxes and synthetic images.",
+    former={"--draw-seed": None},
+)
 
 
 @click.group(short_help="Measure on this machine: boxes, pooling, or a run stage by stage.")
@@ -82,13 +96,21 @@ def bench() -> None:
 
 @bench.command(short_help="Descriptors of many boxes: one run of the image beside a run per box.")
 @click.argument("image", required=False, shell_complete=complete_files)
-@_amount_option("--boxes-count n_boxes", "2000", "20", "The most boxes.", type=click.IntRange(1))
 @_amount_option(
-    "--crops-count n_crops",
+    "--max-boxes n_boxes",
+    "2000",
+    "20",
+    "The most boxes.",
+    type=click.IntRange(1),
+    former={"--boxes-count": None},
+)
+@_amount_option(
+    "--max-crops n_crops",
     "200",
     "5",
     "The most boxes that are run one by one; time for more is scaled from these, and marked.",
     type=click.IntRange(1),
+    former={"--crops-count": None},
 )
 @_draw_seed_option
 @options.backbone
@@ -115,30 +137,33 @@ def regions(image: str | None, **values: Any) -> None:
 
 @bench.command(short_help="Our pooling of boxes and maps beside torchvision's and torch's.")
 @_amount_option(
-    "--boxes-counts counts",
+    "--box-counts counts",
     "1,10,100,300,2000,20000",
     "1,10,50",
     "Numbers of boxes.",
     type=_COUNTS,
     metavar="N,N,...",
+    former={"--boxes-counts": None},
 )
 @_amount_option(
-    "--map map_hw",
+    "--map-size map_hw",
     "38x50",  # conv5 of an image of 600 x 800 pixels
     "10x13",
     "Height and width of the feature map, in cells.",
     type=_MAP_SIZE,
     metavar="HxW",
+    former={"--map": None},
 )
 @_amount_option("--channels n_channels", "512", "32", "Of the feature map.", type=click.IntRange(1))
 @options.levels(_POOLING_LEVELS)
 @options.pool
 @option(
-    "--budget",
+    "--time-limit",
     "budget_seconds",
     type=NumberRange(min=0, min_open=True),
     default=10.0,
     metavar="SECONDS",
+    former={"--budget": None},
     help="What takes longer for a number of boxes is stopped, and has no result there; nothing is repeated for longer.",
 )
 @_draw_seed_option
@@ -160,7 +185,12 @@ def pooling(**values: Any) -> None:
 @bench.command(short_help="A run of whole images: each stage, all of it, and what bounds it.")
 @click.argument("inputs", nargs=-1, metavar="[INPUT...]", shell_complete=complete_files)
 @_amount_option(
-    "--images n_images", "256", "8", "The most images, evenly from all inputs.", type=click.IntRange(1)
+    "--max-images n_images",
+    "256",
+    "8",
+    "The most images, evenly from all inputs.",
+    type=click.IntRange(1),
+    former={"--images": None},
 )
 @_draw_seed_option
 @options.backbone
@@ -261,7 +291,7 @@ def _pooling_text(found: dict[str, Any]) -> str:
             timings(found["whole"], "maps"),
             "",
             *_pooling_notes(found),
-            _medians(found, ", or until the budget is used up"),
+            _medians(found, ", or until the time limit"),
         ]
     )
 
@@ -352,7 +382,7 @@ def _pooling_notes(found: dict[str, Any]) -> list[str]:
     cells = [timing for cell in (*of_regions, *found["whole"]) for timing in cell["contenders"].values()]
     if None in cells:
         notes.append(
-            f"{_MISSING}:          stopped: took longer than the budget of {found['budget_seconds']:g} s"
+            f"{_MISSING}:          stopped: took longer than the time limit of {found['budget_seconds']:g} s"
         )
     return notes
 

@@ -6,7 +6,7 @@ import click
 
 from sppfeat.cli.options import NumberRange, Parsed, complete_files, count, flag, option, setting, together
 from sppfeat.cli.output import joined_numbers
-from sppfeat.config.distribution import RayOptions, parse_shard
+from sppfeat.config.distribution import parse_shard
 from sppfeat.config.regions import BOX_FORMATS, BOX_ORIGINS, MULTIVIEW_SCALES, RegionSpec
 
 __all__ = ["CHANNELS", "box_options", "path_options", "ray_options", "shard_options"]
@@ -170,10 +170,9 @@ ray_options = together(
         "Cores of each actor, for its network and for decoding. [default: up to 8, as there are]",
         metavar="N",
     ),
-    setting(
-        RayOptions,
-        "merge",
-        "What the output of --engine ray is: virtual: it leads to the descriptors in the files of the actors, "
-        "which stay; copy: it has them itself.",
+    flag(
+        "--copy",
+        "Copy the descriptors of the actors' part files into the output, which otherwise refers to these files.",
+        former={"--merge": {"virtual": False, "copy": True}},
     ),
 )

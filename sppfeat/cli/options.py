@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from sppfeat.analysis.choices import DEFAULT_METRIC, METRICS
+from sppfeat.cli.command import Option
 from sppfeat.cli.output import joined_numbers
 from sppfeat.config.distribution import RunOptions, parse_device
 from sppfeat.config.extract_config import ExtractConfig
@@ -43,7 +44,7 @@ __all__ = [
     "flag",
     "given_options",
     "json",
-    "labels_from",
+    "labels",
     "levels",
     "metric",
     "neighbors",
@@ -153,7 +154,7 @@ def option(*names: str, **more: Any) -> Callable[[_F], _F]:
     if name in CHOICES:
         more.setdefault("type", click.Choice(CHOICES[name]))
     more.setdefault("show_default", True)
-    return click.option(*names, **more)
+    return click.option(*names, cls=Option, **more)
 
 
 def flag(names: str, text: str, **more: Any) -> Callable[[_F], _F]:
@@ -347,19 +348,17 @@ def _with_encoding(context: click.Context, parameter: click.Parameter, value: st
     return EncodedPath(value, chosen)
 
 
-_LABELS_FROM = option(
-    "--labels-from",
-    "labels",
+_LABELS = option(
+    "--labels",
     shell_complete=complete_files,
     callback=_with_encoding,
     metavar="FILE|box|image",
+    former={"--labels-from": None},
     help="Labels: a .csv or .tsv with columns label, and path or row; or those of boxes or images. "
     "[default: as in the file]",
 )
-labels_from = together(
-    _LABELS_FROM, encoding("a table of labels", is_eager=True, expose_value=False, callback=_keep)
-)
-selection = together(rows, columns, labels_from)
+labels = together(_LABELS, encoding("a table of labels", is_eager=True, expose_value=False, callback=_keep))
+selection = together(rows, columns, labels)
 
 root = option("--root", type=click.Path(), help="Folder of the images now. [default: as recorded]")
 
@@ -380,7 +379,14 @@ metric = option(
 
 def neighbors(default: int, most: int | None = None) -> Callable[[_F], _F]:
     """Declares the number of neighbors per query, ``k``."""
-    return count("--neighbours -k k", "How many rows per query.", most=most, default=default, metavar="K")
+    return count(
+        "--neighbors -k k",
+        "How many rows per query.",
+        most=most,
+        default=default,
+        metavar="K",
+        former={"--neighbours": None},
+    )
 
 
 # The output.

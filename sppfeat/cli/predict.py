@@ -21,7 +21,7 @@ __all__ = ["predict"]
 @path("-o --output", "CSV|-", "File to write. [default: standard output]")
 @flag("--scores with_scores", "A column for the score of each class, too.")
 @options.rows
-@options.labels_from
+@options.labels
 @options.overwrite
 @options.quiet
 def predict(model: Path, features: Path, output: Path | None, quiet: bool, **values: Any) -> None:

@@ -41,7 +41,13 @@ _SHOWN_SETTINGS = ("folds", "repeats", "seed", "C", "class_weight", "min_per_cla
     metavar="N",
 )
 @flag("--no-ablation", "Do not try levels and layers by themselves.")
-@count("--pairs", "Confused pairs of classes to show.", least=0, default=_SHOWN)
+@count(
+    "--max-confusions",
+    "Confused pairs of classes to show.",
+    least=0,
+    default=_SHOWN,
+    former={"--pairs": None},
+)
 @options.selection
 @path("--save", "MODEL", "Fit the classifier on all rows and write it to this file, for 'sppfeat predict'.")
 @options.overwrite
@@ -53,7 +59,7 @@ _SHOWN_SETTINGS = ("folds", "repeats", "seed", "C", "class_weight", "min_per_cla
 )
 @options.json
 @options.quiet
-def probe(features: Path, pairs: int, as_json: bool, quiet: bool, **values: Any) -> None:
+def probe(features: Path, max_confusions: int, as_json: bool, quiet: bool, **values: Any) -> None:
     """Say how well a linear classifier tells the classes of a feature file apart, by cross-validation.
 
     Prints accuracy and mean-class accuracy with their spread over the folds, what each level and each layer
@@ -72,7 +78,7 @@ def probe(features: Path, pairs: int, as_json: bool, quiet: bool, **values: Any)
         found = {"path": str(features), **settings, **dataclasses.asdict(result)}
         print_json({**found, "model": None if model is None else str(model)})
         return
-    print_result(_text(features, result, values, n_pairs=pairs))
+    print_result(_text(features, result, values, n_pairs=max_confusions))
     if model is not None:
         say(f"classifier: {model!s}, fitted on all {result.n_rows} rows")
 

@@ -28,9 +28,10 @@ __all__ = ["report"]
     help="Of the embedding; as 'sppfeat show embedding' has it.",
 )
 @count(
-    "--most",
+    "--max-rows",
     "Of more rows so many are drawn for the embedding, and as many for the probe.",
     default=MOST_EMBEDDED,
+    former={"--most": None},
 )
 @flag("--no-probe", "Train no classifiers.")
 @options.root

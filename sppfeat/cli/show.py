@@ -18,6 +18,7 @@ from sppfeat.analysis.choices import (
 )
 from sppfeat.cli import options
 from sppfeat.cli.bars import Bar, download_bar
+from sppfeat.cli.command import Group
 from sppfeat.cli.options import Parsed, count, flag, given_options, option, path, together
 from sppfeat.cli.output import print_json, say
 from sppfeat.config.specs import DEFAULT_BOX_SIZE, DEFAULT_LEVELS, DEFAULT_SIZE
@@ -45,14 +46,11 @@ _seed_option = count("--seed", "Of all that is drawn.", least=0, most=2**32 - 1,
 _file_and_output = together(options.feature_file(), _picture_option, options.overwrite)
 
 
-class _InOrder(click.Group):
-    """A group whose --help lists its commands in the order of their definition."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        return list(self.commands)
-
-
-@click.group(cls=_InOrder, short_help="Draw pictures of an image, or of a feature file.")
+@click.group(
+    cls=Group,
+    former={"neighbours": "neighbors"},
+    short_help="Draw pictures of an image, or of a feature file.",
+)
 def show() -> None:
     """Draw pictures, as .png, .svg or .pdf.
 
@@ -132,9 +130,18 @@ def image(photo: str | None, as_json: bool, layers: tuple[str, ...], **values: A
     "'sppfeat[umap]'.",
 )
 @count(
-    "--most", "Of more rows so many are drawn at random; they are in memory, twice.", default=MOST_EMBEDDED
+    "--max-rows",
+    "Of more rows so many are drawn at random; they are in memory, twice.",
+    default=MOST_EMBEDDED,
+    former={"--most": None},
 )
-@count("--pictures", "How many rows at most are pictured.", least=0, default=MOST_PICTURED)
+@count(
+    "--thumbnails",
+    "How many rows at most are pictured.",
+    least=0,
+    default=MOST_PICTURED,
+    former={"--pictures": None},
+)
 @options.root
 @_seed_option
 def embedding(file: Path, output: Path, **values: Any) -> None:
@@ -165,7 +172,7 @@ def embedding(file: Path, output: Path, **values: Any) -> None:
 @options.recorded_weights
 @_seed_option
 @options.quiet
-def neighbours(file: Path, queries: tuple[str, ...], output: Path, quiet: bool, **values: Any) -> None:
+def neighbors(file: Path, queries: tuple[str, ...], output: Path, quiet: bool, **values: Any) -> None:
     """Draw a contact sheet: in each line a query, then the rows that are nearest to it, with distance and class.
 
     A QUERY is what `sppfeat search` takes: an image, a box of one (photo.jpg#x0,y0,x1,y1), a row of the file
@@ -182,7 +189,12 @@ def neighbours(file: Path, queries: tuple[str, ...], output: Path, quiet: bool, 
 @_file_and_output
 @options.rows
 @options.columns
-@count("--most", "Of more rows so many are drawn at random.", default=MOST_NORMS)
+@count(
+    "--max-rows",
+    "Of more rows so many are drawn at random.",
+    default=MOST_NORMS,
+    former={"--most": None},
+)
 @_seed_option
 def norms(file: Path, output: Path, **values: Any) -> None:
     """Draw histograms of the l2 norms of descriptors, one per layer.

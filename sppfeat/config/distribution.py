@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sppfeat.config.values import DEFAULT_MAX_DECODE_PIXELS, check_fields, set_numbers
+from sppfeat.config.values import DEFAULT_MAX_DECODE_PIXELS, set_numbers
 from sppfeat.errors import ConfigError
 
 __all__ = ["Rank", "RayOptions", "RunOptions", "Shard", "ShardChoice", "parse_device", "parse_shard"]
@@ -58,17 +58,16 @@ class RayOptions:
         ray_address: address of a running cluster, as ``ray.init`` takes it; None for the value of ``RAY_ADDRESS``, or
             else a local cluster that is started for this run.
         actors, gpus_per_actor, cpus_per_actor: None to choose by the devices and cores of the cluster.
-        merge: ``virtual`` for an output that refers to the descriptors in the part files, ``copy`` for one of its own.
+        copy: copy the descriptors into the output, which otherwise refers to the part files.
     """
 
     ray_address: str | None = None
     actors: int | None = None
     gpus_per_actor: float | None = None
     cpus_per_actor: int | None = None
-    merge: str = "virtual"
+    copy: bool = False
 
     def __post_init__(self) -> None:
-        check_fields(self, "merge")
         address = self.ray_address
         if address is not None and (not address.strip() or address.startswith("ray://")):
             raise ConfigError(

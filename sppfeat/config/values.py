@@ -40,7 +40,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "head": ("fc6", "fc7"),
     "headers": ("auto", "first", "window"),
     "interpolation": ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"),
-    "merge": ("virtual", "copy"),
     "method": ("pca", "random"),
     "nonfinite": ("fail", "keep"),
     "pool": ("max", "avg"),

@@ -235,7 +235,7 @@ class PartsOnRay:
 
     def _merge(self) -> None:
         """Merge the part files into the output."""
-        output, is_copy = self.run.request.output, self.options.merge == "copy"
+        output, is_copy = self.run.request.output, self.options.copy
         self._lock.close()
         merge_shards(output, self._files.paths, copy=is_copy, overwrite=is_made_of_parts(output))
         self._merged = read_outcome(output)

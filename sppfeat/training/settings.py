@@ -137,7 +137,11 @@ class DataSettings:
     )
     min_crop: float = _setting(0.2, "Smallest area of a random crop.", least=0.01, most=1)
     color: float = _setting(
-        0.3, "Strength of random changes of brightness, contrast and saturation; 0: none.", least=0, most=1
+        0.3,
+        "Strength of random changes of brightness, contrast and saturation; 0: none.",
+        least=0,
+        most=1,
+        flag="color-jitter",
     )
     flip: bool = _setting(True, "Mirror half of the images.")
     val_sizes: tuple[int, ...] = _setting(

@@ -128,17 +128,15 @@ def test_both_ways_are_what_the_extractor_computes():
 
 def test_regions_of_an_image_of_the_user_with_all_boxes_measured(tmp_path):
     write_image(tmp_path / "a.png", 60, 90, seed=0)
-    args = ["regions", tmp_path / "a.png", *NETWORK, "--boxes-count", 3, "--crops-count", 9]
-    found = json_of(*args, "--size", 64, "--repetitions", 1)
+    args = ["regions", tmp_path / "a.png", *NETWORK, "--max-boxes", 3, "--max-crops", 9]
+    found = json_of(*args, "--size", 64, "--repeats", 1)
     assert found["image"] == str(tmp_path / "a.png")
     assert (found["image_hw"], found["input_hw"]) == ([60, 90], [64, 96])
     assert [rung["extrapolated_from"] for rung in found["ladder"]] == [None, None, None]
 
 
 def test_text_marks_what_was_not_measured():
-    result = bench(
-        "regions", *NETWORK, "--size", 48, "--boxes-count", 4, "--crops-count", 2, "--repetitions", 1
-    )
+    result = bench("regions", *NETWORK, "--size", 48, "--max-boxes", 4, "--max-crops", 2, "--repeats", 1)
     assert "measuring" in result.stderr
     assert re.search(r"^ +4 .*\* +[\d.]+$", result.stdout, re.MULTILINE)
     assert re.search(r"^ +2 +[\d.e-]+ +[\d.e-]+ +[\d.]+$", result.stdout, re.MULTILINE)
@@ -206,17 +204,17 @@ def test_contenders_compute_the_same(mode, height, width, seed):
 
 
 def test_what_exceeds_the_budget_has_no_result():
-    args = ["pooling", "--quick", "--device", "cpu", "--budget", 1e-9]
+    args = ["pooling", "--quick", "--device", "cpu", "--time-limit", 1e-9]
     found = json_of(*args)
     assert {timing for cell in found["regions"] for timing in cell["contenders"].values()} == {None}
     text = bench(*args, "-q").stdout
     assert re.search(r"^ +50( +-){5}$", text, re.MULTILINE)
-    assert "-:          stopped: took longer than the budget of 1e-09 s" in text
+    assert "-:          stopped: took longer than the time limit of 1e-09 s" in text
 
 
 def test_pooling_options_and_pieces(monkeypatch):
     monkeypatch.setattr(pooling, "_MOST_VALUES", 3 * 5 * 4)
-    args = ["--boxes-counts", "2,7", "--map", "4x6", "--channels", 4, "--levels", "1,2", "--pool", "avg"]
+    args = ["--box-counts", "2,7", "--map-size", "4x6", "--channels", 4, "--levels", "1,2", "--pool", "avg"]
     found = json_of("pooling", *args, "--device", "cpu")
     assert (found["map_hw"], found["channels"], found["levels"]) == ([4, 6], 4, [1, 2])
     assert [(cell["boxes"], cell["calls"]) for cell in found["regions"]] == [(2, 1), (7, 3)]
@@ -232,7 +230,7 @@ def test_pooling_options_and_pieces(monkeypatch):
 @pytest.mark.slow
 def test_extract_reports_stages_and_runs_and_leaves_no_files(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    of_extract = json_of("extract", *NETWORK, "--size", 48, "--images", 6)
+    of_extract = json_of("extract", *NETWORK, "--size", 48, "--max-images", 6)
     assert list(tmp_path.iterdir()) == []
     check_fields("bench extract", of_extract)
     assert of_extract["images"] == 6
@@ -300,18 +298,18 @@ def test_stages_loop_and_run_compute_the_same(folder, tmp_path, pool):
 @pytest.mark.slow
 def test_images_that_cannot_be_read_are_left_out_and_the_folder_is_as_it_was(mixed_folder):
     before = sorted(mixed_folder.rglob("*"))
-    args = ["extract", mixed_folder, *NETWORK, "--size", 40, "--images", 99, "--repetitions", 1]
+    args = ["extract", mixed_folder, *NETWORK, "--size", 40, "--max-images", 99, "--repeats", 1]
     found = json_of(*args, "--workers", 0)
     assert sorted(mixed_folder.rglob("*")) == before
     assert (found["images"], found["unreadable"], found["failed"]) == (12, 3, 0)
     assert found["synthetic"] is False
     assert found["workers"] == 0
-    found = json_of(*args, "--images", 4)
+    found = json_of(*args, "--max-images", 4)
     assert found["images"] + found["unreadable"] == 4
 
 
 def test_extract_as_text():
-    text = bench("extract", *NETWORK, "--size", 40, "--images", 2, "--repetitions", 1, "--workers", 0).stdout
+    text = bench("extract", *NETWORK, "--size", 40, "--max-images", 2, "--repeats", 1, "--workers", 0).stdout
     assert "2 synthetic photographs in 2 input shapes, 2 batches" in text
     for name in (*STAGES, "extract", "forward", "loop"):
         assert re.search(rf"^{name} +[\d.]+ +[\d.]+$", text, re.MULTILINE), name
@@ -341,14 +339,14 @@ def test_photographs_are_ragged_and_the_same_for_the_same_seed(tmp_path):
         (["regions", "missing.jpg", *NETWORK], 1, "'missing.jpg': no such file"),
         (["regions", *NETWORK, "--layer", "nonsense"], 2, "no layer 'nonsense'"),
         (["regions", *NETWORK, "--precision", "tf32"], 2, "CUDA"),
-        (["regions", *NETWORK, "--boxes-count", "0"], 2, "boxes-count"),
+        (["regions", *NETWORK, "--max-boxes", "0"], 2, "max-boxes"),
         (["regions", "--backbone", "swin_t", "--weights", "none", "--quick"], 2, "cannot be projected"),
-        (["pooling", "--boxes-counts", "1,x"], 2, "whole numbers above 0"),
-        (["pooling", "--map", "1x2x3"], 2, "such as 38x50"),
-        (["pooling", "--budget", "0"], 2, "budget"),
+        (["pooling", "--box-counts", "1,x"], 2, "whole numbers above 0"),
+        (["pooling", "--map-size", "1x2x3"], 2, "such as 38x50"),
+        (["pooling", "--time-limit", "0"], 2, "time-limit"),
         (["pooling", "--device", "cuda:7"], 2, "CUDA"),
         (["extract", "missing", *NETWORK], 2, "missing"),
-        (["extract", *NETWORK, "--workers", "-1", "--images", "1"], 2, "workers is -1"),
+        (["extract", *NETWORK, "--workers", "-1", "--max-images", "1"], 2, "workers is -1"),
     ],
 )
 def test_errors_are_one_clear_line_with_the_usual_exit_code(tmp_path, monkeypatch, args, code, message):
@@ -372,7 +370,7 @@ def test_no_readable_image_is_an_error(tmp_path):
 
 @pytest.mark.slow
 def test_a_signal_ends_it_with_130_and_leaves_no_files(runs, tmp_path):
-    command = ["bench", "extract", *NETWORK, "--size", "64", "--images", "4", "--repetitions", "1000"]
+    command = ["bench", "extract", *NETWORK, "--size", "64", "--max-images", "4", "--repeats", "1000"]
     run = runs.start(*command, "--workers", "1", temporary=tmp_path)
     while run.is_running() and not list(tmp_path.glob("*/run/features.h5")):
         time.sleep(0.002)

@@ -225,7 +225,7 @@ def test_encodings_of_tables_boxes_and_labels(folder, boxes, tmp_path):
         assert file.row_classes == ["Käfer"]
     table = tmp_path / "t.csv"
     table.write_bytes("path;label\ncat/img1.png;Köter\n".encode("cp1252"))
-    export = ["export", output, "-o", tmp_path / "x.csv", "--levels", "1", "--labels-from", table, "-q"]
+    export = ["export", output, "-o", tmp_path / "x.csv", "--levels", "1", "--labels", table, "-q"]
     assert "line 2: the byte 0xf6 in" in run(*export, code=1).output
     run(*export, "--encoding", "cp1252", code=0)
     assert ",Köter," in (tmp_path / "x.csv").read_text(encoding="utf-8")

@@ -28,7 +28,7 @@ def files(tmp_path):
         ("export", "F", "-o", "x.npz"),
         ("search", "F", "row:3"),
         ("show", "embedding", "F", "-o", "e.svg"),
-        ("show", "neighbours", "F", "row:3", "-o", "n.svg"),
+        ("show", "neighbors", "F", "row:3", "-o", "n.svg"),
         pytest.param(("report", "F", "-o", "r.html"), marks=pytest.mark.slow),
     ],
     ids=" ".join,
@@ -41,7 +41,7 @@ def test_each_command_that_joins_labels_counts_what_does_not_match(files, tmp_pa
         "note: 'labels.csv': 1 of 19 names matches no image of 'f.h5': 'gone.jpg'\n",
         "note: 'labels.csv': 2 of 20 rows have no label\n",
     ]
-    said = run(*arguments, "--labels-from", "labels.csv", code=0)
+    said = run(*arguments, "--labels", "labels.csv", code=0)
     assert [said.stderr.count(note) for note in notes] == [1, 1]
     assert "Warning" not in said.stderr
     assert "--json" not in command or json.loads(said.stdout)["n_unlabelled"] == 2
@@ -64,7 +64,7 @@ def test_an_export_numbers_the_classes_as_another_file_does(files, tmp_path):
 
 def test_notes_are_lines_of_their_own_above_the_bar(files, tmp_path):
     features, table = files
-    said = run("export", features, "-o", tmp_path / "x.npz", "--labels-from", table, code=0)
+    said = run("export", features, "-o", tmp_path / "x.npz", "--labels", table, code=0)
     lines = said.stderr.replace("\r", "\n").splitlines()
     assert sum(line.startswith("note: ") for line in lines) == 2
     assert sum("note: " in line for line in lines) == 2

@@ -277,7 +277,7 @@ def test_the_same_command_continues(nodes, pictures, tmp_path, monkeypatch):
 
     write_image(mine / "cat/001.png", 40, 50, seed=1)
     extract([mine], tmp_path / "local.h5", descriptor=descriptor, retry_failed=True)
-    code, found = ray_command(nodes, mine, output, *options, "--retry-failed", "--merge", "copy")
+    code, found = ray_command(nodes, mine, output, *options, "--retry-failed", "--copy")
     assert code == 3
     assert [found["result"][name] for name in ("done_now", "failed_now", "failed")] == [1, 2, 2]
     assert not parts_folder(output).exists()
@@ -395,15 +395,15 @@ def test_parts_of_actors_that_die_are_taken_again_but_not_for_ever(folder, tmp_p
         run(16, tmp_path / "others.h5")
 
 
-@pytest.mark.parametrize("merge", ["virtual", "copy"])
-def test_images_that_have_changed_are_noted_and_run_again_on_request(folder, tmp_path, monkeypatch, merge):
+@pytest.mark.parametrize("copy", [False, True])
+def test_images_that_have_changed_are_noted_and_run_again_on_request(folder, tmp_path, monkeypatch, copy):
     monkeypatch.setattr(
         ray_parts, "connect", lambda *arguments, **options: contextlib.nullcontext(OneActor())
     )
     output = tmp_path / "features.h5"
 
     def run(**changes):
-        options = {"run": RunOptions(device="cpu", workers=0), "ray": RayOptions(merge=merge), **changes}
+        options = {"run": RunOptions(device="cpu", workers=0), "ray": RayOptions(copy=copy), **changes}
         with open_parts(request([folder], output, **options)) as parts:
             n_to_do = parts.summary().to_do
             n_done = parts.fill(lambda progress: None, lambda: False).n_done
@@ -414,7 +414,7 @@ def test_images_that_have_changed_are_noted_and_run_again_on_request(folder, tmp
     n_to_do, n_done, (note,) = run()
     assert (n_to_do, n_done) == (0, 0)
     assert note.startswith("1 image changed since it was extracted")
-    if merge == "copy":  # the parts are gone, and the output is a file like any other
+    if copy:  # the parts are gone, and the output is a file like any other
         with pytest.raises(StoreError, match=r"1 image to do.* --engine local continues it"):
             run(update_changed=True)
         return
@@ -507,7 +507,7 @@ def test_actors_that_cannot_be(options, device, nodes, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--actors", "2", "--merge", "copy"], "--actors, --merge: of --engine ray, and the engine is local"),
+        (["--actors", "2", "--copy"], "--actors, --copy: of --engine ray, and the engine is local"),
         (["--engine", "ray", "--overwrite"], "--overwrite does not go with --engine ray: remove the output"),
         (["--engine", "ray", "--add-new"], "--add-new does not go with --engine ray"),
         (["--engine", "ray", "--update"], "--update does not go with --engine ray"),

@@ -62,7 +62,7 @@ def labeled_rows(selection: Selection, *, min_per_class: int) -> LabeledRows:
     if not len(has_class):
         raise LabelError(
             f"{str(selection.file.path)!r}: of {counted(len(classes), 'row')} none has a label; allowed: labels "
-            "in the file, or from a table (--labels-from)"
+            "in the file, or from a table (--labels)"
         )
     members = np.unique(
         np.stack([classes[has_class], selection.groups[has_class] if grouped else has_class]), axis=1
@@ -95,7 +95,7 @@ def class_numbers(selection: Selection) -> tuple[_Index, list[str]]:
     if y is None:
         raise LabelError(
             f"{str(selection.file.path)!r} has no labels; allowed: labels in the file, or from a table "
-            "(--labels-from)"
+            "(--labels)"
         )
     if selection.target_names:
         return y.astype(np.int64), selection.target_names

@@ -28,7 +28,7 @@ def report(
     *,
     title: str | None = None,
     method: str = DEFAULT_EMBEDDING,
-    most: int = MOST_EMBEDDED,
+    max_rows: int = MOST_EMBEDDED,
     probe: bool = True,
     rows: RowsLike = None,
     layers: Iterable[str] | str | None = None,
@@ -46,7 +46,7 @@ def report(
         output: path of the page, ``.html``.
         title: title of the page; the file's name if None.
         method: method of the embedding: ``pca``, ``tsne`` or ``umap``.
-        most: maximum number of rows in the embedding, and in the probe; of more rows so many are drawn.
+        max_rows: maximum number of rows in the embedding, and in the probe; of more rows so many are drawn.
         probe: train and test classifiers, too.
         rows, layers, levels, labels: selection; see :meth:`sppfeat.store.reader.FeatureFile.select`.
         root: folder that now holds the images; None: as recorded.
@@ -70,8 +70,8 @@ def report(
             selection,
             title=title,
             method=method,
-            most=most,
-            most_probed=most if probe else 0,
+            most=max_rows,
+            most_probed=max_rows if probe else 0,
             root=root,
             seed=seed,
             on_step=lambda step: on_progress(_STEPS.index(step), len(_STEPS), step),

@@ -90,7 +90,7 @@ def show_norms(
     file: StrPath,
     output: StrPath,
     *,
-    most: int = MOST_NORMS,
+    max_rows: int = MOST_NORMS,
     seed: int = 0,
     overwrite: bool = False,
     **selection: Any,
@@ -100,7 +100,7 @@ def show_norms(
     Args:
         file: the feature file.
         output: the picture to write: .png, .svg or .pdf.
-        most: maximum number of rows; if there are more, this many are drawn at random.
+        max_rows: maximum number of rows; if there are more, this many are drawn at random.
         seed: seed of the draw.
         overwrite: replace the output if it exists.
         **selection: rows, layers and levels; see :meth:`sppfeat.store.reader.FeatureFile.select`.
@@ -115,7 +115,7 @@ def show_norms(
     """
     path = check_picture_path(output, inputs=[file], overwrite=overwrite)
     with FeatureFile(file) as features:
-        norms = measure_norms(features.select(**selection), most=most, seed=seed)
+        norms = measure_norms(features.select(**selection), most=max_rows, seed=seed)
     numbers = range(len(norms.layers))
     write_picture(lambda: draw_norms(norms, numbers, has_titles=True), path, overwrite=overwrite)
     return Picture(path, tuple(norms_text(norms, i) for i in numbers), norms)

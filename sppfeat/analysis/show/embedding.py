@@ -64,8 +64,8 @@ def show_embedding(
     output: StrPath,
     *,
     method: str = DEFAULT_EMBEDDING,
-    most: int = MOST_EMBEDDED,
-    pictures: int = MOST_PICTURED,
+    max_rows: int = MOST_EMBEDDED,
+    thumbnails: int = MOST_PICTURED,
     root: StrPath | None = None,
     seed: int = 0,
     overwrite: bool = False,
@@ -78,9 +78,9 @@ def show_embedding(
         output: the picture to write: .png, .svg or .pdf.
         method: ``"pca"`` shows the two directions of largest variance; ``"tsne"`` and ``"umap"`` keep neighborhoods of
             the first 50 principal components, but distances between groups mean nothing.
-        most: maximum number of rows; if there are more, this many are drawn at random. They are in memory twice.
+        max_rows: maximum number of rows; if there are more, this many are drawn at random. They are in memory twice.
         seed: seed of all draws and of the method.
-        pictures: maximum number of rows with a picture.
+        thumbnails: maximum number of rows with a picture.
         root: folder that now holds the images; the recorded one if None.
         overwrite: replace the output if it exists.
         **selection: rows, layers, levels and labels; see :meth:`sppfeat.store.reader.FeatureFile.select`.
@@ -95,17 +95,17 @@ def show_embedding(
     """
     path = check_picture_path(output, inputs=[file, selection.get("labels")], overwrite=overwrite)
     with FeatureFile(file) as features:
-        embedding = embed_rows(features.select(**selection), method=method, most=most, seed=seed)
+        embedding = embed_rows(features.select(**selection), method=method, most=max_rows, seed=seed)
         if not len(embedding.selection):
             raise ConfigError(f"{str(file)!r}: no row to draw; allowed: rows that have a descriptor")
-        pictured = choose_pictured(embedding, most=pictures, seed=seed)
+        pictured = choose_pictured(embedding, most=thumbnails, seed=seed)
         found = find_row_pictures(features, list(pictured), root=root)
-        thumbnails = read_thumbnails(found, exif=features.config.input.exif)
+        pictures = read_thumbnails(found, exif=features.config.input.exif)
     text = caption(embedding)
     write_picture(
-        lambda: draw_embedding(embedding, pictured, thumbnails, title=text), path, overwrite=overwrite
+        lambda: draw_embedding(embedding, pictured, pictures, title=text), path, overwrite=overwrite
     )
-    return Picture(path, (text,), embedding, unread_note(thumbnails))
+    return Picture(path, (text,), embedding, unread_note(pictures))
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,7 @@ def test_other_labels_and_rows_without_descriptor(features, model, tmp_path):
     assert "note: 1 row is of classes that the classifier does not know" in result.stderr
     assert "% of 1 row " in result.stderr
     (tmp_path / "l.csv").write_text("row,label\n0,cat\n3,d\n")
-    result = run("predict", model, path, "-q", "--labels-from", tmp_path / "l.csv")
+    result = run("predict", model, path, "-q", "--labels", tmp_path / "l.csv")
     assert [line["label"] for line in lines_of(result.stdout_bytes)] == ["cat", "", "d"]
     unlabelled = image_file(tmp_path / "u.h5", [-1] * 3, classes=[])
     name_images(unlabelled, [b"a,17", b"", b"2"])

@@ -335,7 +335,7 @@ def test_what_is_read_is_never_replaced_not_even_through_links_or_by_the_table_b
     os.link(path, tmp_path / "hard.csv")
     table = tmp_path / "labels.csv"
     table.write_text("row,label\n0,x\n")
-    result = run(path, "--labels-from", table, "-o", tmp_path / name, "--overwrite", code=2)
+    result = run(path, "--labels", table, "-o", tmp_path / name, "--overwrite", code=2)
     assert "is what is read" in result.output
     assert (path.read_bytes(), table.read_text()) == (before, "row,label\n0,x\n")
     assert sorted(os.listdir(tmp_path)) == ["hard.csv", "labels.csv", "soft.csv"]

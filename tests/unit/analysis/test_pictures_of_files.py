@@ -316,17 +316,17 @@ def test_no_box_is_too_odd_to_be_shown_if_it_is_finite(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("command", "suffix"), [("embedding", "png"), ("neighbours", "pdf"), ("norms", "svg"), ("sizes", "png")]
+    ("command", "suffix"), [("embedding", "png"), ("neighbors", "pdf"), ("norms", "svg"), ("sizes", "png")]
 )
 def test_pictures_are_whole_files_with_the_same_bytes(path, tmp_path, command, suffix):
     output = tmp_path / f"0.{suffix}"
-    few = ["--random", "2", "-k", "2"] if command == "neighbours" else []
+    few = ["--random", "2", "-k", "2"] if command == "neighbors" else []
     result = show(command, path, "-o", output, *few, code=0)
     assert result.stdout == ""
     content = output.read_bytes()
     assert content[:5] == {"png": b"\x89PNG\r", "svg": b"<?xml", "pdf": b"%PDF-"}[suffix]
     assert list(tmp_path.iterdir()) == [output]
-    function = getattr(sppfeat, f"show_{command.replace('neighbours', 'neighbors')}")
+    function = getattr(sppfeat, f"show_{command}")
     picture = function(path, tmp_path / f"1.{suffix}", **({"n_random": 2, "k": 2} if few else {}))
     assert picture.path.read_bytes() == content
     assert result.stderr.splitlines()[-len(picture.text) :] == [f"{line}: {output}" for line in picture.text]
@@ -335,19 +335,19 @@ def test_pictures_are_whole_files_with_the_same_bytes(path, tmp_path, command, s
 @pytest.mark.slow
 def test_queries_may_be_rows_and_no_file_is_written_for_wrong_ones(path, tmp_path):
     output, photo = tmp_path / "o.png", tmp_path / "photo.png"
-    result = show("neighbours", path, "row:0", "row:5", "-o", output, "-k", "3", "--root", tmp_path, code=0)
+    result = show("neighbors", path, "row:0", "row:5", "-o", output, "-k", "3", "--root", tmp_path, code=0)
     assert "note: 8 of 8 images cannot be read; the first of them: no such file" in result.stderr
     with Image.open(output) as picture:
         assert picture.width > picture.height
     write_image(photo, 40, 40, seed=0)
     before = photo.read_bytes()
     for query, picture in (("row:4", "p.png"), ("no-such.png", "p.png"), (photo, "photo.png")):
-        result = show("neighbours", path, query, "-o", tmp_path / picture, "--overwrite", code=2)
+        result = show("neighbors", path, query, "-o", tmp_path / picture, "--overwrite", code=2)
     assert photo.read_bytes() == before
     assert not (tmp_path / "p.png").exists()
 
 
-@pytest.mark.parametrize("command", ["embedding", "neighbours", "norms", "sizes"])
+@pytest.mark.parametrize("command", ["embedding", "neighbors", "norms", "sizes"])
 def test_wrong_outputs_are_refused(path, tmp_path, command):
     there = tmp_path / "there.png"
     there.write_text("mine")

@@ -364,7 +364,7 @@ run = functools.partial(command_line.run, "probe")
 
 
 def test_the_command_prints_tables(boxes):
-    result = run(boxes.path, "--folds", 3, "--pairs", 2, code=0)
+    result = run(boxes.path, "--folds", 3, "--max-confusions", 2, code=0)
     assert "42 rows of 15 values, 3 classes, 14 images; 3 folds, boxes of an image together" in result.stdout
     lines = result.stdout.splitlines()
     assert any(re.fullmatch(r"accuracy +\d+\.\d ± \d+\.\d", line) for line in lines)
@@ -373,7 +373,7 @@ def test_the_command_prints_tables(boxes):
     table = lines[next(i for i, line in enumerate(lines) if line.startswith("class ")) :]
     assert len(table) == 3
     assert "probing" in result.stderr
-    quiet = run(boxes.path, "-q", "--no-ablation", "--pairs", 0, "--folds", 3)
+    quiet = run(boxes.path, "-q", "--no-ablation", "--max-confusions", 0, "--folds", 3)
     assert (quiet.stderr, "part" in quiet.stdout, "taken for" in quiet.stdout) == ("", False, False)
 
 

@@ -129,7 +129,7 @@ def test_a_part_of_the_file(whole, boxed, pictures):
     (found,) = hits(whole, "row:0", "--rows", "label=dog", "--levels", "2")
     assert {hit["label"] for hit in found["hits"]} == {"dog"}
     (pictures.parent / "labels.csv").write_text("path,label\ncat/img1.png,x\n")
-    (found,) = hits(whole, "row:1", "--labels-from", pictures.parent / "labels.csv")
+    (found,) = hits(whole, "row:1", "--labels", pictures.parent / "labels.csv")
     assert [hit["label"] for hit in found["hits"] if hit["image"] == "cat/img1.png"] == ["x"]
     assert {hit["label"] for hit in found["hits"]} == {"x", None}
     (found,) = hits(whole, "row:1", "--rows", "image=img0.png", "--root", "/elsewhere")

@@ -1,0 +1,142 @@
+"""Names, former names and exit codes of all commands."""
+
+import json
+import os
+from pathlib import Path
+
+import click
+import click.testing
+import pytest
+from click.shell_completion import get_completion_class
+from command_line import run
+
+from sppfeat.cli import groups, main
+from sppfeat.cli.command import Group, Option
+
+# The options of the last release, made once from it: every one is still understood.
+OPTIONS_BEFORE = json.loads(Path(__file__).with_name("options_before.json").read_text())
+
+# One call for each exit code; 130 takes a signal, and is tested with the other interruptions.
+CALLS = {
+    "done": (0, ["--version"]),
+    "error": (1, ["info", "missing.h5"]),
+    "usage, by click": (2, ["extract"]),
+    "usage, by a setting": (2, ["train", ".", "-o", "out", "--distill", "map"]),
+    "some images failed": (3, ["extract", "photos", "-o", "out.h5", "--size", "32", "--workers", "0", "-q"]),
+}
+
+
+def commands(command=main, names=("sppfeat",)):
+    """Every command by its full name, groups before their members."""
+    yield " ".join(names), command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            yield from commands(command.get_command(context, name), (*names, name))
+
+
+COMMANDS = dict(commands())
+FORMER = [
+    (name, parameter, former)
+    for name, command in COMMANDS.items()
+    for parameter in command.params
+    for former in getattr(parameter, "former", ())
+]
+
+
+def complete(*words):
+    """Texts that bash is offered after the words, of which the last is incomplete."""
+    shell = get_completion_class("bash")(main, {}, "sppfeat", "_SPPFEAT_COMPLETE")
+    return [item.value for item in shell.get_completions(list(words[1:-1]), words[-1])]
+
+
+@pytest.mark.parametrize("name", OPTIONS_BEFORE)
+def test_every_option_of_the_last_release_is_understood(name):
+    known = {"-h", "--help"}
+    for parameter in COMMANDS[name.replace("neighbours", "neighbors")].params:
+        known |= {*parameter.opts, *parameter.secondary_opts, *getattr(parameter, "former", ())}
+    assert set(OPTIONS_BEFORE[name].split()) <= known
+
+
+@pytest.mark.parametrize(("name", "parameter", "former"), FORMER)
+def test_a_former_name_is_neither_shown_nor_completed(name, parameter, former):
+    assert "." in run(*name.split()[1:], "--help", code=0).stdout
+    for text in (run(*name.split()[1:], "--help").stdout.split(), complete(*name.split(), "--")):
+        assert former not in text
+        assert parameter.opts[0] in [word.rstrip(",") for word in text] or parameter.opts[0] == "-k"
+
+
+def call(*arguments):
+    """Values of a small command with renamed options, and what it prints."""
+    found = {}
+
+    @click.command()
+    @click.option("--max-rows", cls=Option, type=int, default=9, former={"--most": None})
+    @click.option("--copy", cls=Option, is_flag=True, former={"--merge": {"copy": True, "virtual": False}})
+    @click.option("--quick", cls=Option, is_flag=True, former={"--fast": None})
+    @click.option("--name", "names", cls=Option, multiple=True, former={"--called": None})
+    def command(**values):
+        found.update(values)
+
+    result = click.testing.CliRunner().invoke(command, arguments)
+    return result, {name: found[name] for name in found if found[name] not in (9, False, ())}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("--max-rows 3", {"max_rows": 3}),
+        ("--most 3", {"max_rows": 3}),
+        ("--most=3", {"max_rows": 3}),
+        ("--merge=copy", {"copy": True}),
+        ("--merge virtual", {}),
+        ("--fast", {"quick": True}),
+        ("--called a --called=b", {"names": ("a", "b")}),
+    ],
+)
+def test_a_former_name_works_and_is_noted(arguments, expected):
+    result, values = call(*arguments.split())
+    assert (result.exit_code, values) == (0, expected)
+    is_former = arguments.split("=")[0].split()[0] in ("--most", "--merge", "--fast", "--called")
+    assert result.stderr.count("note: ") == is_former
+    assert not is_former or "is now --" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--most 3 --max-rows 4", "--most is the former name of --max-rows: give only --max-rows."),
+        ("--merge copy --copy", "--merge is the former name of --copy"),
+        ("--most x", "Invalid value for '--max-rows': 'x' is not a valid integer."),
+        ("--merge move", "'move' is not one of 'copy', 'virtual'."),
+        ("--fast=1", "'--fast' does not take a value"),
+    ],
+)
+def test_a_former_name_with_a_wrong_value_is_a_usage_error(arguments, message):
+    result, _ = call(*arguments.split())
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_a_former_name_of_a_command_works_and_is_noted(tmp_path):
+    result = run("show", "neighbours", tmp_path / "f.h5", "-o", tmp_path / "n.svg", code=1)
+    assert "note: 'sppfeat show neighbours' is now 'sppfeat show neighbors'" in result.stderr.replace(
+        "main", "sppfeat"
+    )
+    assert "neighbours" not in run("show", "--help").stdout
+    assert complete("sppfeat", "show", "neigh") == ["neighbors"]
+    assert isinstance(COMMANDS["sppfeat show"], Group)
+
+
+@pytest.mark.parametrize(("code", "arguments"), CALLS.values(), ids=CALLS)
+def test_exit_codes(code, arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.mkdir("photos")
+    Path("photos/1.ppm").write_bytes(b"P6 40 40 255\n" + bytes(40 * 40 * 3))
+    Path("photos/2.ppm").write_bytes(b"not a photograph")
+    run(*arguments, code=code)
+
+
+def test_values_of_exit_codes():
+    assert (groups.EXIT_ERROR, groups.EXIT_USAGE, groups.EXIT_SOME_FAILED) == (1, 2, 3)
+    assert groups.EXIT_INTERRUPTED == 130
