@@ -1,6 +1,6 @@
 """``sppfeat backbones``: the list of networks, the layers of one, and downloads of weights."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,10 +19,14 @@ from sppfeat.cli.output import (
 from sppfeat.config.specs import DEFAULT_LEVELS
 from sppfeat.errors import WeightsError
 
+if TYPE_CHECKING:
+    from sppfeat.networks.zoo import FetchedWeights
+
 __all__ = ["backbones"]
 
+_HEADER = ["backbone", "MB", "ImageNet top-1 %", "weights"]
+_FULL_HEADER = ["backbone", "channels", "stride", "dimension", "MB", "default layer", "weights"]
 _LAYER_HEADER = ["layer", "channels", "stride", "offset", "map for 224 x 224"]
-_HEADER = ["backbone", "channels", "stride", "dimension", "MB", "default layer", "weights"]
 
 
 @click.command(short_help="List the networks, or the layers of one; download weights.")
@@ -32,20 +36,20 @@ _HEADER = ["backbone", "channels", "stride", "dimension", "MB", "default layer",
     type=LEVELS,
     metavar="N,N,...",
     default=joined_numbers(DEFAULT_LEVELS),
-    help="The pyramid, for the dimension.",
+    help="Pyramid for the dimension in the list of a pattern.",
 )
-@flag("--download", "Fetch the weights of NAME instead, for use without network.")
+@flag("--download", "Download the weights of NAME instead, for machines without internet access.")
 @option(
     "--weights",
     default="DEFAULT",
     metavar="NAME",
-    help="With --download: which; DEFAULT is the first in the list.",
+    help="With --download: name of the weights. DEFAULT is the first in the list.",
 )
 @option(
     "--weights-dir",
     type=click.Path(readable=False),
     metavar="FOLDER",
-    help="With --download: where to put the files. [default: torch's hub cache]",
+    help="With --download: folder for the files. [default: torch's hub cache]",
 )
 @options.json
 def backbones(
@@ -53,22 +57,28 @@ def backbones(
 ) -> None:
     """List the networks, or the layers of one; download weights.
 
-    NAME is a network, whose layers are listed with channels, stride and offset (cell i is centred at input
-    pixel offset + stride * i), or a pattern such as 'resnet*'. Without it all networks are listed: default
-    layer, its channels and stride (input pixels per cell; none: whole images only, no boxes), dimension of a
-    descriptor, weights, and the download size of the first of them. All of it is computed from the networks
-    themselves, which takes about half a second each.
+    Without NAME, all networks are listed with the download size and ImageNet accuracy of their default weights,
+    which come first.
 
-    With --download the weights of NAME, or of all networks that match the pattern, are put into torch's hub
-    cache, or into the folder --weights-dir, unless they are there, and their checksums are verified. Exit
-    code 1 if any of them fails; the others are there then.
+    NAME is a pattern such as 'resnet*', or a network. For a pattern, the list adds the default layer, its channels
+    and stride (input pixels per cell; none: whole images only, no boxes) and the dimension of a descriptor. These
+    are computed from the networks, which takes half a second each. --json without NAME does so for all networks.
+
+    For a network, its layers are listed with channels, stride and offset: cell i is centered at input pixel
+    offset + stride * i.
+
+    --download puts the weights of NAME, or of all networks that match the pattern, into torch's hub cache or
+    --weights-dir, and verifies their checksums. If one download fails, the others are still made, and the exit code
+    is 1.
     """
     if download:
         if not name:
             raise click.UsageError("--download needs NAME: a network, or a pattern such as 'resnet*'.")
         _download(name, as_json=as_json, **source)
+    elif name is None and not as_json:
+        _list_networks()
     elif name is None or any(character in name for character in "*?["):
-        _list_networks(name or "*", levels, as_json)
+        _describe_networks(name or "*", levels, as_json)
     else:
         _list_layers(name, as_json)
 
@@ -76,11 +86,11 @@ def backbones(
 def _download(name: str, *, weights: str, weights_dir: str | None, as_json: bool) -> None:
     from sppfeat.networks.zoo import fetch_weights
 
-    def on_file(file: dict[str, Any]) -> None:
-        came = "downloaded" if file["downloaded"] else "already there, checksum verified"
+    def on_file(file: "FetchedWeights") -> None:
+        how = "downloaded" if file["downloaded"] else "already there, checksum verified"
         if not as_json:
             size = human_bytes(file["bytes"])
-            print_result(f"{file['name']} {file['weights']}: {file['path']} ({size}, {came})")
+            print_result(f"{file['name']} {file['weights']}: {file['path']} ({size}, {how})")
 
     with download_bar() as on_download:
         fetched, failed = fetch_weights(
@@ -95,10 +105,25 @@ def _download(name: str, *, weights: str, weights_dir: str | None, as_json: bool
         raise WeightsError(f"{len(failed)} of {n_all} downloads failed: {', '.join(failed)}")
 
 
-def _list_networks(pattern: str, levels: tuple[int, ...], as_json: bool) -> None:
+def _list_networks() -> None:
+    from sppfeat.networks.zoo import list_backbones
+
+    rows = [
+        [
+            name,
+            f"{entries[0].size_mb:.1f}",
+            "" if entries[0].top1 is None else f"{entries[0].top1:.1f}",
+            ", ".join(entry.name for entry in entries),
+        ]
+        for name, entries in list_backbones().items()
+    ]
+    print_result(table(_HEADER, rows, right={1, 2}))
+
+
+def _describe_networks(pattern: str, levels: tuple[int, ...], as_json: bool) -> None:
     from sppfeat.networks.zoo import describe_backbones
 
-    with Bar("looking into the networks", 0, unit="net", shown=True) as bar:
+    with Bar("computing channels and strides", 0, unit="net", shown=True) as bar:
         entries = describe_backbones(pattern, levels, on_progress=bar.move_to)
     rows = [
         [
@@ -112,7 +137,7 @@ def _list_networks(pattern: str, levels: tuple[int, ...], as_json: bool) -> None
         ]
         for entry in entries
     ]
-    print_json_or_text(entries, table(_HEADER, rows, right={1, 2, 3, 4}), as_json=as_json)
+    print_json_or_text(entries, table(_FULL_HEADER, rows, right={1, 2, 3, 4}), as_json=as_json)
 
 
 def _list_layers(name: str, as_json: bool) -> None:

@@ -1,5 +1,6 @@
 """Named weights, such as ``IMAGENET1K_V2`` of ``resnet50``: their list, their files and their downloads."""
 
+import math
 import os
 import re
 from pathlib import Path
@@ -56,6 +57,9 @@ class WeightEntry(NamedTuple):
     sha256_prefix: str  # first digits of the file's SHA-256, in hexadecimal
     transform: InputTransform
     size_mb: float  # size of the file, in units of 2**20 bytes
+    # Share of ImageNet's validation images that the whole network classifies right, in percent, as torchvision
+    # reports it; None if it reports none.
+    top1: float | None = None
 
 
 # The weights that come with the package, so that descriptors need no download.
@@ -182,6 +186,7 @@ def _torchvision_entry(model_name: str, member: Any) -> WeightEntry:
     file_name = member.url.rsplit("/", 1)[1]
     hash_in_name = _HASH_IN_NAME.search(file_name)
     transforms = member.transforms()
+    top1 = member.meta.get("_metrics", {}).get("ImageNet-1K", {}).get("acc@1")
     return WeightEntry(
         model=model_name,
         name=member.name,
@@ -192,6 +197,7 @@ def _torchvision_entry(model_name: str, member: Any) -> WeightEntry:
             tuple(transforms.mean), tuple(transforms.std), transforms.interpolation.value
         ),
         size_mb=float(member.meta["_file_size"]),
+        top1=None if top1 is None or math.isnan(top1) else float(top1),
     )
 
 

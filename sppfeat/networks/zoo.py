@@ -6,7 +6,7 @@ Nothing here imports torch until a model is built or the installed models are li
 import difflib
 import fnmatch
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from sppfeat.config.specs import COMPACT_NAME, parse_levels
 from sppfeat.config.values import StrPath
@@ -16,7 +16,13 @@ from sppfeat.files.downloads import OnDownload
 if TYPE_CHECKING:
     from torch import nn
 
+    from sppfeat.networks.named_weights import WeightEntry
+
 __all__ = [
+    "BackboneEntry",
+    "BackboneLayers",
+    "FetchedWeights",
+    "LayerEntry",
     "build_model",
     "build_without_memory",
     "check_name",
@@ -25,6 +31,7 @@ __all__ = [
     "describe_backbones",
     "describe_layers",
     "fetch_weights",
+    "list_backbones",
     "match_names",
     "model_names",
 ]
@@ -141,23 +148,104 @@ def build_without_memory(name: str) -> "nn.Module":
         return build_model(name).to("meta")
 
 
+class BackboneEntry(TypedDict):
+    """One line of the list of backbones.
+
+    Attributes:
+        name: name of the network.
+        layer: default layer, the last feature map before the classifier.
+        channels: channels of the default layer.
+        stride: input pixels from one cell of its map to the next; a ``[y, x]`` pair where the axes differ; null for
+            networks that take whole images only, without boxes.
+        dimension: length of a descriptor with the levels given.
+        weights: names of its weights; the first is ``DEFAULT``.
+        download_mb: size of the first weights in MB (2^20 bytes).
+    """
+
+    name: str
+    layer: str
+    channels: int
+    stride: float | tuple[float, float] | None
+    dimension: int
+    weights: list[str]
+    download_mb: float
+
+
+class LayerEntry(TypedDict):
+    """A layer of a backbone that outputs a feature map.
+
+    Attributes:
+        layer: name of the layer, for ``--layer``.
+        channels: channels of its map.
+        stride: input pixels from one cell to the next; a ``[y, x]`` pair where the axes differ; null if unknown.
+        offset: pixel index of the center of cell 0; a ``[y, x]`` pair where the axes differ; null if unknown.
+        map_hw: height and width of the map in cells, for an input of 224 x 224 pixels.
+        reason: why stride and offset are unknown; empty if they are known.
+    """
+
+    layer: str
+    channels: int
+    stride: float | tuple[float, float] | None
+    offset: float | tuple[float, float] | None
+    map_hw: list[int]
+    reason: str
+
+
+class BackboneLayers(TypedDict):
+    """A backbone with its layers.
+
+    Attributes:
+        name: name of the network.
+        default_layer: layer that is pooled unless ``--layer`` names others.
+        weights: names of its weights; the first is ``DEFAULT``.
+        layers: every layer that outputs a feature map, in the order of the network.
+    """
+
+    name: str
+    default_layer: str
+    weights: list[str]
+    layers: list[LayerEntry]
+
+
+class FetchedWeights(TypedDict):
+    """A file of weights on this machine.
+
+    Attributes:
+        name: name of the network.
+        weights: name of the weights.
+        path: absolute path of the file.
+        sha256: SHA-256 of the file, in hexadecimal.
+        bytes: size of the file.
+        downloaded: false if the file was already there.
+    """
+
+    name: str
+    weights: str
+    path: str
+    sha256: str
+    bytes: int
+    downloaded: bool
+
+
+def list_backbones() -> "dict[str, tuple[WeightEntry, ...]]":
+    """The weights of every model, the default ones first; builds no model."""
+    from sppfeat.networks.named_weights import list_entries
+
+    return {name: list_entries(name) for name in model_names()}
+
+
 def describe_backbones(
     pattern: str, levels: Sequence[int], *, on_progress: Callable[[int, int], None] = lambda done, total: None
-) -> list[dict[str, Any]]:
+) -> list[BackboneEntry]:
     """Describes the models that match a name or a pattern such as ``resnet*``, which takes half a second each.
 
     ``levels`` is the pyramid, for the dimension.
-
-    Returns:
-        Of each model its ``name``, default ``layer``, ``channels``, ``stride`` (pixels per cell, a ``(y, x)`` pair
-            where the axes differ; None if boxes are not supported), ``dimension`` of a descriptor, ``weights`` (names,
-            the first is ``DEFAULT``), and ``download_mb``, the size of the first one's file in units of 2**20 bytes.
     """
     from sppfeat.networks.named_weights import list_entries
     from sppfeat.networks.receptive_field import layer_geometries
 
     names = match_names(pattern)
-    entries: list[dict[str, Any]] = []
+    entries: list[BackboneEntry] = []
     n_bins = sum(n * n for n in parse_levels(levels))
     for i, name in enumerate(names):
         model, weights = build_without_memory(name), list_entries(name)
@@ -178,14 +266,8 @@ def describe_backbones(
     return entries
 
 
-def describe_layers(name: str) -> dict[str, Any]:
-    """Describes a model and every node that outputs a feature map.
-
-    Returns:
-        ``name``, ``default_layer``, ``weights`` (names, the first is ``DEFAULT``) and ``layers``: for each node its
-            ``layer`` (name), ``channels``, ``stride`` and ``offset`` in input pixels (None if the arithmetic does not
-            apply, for the ``reason``), and ``map_hw``, height and width in cells for 224 x 224 pixels.
-    """
+def describe_layers(name: str) -> BackboneLayers:
+    """Describes a model and every node that outputs a feature map."""
     from sppfeat.networks.layers import node_names
     from sppfeat.networks.named_weights import list_entries
     from sppfeat.networks.receptive_field import layer_geometries
@@ -215,13 +297,12 @@ def fetch_weights(
     *,
     folder: StrPath | None = None,
     on_download: OnDownload = lambda name, done, total: None,
-    on_file: Callable[[dict[str, Any]], None] = lambda file: None,
-) -> tuple[list[dict[str, Any]], dict[str, WeightsError]]:
+    on_file: Callable[[FetchedWeights], None] = lambda file: None,
+) -> tuple[list[FetchedWeights], dict[str, WeightsError]]:
     """Downloads the weights of all networks that match a pattern; a failure does not stop the others.
 
     Returns:
-        The files, and the errors by the names of the networks that failed. Of each file ``name`` (of the network),
-            ``weights``, ``path``, ``sha256``, ``bytes``, and ``downloaded``: False if it was already there.
+        The files, and the errors by the names of the networks that failed.
 
     Raises:
         ConfigError: no network matches.
@@ -230,7 +311,7 @@ def fetch_weights(
     from sppfeat.networks.named_weights import fetch_entry, find_entry
 
     names = match_names(pattern)
-    fetched: list[dict[str, Any]] = []
+    fetched: list[FetchedWeights] = []
     failed: dict[str, WeightsError] = {}
     for name in names:
         try:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from sppfeat.files.outputs import OutputLock
 from sppfeat.networks.backbones import load_backbone
+from sppfeat.networks.zoo import model_names
 
 TINY = ["--size", "48", "--levels", "1,2", "--device", "cpu"]
 
@@ -188,6 +189,14 @@ def test_verify_recompute_with_moved_images_and_missing_ones(features, folder, t
     folder.rename(tmp_path / "moved")
     run("verify", features, "--recompute", 3, code=1)
     run("verify", features, "--recompute", 3, "--root", tmp_path / "moved", code=0)
+
+
+def test_backbones_lists_all_models_without_building_one(monkeypatch):
+    monkeypatch.setattr("sppfeat.networks.zoo.build_model", None)
+    header, *lines = run("backbones", code=0).stdout.splitlines()
+    assert header.split() == ["backbone", "MB", "ImageNet", "top-1", "%", "weights"]
+    assert [line.split()[0] for line in lines] == model_names()
+    assert "resnet50 97.8 80.9 IMAGENET1K_V2, IMAGENET1K_V1" in {" ".join(line.split()) for line in lines}
 
 
 @pytest.mark.slow
