@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,17 +13,8 @@ from sppfeat.cli.bars import Bar, download_bar
 from sppfeat.cli.extract_options import CHANNELS, box_options, path_options, ray_options, shard_options
 from sppfeat.cli.groups import EXIT_INTERRUPTED, EXIT_SOME_FAILED, Stop, leave, stop_on_signals
 from sppfeat.cli.options import complete_files, flag, option, path, setting
-from sppfeat.cli.output import (
-    box_counts_text,
-    first_of,
-    human_bytes,
-    joined_numbers,
-    labeled_lines,
-    print_json,
-    print_json_or_text,
-    say,
-    scales_text,
-)
+from sppfeat.cli.output import print_json, print_json_or_text, say, terminal_columns
+from sppfeat.cli.run_texts import plan_text, result_text, take_new_hints
 from sppfeat.config.distribution import RunOptions
 from sppfeat.config.machine import keep_freed_memory
 from sppfeat.config.request import Request
@@ -35,17 +27,14 @@ from sppfeat.config.specs import (
     DescriptorSpec,
     InputSpec,
 )
-from sppfeat.config.wording import counted
 
 if TYPE_CHECKING:
     from sppfeat.config.extract_config import ExtractConfig
     from sppfeat.extraction.extract import ExtractResult
     from sppfeat.extraction.pipeline import Progress
-    from sppfeat.extraction.report import BoxSummary, PlanSummary
+    from sppfeat.extraction.report import PlanSummary
 
 __all__ = ["extract"]
-
-_SHOWN_FAILURES = 5
 
 
 @click.command(short_help="Write the descriptors of images, or of boxes in them, to an HDF5 file.")
@@ -155,7 +144,7 @@ def extract(**values: Any) -> None:
         try:
             result = _extract(stop, **values)
         except KeyboardInterrupt:
-            say("Interrupted: the same command again continues.")
+            say("Interrupted. Run the same command again to continue.")
             leave(EXIT_INTERRUPTED)
     if not values["dry_run"] and (result.pending or result.failed):
         leave(EXIT_INTERRUPTED if result.pending else EXIT_SOME_FAILED)
@@ -165,6 +154,7 @@ def _extract(stop: Stop, *, quiet: bool, verbose: bool, as_json: bool, **values:
     """Calls the library, with bars and the plan on standard error; prints the result."""
     keep_freed_memory()
     dry_run = values["dry_run"]
+    paths = {"output": values["output"], "boxes": values["boxes"]}
     with contextlib.ExitStack() as before, contextlib.ExitStack() as during:
         headers = before.enter_context(Bar("reading headers", 0, unit="img", shown=not quiet))
         bars = []
@@ -172,7 +162,10 @@ def _extract(stop: Stop, *, quiet: bool, verbose: bool, as_json: bool, **values:
         def on_plan(plan: "PlanSummary", config: "ExtractConfig") -> None:
             before.close()
             if not quiet and not dry_run:
-                say(_plan_text(plan, dataclasses.asdict(config) if verbose else None))
+                settings = dataclasses.asdict(config) if verbose else None
+                hints = take_new_hints(plan.hints)
+                width = terminal_columns(sys.stderr)
+                say(plan_text(plan, **paths, hints=hints, settings=settings, columns=width))
             if not dry_run:
                 bars.append(during.enter_context(Bar("extracting", plan.to_do, unit="img", shown=not quiet)))
 
@@ -192,79 +185,11 @@ def _extract(stop: Stop, *, quiet: bool, verbose: bool, as_json: bool, **values:
     counts = dataclasses.asdict(result)
     plan = counts.pop("plan")
     if dry_run:
-        print_json_or_text({"plan": plan}, _plan_text(result.plan, None), as_json=as_json)
+        text = plan_text(result.plan, **paths, columns=terminal_columns(sys.stdout))
+        print_json_or_text({"plan": plan}, text, as_json=as_json)
         return result
     if not quiet:
-        say(_result_text(result, verbose))
+        say(result_text(result, output=values["output"], verbose=verbose))
     if as_json:
         print_json({"plan": plan, "result": counts})
     return result
-
-
-def _plan_text(plan: "PlanSummary", settings: dict[str, Any] | None) -> str:
-    """Formats a plan as lines of text, with the settings at the end if they are given."""
-    rounded = f" (multiples of {plan.round_to})" if plan.round_to > 1 else ""
-    shapes = f" in {counted(plan.input_shapes, 'input shape')}{rounded}"
-    if plan.unmeasured:
-        shapes = f", the sizes of {plan.unmeasured} are learnt on the way"
-    images = f"{plan.images}{shapes}, {counted(plan.rows, 'row')}"
-    if plan.classes:
-        images += f", {counted(plan.classes, 'class')}"
-    pooling = f"levels {joined_numbers(plan.levels)}"
-    if plan.head:
-        pooling += f", then {plan.head}"
-    if plan.normalize != "none":
-        pooling += f", {plan.normalize}"
-    lines = [
-        ("images", images),
-        *_box_lines(plan.boxes),
-        ("backbone", f"{plan.backbone}, weights {plan.weights}, layer {' + '.join(plan.layers)}"),
-        ("descriptor", f"{pooling}: {counted(plan.dimension, 'value')}"),
-        ("output", f"{plan.output}, {human_bytes(plan.output_bytes)}"),
-        ("device", f"{plan.device}, {plan.precision}, {counted(plan.workers, 'decoding process')}"),
-    ]
-    if plan.already_done or plan.already_failed:
-        done = f"{plan.already_done} done, {plan.already_failed} failed before, {plan.to_do} to do"
-        lines.insert(1, ("continuing", done))
-    if plan.shard:
-        lines.insert(0, ("part", plan.shard))
-    if plan.unreadable:
-        text = counted(plan.unreadable, "image: it", "images: they") + " will be marked as failed"
-        lines.insert(1, ("unreadable", text))
-    lines += [("note", note) for note in plan.notes]
-    lines += [("setting", f"{part}: {values}") for part, values in (settings or {}).items()]
-    return labeled_lines(lines, width=13)
-
-
-def _box_lines(boxes: "BoxSummary | None") -> list[tuple[str, str]]:
-    if boxes is None:
-        return []
-    text = f"{boxes.boxes} of {boxes.source}"
-    if boxes.format:
-        text += f", read as {boxes.format}: {boxes.convention}"
-    if boxes.same_region:
-        text += "; " + counted(boxes.same_region, "falls", "fall") + " on the region of another one"
-    lines = [("boxes", text)]
-    if len(boxes.scales) > 1:
-        lines.append(("scales", scales_text(boxes.scales)))
-    return lines
-
-
-def _result_text(result: "ExtractResult", verbose: bool) -> str:
-    """Formats the result of a run as lines of text, with all failures if ``verbose``."""
-    rate = f", {result.images_per_second} images/s" if result.images_per_second else ""
-    lines = [
-        f"{result.done} of {counted(result.images, 'image')} done, {result.failed} failed "
-        f"({result.done_now} + {result.failed_now} now, {result.seconds:.1f} s{rate}): {result.output}"
-    ]
-    if result.boxes:
-        lines.append(f"  boxes: {box_counts_text(result.boxes)}")
-    failures = [f"  failed: {failure.path!r}: {failure.error}" for failure in result.failures]
-    shown = None if verbose else _SHOWN_FAILURES
-    lines += first_of(failures, shown, more="  ... and {} more: 'sppfeat info' or -v lists them")
-    lines += [f"note: {note}" for note in result.notes]
-    if result.pending:
-        lines.append(
-            counted(result.pending, "image is", "images are") + " left: the same command again continues."
-        )
-    return "\n".join(lines)

@@ -3,9 +3,11 @@
 import contextlib
 import json
 import math
+import os
 import sys
+import textwrap
 from collections.abc import Iterable
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 import click
 
@@ -17,6 +19,7 @@ __all__ = [
     "box_counts_text",
     "first_of",
     "human_bytes",
+    "human_seconds",
     "joined_numbers",
     "labeled_lines",
     "print_json",
@@ -27,6 +30,7 @@ __all__ = [
     "scales_text",
     "standard_output",
     "table",
+    "terminal_columns",
 ]
 
 
@@ -98,12 +102,13 @@ def standard_output() -> BinaryIO:
 def box_counts_text(counts: dict[str, int]) -> str:
     """Formats the counts of boxes as a line."""
     text = f"{counted(counts['rows'], 'row')}, {counts['with_descriptor']} with a descriptor"
-    if counts["of_failed_or_pending"]:
-        text += f", {counts['of_failed_or_pending']} of failed or pending images"
-    return (
-        f"{text}; {counts['clipped']} clipped, {counts['degenerate']} degenerate, "
-        f"{counts['sub_cell']} smaller than a cell"
-    )
+    parts = {
+        "of_failed_or_pending": "of failed or pending images",
+        "clipped": "clipped to the image",
+        "degenerate": "without area in the image (NaN)",
+        "sub_cell": "smaller than one feature-map cell (a larger --size helps)",
+    }
+    return text + "".join(f", {counts[name]} {what}" for name, what in parts.items() if counts[name])
 
 
 def scales_text(scales: dict[str, int]) -> str:
@@ -138,20 +143,47 @@ def human_bytes(n: int) -> str:
     return f"{value:.1f} TB"
 
 
+def human_seconds(seconds: float) -> str:
+    """Formats a duration in suitable units.
+
+    Example:
+        >>> human_seconds(4.83), human_seconds(200), human_seconds(7300)
+        ('4.8 s', '3 min 20 s', '2 h 1 min')
+    """
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def joined_numbers(numbers: Iterable[int]) -> str:
     """Joins numbers with commas, as options take them."""
     return ",".join(map(str, numbers))
 
 
-def labeled_lines(lines: Iterable[tuple[str, str]], *, width: int) -> str:
-    """Formats lines as labels and texts; all texts begin at column ``width``.
+def terminal_columns(stream: TextIO | None) -> int | None:
+    """Width of the terminal that a stream writes to; None if it is not a terminal."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns if stream and stream.isatty() else None
+    except (OSError, ValueError):
+        return None
+
+
+def labeled_lines(lines: Iterable[tuple[str, str]], *, width: int, columns: int | None = None) -> str:
+    """Formats lines as labels and texts; all texts begin at column ``width``, and are wrapped before ``columns``.
 
     Example:
         >>> print(labeled_lines([("file", "f.h5"), ("images", "7")], width=9))
         file:    f.h5
         images:  7
     """
-    return "\n".join(f"{label + ':':<{width - 1}} {text}" for label, text in lines)
+    formatted = [f"{label + ':':<{width - 1}} {text}" for label, text in lines]
+    if columns is None or columns < 2 * width:
+        return "\n".join(formatted)
+    wrapper = textwrap.TextWrapper(
+        width=columns - 1, subsequent_indent=" " * width, break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join(wrapper.fill(line) for line in formatted)
 
 
 def table(header: list[str], rows: list[list[str]], *, right: set[int]) -> str:

@@ -25,6 +25,7 @@ __all__ = [
     "keep_freed_memory",
     "return_freed_memory",
     "row_ranges",
+    "user_cache_folder",
     "visible_cores",
 ]
 
@@ -56,6 +57,14 @@ def available_nbytes(root: Path = Path("/")) -> int:
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = _group_limits(root, "memory", unified="memory.max", legacy=("memory.limit_in_bytes",))
     return min([physical, *(int(words[0]) for words in limits if words and words[0].isdecimal())])
+
+
+def user_cache_folder() -> Path | None:
+    """The folder of sppfeat below ``XDG_CACHE_HOME`` or ``~/.cache``; None if neither is an absolute path."""
+    top = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(top):
+        top = os.path.expanduser("~/.cache")
+    return Path(top, "sppfeat") if os.path.isabs(top) else None
 
 
 def check_copy(path: Path, shape: tuple[int, ...], itemsize: int) -> None:

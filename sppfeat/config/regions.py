@@ -25,6 +25,11 @@ __all__ = [
 BOX_ORIGINS = (0, 1)
 MULTIVIEW_SCALES = (224, 256, 300, 360, 448, 560)  # of the paper, section 3.1.5
 
+_NUMBER_NAMES = {
+    "xyxy": ("x0", "y0", "x1", "y1"),
+    "xywh": ("x", "y", "w", "h"),
+    "cxcywh": ("center x", "center y", "w", "h"),
+}
 _GRID = re.compile(r"grid:([1-9][0-9]{0,4})x([1-9][0-9]{0,4})(px)?(?::([0-9.]+))?")
 
 
@@ -86,7 +91,13 @@ class BoxConvention:
         return dataclasses.replace(self, **{k: v for k, v in changes.items() if v is not None})
 
     def __str__(self) -> str:
-        return f"{self.coords}, {self.units}, origin {self.origin}, {self.ends}, order {self.order}"
+        x, y, w, h = _NUMBER_NAMES[self.coords]
+        numbers = (y, x, h, w) if self.order == "yx" else (x, y, w, h)
+        if self.is_relative:
+            unit = "fractions" if self.units == "normalized" else "percent"
+            return f"{','.join(numbers)} in {unit} of the image"
+        ends = ", x1 and y1 inclusive" if self.ends == "inclusive" else ""
+        return f"{','.join(numbers)} in pixels, {self.origin}-based{ends}"
 
 
 DEFAULT_CONVENTIONS = {

@@ -61,6 +61,7 @@ class BoxSummary:
         degenerate: number of rows whose box has no area inside its image; these rows are NaN.
         of_no_input: number of boxes whose image is not among the inputs.
         images_without_boxes: number of inputs without boxes.
+        class_counts: number of rows of each class of boxes, largest first; classes without rows are left out.
         scales: number of rows pooled at each short side, by its size in pixels or ``native``.
     """
 
@@ -74,6 +75,7 @@ class BoxSummary:
     degenerate: int
     of_no_input: int
     images_without_boxes: int
+    class_counts: dict[str, int]
     scales: dict[str, int]
 
 
@@ -94,10 +96,12 @@ class PlanSummary:
         input_shapes: number of distinct network-input sizes known so far.
         round_to: multiple to which the sides of the network input are rounded, in pixels; 1: not rounded.
         classes: number of image classes.
+        class_counts: number of images of each class, largest first; classes without images are left out.
         backbone, weights, layers, levels, device, precision, head, normalize: settings of the descriptors.
         workers: number of decoding processes.
         boxes: counts of the boxes; None for whole images.
-        notes: remarks for the user.
+        notes: remarks for the user on these inputs and settings.
+        hints: general advice for the user; the command line prints each hint once.
     """
 
     output: str
@@ -114,6 +118,7 @@ class PlanSummary:
     input_shapes: int
     round_to: int
     classes: int
+    class_counts: dict[str, int]
     backbone: str
     weights: str
     layers: list[str]
@@ -125,6 +130,7 @@ class PlanSummary:
     normalize: str
     boxes: BoxSummary | None
     notes: list[str]
+    hints: list[str]
 
 
 def summarize_plan(
@@ -160,6 +166,7 @@ def summarize_plan(
         input_shapes=plan.n_shapes,
         round_to=config.input.round_to,
         classes=len(plan.classes),
+        class_counts=_count_classes(plan.labels, [os.fsdecode(name) for name in plan.classes]),
         backbone=spec.name,
         weights=run.backbone.weights_path or spec.weights,
         layers=list(spec.layers),
@@ -171,6 +178,7 @@ def summarize_plan(
         normalize=descriptor.normalize,
         boxes=boxes,
         notes=run.notes,
+        hints=list(run.hints),
     )
 
 
@@ -191,8 +199,16 @@ def summarize_boxes(
         degenerate=int(boxes.is_degenerate.sum()),
         of_no_input=int((boxes.box_row < 0).sum()),
         images_without_boxes=len(_without_boxes(plan)),
+        class_counts=_count_classes(boxes.annotations.label, boxes.annotations.classes),
         scales=dict(zip(names, per_scale, strict=True)),
     )
+
+
+def _count_classes(labels: npt.NDArray[np.int64], names: Sequence[str]) -> dict[str, int]:
+    """Count the members of each class that has any, largest first, by labels ``(n,)``, -1 for no class."""
+    counts = np.bincount(labels[labels >= 0], minlength=len(names))
+    order = np.argsort(-counts, kind="stable")
+    return {names[i]: int(counts[i]) for i in order.tolist() if counts[i]}
 
 
 def plan_notes(plan: Plan, run: Run, *, is_new: bool) -> list[str]:

@@ -27,8 +27,8 @@ from sppfeat.extraction.rows import RowPlanner, fill_in_sizes
 from sppfeat.files.downloads import OnDownload
 from sppfeat.inputs import FileStorage, Listing, list_images
 from sppfeat.networks.backbones import Backbone, load_backbone
-from sppfeat.networks.devices import BATCH_PIXELS, bfloat16_note, choose_device
-from sppfeat.networks.named_weights import bundled_note
+from sppfeat.networks.devices import BATCH_PIXELS, bfloat16_hint, bfloat16_note, choose_device
+from sppfeat.networks.named_weights import bundled_hint
 from sppfeat.store.comparability import descriptor_differences
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import ColumnBlock, column_blocks
@@ -69,6 +69,7 @@ class Run:
     n_workers: int  # number of decoding processes; 0: images are decoded in this process
     scratch: Path  # folder for images that must be fetched
     notes: list[str]  # notes for the user; planning adds to them
+    hints: tuple[str, ...]  # advice that does not depend on the images
     on_probe: OnProbe
 
     @property
@@ -189,8 +190,9 @@ def open_run(
             folder = tempfile.TemporaryDirectory(prefix="sppfeat-", dir=request.scratch)
             scratch = Path(stack.enter_context(folder))
         notes = [*listing.notes]
-        notes += filter(None, [request.shard_note, backbone.weights_note, bundled_note(config.backbone)])
-        notes += filter(None, [bfloat16_note(device, config.precision)])
+        warning = bfloat16_note(device, config.precision)
+        notes += filter(None, [request.shard_note, backbone.weights_note, warning])
+        hints = filter(None, [bundled_hint(config.backbone), bfloat16_hint(device, config.precision)])
         yield Run(
             request=request,
             config=config,
@@ -203,6 +205,7 @@ def open_run(
             n_workers=n_workers,
             scratch=scratch,
             notes=notes,
+            hints=tuple(hints),
             on_probe=on_probe,
         )
 

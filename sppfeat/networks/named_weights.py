@@ -23,7 +23,7 @@ __all__ = [
     "InputTransform",
     "WeightEntry",
     "WeightFile",
-    "bundled_note",
+    "bundled_hint",
     "fetch_entry",
     "find_entry",
     "list_entries",
@@ -98,13 +98,13 @@ def list_entries(model_name: str) -> tuple[WeightEntry, ...]:
     return tuple(_torchvision_entry(model_name, member) for member in [default, *others])
 
 
-def bundled_note(backbone: BackboneSpec) -> str | None:
-    """Advice for a user of bundled weights; None for other weights."""
+def bundled_hint(backbone: BackboneSpec) -> str | None:
+    """Advice for a user of the bundled weights; None for other weights."""
     if (backbone.name, backbone.weights) != (BUNDLED_ENTRY.model, BUNDLED_ENTRY.name):
         return None
     return (
-        f"{backbone.name} is the small network that comes with sppfeat; --backbone resnet50 gives features "
-        "of ImageNet scale (98 MB, downloaded once)"
+        f"{backbone.name} is a small demo network; for real work use --backbone resnet50 (98 MB, downloaded "
+        "once)"
     )
 
 

@@ -28,17 +28,18 @@ def boxes(tmp_path):
 def test_a_run_with_boxes_says_what_it_understood_and_what_became_of_them(folder, boxes, tmp_path):
     result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY, "--size", "48", "--boxes", boxes, code=0)
     for text in (
-        "12 in 5 input shapes, 3 rows, 2 classes",
-        f"boxes:       4 of {boxes}, read as csv: xyxy, absolute, origin 0, edges, order xy",
+        "images:      12 (5 distinct input sizes)\n",
+        f"boxes:       4 from {boxes} (CSV: x0,y0,x1,y1 in pixels, 0-based), 3 rows\n",
+        "box classes: 2: one (2), two (1)\n",
         "1 box is of 1 image that is not among the inputs: 'gone.png'",
         "10 images have no boxes, and no rows: ",
         "1 box reaches over the border of its image and is clipped to it: [-5, 0, 20, 30] of 'cat/img1.png'",
         "1 box has no area inside its image: its row is NaN: [9, 9, 9, 9] of 'cat/img3.png'",
-        "boxes: 3 rows, 2 with a descriptor; 1 clipped, 1 degenerate",
+        "boxes: 3 rows, 2 with a descriptor, 1 clipped to the image, 1 without area in the image (NaN)\n",
     ):
         assert text in result.stderr
     info = run("info", tmp_path / "f.h5")
-    assert "3 rows, 2 with a descriptor; 1 clipped, 1 degenerate" in info.output
+    assert "3 rows, 2 with a descriptor, 1 clipped to the image, 1 without area" in info.output
     assert "of boxes:  3: one 2, two 1, x 0" in info.output
     assert "10 images have none" in info.output
     found = json.loads(run("info", tmp_path / "f.h5", "--json").stdout)["boxes"]
@@ -53,7 +54,7 @@ def test_the_plan_as_json_counts_boxes(folder, boxes, tmp_path):
     assert plan["boxes"] == {
         "source": str(boxes),
         "format": "csv",
-        "convention": "xyxy, absolute, origin 0, edges, order xy",
+        "convention": "x0,y0,x1,y1 in pixels, 0-based",
         "boxes": 4,
         "rows": 3,
         "same_region": 0,
@@ -61,6 +62,7 @@ def test_the_plan_as_json_counts_boxes(folder, boxes, tmp_path):
         "degenerate": 1,
         "of_no_input": 1,
         "images_without_boxes": 10,
+        "class_counts": {"one": 2, "two": 1},
         "scales": {"480": 2, "688": 0},
     }
     assert "scales:      480: 2 rows, 688: 0 rows" in run(*args, "--dry-run").stdout
@@ -195,7 +197,7 @@ def test_a_plan_tells_what_a_box_file_of_a_tool_holds(folder, tmp_path):
     args = ["extract", folder, "-o", tmp_path / "f.h5", *TINY, "--boxes", tmp_path / "cvat.xml", "--dry-run"]
     output = run(*args, code=0).output
     for text in (
-        "read as cvat: xyxy, absolute, origin 0, edges, order xy",
+        "(CVAT: x0,y0,x1,y1 in pixels, 0-based)",
         "1 shape is not a box and has no row: 1 polygon",
         "1 box has a rotation (45 degrees), which is not applied",
     ):

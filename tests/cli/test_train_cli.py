@@ -227,7 +227,7 @@ def test_a_signal_ends_it_with_a_checkpoint(runs, tmp_path):
     started.send(signal.SIGTERM)
     status, _ = runs.wait()
     assert status == 130, runs.log()
-    assert "Stopping after this batch" in runs.log()
+    assert "Finishing the current batch" in runs.log()
     assert "the same command with --resume continues" in runs.log()
     status, _ = runs.run(*command, "--resume")
     assert status == 0, runs.log()

@@ -59,13 +59,13 @@ def test_a_signal_ends_the_run_after_its_batch_and_it_can_be_continued(runs, man
     run.send(number)
     status, _ = runs.wait()
     assert status == 130, runs.log()
-    assert "Stopping after this batch" in runs.log()
-    assert "images are left: the same command again continues" in runs.log()
+    assert "Finishing the current batch (Ctrl-C again to stop at once)" in runs.log()
+    assert " left -> " in runs.log()
     done = n_done(tmp_path / "f.h5")
     assert 0 < done < N_IMAGES
     status, _ = runs.run(*command)
     assert status == 0, runs.log()
-    assert f"{done} done, 0 failed before, {N_IMAGES - done} to do" in runs.log()
+    assert f"{done} done, {N_IMAGES - done} to do" in runs.log()
     assert_same_file(tmp_path / "f.h5", whole)
 
 
@@ -78,7 +78,7 @@ def test_a_second_signal_stops_at_once_and_loses_nothing(runs, tmp_path):
     run = runs.start(*command, sync_seconds=1000)
     wait_for(lambda: output.exists() and n_rows_with_values(output) == 20, run)
     run.send(signal.SIGTERM)
-    wait_for(lambda: "Stopping after this batch" in runs.log(), run)
+    wait_for(lambda: "Finishing the current batch (Ctrl-C again to stop at once)" in runs.log(), run)
     run.send(signal.SIGINT)
     status, _ = runs.wait()
     assert status == 130, runs.log()
@@ -97,7 +97,7 @@ def test_a_signal_before_the_first_batch_stops_at_once(runs, many, tmp_path):
     run.send(signal.SIGTERM)
     status, _ = runs.wait()
     assert status == 130, runs.log()
-    assert "Interrupted: the same command again continues." in runs.log()
+    assert "Interrupted. Run the same command again to continue." in runs.log()
     assert "Traceback" not in runs.log()
     assert {path.name for path in tmp_path.iterdir()} <= {"f.h5"}
 

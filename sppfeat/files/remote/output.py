@@ -4,10 +4,12 @@ import contextlib
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from sppfeat.config.machine import user_cache_folder
 from sppfeat.config.values import StrPath
 from sppfeat.errors import ConfigError, SourceError, StoreError
 from sppfeat.files.outputs import (
@@ -248,8 +250,7 @@ class _Upload(LocalOutput):
 
 def _scratch_path(url: str, scratch: StrPath | None) -> Path:
     if scratch is None:
-        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        scratch = os.path.join(cache, "sppfeat", "uploads")
+        scratch = (user_cache_folder() or Path(tempfile.gettempdir(), "sppfeat")) / "uploads"
     name = os.fsdecode(os.fsencode(url.rpartition("/")[2])[-100:])
     return Path(scratch) / f"{hashlib.sha256(os.fsencode(url)).hexdigest()[:16]}-{name}"
 

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from sppfeat.config.machine import user_cache_folder
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.files.outputs import whole_file
 from sppfeat.files.paths import PathTable
@@ -94,12 +95,9 @@ def save_index(path: bytes, version: FileVersion, index: tuple[Segment, Members]
 
 
 def _file_of(path: bytes) -> Path | None:
-    """The file of an index, below ``XDG_CACHE_HOME`` or ``~/.cache``; None if neither is an absolute path."""
-    top = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(top):
-        top = os.path.expanduser("~/.cache")
-    name = f"{hashlib.sha256(path).hexdigest()[:40]}.npz"
-    return Path(top, "sppfeat", "indexes", name) if os.path.isabs(top) else None
+    """The file of an index in the user's cache folder; None without such a folder."""
+    folder = user_cache_folder()
+    return folder and folder / "indexes" / f"{hashlib.sha256(path).hexdigest()[:40]}.npz"
 
 
 def _key(path: bytes, version: FileVersion) -> bytes:

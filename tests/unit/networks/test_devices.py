@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from sppfeat.networks.devices import CompiledNetwork, DeviceCopier, bfloat16_note
+from sppfeat.networks.devices import CompiledNetwork, DeviceCopier, bfloat16_hint, bfloat16_note
 
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NEEDS_CUDA])]
@@ -128,11 +128,12 @@ def test_what_torch_compiles_gives_the_same_maps():
 )
 def test_bf16_is_advised_where_the_machine_has_it(monkeypatch, capabilities, precision, note):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    said = bfloat16_note(torch.device("cpu"), precision)
-    assert (note in said) if note else said is None
+    found = (bfloat16_hint(torch.device("cpu"), precision), bfloat16_note(torch.device("cpu"), precision))
+    texts = [text for text in found if text]
+    assert (note in texts[0] and len(texts) == 1) if note else not texts
 
 
 @pytest.mark.parametrize(("capability", "is_advised"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
 def test_bf16_is_advised_on_devices_with_tensor_cores_for_it(monkeypatch, capability, is_advised):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert (bfloat16_note(torch.device("cuda"), "fp32") is not None) == is_advised
+    assert (bfloat16_hint(torch.device("cuda"), "fp32") is not None) == is_advised
