@@ -223,5 +223,6 @@ def sizes(file: Path, output: Path, **values: Any) -> None:
 def _say_picture(picture: "Picture") -> None:
     for note in picture.notes:
         say(f"note: {note}")
-    for line in picture.text:
-        say(f"{line}: {picture.path}")
+    for line in picture.details:
+        say(line)
+    say(f"wrote {picture.path} ({picture.summary})")

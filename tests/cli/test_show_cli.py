@@ -65,7 +65,7 @@ def test_it_says_what_it_wrote_and_does_not_replace_it_unasked(photo, tmp_path):
     output = tmp_path / "out.svg"
     result = show(photo, "-o", output, *SMALL)
     assert (result.exit_code, result.stdout) == (0, "")
-    assert re.fullmatch(rf"\d+ x \d+ pixels \(width x height\): {output}\n", result.stderr)
+    assert re.fullmatch(rf"wrote {output} \(\d+ x \d+\)\n", result.stderr)
     result = show(photo, "-o", output, *SMALL)
     assert (result.exit_code, "exists; --overwrite" in result.stderr) == (1, True)
 

@@ -170,7 +170,7 @@ def show_neighbors(
         pictured: Any = {**of_rows, **of_queries}
         thumbnails = read_thumbnails(pictured, exif=exif)
     write_picture(lambda: draw_sheet(sheet, thumbnails), path, overwrite=overwrite)
-    return Picture(path, (sheet_text(sheet),), sheet, unread_note(thumbnails))
+    return Picture(path, sheet_text(sheet), sheet, notes=unread_note(thumbnails))
 
 
 def draw_queries(selection: Selection, n: int, *, seed: int = 0) -> list[Query]:

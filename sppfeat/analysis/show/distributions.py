@@ -106,7 +106,7 @@ def show_norms(
         **selection: rows, layers and levels; see :meth:`sppfeat.store.reader.FeatureFile.select`.
 
     Returns:
-        The picture's path, a line of text per layer, and the :class:`Norms`.
+        The picture's path, a line about each layer, and the :class:`Norms`.
 
     Raises:
         ConfigError: the output is no picture or an input, the file lacks such rows or columns, a row has no descriptor,
@@ -118,7 +118,10 @@ def show_norms(
         norms = measure_norms(features.select(**selection), most=max_rows, seed=seed)
     numbers = range(len(norms.layers))
     write_picture(lambda: draw_norms(norms, numbers, has_titles=True), path, overwrite=overwrite)
-    return Picture(path, tuple(norms_text(norms, i) for i in numbers), norms)
+    texts = tuple(norms_text(norms, i) for i in numbers)
+    if len(texts) == 1:
+        return Picture(path, texts[0], norms)
+    return Picture(path, f"{len(texts)} layers", norms, details=texts)
 
 
 def measure_norms(selection: Selection, *, most: int = MOST_NORMS, seed: int = 0) -> Norms:
@@ -214,7 +217,7 @@ def show_sizes(file: StrPath, output: StrPath, *, of: str = "images", overwrite:
     with FeatureFile(file) as features:
         sizes = measure_sizes(features, of=of)
     write_picture(lambda: draw_sizes(sizes, title=sizes_text(sizes)), path, overwrite=overwrite)
-    return Picture(path, (sizes_text(sizes),), sizes)
+    return Picture(path, sizes_text(sizes), sizes)
 
 
 def measure_sizes(file: FeatureTable, *, of: str = "images") -> Sizes:

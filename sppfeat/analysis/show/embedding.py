@@ -101,11 +101,15 @@ def show_embedding(
         pictured = choose_pictured(embedding, most=thumbnails, seed=seed)
         found = find_row_pictures(features, list(pictured), root=root)
         pictures = read_thumbnails(found, exif=features.config.input.exif)
-    text = caption(embedding)
+    n_nonfinite = embedding.n_nonfinite
+    rows = sample_text(len(embedding.selection), n_nonfinite=n_nonfinite, n_rows=embedding.n_rows)
+    summary = f"{_NAMES[method]}, {rows}{nonfinite_text(n_nonfinite)}"
     write_picture(
-        lambda: draw_embedding(embedding, pictured, pictures, title=text), path, overwrite=overwrite
+        lambda: draw_embedding(embedding, pictured, pictures, title=caption(embedding)),
+        path,
+        overwrite=overwrite,
     )
-    return Picture(path, (text,), embedding, unread_note(pictures))
+    return Picture(path, summary, embedding, notes=unread_note(pictures))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ matplotlib arranges what is on them (constrained layout) and fits the page. The 
 
 import contextlib
 import io
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -96,14 +97,16 @@ class Picture(NamedTuple):
 
     Attributes:
         path: path of its file.
-        text: the picture in words, one line for each of its parts.
+        summary: the picture in a few words.
         found: the values that it shows.
-        notes: lines about what could not be shown.
+        details: lines about its parts.
+        notes: lines about images that could not be read.
     """
 
     path: Path
-    text: tuple[str, ...]
+    summary: str
     found: Any
+    details: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -165,8 +168,19 @@ def write_picture(draw: Callable[[], "Figure"], path: Path, *, overwrite: bool) 
         dpi = _DPI if suffix == ".png" else _VECTOR_DPI
         figure.savefig(content, format=suffix[1:], metadata=_METADATA[suffix], dpi=dpi)
         page = figure.get_tightbbox().padded(_MARGIN)
-    replace_file(path, content.getbuffer(), overwrite=overwrite)
+    written = content.getvalue()
+    replace_file(path, _number_clips(written) if suffix == ".svg" else written, overwrite=overwrite)
     return int(page.width * _DPI), int(page.height * _DPI)
+
+
+def _number_clips(svg: bytes) -> bytes:
+    """Numbers the clip paths of an SVG file; older versions of matplotlib name them after addresses in memory."""
+    numbers: dict[bytes, int] = {}
+
+    def numbered(name: re.Match[bytes]) -> bytes:
+        return b"clip%d" % numbers.setdefault(name[0], len(numbers))
+
+    return re.sub(rb"\bp[0-9a-f]{10}\b", numbered, svg)
 
 
 def draw_png(draw: Callable[[], "Figure"]) -> bytes:

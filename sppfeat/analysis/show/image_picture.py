@@ -96,7 +96,7 @@ def show_image(
             ``weights_dir`` and ``device``.
 
     Returns:
-        The picture's path and its size in words; ``found`` holds the numbers in the picture, as plain values.
+        The picture's path and its size; ``found`` holds the numbers in the picture, as plain values.
 
     Raises:
         ConfigError: arguments contradict each other, the output is no picture or an input, or there are too many boxes,
@@ -151,7 +151,7 @@ def show_image(
     )
     numbers: dict[str, Any] = {"output": str(path), "image": found, "image_hw": image_hw, "channel": channel}
     numbers["boxes"] = [pooled_numbers(of_box, channel) for of_box in pooled]
-    return Picture(path, (f"{page[0]} x {page[1]} pixels (width x height)",), numbers)
+    return Picture(path, f"{page[0]} x {page[1]}", numbers)
 
 
 def draw_image(

@@ -329,7 +329,8 @@ def test_pictures_are_whole_files_with_the_same_bytes(path, tmp_path, command, s
     function = getattr(sppfeat, f"show_{command}")
     picture = function(path, tmp_path / f"1.{suffix}", **({"n_random": 2, "k": 2} if few else {}))
     assert picture.path.read_bytes() == content
-    assert result.stderr.splitlines()[-len(picture.text) :] == [f"{line}: {output}" for line in picture.text]
+    printed = [*picture.details, f"wrote {output} ({picture.summary})"]
+    assert result.stderr.splitlines()[-len(printed) :] == printed
 
 
 @pytest.mark.slow
