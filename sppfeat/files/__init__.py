@@ -1,4 +1,4 @@
-"""Reading, writing and naming of files, on this machine and in object stores.
+"""Reads, writes and names files, on this machine and in object stores.
 
 Paths, file descriptors and URLs go in. Byte ranges, and versions that tell whether a file has changed
 (:mod:`~sppfeat.files.places`), tables of paths and rows of text tables come out, and so do files that take their names

@@ -74,7 +74,7 @@ def find_column(names: Sequence[str], choices: Sequence[str]) -> int | None:
 
 
 def repeated_column(names: Sequence[str], choices: Sequence[str]) -> str | None:
-    """Find the first choice that several columns share as their name; None if there is none."""
+    """Find the first choice that names several columns; None if each is unique."""
     plain = _plain(names)
     return next((choice for choice in choices if plain.count(choice) > 1), None)
 
@@ -93,7 +93,7 @@ class ImageColumns(NamedTuple):
 
 
 def find_image_columns(names: Sequence[str], *, error: _MakeError) -> ImageColumns:
-    """Find the columns of a table of images; raise the error if none has the paths, or several, or share a name."""
+    """Find the columns of a table of images; raise the error unless exactly one has the paths and no name repeats."""
     return ImageColumns(
         path=find_path_column(names, error=error),
         label=find_unique_column(names, CLASS_NAMES, error=error),
@@ -103,7 +103,7 @@ def find_image_columns(names: Sequence[str], *, error: _MakeError) -> ImageColum
 
 
 def find_path_column(names: Sequence[str], *, error: _MakeError) -> int:
-    """Find the column of the paths of images; raise the error if there is none, or several."""
+    """Find the column of image paths; raise the error unless there is exactly one."""
     candidates = [name for name in PATH_NAMES if name in _plain(names)]
     column = find_unique_column(names, candidates, error=error) if len(candidates) == 1 else None
     if column is not None:
@@ -119,7 +119,7 @@ def looks_like_boxes(names: Sequence[str]) -> bool:
 
 
 def find_unique_column(names: Sequence[str], choices: Sequence[str], *, error: _MakeError) -> int | None:
-    """Find a column as :func:`find_column`; raise the error if two columns have its name."""
+    """Find a column as :func:`find_column` does; raise the error if two columns have its name."""
     column = find_column(names, choices)
     if column is None:
         return None
@@ -153,8 +153,8 @@ def find_box_columns(
     """Find the columns of a table of boxes; names are compared without case and surrounding blanks.
 
     ``sets`` are names of columns that together hold a box, with the meaning of its numbers; ``label`` is the name of
-    the column of classes, None for the usual ones. The error is raised if a
-    name is repeated, there is no column of image names, or not exactly one set holds a box.
+    the column of classes, None for the usual ones. The error is raised if a name repeats, no column has image names,
+    or not exactly one set holds a box.
     """
     # An unnamed column is usually the index that pandas writes.
     names = tuple(name.strip() or f"column_{i}" for i, name in enumerate(names, start=1))
@@ -166,11 +166,15 @@ def find_box_columns(
     coordinate_names = _coordinate_names(index, sets, error)
     image = find_column(names, IMAGE_NAMES)
     if image is None:
-        raise error(f"found {_show(names)}, which names no image; allowed: one of {', '.join(IMAGE_NAMES)}")
+        raise error(
+            f"found {_show(names)}, without a column of image names; allowed: one of {', '.join(IMAGE_NAMES)}"
+        )
     labels = LABEL_NAMES if label is None else (label.strip().lower(),)
     of_class, score, box_id = (find_column(names, choices) for choices in (labels, _SCORE, _BOX_ID))
     if label is not None and of_class is None:
-        raise error(f"found {_show(names)}, without the --box-label {label!r}; allowed: one of these")
+        raise error(
+            f"found {_show(names)}, but not the column of --box-label {label!r}; allowed: one of these"
+        )
     coordinates = tuple(index[name] for name in coordinate_names)
     known = {image, of_class, score, box_id, *coordinates}
     return BoxColumns(
@@ -192,7 +196,7 @@ def _coordinate_names(
     complete = [names for names in sets if all(name in index for name in names)]
     if {"x3", "y3"} <= index.keys() and not {_FROM_0, _FROM_1}.isdisjoint(complete):
         rule = "the two opposite corners of an upright box, without x3 and y3"
-        raise error(f"found {_show(index)}, which are the corners of rotated boxes; allowed: {rule}")
+        raise error(f"found {_show(index)}, the corners of rotated boxes; allowed: {rule}")
     if "x0" in index and _FROM_1 in complete:  # then the box is x0 y0 x1 y1, and x2 y2 mean something else
         complete.remove(_FROM_1)
     if len(complete) != 1:
@@ -213,7 +217,7 @@ _Name = TypeVar("_Name", bytes, str)
 
 
 class ClassNumbers(Generic[_Name]):
-    """Numbers class names in the order of their first appearance, after those that are known in advance.
+    """Numbers class names in the order of their first appearance, after those known in advance.
 
     Example:
         >>> classes = ClassNumbers(["dog"])
@@ -239,7 +243,7 @@ class ClassNumbers(Generic[_Name]):
         return tuple(self._number)
 
     def number(self, name: _Name) -> int:
-        """Return the number of a class; a new one is added."""
+        """Return the number of a class, adding it if it is new."""
         return self._number.setdefault(name, len(self._number))
 
     def numbers(self, names: Iterable[_Name]) -> Iterator[int]:
@@ -248,7 +252,7 @@ class ClassNumbers(Generic[_Name]):
         return (number.setdefault(name, len(number)) if name else NO_CLASS for name in names)
 
     def renumbering(self, names: Iterable[_Name]) -> npt.NDArray[np.int64]:
-        """Return the numbers of classes that are numbered otherwise elsewhere, to be indexed by labels from there.
+        """Return this numbering for classes numbered differently elsewhere, to be indexed by labels from there.
 
         The result is ``(len(names) + 1,)``: the last entry is ``NO_CLASS``, for labels without a class. New classes are
         added.
@@ -263,6 +267,6 @@ class ClassNumbers(Generic[_Name]):
         names = self.names
         used = np.unique(numbers[numbers != NO_CLASS]).tolist()
         order = sorted(used, key=lambda number: natural_key(os.fsencode(names[number])))
-        label_of = np.full(len(names) + 1, NO_CLASS, dtype=np.int64)  # the last is for NO_CLASS
+        label_of = np.full(len(names) + 1, NO_CLASS, dtype=np.int64)  # the last one is for NO_CLASS
         label_of[order] = np.arange(len(order))
         return label_of[numbers], tuple(names[number] for number in order)

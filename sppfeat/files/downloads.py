@@ -1,4 +1,4 @@
-"""Downloads of files with a known checksum: the complete, correct file arrives, or none."""
+"""Downloads files with a known checksum: either the complete, correct file arrives, or none."""
 
 import hashlib
 import urllib.error
@@ -18,7 +18,7 @@ __all__ = ["OnDownload", "download"]
 OnDownload: TypeAlias = Callable[[str, int, int | None], None]
 """Progress callback: takes the file's name, the bytes received, and the total (None if unknown)."""
 
-# Time without a byte. torch.hub waits forever, and clusters tend to drop outgoing connections rather than refuse
+# Time without a byte. torch.hub waits forever, and clusters tend to drop outgoing connections instead of refusing
 # them.
 _TIMEOUT_SECONDS = 30.0
 _CHUNK_BYTES = 1 << 20
@@ -30,7 +30,7 @@ def download(
     """Download a file, which takes its name once it is complete and its checksum is right; return its SHA-256.
 
     Until then it is ``<path>.<random>.partial``, so that several processes may fetch it at once; after a failure or
-    an interruption it is removed. An existing file at ``path`` stays until it is replaced. The folder is made.
+    an interruption it is removed. An existing file at ``path`` stays until it is replaced. Creates the folder.
     ``on_progress`` is called when the server has answered, after each piece, and at the end with a known total.
 
     Raises:
@@ -44,7 +44,7 @@ def download(
                 sha256 = _copy(url, file, partial(on_progress, path.name))
             if not sha256.startswith(sha256_prefix):
                 raise OSError(
-                    f"what came has SHA-256 {sha256}, expected is one that begins with {sha256_prefix}"
+                    f"the downloaded file has SHA-256 {sha256}; expected: one that begins with {sha256_prefix}"
                 )
     except (OSError, HTTPException, StoreError) as error:
         raise WeightsError(f"cannot download {url} to {str(path)!r}: {_reason(error)}") from error

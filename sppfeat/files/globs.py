@@ -1,4 +1,4 @@
-"""Choice of files by their paths: folders that systems make, and the patterns of --exclude and --include."""
+"""Chooses files by their paths: skips system folders, and applies the patterns of --exclude and --include."""
 
 import os
 import re
@@ -10,8 +10,8 @@ from sppfeat.errors import ConfigError
 
 __all__ = ["PathFilter", "find_system_folder"]
 
-# Thumbnails, recycle bins and snapshots of network drives; what Windows, macOS and Linux put on any drive; copies that
-# Jupyter keeps. None of them is where people put their images.
+# Thumbnails, recycle bins and snapshots of network drives; folders that Windows, macOS and Linux create on any drive;
+# copies that Jupyter keeps. Nobody stores images there.
 _SYSTEM_FOLDERS = (
     r"@eadir|#recycle|@recycle|#snapshot|@recently-snapshot|@tmp|\.?@__thumb|@transcode|~snapshot|\.snapshots?|\.zfs|"
     r"\$recycle\.bin|system volume information|found\.[0-9]{3}|"
@@ -23,7 +23,7 @@ _SYSTEM_FOLDER = re.compile(rf"(?:[^/]*/)*?(?:{_SYSTEM_FOLDERS})(?=/)".encode(),
 
 
 def find_system_folder(path: bytes) -> bytes | None:
-    """Return the topmost folder of a relative path that an operating system or a network drive made; None if none is.
+    """Return the topmost folder of a relative path that a system or a network drive created; None without one.
 
     Example:
         >>> find_system_folder(b"ant/@eaDir/1.jpg/THUMB_M.jpg"), find_system_folder(b"ant/1.jpg")
@@ -37,16 +37,16 @@ class PathFilter:
     """Chooses files by their paths relative to an input, by patterns as in a .gitignore file.
 
     ``*``, ``?`` and ``[...]`` do not match a slash; ``**/`` matches any folders. A pattern without a slash is compared
-    with the file name and the name of each folder above it, any other one with the path from its start on. What
-    matches a folder stands for all that is in it; a pattern that ends in a slash matches only folders.
-    ``leaves_out_some`` tells whether a path has been left out.
+    with the file name and the name of each folder above it, any other one with the path from its start. A pattern
+    that matches a folder covers everything in it; one that ends in a slash matches only folders.
+    ``leaves_out_some`` is True once a path has been left out.
 
     Args:
         exclude: patterns of files to leave out.
-        include: patterns, one of which each file has to match; none for all files.
+        include: patterns; each file has to match one of them; empty for all files.
 
     Raises:
-        ConfigError: a pattern is empty, or not a valid one.
+        ConfigError: a pattern is empty or invalid.
 
     Example:
         >>> paths = PathFilter(["thumbs", "*.png"], ["cat/**"])
@@ -58,7 +58,7 @@ class PathFilter:
         self._exclude = {f"--exclude {text!r}": _compile("--exclude", text) for text in exclude}
         self._include = {f"--include {text!r}": _compile("--include", text) for text in include}
         self._used: set[str] = set()
-        self._example: bytes | None = None  # the first file that was compared, or else folder
+        self._example: bytes | None = None  # the first file that was compared, or the first folder
         self.leaves_out_some = False
 
     def __bool__(self) -> bool:
@@ -82,13 +82,13 @@ class PathFilter:
         if self._example is None or (self._example.endswith(b"/") and not path.endswith(b"/")):
             self._example = path
         name = unicodedata.normalize("NFC", os.fsdecode(path))
-        # All of them are compared, so that each is known to match something.
+        # Compare all of them, to learn which ones match something.
         found = {option for option, pattern in patterns.items() if pattern.match(name)}
         self._used |= found
         return bool(found)
 
     def unused(self) -> list[str]:
-        """Return the patterns that have matched nothing so far, each with its option."""
+        """Return the patterns that have matched nothing yet, each with its option."""
         return [option for option in (*self._exclude, *self._include) if option not in self._used]
 
     def __str__(self) -> str:
@@ -97,7 +97,7 @@ class PathFilter:
 
     @property
     def rule(self) -> str:
-        """How patterns are compared, for a message, with the first path that they were compared with."""
+        """The rule by which patterns are compared, for a message, with an example path."""
         example = f", such as {one_line(repr(os.fsdecode(self._example)))}" if self._example else ""
         return f"patterns are compared with paths below the input{example}"
 
@@ -120,7 +120,7 @@ def _compile(option: str, text: str) -> re.Pattern[str]:
             re.DOTALL,
         )
     except re.error as error:
-        raise ConfigError(f"{option} is {text!r}, which is no pattern: {error}") from error
+        raise ConfigError(f"{option} is {text!r}, which is not a valid pattern: {error}") from error
 
 
 def _translate(match: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""Image names: their suffixes, and the matching of names in files of boxes, labels and images to the inputs."""
+"""Image suffixes, and the matching of names in box files, label tables and image tables to the inputs."""
 
 import os
 import posixpath
@@ -26,8 +26,8 @@ __all__ = [
     "note_on_rule",
 ]
 
-# HEIC and JPEG XL are listed although Pillow has no decoder for them: if a scan skipped such photographs silently,
-# nobody would notice until the results are wrong.
+# HEIC and JPEG XL are listed although Pillow has no decoder for them: a scan that skipped such photographs silently
+# would go unnoticed until the results are wrong.
 # fmt: off
 IMAGE_SUFFIXES = frozenset({
     ".apng", ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".hif", ".j2c", ".j2k", ".jfif", ".jp2",
@@ -47,7 +47,7 @@ _LONGEST = 4096  # characters shown of a name; no path of a file is longer
 
 _SHOWN = 3
 
-_STEM = b"/"  # marks a stem, to tell it from a whole name: no file name ends in a slash
+_STEM = b"/"  # distinguishes a stem from a whole name: no file name ends in a slash
 
 
 def has_image_suffix(name: bytes) -> bool:
@@ -61,17 +61,17 @@ def has_image_suffix(name: bytes) -> bool:
 
 
 class NameRule(IntEnum):
-    """How a name matches, from the strongest rule to the weakest."""
+    """Rules by which a name matches, from the strongest to the weakest."""
 
     WHOLE, NORMALIZED, SEPARATORS, TAIL, FILE_NAME, STEM = range(6)
 
 
-_SAID = {
+_RULE_TEXTS = {
     NameRule.NORMALIZED: "matched only after Unicode normalization",
     NameRule.SEPARATORS: "matched with \\ read as /",
-    NameRule.TAIL: "matched by the end of the path alone",
-    NameRule.FILE_NAME: "matched by the file name alone",
-    NameRule.STEM: "matched by the file name without its suffix",
+    NameRule.TAIL: "matched only by the end of the path",
+    NameRule.FILE_NAME: "matched only by the file name",
+    NameRule.STEM: "matched only by the file name without its suffix",
 }
 
 
@@ -97,12 +97,12 @@ class _Found(NamedTuple):
 
     @property
     def strength(self) -> tuple[int, int]:
-        """Sorts before that of a weaker match."""
+        """A sort key; stronger matches sort first."""
         return self.rule, -self.n_parts
 
 
 _Match: TypeAlias = tuple[int, tuple[int, ...]]
-"""A rank, and the images of that rank; two of them stand for any number."""
+"""A rank, and the images of that rank; two images stand for any number of them."""
 
 _NOTHING: _Match = (0, ())
 
@@ -110,7 +110,7 @@ _NOTHING: _Match = (0, ())
 def match_images(
     names: Sequence[bytes], root: bytes, paths: Sequence[bytes], *, kind: str = "path"
 ) -> Matches:
-    r"""Match image names in a file of boxes, labels or images to the inputs.
+    r"""Match image names in a box file, label table or image table to the inputs.
 
     The first rule that fits a name decides:
 
@@ -122,16 +122,16 @@ def match_images(
     4. The longest end of the name that is the end of a path: ``/home/alice/train/1.jpg`` is ``train/1.jpg``.
     5. The same without suffixes: ``1.png`` is ``1.jpg``.
 
-    All but the first are noted. A name that fits several inputs by rule 4 or 5 matches none, and neither does one if
-    another name fits the same input as well or better: if the file also has ``train/1.jpg``, ``val/1.jpg`` is not the
-    input ``train/1.jpg``. Both are noted.
+    Every rule but the first adds a note. A name that fits several inputs by rule 4 or 5 matches none. Neither does a
+    name if another one fits the same input as well or better: if the file also has ``train/1.jpg``, ``val/1.jpg`` is
+    not the input ``train/1.jpg``. A note lists such names.
 
     Args:
         names: names in the file.
         root: absolute path of the folder above the inputs.
         paths: the inputs, relative to it.
         kind: kind of the names: ``path``; ``id``, a number or text that equals a file name without suffix, apart from
-            leading zeros; or ``single``, the one image of a file that names none.
+            leading zeros; or ``single``, the only image of a file that names none.
 
     Raises:
         BoxError: a name fits two inputs equally well by one of the rules 1 to 3.
@@ -196,15 +196,15 @@ def _with_slashes(name: bytes) -> bytes:
 
 
 def note_on_rule(rule: NameRule, names: Sequence[bytes], first: bytes) -> str:
-    """Say that names match by a weaker rule than the whole name, with the input that the first of them is."""
+    """Return a note that names matched by a weaker rule, with the first of them and its input."""
     more = ", ..." if len(names) > 1 else ""
-    return f"{counted(len(names), 'name')} {_SAID[rule]}: {_show(names[0])} is {_show(first)}{more}"
+    return f"{counted(len(names), 'name')} {_RULE_TEXTS[rule]}: {_show(names[0])} is {_show(first)}{more}"
 
 
 def _notes_on_rules(
     found: dict[int, _Found], names: Sequence[bytes], paths: Sequence[bytes]
 ) -> Iterator[str]:
-    by_rule = sorted((match.rule, position) for position, match in found.items() if match.rule in _SAID)
+    by_rule = sorted((match.rule, position) for position, match in found.items() if match.rule in _RULE_TEXTS)
     for rule, group in groupby(by_rule, key=lambda pair: pair[0]):
         same = [position for _, position in group]
         yield note_on_rule(rule, [names[i] for i in same], paths[found[same[0]].image])
@@ -223,14 +223,14 @@ def _notes_on_doubts(
             for i, images in doubts.items()
         )
         if doubts:
-            said = counted(len(doubts), f"name {one}", f"names {many}")
-            yield f"{said} left out{why}: {first_few(shown, _SHOWN)}"
+            count = counted(len(doubts), f"name {one}", f"names {many}")
+            yield f"{count} left out{why}: {first_few(shown, _SHOWN)}"
 
 
 def _match_whole(
     names: Sequence[bytes], root: bytes, paths: Sequence[bytes], *, kind: str, shown: Sequence[bytes]
 ) -> list[int]:
-    """Return the input that each whole name fits best, or -1; ``shown`` are the paths for messages."""
+    """Return the input that each whole name fits best, or -1; messages show the paths ``shown``."""
     by_number = kind == "id"
     # First the best path of each key, then the best key of each name: many names and many paths can share a key.
     keys = [list(_keys_of_name(name, by_number)) for name in names]
@@ -270,9 +270,9 @@ def _better(one: _Match, other: _Match) -> _Match:
 
 
 def _keys_of_name(name: bytes, by_number: bool) -> Iterator[tuple[bytes, int]]:
-    """Yield the keys of a name with their ranks: best the name itself, then stripped."""
+    """Yield the keys of a name with their ranks: the name itself is best, then the stripped one."""
     stripped = name.strip()
-    ranks = {stripped: 0, name: 4}  # mostly equal; the last one, which ranks highest, counts
+    ranks = {stripped: 0, name: 4}  # mostly equal; the last one ranks highest and counts
     for form, rank in ranks.items():
         clean = _clean(form)
         yield clean, rank
@@ -284,7 +284,7 @@ def _keys_of_name(name: bytes, by_number: bool) -> Iterator[tuple[bytes, int]]:
 
 
 class _Ends:
-    """The inputs whose paths end as names do, with and without suffixes."""
+    """The inputs by the ends of their paths, with and without suffixes."""
 
     def __init__(self, names: Iterable[bytes], root: bytes, paths: Sequence[bytes]) -> None:
         absolute = [posixpath.join(root, path) for path in paths]
@@ -378,7 +378,7 @@ def _keys_of_path(path: bytes, root: bytes, deepest: int, by_number: bool) -> It
 def _clean(name: bytes) -> bytes:
     """Normalize a name for comparison, without leading ``../``."""
     normal = posixpath.normpath(name)
-    if normal.startswith(b"//"):  # POSIX leaves its meaning open, and normpath keeps it
+    if normal.startswith(b"//"):  # POSIX does not define its meaning, and normpath keeps it
         normal = normal[1:]
     return _UP.sub(b"", normal, count=1)
 

@@ -31,7 +31,7 @@ def parse_json(
     """Parse a JSON text in UTF-8, which begins at line ``first_line`` of its source.
 
     ``hook`` makes each object from its keys and values; it raises ValueError with a message for an invalid one. Errors
-    give the line, also for a text that is nested too deeply.
+    give the line, even in a text that is nested too deeply.
     """
     text = _decode(source, content, first_line)
     try:
@@ -40,7 +40,7 @@ def parse_json(
         found = shorten(text[error.pos : error.pos + 40]) if error.pos < len(text) else "the end of the text"
         raise source.error(
             f"line {error.lineno + first_line - 1}, column {error.colno}",
-            f"found {found}, which is no JSON: {error.msg}; allowed: JSON",
+            f"found {found}, which is not JSON: {error.msg}; allowed: JSON",
         ) from error
     except RecursionError as error:
         raise source.error(

@@ -1,4 +1,4 @@
-"""Output files: checks of their paths, locks against second writers, and atomic writing under another name."""
+"""Output files: checks their paths, locks them against second writers, and writes them atomically."""
 
 import contextlib
 import errno
@@ -38,7 +38,7 @@ _N_LOOKS, _LOOK_SECONDS = 2, 0.01
 
 
 def check_output(path: Path) -> None:
-    """Raise StoreError if a path is no regular file, its folder is missing, or its name is too long."""
+    """Raise StoreError if a path is not a regular file, its folder is missing, or its name is too long."""
     real = Path(os.path.realpath(path))
     # os.path, because the methods of Path raise on a name that is too long or a folder that we may not enter.
     if os.path.isdir(real):
@@ -50,13 +50,13 @@ def check_output(path: Path) -> None:
         raise StoreError(f"the folder of the output does not exist: {str(real.parent)!r}")
     try:
         os.lstat(real)
-    except OSError as error:  # such as that there is none
+    except OSError as error:  # such as: it does not exist
         if error.errno == errno.ENAMETOOLONG:
-            raise StoreError(f"the output cannot be {str(path)!r}: {error.strerror}") from error
+            raise StoreError(f"cannot use {str(path)!r} as output: {error.strerror}") from error
 
 
 def check_new_file(path: Path, *, inputs: Sequence[object] = (), overwrite: bool) -> None:
-    """Check that a new file may be written to a path, which is none of those inputs that are paths.
+    """Check that a new file may be written to a path, and that the path is not one of the inputs.
 
     Raises:
         ConfigError: the output is one of the inputs.
@@ -65,14 +65,14 @@ def check_new_file(path: Path, *, inputs: Sequence[object] = (), overwrite: bool
     check_output(path)
     refuse_input(path, inputs)
     if os.path.exists(path) and not overwrite:
-        raise StoreError(f"{str(path)!r} exists; --overwrite replaces it")
+        raise StoreError(f"{str(path)!r} exists; add --overwrite to replace it")
 
 
 def refuse_input(path: Path, inputs: Sequence[object]) -> None:
     """Raise ConfigError if an output is the same file as one of the inputs, even under another name."""
     paths = [given for given in inputs if isinstance(given, str | os.PathLike) and os.path.exists(given)]
     if os.path.exists(path) and any(os.path.samefile(path, given) for given in paths):
-        raise ConfigError(f"the output {str(path)!r} is what is read; allowed: another file")
+        raise ConfigError(f"the output {str(path)!r} is also an input; allowed: another file")
 
 
 def layout_of(output: Path) -> Path:
@@ -113,8 +113,8 @@ def _open_locked(path: Path, how: int = fcntl.LOCK_EX | fcntl.LOCK_NB, *, output
             except OSError as error:
                 if output is not None:
                     warnings.warn(
-                        f"this file system cannot lock ({error.strerror}): see to it that no other process writes "
-                        f"{str(output)!r}",
+                        f"this file system cannot lock ({error.strerror}): make sure that no other process "
+                        f"writes {str(output)!r}",
                         stacklevel=4,
                     )
             # The process that held it may have removed or renamed the file before we got the lock.
@@ -128,11 +128,11 @@ def _open_locked(path: Path, how: int = fcntl.LOCK_EX | fcntl.LOCK_NB, *, output
 
 
 def is_being_written(output: StrPath) -> bool:
-    """Return True if a process holds the :class:`OutputLock` of a file now, as far as the file system can tell."""
+    """Return True if a process holds the :class:`OutputLock` of a file now; False if the file system cannot tell."""
     try:
         fd = os.open(_beside(output, _SUFFIX), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
-        return False  # there is none
+        return False  # there is no lock file
     try:
         return _is_locked(fd, fcntl.LOCK_SH)
     finally:
@@ -142,7 +142,7 @@ def is_being_written(output: StrPath) -> bool:
 class OutputLock(contextlib.ExitStack):
     """Locks an output against a second writer; StoreError is raised if another process holds the lock.
 
-    The lock is on a separate file next to the output, so that readers are not locked out. If the output is a symbolic
+    The lock is on a separate file next to the output, so readers are never locked out. If the output is a symbolic
     link, the lock file is next to its target, so that two names of one file share one lock. With ``shard``, processes
     that fill other shards may write, too: one of them lays out the output while the others wait.
     """
@@ -182,7 +182,7 @@ def _lock_beside(
         ) from error
 
     def release() -> None:
-        if not _is_locked(fd, fcntl.LOCK_EX):  # by others that share it
+        if not _is_locked(fd, fcntl.LOCK_EX):  # by others that share the lock
             _remove(path)
         os.close(fd)
 
@@ -223,7 +223,7 @@ def put_in_place(source: Path, target: Path) -> None:
         os.replace(source, target)
     except OSError as error:
         raise StoreError(f"cannot rename {str(source)!r} to {str(target)!r}: {error.strerror}") from error
-    # Some file systems cannot sync a folder, and some folders cannot be read. The rename has happened all the same.
+    # Some file systems cannot sync a folder, and some folders cannot be read. The rename has happened nevertheless.
     with contextlib.suppress(OSError):
         fd = os.open(target.parent, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -239,7 +239,7 @@ def written_aside(target: Path, aside: Path) -> Iterator[Path]:
     An existing file at ``aside``, in the same folder, is removed first. The caller writes the file and syncs it. If the
     target is a symbolic link, the link is replaced.
     """
-    aside.unlink(missing_ok=True)  # left by a process that was killed; it takes space
+    aside.unlink(missing_ok=True)  # left by a killed process
     try:
         yield aside
         put_in_place(aside, target)
@@ -278,7 +278,7 @@ def whole_files(paths: Sequence[Path], *, overwrite: bool = True) -> Iterator[li
                 file.flush()
                 os.fsync(file.fileno())
             check_new_file(path, overwrite=overwrite)
-        with contextlib.ExitStack() as placed:  # undone if a later one cannot be renamed
+        with contextlib.ExitStack() as placed:  # undone if renaming a later one fails
             for _, partial, target in reversed(growing):
                 existed = os.path.lexists(target)
                 put_in_place(partial, target)
@@ -295,9 +295,9 @@ def replace_file(path: Path, content: bytes | memoryview, *, overwrite: bool = T
 
 @contextlib.contextmanager
 def write_errors(output: str) -> Iterator[None]:
-    """Convert any OSError in the context to a StoreError that names the output, except BrokenPipeError.
+    """Convert any OSError in the context to a StoreError that names the output.
 
-    Callers need not report that the reader of a pipeline is gone.
+    BrokenPipeError passes through: the reader of a pipeline has gone, and nobody needs a report.
     """
     try:
         yield
@@ -327,12 +327,11 @@ def _growing(path: Path) -> Iterator[tuple[BinaryIO, Path, Path]]:
         with contextlib.suppress(OSError):
             if os.stat(partial).st_ino == inode:
                 partial.unlink()
-        with contextlib.suppress(OSError):  # a failed write fails again on closing
+        with contextlib.suppress(OSError):  # after a failed write, closing fails again
             file.close()
 
 
 def _remove(path: Path) -> None:
-    # The folder may have become read-only. A file left behind locks nothing, it only takes up space, and a full disk
-    # is reported by whatever needs the space.
+    # The folder may have become read-only. A leftover file locks nothing and only takes up space.
     with contextlib.suppress(OSError):
         path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Compact tables of millions of paths, and walks through folders in the natural order of names."""
+"""Compact tables of millions of paths, and folder walks in the natural order of names."""
 
 import heapq
 import operator
@@ -49,7 +49,7 @@ class PathTable(Sequence[bytes]):
         for path in paths:
             blob += os.fsencode(path)
             ends.append(len(blob))
-        # Not as bytes, which would be a copy: for a moment twice as much memory.
+        # Bytes would be a copy, and briefly twice the memory.
         self._blob = blob
         self._ends: npt.NDArray[np.int64] = np.frombuffer(ends, dtype=np.int64)
 
@@ -93,7 +93,7 @@ class PathTable(Sequence[bytes]):
         return table
 
     def to_arrays(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-        """Return the bytes of all paths, ``(b,)`` uint8, and a zero and the end of each path, ``(n + 1,)`` int64."""
+        """Return the bytes of all paths, ``(b,)`` uint8, and their bounds, ``(n + 1,)`` int64, from 0."""
         start, end = int(self._ends[0]), int(self._ends[-1])
         return np.frombuffer(self._blob[start:end], dtype=np.uint8), self._ends - start
 
@@ -135,7 +135,7 @@ class PathTableBuilder:
 
 
 class PathIndex:
-    """Finds paths in a table that has each once, by sorted hashes: 50 bytes per path; a dictionary takes 200."""
+    """Finds paths in a table without repetitions, by sorted hashes: 50 bytes per path; a dictionary takes 200."""
 
     def __init__(self, table: PathTable) -> None:
         self._table = table
@@ -156,7 +156,7 @@ class PathIndex:
 
 
 def possibly_repeated(paths: Sequence[bytes]) -> npt.NDArray[np.int64]:
-    """Positions of all repeated paths, and hardly any others, ``(s,)`` int64, ascending."""
+    """Positions of all repeated paths, and of few others, ``(s,)`` int64, ascending."""
     _, inverse, counts = np.unique(_hashes(paths), return_inverse=True, return_counts=True)
     return np.flatnonzero(counts[inverse] > 1)
 
@@ -175,9 +175,9 @@ def natural_key(name: bytes) -> bytes:
         >>> sorted([b"img10", b"IMG2", b"img1"], key=natural_key)
         [b'img1', b'IMG2', b'img10']
     """
-    # A number is compared by its length without zeros, then digit by digit: no limit on its size. The
-    # zero byte in front of its length keeps a text before every longer text, the empty number behind the
-    # whole key before every number.
+    # Numbers are compared by their length without zeros, then digit by digit, so that they may have any size. The zero
+    # byte before the length sorts a text before every longer text; the empty number that ends the key sorts it before
+    # every number.
     return _DIGITS.sub(_number_key, name.lower()) + _NO_NUMBER + name
 
 
@@ -189,18 +189,18 @@ def _number_key(match: re.Match[bytes]) -> bytes:
 _SORTED_AT_ONCE = 1 << 14  # names of a folder, as objects with their sort keys: 4 MB
 
 MOST_WAYS = 100
-"""The most paths, through links, to one folder; ten folders that link to each other have millions."""
+"""Most paths, through links, to one folder; ten folders that link to each other have millions."""
 
 
 class FolderWalk:
-    """Walks a folder, follows links, and skips hidden names and folders that systems make.
+    """Walks a folder, follows links, and skips hidden names and system folders.
 
-    ``n_other_files`` counts the files that are not wanted, and ``system_folders`` lists those that systems make.
+    ``n_other_files`` counts the other files, and ``system_folders`` lists the system folders.
 
     Args:
         top: path of the folder.
         is_wanted: chooses files by their names.
-        paths: leaves out files and folders by their paths below the top; None for none.
+        paths: leaves out files and folders by their paths below the top; None to leave out none.
         unlistable: makes the error for a folder that cannot be listed, from its path below the top and the reason.
         found_often: makes the error for a folder that links reach in more than ``MOST_WAYS`` ways, from its path.
     """

@@ -1,4 +1,4 @@
-"""Places of bytes on this machine, whole files or parts of files, and versions that tell whether a file has changed.
+"""Places of bytes on this machine, in whole files or parts of files, and file versions that reveal a change.
 
 Decoding workers import this module, so it uses the standard library only.
 """
@@ -31,7 +31,7 @@ WHOLE_FILE = -1
 class Place(NamedTuple):
     """The location of an image file's bytes: a whole file, or ``nbytes`` of one from ``offset`` on.
 
-    They are the image file itself, or have to be inflated to ``unpacked_nbytes`` first if that is given.
+    If ``unpacked_nbytes`` is given, the bytes have to be inflated to that size first.
     """
 
     path: bytes
@@ -46,7 +46,7 @@ def place_of(place: bytes | str | Place) -> Place:
 
 
 class PartOfFile(io.RawIOBase):
-    """A part of a file, as an unbuffered, seekable file of its own, which closes the file with itself.
+    """A part of a file, as an unbuffered, seekable file of its own; closing it closes the whole file.
 
     The part is shorter than ``nbytes`` where the file ends earlier.
     """
@@ -88,7 +88,7 @@ class PartOfFile(io.RawIOBase):
 
 
 def unpack(packed: bytes, nbytes: int) -> bytes:
-    """Inflate a member of an archive; ImageError is raised if it is damaged, or not of ``nbytes`` bytes then."""
+    """Inflate a member of an archive; raise ImageError if it is damaged, or does not unpack to ``nbytes`` bytes."""
     decompressor = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         content = decompressor.decompress(packed, nbytes + 1)
@@ -96,7 +96,7 @@ def unpack(packed: bytes, nbytes: int) -> bytes:
         raise ImageError(f"damaged in its archive: {error}") from error
     if len(content) != nbytes:
         found = "more" if len(content) > nbytes else len(content)
-        raise ImageError(f"damaged in its archive: it unpacks to {found} bytes, and should to {nbytes}")
+        raise ImageError(f"damaged in its archive: it unpacks to {found} bytes, not to {nbytes}")
     return content
 
 
@@ -109,7 +109,7 @@ def read_at(file: BinaryIO, nbytes: int, position: int) -> bytes:
     return content
 
 
-# The names of these properties in all file systems.
+# Names of these properties in various file systems.
 _CHANGING_PROPERTIES = (
     *("ETag", "LastModified", "VersionId", "content_md5", "created", "etag", "generation", "last_modified"),
     *("md5Hash", "modified", "mtime", "size", "updated"),
@@ -130,7 +130,7 @@ class FileVersion(NamedTuple):
 
     @classmethod
     def of(cls, file: str | bytes | os.PathLike[str] | int | os.stat_result) -> "FileVersion":
-        """Return the version of a path, a descriptor or a result of ``os.stat``."""
+        """Return the version of a path, a file descriptor or a result of ``os.stat``."""
         status = file if isinstance(file, os.stat_result) else os.stat(file)
         return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, (status.st_dev, status.st_ino))
 
@@ -141,15 +141,15 @@ class FileVersion(NamedTuple):
         return cls(-1 if size is None else int(size), int(object_digest(properties)[:15], 16))
 
     def has_content_of(self, other: "FileVersion") -> bool:
-        """Return True if size and modification time agree, as they do for a copy elsewhere that kept the time."""
+        """Return True if size and modification time agree, as they do for a copy that kept its time."""
         return self[:2] == other[:2]
 
     def is_file_of(self, other: "FileVersion") -> bool:
-        """Return True if, in addition, both are the same file rather than another one renamed to the same name."""
+        """Return True if, in addition, both are the same file, not another one renamed to the same name."""
         return self.has_content_of(other) and self.inode == other.inode
 
 
 def object_digest(properties: Mapping[str, Any]) -> str:
-    """Return a digest, in hexadecimal, of those properties of a remote object that change with its content."""
+    """Return a hexadecimal digest of the properties of a remote object that change with its content."""
     found = [(name, str(properties[name])) for name in _CHANGING_PROPERTIES if name in properties]
     return hashlib.sha256(repr(found).encode()).hexdigest()

@@ -45,12 +45,12 @@ ErrorAt = Callable[[int, str], SppfeatError]
 
 IMAGE_NAMES = ("path", "image", "image_path", "file_name", "filename", "file")
 PATH_NAMES = (*IMAGE_NAMES, "filepath", "file_path", "image_file", "url", "image_url")
-"""Names of the column of image paths; a table of images may use more of them than a table of boxes or labels."""
+"""Names of the column of image paths; an image table accepts more of them than a box file or label table."""
 
-_ROW_NAME = "row"  # of a column of row numbers, in a table of labels
+_ROW_NAME = "row"  # name of a column of row numbers, in a label table
 _UTF8 = "utf-8"
 _DELIMITERS = (",", ";", "\t")
-# In this order, since the mark of UTF-32 begins as that of UTF-16.
+# In this order: the mark of UTF-32 begins like that of UTF-16.
 _MARKS = {
     codecs.BOM_UTF8: _UTF8,
     codecs.BOM_UTF32_LE: "utf-32-le",
@@ -65,12 +65,12 @@ _NO_TEXT = {
     b"\x1f\x8b": "compressed by gzip",
 }
 _LONGEST_MARK = max(map(len, _MARKS))
-OTHER_ENCODING = "allowed: UTF-8; --encoding cp1252 reads a text from Windows"
+OTHER_ENCODING = "allowed: UTF-8; for text from Windows add --encoding cp1252"
 
 _WIDTH = 60  # characters shown of a value
 _SHOWN = 20  # names of columns
 
-# reprlib reads no more than it shows: the value may be a gigabyte, or nested beyond the recursion limit.
+# reprlib reads only what it shows: the value may be a gigabyte, or nested beyond the recursion limit.
 _REPR = reprlib.Repr()
 _REPR.maxlevel = 3
 _REPR.maxstring = _REPR.maxother = _REPR.maxlong = _WIDTH
@@ -78,7 +78,7 @@ _REPR.maxlist = _REPR.maxdict = _REPR.maxtuple = 8
 
 
 class TableSource(Protocol):
-    """The source of a text, with the encoding that the user names, if any, which makes the errors about it."""
+    """The source of a text and the encoding that the user gave for it; makes the errors about it."""
 
     @property
     def encoding(self) -> str | None:
@@ -92,7 +92,7 @@ class TableSource(Protocol):
 
 @dataclass(frozen=True)
 class TableFile:
-    """A file that contains a table, the class of the errors that name it, and its encoding; see :func:`to_utf8`."""
+    """A file that contains a table, its encoding (see :func:`to_utf8`), and the class of errors about it."""
 
     path: bytes
     error_class: type[SppfeatError] = ConfigError
@@ -112,7 +112,7 @@ class TableFile:
     def open_text(self) -> Iterator[BinaryIO]:
         """Open the file for reading as UTF-8, without a byte order mark.
 
-        A file in another encoding is held in memory. A read that fails in the context is an error that names the file.
+        A file in another encoding is held in memory. If a read in the context fails, the error names the file.
         """
         try:
             with open(self.path, "rb") as file:
@@ -133,7 +133,7 @@ class TableFile:
             raise self.error("", f"cannot be read: {reason_of(error)}") from error
 
     def rows(self, file: BinaryIO) -> Iterator[tuple[int, list[str]]]:
-        """Yield the rows of a separated table, as :func:`split_rows` does; tabs are usual in a ``.tsv``."""
+        """Yield the rows of a separated table, as :func:`split_rows` does; a ``.tsv`` defaults to tabs."""
         return split_rows(self, file, "\t" if os.path.splitext(self.path)[1].lower() == b".tsv" else ",")
 
 
@@ -145,8 +145,8 @@ def show_names(names: Sequence[str]) -> str:
 def to_utf8(source: TableSource, content: bytes, encoding: str | None = None) -> bytes:
     """Return a text in UTF-8, without a byte order mark.
 
-    A byte order mark tells the encoding: UTF-8, UTF-16 or UTF-32. Text without one is in ``encoding``, or UTF-8, which
-    is returned unchecked. Bytes that are not of the encoding are an error.
+    A byte order mark gives the encoding: UTF-8, UTF-16 or UTF-32. Text without one is in ``encoding``, or in UTF-8,
+    which is returned unchecked. Bytes that are invalid in the encoding are an error.
     """
     mark, encoding = _encoding_of(content, encoding)
     content = content[len(mark) :]
@@ -159,11 +159,11 @@ def to_utf8(source: TableSource, content: bytes, encoding: str | None = None) ->
         found = _show_byte(content[error.start], content[max(0, error.start - 12) : error.end + 12])
         raise source.error(f"line {line}", f"{found} is not {encoding}; {OTHER_ENCODING}") from error
     except UnicodeEncodeError as error:
-        raise source.error("", f"is no text in {encoding}: {error.reason}; {OTHER_ENCODING}") from error
+        raise source.error("", f"is not text in {encoding}: {error.reason}; {OTHER_ENCODING}") from error
 
 
 def _encoding_of(head: bytes, encoding: str | None) -> tuple[bytes, str]:
-    """Return the byte order mark of a text, or nothing, and its encoding."""
+    """Return the byte order mark of a text, empty for none, and its encoding."""
     marked = ((mark, name) for mark, name in _MARKS.items() if head.startswith(mark))
     return next(marked, (b"", codecs.lookup(encoding or _UTF8).name))
 
@@ -175,13 +175,13 @@ def _show_byte(byte: int, around: bytes) -> str:
 def split_rows(source: TableSource, file: BinaryIO, usual: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the header and the nonblank rows of separated text, each with the number of its first line.
 
-    Commas, semicolons or tabs separate the fields: those that split the header into a name of the column of images and
-    most other names, or else ``usual``, or the one on a first line such as ``sep=;``, as Excel writes it. Rows of blank
-    fields are skipped. The file is in UTF-8, without a byte order mark, and is closed with the rows. Only names of
-    images may hold other bytes, as paths do, unless the encoding is given. Any other field that does is an error; so is
-    a row that cannot be split or has not as many fields as the header.
+    Commas, semicolons or tabs separate the fields. A first line such as ``sep=;``, which Excel writes, decides;
+    otherwise the separator that splits the header into an image column and the most other names, or else ``usual``.
+    Rows of blank fields are skipped. The file is in UTF-8, without a byte order mark, and is closed with the rows.
+    Unless the encoding is given, image names may hold any bytes, as paths do; in other fields they are an error. So is
+    a row that cannot be split, or whose number of fields differs from the header.
     """
-    # No newline is translated, since it may be within quotes.
+    # Do not translate newlines: they may be within quotes.
     with io.TextIOWrapper(file, encoding=_UTF8, errors="surrogateescape", newline="") as lines:
         head, delimiter = _read_head(lines, usual)
         rows = csv.reader(chain(head, lines), delimiter=delimiter, strict=True)
@@ -212,7 +212,7 @@ def split_rows(source: TableSource, file: BinaryIO, usual: str) -> Iterator[tupl
 
 
 def _read_head(lines: Iterable[str], usual: str) -> tuple[list[str], str]:
-    """Read the lines to the header, and find the delimiter; a line ``sep=;`` is returned as a blank one."""
+    """Read the lines up to the header, and find the delimiter; a line ``sep=;`` becomes a blank one."""
     head: list[str] = []
     for line in lines:
         text = line.strip().lower()
@@ -225,7 +225,7 @@ def _read_head(lines: Iterable[str], usual: str) -> tuple[list[str], str]:
     def fit(delimiter: str) -> tuple[bool, int]:
         try:
             names = next(csv.reader(head[-1:], delimiter=delimiter), [])
-        except csv.Error:  # the rows say what is wrong
+        except csv.Error:  # the rows will report the error
             return False, 0
         return any(name.strip().lower() in (*PATH_NAMES, _ROW_NAME) for name in names), len(names)
 
@@ -236,7 +236,7 @@ def _check_fields(source: TableSource, line: int, row: Sequence[str], paths: Col
     for i, field in enumerate(row):
         if "\0" in field:
             found = f"found a zero byte in {shorten(field)}"
-            utf16 = "--encoding utf-16-le says that the text is in UTF-16 without a byte order mark"
+            utf16 = "for UTF-16 without a byte order mark add --encoding utf-16-le"
             raise source.error(f"line {line}", f"{found}; allowed: text in UTF-8; {utf16}")
         try:
             field.encode()
@@ -249,9 +249,9 @@ def _check_fields(source: TableSource, line: int, row: Sequence[str], paths: Col
 
 
 def join_fields(fields: Iterable[str | None], delimiter: str = ",") -> str:
-    """Join fields to a row without its line end; fields may contain delimiters, quotes and line breaks."""
+    """Join fields into a row without a line end; fields may contain delimiters, quotes and line breaks."""
     text = io.StringIO()
-    # With this line end all versions of Python quote a lone carriage return.
+    # With this line end, every version of Python quotes a lone carriage return.
     csv.writer(text, delimiter=delimiter, lineterminator="\r\n").writerow(fields)
     return text.getvalue()[:-2]
 
@@ -302,8 +302,7 @@ def parse_whole(value: object, most: int = 2**31 - 1) -> int | None:
 def encode_text(text: str) -> bytes | None:
     """Encode text in UTF-8, restoring undecodable bytes; None if it breaks ``TEXT_RULE``.
 
-    A lone surrogate, which JSON can spell, has no bytes. Text with a zero byte names no file and does not fit into
-    HDF5.
+    A lone surrogate, which JSON can spell, has no bytes. Text with a zero byte cannot name a file or be stored in HDF5.
     """
     if "\0" in text:
         return None
@@ -314,7 +313,7 @@ def encode_text(text: str) -> bytes | None:
 
 
 def strip_blanks(text: bytes) -> bytes:
-    r"""Return an encoded text without the blanks around it, those of Unicode included.
+    r"""Return an encoded text without surrounding blanks, including Unicode's.
 
     Example:
         >>> strip_blanks(b"\t bass\xc2\xa0")
@@ -324,12 +323,12 @@ def strip_blanks(text: bytes) -> bytes:
 
 
 def encode_paths(values: Sequence[object], error_at: ErrorAt) -> list[bytes]:
-    """Encode a column of paths; a value that is blank or no path is an error, made by ``error_at``."""
+    """Encode a column of paths; ``error_at`` makes the error for a value that is blank or not a path."""
     return _encode_all(values, _encode_path, f"the path of an image, {TEXT_RULE}", error_at)
 
 
 def encode_values(values: Sequence[object], error_at: ErrorAt) -> list[bytes]:
-    """Encode a column of text and numbers, with None and NaN as empty; any other value is an error."""
+    """Encode a column of text and numbers, with None and NaN as empty text; any other value is an error."""
     return _encode_all(values, _encode_value, f"{TEXT_RULE}, a number, or nothing", error_at)
 
 

@@ -1,4 +1,4 @@
-"""Listing, fetching, reading and writing of objects in object stores and on servers, through fsspec.
+"""Lists, fetches, reads and writes objects in object stores and on servers, through fsspec.
 
 URLs go in; names and sizes of objects, local copies, and uploaded outputs come out. This module only recognizes and
 checks URLs and formats them for messages; the submodules import fsspec when they connect. The package must not know
@@ -40,15 +40,15 @@ def url_of(output: StrPath) -> str | None:
 def check_url(url: str) -> str:
     """Return a URL with its scheme in lower case and without trailing slashes, checked to hold no secret.
 
-    It is written into the output and shown in messages. ConfigError is raised if it has a password, a query, nothing
-    after the scheme, or a path with empty parts or dots.
+    The output and messages contain it. ConfigError is raised if it has a password, a query, nothing after the scheme,
+    or a path with empty parts or dots.
     """
     scheme, _, rest = url.partition("://")
     scheme = scheme.lower()
     if _HAS_PASSWORD.match(rest):
         raise ConfigError(
-            f"the URL {shown(url)} has a password, which would be written into the output; allowed: credentials "
-            "where fsspec looks for them, in the environment or in ~/.config/fsspec"
+            f"the URL {shown(url)} has a password, which would be written into the output; put "
+            "credentials where fsspec looks for them: in the environment or in ~/.config/fsspec"
         )
     if scheme in _WEB_SCHEMES and re.search("[?#]", rest):
         raise ConfigError(
@@ -62,7 +62,9 @@ def check_url(url: str) -> str:
             f"the URL {shown(url)} has empty parts, '.' or '..' in its path; allowed: none of these"
         )
     if not path:
-        raise ConfigError(f"the URL {shown(url)} names nothing; allowed: such as 's3://bucket/folder'")
+        raise ConfigError(
+            f"the URL {shown(url)} names no object; allowed: a URL such as 's3://bucket/folder'"
+        )
     return f"{scheme}://{path}"
 
 

@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 LARGEST_OBJECT = 1 << 30
-"""The most bytes of an object; a larger one fails, since no image that can be decoded is as large."""
+"""Most bytes of an object; a larger one fails, since no image that can be decoded is that large."""
 
 UNKNOWN_SIZE = -1
 """Size of an object that was listed without one."""
@@ -32,11 +32,11 @@ UNKNOWN_SIZE = -1
 _DEEPEST = 100
 _IN_A_ROW = 8
 _DENIED = "permission denied"
-_AHEAD_NBYTES = 4 << 20  # arrive in about the time of one round trip
+_AHEAD_NBYTES = 4 << 20  # bytes that arrive in about the time of one round trip
 
 
 def is_folder(service: Service, url: str) -> bool:
-    """Return True if a URL has objects below it but none at it; ConfigError is raised if it has neither."""
+    """Return True if a URL has objects below it but none at it; raise ConfigError if it has neither."""
     try:
         return bool(service.ask("info", service.path(url))["type"] == "directory")
     except Exception as error:
@@ -46,8 +46,8 @@ def is_folder(service: Service, url: str) -> bool:
 def objects_below(service: Service, url: str) -> Iterator[tuple[bytes, int]]:
     """Yield the name below a URL and the size of each object, in bytes or ``UNKNOWN_SIZE``.
 
-    S3 lists a thousand objects at a time, other services one folder at a time. ConfigError is raised if there is no
-    such folder, SourceError if it cannot be listed.
+    S3 lists a thousand objects at a time, other services one folder at a time. Raises ConfigError if the folder does
+    not exist, and SourceError if it cannot be listed.
     """
     try:
         yield from (_s3_objects if service.is_s3 else _objects_by_folder)(service, url)
@@ -77,13 +77,13 @@ def _s3_objects(service: Service, url: str) -> Iterator[tuple[bytes, int]]:
 def _objects_by_folder(service: Service, url: str) -> Iterator[tuple[bytes, int]]:
     """Yield the objects in a folder and its subfolders, without hidden ones, in the order of their names.
 
-    Of a folder that a system made only the name comes, with a final slash.
+    For a system folder, yields only its name, with a final slash.
     """
     top = service.path(url).rstrip("/") + "/"
 
     def below(folder: str, depth: int) -> Iterator[tuple[bytes, int]]:
         if depth > _DEEPEST:
-            raise ConfigError(f"folders lie in each other {_DEEPEST} deep: {shown(folder)}; allowed: fewer")
+            raise ConfigError(f"folders are nested {_DEEPEST} deep: {shown(folder)}; allowed: fewer")
         entries = service.ask("ls", folder if is_web else folder.rstrip("/"), detail=True)
         for entry in sorted(entries, key=lambda entry: str(entry["name"])):
             path, size = entry["name"].rstrip("/"), entry.get("size")
@@ -92,7 +92,7 @@ def _objects_by_folder(service: Service, url: str) -> Iterator[tuple[bytes, int]
             if name.startswith(b".") and not is_system:
                 continue
             if not path.startswith(top):
-                raise SourceError(f"the list of {shown(url)} names {shown(path)}, which does not lie there")
+                raise SourceError(f"the list of {shown(url)} contains {shown(path)}, which is not below it")
             if is_system:
                 yield os.fsencode(path[len(top) :]) + b"/", 0
             elif entry["type"] == "directory":
@@ -107,14 +107,14 @@ def _objects_by_folder(service: Service, url: str) -> Iterator[tuple[bytes, int]
 class Fetcher:
     """Fetches objects of one service, or ranges of one, to this machine.
 
-    A lasting failure is blamed on the object if the service still answers. If it answers nobody, the run ends, so
-    that no image counts as bad because a network is down. Both methods raise SourceError then, and if this machine's
-    disk is full or the transfers are cancelled.
+    A lasting failure counts against the object if the service still answers. If it does not answer at all, both methods
+    raise SourceError, so that no image counts as bad because a network is down. They also raise it if the local disk is
+    full or the transfers are cancelled.
 
     Args:
         service: service that has the objects.
         folder: an existing, empty folder for the fetched files.
-        witness: URL of an object to ask for when it is unclear whether the service answers.
+        witness: URL of an object to request when it is unclear whether the service answers.
     """
 
     def __init__(self, service: Service, folder: Path, *, witness: str) -> None:
@@ -148,7 +148,7 @@ class Fetcher:
         jobs = [functools.partial(self._try, *each) for each in zip(urls, attempts, strict=True)]
         results = self._service.run(jobs)
         if len(results) >= _IN_A_ROW and all(result == _DENIED for result in results):
-            raise SourceError(f"cannot read {shown(urls[0])} nor any other of {len(urls)} objects: {_DENIED}")
+            raise SourceError(f"cannot read any of {len(urls)} objects, such as {shown(urls[0])}: {_DENIED}")
         return results
 
     def _try(self, url: str, attempt: Callable[[Pause], Any], pause: Pause) -> Any:
@@ -175,7 +175,7 @@ class Fetcher:
         if kind is FailureKind.PASSING:
             self._n_failed_in_a_row += 1
             if self._n_failed_in_a_row >= _IN_A_ROW or not self._answers_witness():
-                raise SourceError(f"cannot read {where}, tried for long: {reason}") from error
+                raise SourceError(f"cannot read {where} after many attempts: {reason}") from error
         else:
             self._n_failed_in_a_row = 0
         return reason
@@ -201,7 +201,7 @@ class Fetcher:
         fs, path = self._service.fs, self._service.path(url)
         fs.get_file(path, str(file), callback=watched(check))
         n_bytes = os.stat(file).st_size
-        # Fewer bytes than were listed are all of them if a smaller object has replaced it.
+        # Fewer bytes than listed are complete if a smaller object has replaced this one.
         if n_bytes < size and n_bytes < (fs.info(path).get("size") or 0):
             raise ConnectionError(f"the transfer ended after {n_bytes} of {size} bytes")
         return Place(os.fsencode(file))
@@ -239,5 +239,5 @@ def _read_range(service: Service, url: str, start: int, stop: int) -> bytes:
     if len(content) < stop - start:
         raise ConnectionError(f"the transfer ended after {len(content)} of {stop - start} bytes")
     if len(content) > stop - start:
-        raise ImageError("the server does not send parts of it")
+        raise ImageError("the server does not send parts of the object")
     return content

@@ -1,4 +1,4 @@
-"""Outputs with a URL, which are made on this machine, can be continued there, and are uploaded when complete."""
+"""Outputs with a URL: written and continued on this machine, and uploaded when complete."""
 
 import contextlib
 import hashlib
@@ -34,7 +34,7 @@ _PARTS_AT_ONCE = 4
 
 
 class LocalOutput:
-    """The local file of an output while it is being made, its URL if it will be uploaded, and notes for the user."""
+    """The local file of an unfinished output, its URL if it will be uploaded, and notes for the user."""
 
     def __init__(self, path: Path, url: str | None = None) -> None:
         self.path = path
@@ -44,8 +44,8 @@ class LocalOutput:
     def publish(self) -> None:
         """Upload the complete file to its URL and remove the local one; an unchanged file is not uploaded again.
 
-        SourceError is raised if that fails, StoreError if another writer has written to the URL in the meantime. Then
-        the file stays here, and the same command again uploads it.
+        Raises SourceError if that fails, and StoreError if another writer has written to the URL in the meantime. The
+        local file then stays, and the same command uploads it.
         """
 
 
@@ -58,9 +58,9 @@ def local_output(
     continues: bool = True,
     dry_run: bool = False,
 ) -> Iterator[LocalOutput]:
-    """Provide a local path for an output, which the caller publishes when it is complete.
+    """Provide a local path for an output; the caller publishes it when it is complete.
 
-    A file that is not published stays on this machine, to be continued. An output that is a path is yielded as it is.
+    An unpublished file stays on this machine, to be continued. A path that is not a URL is yielded unchanged.
 
     Args:
         scratch: the folder for files that will be uploaded; None for ``sppfeat/uploads`` in the user's cache folder.
@@ -72,7 +72,7 @@ def local_output(
     Raises:
         ConfigError: this kind of URL cannot be written to.
         SourceError: the service cannot be reached, or refuses.
-        StoreError: there is an object that must not be replaced, or another process is making the output.
+        StoreError: an object exists that must not be replaced, or another process is writing the output.
     """
     text = url_of(output)
     if text is None:
@@ -82,7 +82,7 @@ def local_output(
     service = Service(url)
     path = _scratch_path(url, scratch)
     if dry_run:
-        _ = service.fs  # so that a missing package is reported
+        _ = service.fs  # reports a missing package
         yield LocalOutput(path, url)
         return
     local = _Upload(path, url, service)
@@ -103,7 +103,7 @@ class _Upload(LocalOutput):
         self._service = service
         self._where, self._target = shown(url), service.path(url)
         self._check_writable(url)
-        self._found = self._version()  # digest of the object there at the beginning
+        self._found = self._version()  # digest of the object at the URL when the run began
         self._fetched: FileVersion | None = None
         self._overwrites = False
         self._record = path.with_name(f"{path.name}.remote.json")  # keeps the digest of an interrupted run
@@ -113,7 +113,7 @@ class _Upload(LocalOutput):
         path, where, found = self.path, self._where, self._found
         self._overwrites = overwrite and continues
         if found is not None and not overwrite and not continues:
-            raise StoreError(f"{where} exists; --overwrite replaces it")
+            raise StoreError(f"{where} exists; add --overwrite to replace it")
         if not continues:
             self._remove()
         if _is_placeholder(path) and not (overwrite and found):
@@ -121,21 +121,19 @@ class _Upload(LocalOutput):
         if path.exists() and not _is_placeholder(path):
             if found is not None and not overwrite and self._began_with() != found:
                 raise StoreError(
-                    f"{where} was written by somebody else since the run was interrupted that {str(path)!r} is of; "
-                    "--overwrite replaces it, and without that file it is continued"
+                    f"{where} was written by another process since the run that left {str(path)!r} was interrupted; "
+                    "replace it with --overwrite, or remove that local file to continue the one at the URL"
                 )
-            self.notes.append(
-                f"continues {str(path)!r}, which will be uploaded to {where} when it is complete"
-            )
+            self.notes.append(f"continuing {str(path)!r}; it will be uploaded to {where} when it is complete")
         elif found is None:
-            self.notes.append(f"{where} is made in {str(path)!r}, and uploaded when it is complete")
+            self.notes.append(f"writing {str(path)!r}; it will be uploaded to {where} when it is complete")
         elif self._overwrites:
             # As for a local output, the new file grows next to the old one, here next to an empty placeholder, and
             # is continued there.
             path.touch()
-            self.notes.append(f"{where} exists and will be replaced; made in {str(replacement_of(path))!r}")
+            self.notes.append(f"{where} exists and will be replaced; writing {str(replacement_of(path))!r}")
         elif not overwrite:
-            self.notes.append(f"{where} exists: it is fetched, to be continued")
+            self.notes.append(f"{where} exists: downloading it to continue it")
             with written_aside(path, layout_of(path)) as layout:
                 with self._errors("read"):
                     self._service.ask("get_file", self._target, str(layout))
@@ -155,12 +153,12 @@ class _Upload(LocalOutput):
                 self._upload(file)
             except (SourceError, StoreError) as error:
                 raise type(error)(
-                    f"{error}; the file is complete in {str(file)!r}: the same command again uploads it"
+                    f"{error}; the complete file is {str(file)!r}; repeat the command to upload it"
                 ) from error
         self._remove()
 
     def remove_unchanged(self) -> None:
-        """Remove the file if it was fetched and is still as it was."""
+        """Remove the file if it was fetched and has not changed."""
         if self._fetched is not None and self._is_unchanged():
             self._remove()
 
@@ -181,7 +179,7 @@ class _Upload(LocalOutput):
                 fs.mv(target, self._target)
             found = self._service.ask("info", self._target).get("size")
         if found not in (None, size):
-            raise SourceError(f"cannot write {self._where}: of {size} bytes {found} are there")
+            raise SourceError(f"cannot write {self._where}: only {found} of {size} bytes arrived")
 
     def _version(self) -> str | None:
         """Return a digest that changes with the object's content; None if there is no object."""
@@ -200,13 +198,13 @@ class _Upload(LocalOutput):
 
     def _check_unchanged(self) -> None:
         if self._version() != self._found:
-            raise StoreError(f"{self._where} was written by somebody else since this was begun")
+            raise StoreError(f"{self._where} was written by another process since this run began")
 
     def _check_writable(self, url: str) -> None:
         """Check that the object can be written, as far as possible without writing it."""
         service, where = self._service, self._where
         if service.scheme in ("http", "https"):
-            raise ConfigError(f"nothing can be written to {where}; allowed: an object store, such as s3://")
+            raise ConfigError(f"{where} is read-only; allowed: an object store, such as s3://")
         if not service.is_s3:
             return
         bucket, key = service.s3_bucket_and_key(url)
@@ -227,7 +225,7 @@ class _Upload(LocalOutput):
             raise SourceError(f"cannot {verb} {self._where}: {judge(error)[1]}") from error
 
     def _is_unchanged(self) -> bool:
-        """Return True if the file is as it was fetched, or as missing as it was."""
+        """Return True if the file has not changed since it was fetched, or is still missing."""
         try:
             now = FileVersion.of(self.path)
         except OSError:
@@ -235,7 +233,7 @@ class _Upload(LocalOutput):
         return self._fetched is not None and now.is_file_of(self._fetched)
 
     def _began_with(self) -> str | None:
-        """Return the digest of the object that was at the URL when a file was begun; empty if unknown."""
+        """Return the digest of the object at the URL when the file was begun; empty if unknown."""
         try:
             return str(found) if (found := json.loads(self._record.read_bytes())["found"]) else None
         except (OSError, ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""The service behind a URL: its connection in each process, its failures, and retries of those that may pass.
+"""The service behind a URL: its connection in each process, its failures, and retries of temporary ones.
 
 The packages behind fsspec raise errors without a common base class. An error is classified by the status or code of
 the server's answer if there was one, and otherwise by the names of its classes. This is the only module that uses
@@ -26,22 +26,22 @@ __all__ = ["N_TRANSFERS", "FailureKind", "Pause", "Service", "judge", "retried",
 
 _Value = TypeVar("_Value")
 
-_DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds between attempts, at most
-_LONGEST_SECONDS = 180.0  # no attempt begins later
+_DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # most seconds between attempts
+_LONGEST_SECONDS = 180.0  # seconds after which no attempt begins
 
 
 class FailureKind(enum.Enum):
-    """Kinds of failures, by what must change before another attempt can succeed."""
+    """Kinds of failures, by the condition that must change before another attempt can succeed."""
 
     MISSING = "the object is not there"
     DENIED = "the object may not be read or written"
     REFUSED = "the service refuses everything: wrong or missing credentials"
-    PASSING = "the service gives no answer, breaks it off, or says that it is overloaded"
-    LOCAL = "this machine cannot take more: a full disk"
+    PASSING = "the service does not answer, breaks off, or reports overload"
+    LOCAL = "this machine's disk is full"
     OTHER = "anything else"
 
 
-# Statuses of HTTP, error codes of S3, and names of error classes, of which the most specific one counts.
+# HTTP statuses, S3 error codes, and names of error classes; the most specific one counts.
 _SIGNS: dict[FailureKind, tuple[int | str, ...]] = {
     FailureKind.MISSING: (404, 410, "NoSuchKey", "NoSuchBucket", "FileNotFoundError"),
     FailureKind.DENIED: (403, "AccessDenied", "InvalidObjectState", "PermissionError"),
@@ -74,8 +74,8 @@ def judge(error: Exception) -> tuple[FailureKind, str]:
         code, status = _code(cause), _status(cause)
         kind = _KIND_OF.get(code) or (_KIND_OF.get(status, FailureKind.OTHER) if status else None)
         if kind is not None:
-            said = f"the server says {' '.join(filter(None, (str(status or ''), one_line(code))))}"
-            return kind, said if code == "NoSuchBucket" else _IN_WORDS.get(kind, said)
+            text = f"the server says {' '.join(filter(None, (str(status or ''), one_line(code))))}"
+            return kind, text if code == "NoSuchBucket" else _IN_WORDS.get(kind, text)
     if isinstance(error, OSError) and error.errno in _LOCAL_ERRNOS:
         return FailureKind.LOCAL, error.strerror or "no space"
     for cause in reversed(causes):  # fsspec reports a missing file when a server does not answer
@@ -94,10 +94,10 @@ def source_error(verb: str, url: str, error: Exception) -> ConfigError | SourceE
 
 
 def retried(attempt: Callable[[], _Value], *, pause: Callable[[float], None] = time.sleep) -> _Value:
-    """Repeat an attempt while its failure may pass, up to 8 times in three minutes, and return its result.
+    """Repeat an attempt while its failure may be temporary, up to 8 times in three minutes, and return its result.
 
-    Each pause, in seconds, is randomly shortened by up to one half: transfers that failed together and began again
-    together could bring the server down again. The error of the last attempt is raised.
+    Pauses are randomly shortened by up to one half, so that transfers that failed together do not hit the server
+    together again. Raises the error of the last attempt.
     """
     began = time.monotonic()
     for longest in _DELAYS:
@@ -137,13 +137,13 @@ def _code(error: BaseException) -> str:
 
 def _text(error: BaseException) -> str:
     """Return the text of an error, without queries and passwords in its URLs."""
-    said = re.sub(r"(?<=://)[^/\s@]*@", "...@", str(error))
-    said = re.sub(r"\?[^\s'\")]*", "?...", " ".join(said.split()))
-    return one_line(f"{type(error).__name__}: {said}" if said else type(error).__name__, longest=160)
+    text = re.sub(r"(?<=://)[^/\s@]*@", "...@", str(error))
+    text = re.sub(r"\?[^\s'\")]*", "?...", " ".join(text.split()))
+    return one_line(f"{type(error).__name__}: {text}" if text else type(error).__name__, longest=160)
 
 
 N_TRANSFERS = 32
-"""The most objects to transfer at once."""
+"""Most objects to transfer at once."""
 
 Pause: TypeAlias = Callable[[float], None]
 """Waits some seconds; raises SourceError once the transfers are cancelled."""
@@ -152,13 +152,18 @@ Pause: TypeAlias = Callable[[float], None]
 # sockets of both from their shared epoll, and the parent would wait for its answers forever.
 _connected: list[Any] = []
 
-_SILENT_SECONDS = 30.0  # without a byte from a web server; s3fs has a limit of its own
-_SINGLE_CONNECTION_SCHEMES = ("ftp", "sftp", "ssh", "smb")  # a single connection, which threads cannot share
+_SILENT_SECONDS = 30.0  # seconds without a byte from a web server; s3fs has its own limit
+_SINGLE_CONNECTION_SCHEMES = (
+    "ftp",
+    "sftp",
+    "ssh",
+    "smb",
+)  # schemes with a single connection, which threads cannot share
 _REMOTE_PACKAGES = ("fsspec", "s3fs", "aiobotocore", "botocore", "aiohttp")
 
 
 class Service:
-    """The service behind a checked URL, and behind all URLs that differ from it only in their path."""
+    """The service behind a checked URL and all URLs that differ from it only in their path."""
 
     def __init__(self, url: str) -> None:
         self.scheme = url.partition("://")[0]
@@ -168,7 +173,7 @@ class Service:
         self._running: set[threading.Event] = set()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the URL only, since the other process connects for itself."""
+        """Pickle only the URL: each process connects for itself."""
         return Service, (self._url,)
 
     @functools.cached_property
@@ -178,9 +183,9 @@ class Service:
 
     @property
     def fs(self) -> Any:
-        """The fsspec file system of this process, connected when it is first asked for.
+        """The fsspec file system of this process, connected on first use.
 
-        ConfigError is raised if a package is missing, or the user's configuration gives no file system for the URL.
+        Raises ConfigError if a package is missing, or the user's configuration yields no file system for the URL.
         """
         if self._connected is None or self._connected[0] != os.getpid():
             self._connected = os.getpid(), self._connect()
@@ -203,19 +208,19 @@ class Service:
             ) from error
         except ValueError as error:
             raise ConfigError(
-                f"the URL {shown(self._url)} is of a kind that fsspec does not know; allowed: s3://, gs://, https:// "
-                "and the others that it knows"
+                f"fsspec does not support URLs such as {shown(self._url)}; allowed: s3://, gs://, https:// and others "
+                "that it supports"
             ) from error
 
     def _connect(self) -> Any:
         options = {**_own_options(self.scheme), **self._class._get_kwargs_from_urls(self._url)}
         try:
             fs = self._class(**options)
-        except Exception as error:  # whatever a file system raises for settings that it cannot use
+        except Exception as error:  # a file system may raise anything for settings that it cannot use
             raise ConfigError(f"cannot connect to {shown(self._url)}: {judge(error)[1]}") from error
         if self.is_s3:
-            fs.retries = 1  # retries are made here, in one place
-        fs.invalidate_cache()  # other users in this process may have listed with it
+            fs.retries = 1  # this module retries
+        fs.invalidate_cache()  # other code in this process may have listed with it
         _connected.append(fs)
         return fs
 
@@ -229,13 +234,14 @@ class Service:
         return bucket, key
 
     def ask(self, method: str, *arguments: Any, **options: Any) -> Any:
-        """Call a method of the file system, with retries; the error of the last attempt is raised."""
+        """Call a method of the file system, with retries; raise the error of the last attempt."""
         return retried(functools.partial(getattr(self.fs, method), *arguments, **options))
 
     def run(self, jobs: Sequence[Callable[[Pause], _Value]]) -> list[_Value]:
         """Run jobs in threads, many at once, and return their results in order; the first error ends all others.
 
-        Each job calls its :data:`Pause` between attempts and as often as it can; SourceError follows a :meth:`cancel`.
+        Each job calls its :data:`Pause` between attempts and as often as possible; after :meth:`cancel` that raises
+        SourceError.
         """
         stop = threading.Event()
 
@@ -257,13 +263,13 @@ class Service:
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def cancel(self) -> None:
-        """End the transfers that other threads are waiting for; later ones are not affected."""
+        """End the transfers that other threads wait for; later ones are not affected."""
         for stop in list(self._running):
             stop.set()
 
 
 def _own_options(scheme: str) -> dict[str, Any]:
-    """Return our settings for a scheme; the user's settings for fsspec take precedence."""
+    """Return our default settings for a scheme; the user's fsspec settings take precedence."""
     own: dict[str, Any] = {}
     if scheme in ("s3", "s3a"):
         own = {

@@ -343,7 +343,9 @@ def test_what_is_read_is_never_replaced_not_even_through_links_or_by_the_table_b
 
 def test_what_exists_stays_unless_it_is_to_be_replaced(path, tmp_path):
     (tmp_path / "x.csv").write_text("mine")
-    assert "x.csv' exists; --overwrite replaces it" in run(path, "-o", tmp_path / "x.npy", code=1).output
+    assert (
+        "x.csv' exists; add --overwrite to replace it" in run(path, "-o", tmp_path / "x.npy", code=1).output
+    )
     assert os.listdir(tmp_path) == ["x.csv"]
     run(path, "-o", tmp_path / "x.npy", "--overwrite")
     assert (tmp_path / "x.csv").read_bytes().startswith(b"row,path,")

@@ -257,7 +257,9 @@ def test_outputs_that_cannot_be(source, tmp_path, output, monkeypatch):
 
 def test_an_output_is_not_replaced_unasked(source, tmp_path):
     (tmp_path / "r.h5").write_text("mine")
-    assert "r.h5' exists; --overwrite replaces it" in run(source, "-o", tmp_path / "r.h5", code=1).stderr
+    assert (
+        "r.h5' exists; add --overwrite to replace it" in run(source, "-o", tmp_path / "r.h5", code=1).stderr
+    )
     assert (tmp_path / "r.h5").read_text() == "mine"
 
 

@@ -168,7 +168,7 @@ def test_how_names_matched_is_noted_and_said_where_none_did():
     planner = planner_of(file_boxes([("/home/al/0.jpg", (0, 0, 1, 1))]))
     assert planner.rows(ROOT, PATHS, sizes_of(IMAGE_HW)).boxes.box_row.tolist() == [0]
     assert [note.partition(": ")[2] for note in planner.notes] == [
-        "1 name matched by the file name alone: '/home/al/0.jpg' is '0.jpg'"
+        "1 name matched only by the file name: '/home/al/0.jpg' is '0.jpg'"
     ]
     twins = [b"a/0.jpg", b"b/0.jpg"]
     with pytest.raises(BoxError, match=r"fits several images.*\('a/0\.jpg' or 'b/0\.jpg'\)"):

@@ -234,20 +234,20 @@ CAFE = "caf\u00e9.jpg", "cafe\u0301.jpg"
             ["/home/al/train/1.jpg"],
             ["train/1.jpg", "val/1.jpg"],
             [0],
-            "1 name matched by the end of the path alone",
+            "1 name matched only by the end of the path",
         ),
         (
             ["C:\\data\\1.jpg", r"\\\\nas\\x\\2.jpg"],
             ["1.jpg", "2.jpg"],
             [0, 1],
-            "2 names matched by the file name alone",
+            "2 names matched only by the file name",
         ),
-        (["data/img/1", "data/img/2"], ["1.jpg", "2.jpg"], [0, 1], "2 names matched by the file name alone"),
+        (["data/img/1", "data/img/2"], ["1.jpg", "2.jpg"], [0, 1], "2 names matched only by the file name"),
         (
             ["1.png", "x/2.JPG"],
             ["1.jpg", "2.jpg"],
             [0, 1],
-            "2 names matched by the file name without its suffix",
+            "2 names matched only by the file name without its suffix",
         ),
         (["q/1.jpg"], ["a/1.jpg", "b/1.jpg"], [-1], "1 name fits several images and is left out"),
         (["1.png"], ["1.jpg", "1.webp"], [-1], "1 name fits several images and is left out"),
@@ -261,7 +261,7 @@ CAFE = "caf\u00e9.jpg", "cafe\u0301.jpg"
         (["p/1.jpg", "q/1.jpg"], ["a/1.jpg"], [-1, -1], "2 names are left out, because another name fits"),
         (["1.jpg", "1.png"], ["1.jpg"], [0, -1], "1 name is left out, because another name fits"),
         # The same name twice, as in a table of boxes with a row for each.
-        (["p/1.jpg", "p/1.jpg"], ["a/1.jpg"], [0, 0], "2 names matched by the file name alone"),
+        (["p/1.jpg", "p/1.jpg"], ["a/1.jpg"], [0, 0], "2 names matched only by the file name"),
     ],
 )
 def test_weaker_rules_are_noted(names, paths, wanted, note):

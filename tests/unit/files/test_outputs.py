@@ -45,7 +45,7 @@ def test_what_has_come_in_the_meantime_is_not_replaced_without_leave(tmp_path):
             file.write(b"mine")
             path.write_bytes(b"theirs")
 
-    with pytest.raises(StoreError, match="exists; --overwrite replaces it"):
+    with pytest.raises(StoreError, match="exists; add --overwrite to replace it"):
         write()
     assert path.read_bytes() == b"theirs"
     assert os.listdir(tmp_path) == ["out"]

@@ -67,7 +67,7 @@ def test_an_image_in_the_midst_of_a_file_is_the_image(tmp_path, suffix):
     ("change", "said"),
     [
         (lambda place: place._replace(unpacked_nbytes=place.unpacked_nbytes - 1), "unpacks to more bytes"),
-        (lambda place: place._replace(unpacked_nbytes=place.unpacked_nbytes + 1), "and should to"),
+        (lambda place: place._replace(unpacked_nbytes=place.unpacked_nbytes + 1), "bytes, not to"),
         (lambda place: place._replace(offset=place.offset + 3), "damaged in its archive"),
         (lambda place: place._replace(nbytes=10), "damaged in its archive"),
         (lambda place: place._replace(nbytes=0), "empty file"),

@@ -84,7 +84,7 @@ def test_a_path_is_itself(tmp_path):
 @pytest.mark.parametrize(
     ("url", "error", "said"),
     [
-        ("https://host/x.h5", ConfigError, "nothing can be written to 'https://host/x.h5'"),
+        ("https://host/x.h5", ConfigError, "'https://host/x.h5' is read-only"),
         ("s3://bucket", ConfigError, "is a bucket"),
         (
             "s3://no-bucket/x.h5",
@@ -132,7 +132,7 @@ def test_a_file_is_uploaded_and_gone_from_here(store, scratch):
     local = make(scratch)
     assert store.keys() == {KEY: b"the features"}
     assert left_in(scratch) == []
-    assert local.notes == [f"'{URL}' is made in {str(local.path)!r}, and uploaded when it is complete"]
+    assert local.notes == [f"writing {str(local.path)!r}; it will be uploaded to '{URL}' when it is complete"]
     assert scratch.stat().st_mode & 0o777 == 0o700
     assert store.n_unfinished == 0
 
@@ -160,9 +160,7 @@ def test_an_upload_that_fails_is_tried_again(store, scratch, small_parts, what):
 def test_an_upload_that_fails_leaves_nothing_there_and_the_file_here(store, scratch, small_parts, where):
     content = os.urandom(5500)
     store.server.faults = [Fault(500, where)]
-    with pytest.raises(
-        SourceError, match=r"500 InternalError; the file is complete in '.*the same command again"
-    ):
+    with pytest.raises(SourceError, match=r"500 InternalError; the complete file is '.*repeat the command"):
         make(scratch, content)
     assert store.keys() == {}
     assert store.n_unfinished == 0
@@ -193,7 +191,7 @@ def test_a_file_that_arrives_shorter_is_not_removed_here(store, scratch, monkeyp
             "ask",
             lambda self, method, *rest: {**true_ask(self, method, *rest), "size": 3},
         )
-        with pytest.raises(SourceError, match="of 12 bytes 3 are there"):
+        with pytest.raises(SourceError, match="only 3 of 12 bytes arrived"):
             local.publish()
         assert local.path.exists()
 
@@ -224,7 +222,7 @@ def test_an_interrupted_run_is_continued(store, scratch):
     assert json.loads(record.read_text()) == {"url": URL, "found": None}
     with local_output(URL, scratch=scratch) as local:
         assert local.path.read_bytes() == b"half"
-        assert "continues" in local.notes[0]
+        assert "continuing" in local.notes[0]
         local.path.write_bytes(b"whole")
         local.publish()
     assert store.keys() == {KEY: b"whole"}
@@ -235,7 +233,7 @@ def test_a_finished_run_is_fetched_and_uploaded_if_it_was_changed(store, scratch
     store.server.asked.clear()
     with local_output(URL, scratch=scratch) as local:
         assert local.path.read_bytes() == b"the features"
-        assert "is fetched" in local.notes[0]
+        assert "downloading it" in local.notes[0]
         local.publish()
     assert not any(line.startswith("PUT") for line in store.server.asked)
     assert left_in(scratch) == []
@@ -256,10 +254,10 @@ def test_what_somebody_else_has_written_is_not_replaced(store, scratch):
     with local_output(URL, scratch=scratch) as local:
         local.path.write_bytes(b"mine")
         store.put({KEY: b"theirs"})
-        with pytest.raises(StoreError, match=r"written by somebody else.*complete in"):
+        with pytest.raises(StoreError, match=r"written by another process.*complete file is"):
             local.publish()
     with (
-        pytest.raises(StoreError, match="written by somebody else since"),
+        pytest.raises(StoreError, match="written by another process since"),
         local_output(URL, scratch=scratch),
     ):
         pass
@@ -304,7 +302,9 @@ def test_without_overwriting_what_such_a_run_has_left_is_not_in_the_way(store, s
 
 def test_a_command_that_continues_nothing(store, scratch):
     make(scratch, b"old", continues=False)
-    with pytest.raises(StoreError, match=r"'s3://bucket/out/features.h5' exists; --overwrite replaces it"):
+    with pytest.raises(
+        StoreError, match=r"'s3://bucket/out/features.h5' exists; add --overwrite to replace it"
+    ):
         make(scratch, b"new", continues=False)
     with local_output(URL, scratch=scratch, overwrite=True, continues=False) as local:
         local.path.write_bytes(b"interrupted")

@@ -48,11 +48,11 @@ def test_files_that_are_there_stay_as_they_are(tmp_path):
             ["a/1.jpg", "b/1.jpg"],
             "/home/alice/a/1.jpg",
             "a/1.jpg",
-            "1 name matched by the end of the path alone",
+            "1 name matched only by the end of the path",
         ),
-        (["x/a/1.jpg"], "D:\\data\\a\\1.jpg", "x/a/1.jpg", "1 name matched by the end of the path alone"),
-        (["x/1.jpg"], r"\\nas\share\1.jpg", "x/1.jpg", "1 name matched by the file name alone"),
-        (["train/1.jpg"], "data/train/1.jpg", "train/1.jpg", "1 name matched by the end of the path alone"),
+        (["x/a/1.jpg"], "D:\\data\\a\\1.jpg", "x/a/1.jpg", "1 name matched only by the end of the path"),
+        (["x/1.jpg"], r"\\nas\share\1.jpg", "x/1.jpg", "1 name matched only by the file name"),
+        (["train/1.jpg"], "data/train/1.jpg", "train/1.jpg", "1 name matched only by the end of the path"),
     ],
 )
 def test_files_in_another_spelling_or_of_another_machine(tmp_path, files, row, wanted, note):

@@ -373,7 +373,7 @@ def test_a_shard_that_is_written_meanwhile(tmp_path, shards):
 def test_outputs_that_exist(tmp_path, shards):
     output = tmp_path / "m.h5"
     output.write_text("mine")
-    refused("exists; --overwrite replaces it", output, shards)
+    refused("exists; add --overwrite to replace it", output, shards)
     assert output.read_text() == "mine"
     merge_shards(output, shards, overwrite=True)
     with FeatureFile(output) as file:
