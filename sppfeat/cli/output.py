@@ -132,15 +132,15 @@ def human_bytes(n: int) -> str:
     """Formats a number of bytes in a suitable unit.
 
     Example:
-        >>> human_bytes(1_234_567)
-        '1.2 MB'
+        >>> human_bytes(1_234_567), human_bytes(769_000)
+        ('1.2 MB', '769 kB')
     """
-    value = float(n)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+    value, units = float(n), ["B", "kB", "MB", "GB", "TB"]
+    while value >= 999.5 and len(units) > 1:
         value /= 1000
-    return f"{value:.1f} TB"
+        units.pop(0)
+    digits = 0 if units[0] == "B" or value >= 99.95 else 1
+    return f"{value:.{digits}f} {units[0]}"
 
 
 def human_seconds(seconds: float) -> str:

@@ -55,4 +55,4 @@ def report(file: Path, output: Path, no_probe: bool, quiet: bool, **values: Any)
             on_progress=lambda n, total, step: bar.move_to(n, total, note=step),
             **values,
         )
-    say(f"{human_bytes(nbytes)}: {output}")
+    say(f"wrote {output} ({human_bytes(nbytes)})")

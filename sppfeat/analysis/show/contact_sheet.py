@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from sppfeat.analysis.choices import DEFAULT_METRIC, SHEET_NEIGHBORS, SHEET_QUERIES
 from sppfeat.analysis.neighbors import nearest_rows
-from sppfeat.analysis.rows import check_described
+from sppfeat.analysis.rows import check_described, classes_of
 from sppfeat.analysis.search import Query, describe_queries, read_queries
 from sppfeat.analysis.show.figure import Picture, check_picture_path, cut_middle, new_figure, write_picture
 from sppfeat.analysis.show.thumbnails import (
@@ -66,12 +66,23 @@ class Neighbor:
 
 @dataclass(frozen=True)
 class SheetLine:
-    """A query with its image and class (``""`` if it has none), and its nearest rows, nearest first."""
+    """A query with its image and class (``""`` if it has none), and its nearest rows, nearest first.
+
+    ``n_alike`` of the ``n_labeled`` rows that could be its neighbors have its class; with one row per image, these are
+    numbers of images.
+    """
 
     query: Query
     name: str
     label: str
     neighbors: tuple[Neighbor, ...]
+    n_alike: int
+    n_labeled: int
+
+    @property
+    def n_judged(self) -> int:
+        """Number of neighbors that have a class, if the query has one."""
+        return sum(n.is_same is not None for n in self.neighbors)
 
 
 @dataclass(frozen=True)
@@ -85,12 +96,22 @@ class ContactSheet:
     @property
     def n_judged(self) -> int:
         """Number of neighbors that have a class and whose query has one."""
-        return sum(n.is_same is not None for line in self.lines for n in line.neighbors)
+        return sum(line.n_judged for line in self.lines)
 
     @property
     def n_same(self) -> int:
         """Number of neighbors with the class of their query."""
         return sum(n.is_same is True for line in self.lines for n in line.neighbors)
+
+    @property
+    def n_possible(self) -> int:
+        """Largest possible number of neighbors with the class of their query; small classes have too few rows."""
+        return sum(min(line.n_judged, line.n_alike) for line in self.lines)
+
+    @property
+    def n_by_chance(self) -> float:
+        """Expected number of neighbors with the class of their query if neighbors were drawn at random."""
+        return sum(line.n_judged * line.n_alike / line.n_labeled for line in self.lines if line.n_judged)
 
     @property
     def rows(self) -> list[int]:
@@ -193,6 +214,7 @@ def make_contact_sheet(
     *,
     k: int = SHEET_NEIGHBORS,
     metric: str = DEFAULT_METRIC,
+    one_per_image: bool = False,
     **how: Any,
 ) -> ContactSheet:
     """Finds the rows of a selection nearest to queries ``(q, d)``; a row is never its own neighbor.
@@ -200,9 +222,12 @@ def make_contact_sheet(
     For the other arguments see :func:`~sppfeat.analysis.neighbors.nearest_rows`.
     """
     own = [-1 if query.row is None else query.row for query in queries]
-    found = nearest_rows(selection, descriptors, k, metric=metric, exclude=own, **how)
+    how |= {"metric": metric, "exclude": own, "one_per_image": one_per_image}
+    found = nearest_rows(selection, descriptors, k, **how)
     labels, file = selection.labels, selection.file
     images = file.image_index
+    classes = np.array(classes_of(selection), dtype=object)
+    units = images[selection.rows] if one_per_image else selection.rows
     lines = []
     for query, rows, distances in zip(queries, found.rows, found.distances, strict=True):
         of_query = "" if query.row is None else labels.name_of(query.row) or ""
@@ -213,7 +238,14 @@ def make_contact_sheet(
                 is_same = label == of_query if label and of_query else None
                 neighbors.append(Neighbor(row, distance, file.path_of(int(images[row])), label, is_same))
         name = (query.path or query.text) if query.row is None else file.path_of(int(images[query.row]))
-        lines.append(SheetLine(query, name, of_query, tuple(neighbors)))
+        is_other = (
+            np.full(len(units), True)
+            if query.row is None
+            else units != (images[query.row] if one_per_image else query.row)
+        )
+        n_alike = len(np.unique(units[is_other & (classes == of_query)]))
+        n_labeled = len(np.unique(units[is_other & (classes != "")]))
+        lines.append(SheetLine(query, name, of_query, tuple(neighbors), n_alike, n_labeled))
     return ContactSheet(tuple(lines), k, metric)
 
 

@@ -263,6 +263,16 @@ def test_a_contact_sheet_has_the_nearest_rows_and_not_the_query(selection):
     assert sheet.n_judged == 12
 
 
+def test_neighbors_are_compared_with_what_is_possible_and_with_chance(selection):
+    sheet = sheet_of(selection, 3, 10)  # one query of each class, of 8, 8 and 7 rows
+    assert (sheet.n_judged, sheet.n_possible) == (30, 7 + 7 + 6)
+    assert sheet.n_by_chance == pytest.approx(10 * (7 + 7 + 6) / 22)
+    assert sheet_of(selection, 3, 2).n_possible == 6
+    everything = sheet_of(selection, 3, 22)
+    assert everything.n_same == everything.n_possible == pytest.approx(everything.n_by_chance)
+    assert sheet_of(selection, 3, 22, one_per_image=True).n_possible == 20  # each row is an image of its own
+
+
 @pytest.mark.slow
 def test_thumbnails_are_the_images_at_their_aspect_ratio(file, tmp_path):
     pictured = find_row_pictures(file, [3, 7, 3])
