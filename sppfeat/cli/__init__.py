@@ -12,6 +12,7 @@ import os
 import click
 
 from sppfeat._version import __version__
+from sppfeat.cli.command import ENVIRONMENT_PREFIX
 from sppfeat.cli.groups import CommandLine
 from sppfeat.config.machine import available_cores, visible_cores
 
@@ -24,9 +25,13 @@ _COMMANDS = "extract info verify merge probe predict search show report export r
 @click.group(
     cls=CommandLine,
     names=_COMMANDS.split(),
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+        "auto_envvar_prefix": ENVIRONMENT_PREFIX,
+    },
 )
-@click.version_option(__version__, prog_name="sppfeat")
+@click.version_option(__version__, prog_name="sppfeat", allow_from_autoenv=False)
 def main() -> None:
     """CNN features of images and boxes: one forward pass, pooled over a spatial pyramid, in one HDF5 file.
 

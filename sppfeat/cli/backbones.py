@@ -6,6 +6,7 @@ import click
 
 from sppfeat.cli import options
 from sppfeat.cli.bars import Bar, download_bar
+from sppfeat.cli.command import command
 from sppfeat.cli.options import LEVELS, complete_backbones, flag, option
 from sppfeat.cli.output import (
     human_bytes,
@@ -29,7 +30,7 @@ _FULL_HEADER = ["backbone", "channels", "stride", "dimension", "MB", "default la
 _LAYER_HEADER = ["layer", "channels", "stride", "offset", "map for 224 x 224"]
 
 
-@click.command(short_help="List the networks, or the layers of one; download weights.")
+@command(short_help="List the networks, or the layers of one; download weights.")
 @click.argument("name", required=False, shell_complete=complete_backbones)
 @option(
     "--levels",

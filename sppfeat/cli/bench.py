@@ -7,6 +7,7 @@ import click
 
 from sppfeat.cli import options
 from sppfeat.cli.bars import Bar, download_bar
+from sppfeat.cli.command import Command, Group
 from sppfeat.cli.options import SIZE, SIZE_HELP, NumberRange, Parsed, complete_files, flag, option, together
 from sppfeat.cli.output import joined_numbers, print_json_or_text, table
 from sppfeat.config.machine import keep_freed_memory
@@ -84,7 +85,7 @@ _draw_seed_option = option(
 )
 
 
-@click.group(short_help="Measure on this machine: boxes, pooling, or a run stage by stage.")
+@click.group(cls=Group, short_help="Measure on this machine: boxes, pooling, or a run stage by stage.")
 def bench() -> None:
     """Measure on this machine, with your network, your images, your device and precision.
 
@@ -94,7 +95,9 @@ def bench() -> None:
     keep_freed_memory()
 
 
-@bench.command(short_help="Descriptors of many boxes: one run of the image beside a run per box.")
+@bench.command(
+    cls=Command, short_help="Descriptors of many boxes: one run of the image beside a run per box."
+)
 @click.argument("image", required=False, shell_complete=complete_files)
 @_amount_option(
     "--max-boxes n_boxes",
@@ -135,7 +138,7 @@ def regions(image: str | None, **values: Any) -> None:
         _measure(bench_regions, _regions_text, image, on_download=on_download, **values)
 
 
-@bench.command(short_help="Our pooling of boxes and maps beside torchvision's and torch's.")
+@bench.command(cls=Command, short_help="Our pooling of boxes and maps beside torchvision's and torch's.")
 @_amount_option(
     "--box-counts counts",
     "1,10,100,300,2000,20000",
@@ -182,7 +185,7 @@ def pooling(**values: Any) -> None:
     _measure(bench_pooling, _pooling_text, **values)
 
 
-@bench.command(short_help="A run of whole images: each stage, all of it, and what bounds it.")
+@bench.command(cls=Command, short_help="A run of whole images: each stage, all of it, and what bounds it.")
 @click.argument("inputs", nargs=-1, metavar="[INPUT...]", shell_complete=complete_files)
 @_amount_option(
     "--max-images n_images",

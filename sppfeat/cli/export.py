@@ -10,6 +10,7 @@ import sppfeat
 from sppfeat.analysis.choices import EXPORT_DTYPES, EXPORT_FORMATS
 from sppfeat.cli import options
 from sppfeat.cli.bars import Bar
+from sppfeat.cli.command import command
 from sppfeat.cli.options import option
 from sppfeat.cli.output import human_bytes, print_json, say, standard_output
 from sppfeat.config.wording import counted
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["export"]
 
 
-@click.command(short_help="Write features as NumPy, Parquet, LIBSVM, MATLAB or CSV files.")
+@command(short_help="Write features as NumPy, Parquet, LIBSVM, MATLAB or CSV files.")
 @options.feature_file()
 @option(
     "-o",

@@ -10,6 +10,7 @@ import click
 import sppfeat
 from sppfeat.cli import options
 from sppfeat.cli.bars import Bar, download_bar
+from sppfeat.cli.command import command
 from sppfeat.cli.extract_options import CHANNELS, box_options, path_options, ray_options, shard_options
 from sppfeat.cli.groups import EXIT_INTERRUPTED, EXIT_SOME_FAILED, Stop, leave, stop_on_signals
 from sppfeat.cli.options import complete_files, flag, option, path, setting
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["extract"]
 
 
-@click.command(short_help="Write the descriptors of images, or of boxes in them, to an HDF5 file.")
+@command(short_help="Write the descriptors of images, or of boxes in them, to an HDF5 file.")
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", shell_complete=complete_files)
 @options.output("The HDF5 file to write or continue.")
 @option(
@@ -137,7 +138,7 @@ def extract(**values: Any) -> None:
     If the output exists and was made with the same settings, it is continued: images that are done stay.
 
     \b
-    Every option can be set in the environment: SPPFEAT_LEVELS=1,2 is --levels 1,2.
+    Every option can be set in the environment: SPPFEAT_EXTRACT_LEVELS=1,2 is --levels 1,2.
     Exit codes: 0 done; 1 error; 2 wrong usage; 3 finished, but some images failed; 130 interrupted.
     """
     with stop_on_signals() as stop:

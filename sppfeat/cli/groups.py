@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
+from sppfeat.cli.command import Group
 from sppfeat.cli.output import say, say_above_bars
 from sppfeat.errors import ConfigError, LabelWarning, SppfeatError
 
@@ -40,7 +41,7 @@ def leave(code: int) -> NoReturn:
     click.get_current_context().exit(code)
 
 
-class CommandLine(click.Group):
+class CommandLine(Group):
     """The group of all commands: imports a command when it is needed, and turns errors and signals into exit codes.
 
     Args:

@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import click
-
 import sppfeat
 from sppfeat.analysis.wording import reduction_text
 from sppfeat.cli import options
+from sppfeat.cli.command import command
 from sppfeat.cli.output import (
     box_counts_text,
     first_of,
@@ -23,7 +22,7 @@ __all__ = ["info"]
 _SHOWN = 10
 
 
-@click.command(short_help="Say what is in a feature file.")
+@command(short_help="Say what is in a feature file.")
 @options.feature_file()
 @options.json
 def info(file: Path, as_json: bool) -> None:

@@ -11,6 +11,7 @@ import click
 import sppfeat
 from sppfeat.cli import options
 from sppfeat.cli.bars import Bar
+from sppfeat.cli.command import command
 from sppfeat.cli.options import flag
 from sppfeat.cli.output import human_bytes, print_json, say
 from sppfeat.config.wording import counted
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["merge"]
 
 
-@click.command(short_help="Make one feature file of all shards of an extraction.")
+@command(short_help="Make one feature file of all shards of an extraction.")
 @click.argument("output", type=click.Path(path_type=Path))
 @click.argument("shards", nargs=-1, required=True)
 @flag("--copy", "Copy the descriptors: the merged file then needs the shards no more.")

@@ -144,13 +144,12 @@ def _declared_models() -> list[str]:
 
 
 def option(*names: str, **more: Any) -> Callable[[_F], _F]:
-    """Declares an option that shows its default and can be set by the environment variable ``SPPFEAT_<OPTION>``.
+    """Declares an option that shows its default.
 
     An option with the name of a setting of :data:`sppfeat.config.values.CHOICES` takes these.
     """
     long_name = next(name for name in names if name.startswith("--")).split("/")[0]
     name = long_name.removeprefix("--").replace("-", "_")
-    more.setdefault("envvar", f"SPPFEAT_{name.upper()}")
     if name in CHOICES:
         more.setdefault("type", click.Choice(CHOICES[name]))
     more.setdefault("show_default", True)

@@ -8,6 +8,7 @@ import click
 import sppfeat
 from sppfeat.cli import options
 from sppfeat.cli.bars import Bar
+from sppfeat.cli.command import command
 from sppfeat.cli.options import flag, path
 from sppfeat.cli.output import say, standard_output
 from sppfeat.config.wording import counted
@@ -15,7 +16,7 @@ from sppfeat.config.wording import counted
 __all__ = ["predict"]
 
 
-@click.command(short_help="Classify the rows of a feature file with a saved classifier.")
+@command(short_help="Classify the rows of a feature file with a saved classifier.")
 @click.argument("model", type=click.Path(path_type=Path))
 @options.feature_file("features")
 @path("-o --output", "CSV|-", "File to write. [default: standard output]")

@@ -10,6 +10,7 @@ import sppfeat
 from sppfeat.analysis.choices import CLASS_WEIGHTS, ProbeSettings
 from sppfeat.cli import options
 from sppfeat.cli.bars import Bar
+from sppfeat.cli.command import command
 from sppfeat.cli.options import NumberRange, count, flag, option, path, setting
 from sppfeat.cli.output import joined_numbers, print_json, print_result, say, table
 from sppfeat.config.wording import counted, escaped, first_few
@@ -23,7 +24,7 @@ _SHOWN = 10
 _SHOWN_SETTINGS = ("folds", "repeats", "seed", "C", "class_weight", "min_per_class")
 
 
-@click.command(short_help="Say what a linear classifier makes of a feature file, and save it.")
+@command(short_help="Say what a linear classifier makes of a feature file, and save it.")
 @options.feature_file("features")
 @setting(ProbeSettings, "folds", "Of the cross-validation.", type=click.IntRange(2))
 @setting(ProbeSettings, "repeats", "Shuffles of the rows into folds.", type=click.IntRange(1))

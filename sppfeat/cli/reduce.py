@@ -10,6 +10,7 @@ import sppfeat
 from sppfeat.analysis.wording import dimensions_text, variance_text
 from sppfeat.cli import options
 from sppfeat.cli.bars import Bar
+from sppfeat.cli.command import command
 from sppfeat.cli.options import auto_or_int, flag, given_options, option, path, setting
 from sppfeat.cli.output import human_bytes, print_json, say
 from sppfeat.config.specs import REDUCED_NORMALIZATIONS, ReductionSpec
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["reduce"]
 
 
-@click.command(short_help="Reduce descriptors to fewer dimensions: PCA, whitening, random projection.")
+@command(short_help="Reduce descriptors to fewer dimensions: PCA, whitening, random projection.")
 @options.feature_file()
 @options.output("The feature file to write.")
 @path(

@@ -9,13 +9,14 @@ import sppfeat
 from sppfeat.analysis.choices import DEFAULT_EMBEDDING, EMBEDDINGS, MOST_EMBEDDED
 from sppfeat.cli import options
 from sppfeat.cli.bars import Bar
+from sppfeat.cli.command import command
 from sppfeat.cli.options import count, flag, option
 from sppfeat.cli.output import human_bytes, say
 
 __all__ = ["report"]
 
 
-@click.command(short_help="One page about a feature file: pictures, probe, failures, settings.")
+@command(short_help="One page about a feature file: pictures, probe, failures, settings.")
 @options.feature_file()
 @options.output("The page to write: .html.")
 @options.overwrite

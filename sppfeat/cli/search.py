@@ -10,6 +10,7 @@ import sppfeat
 from sppfeat.analysis.choices import DEFAULT_NEIGHBORS
 from sppfeat.cli import options
 from sppfeat.cli.bars import Bar, download_bar
+from sppfeat.cli.command import command
 from sppfeat.cli.options import flag
 from sppfeat.cli.output import print_json_or_text, table
 from sppfeat.config.wording import escaped
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["search"]
 
 
-@click.command(short_help="Find the rows of a feature file that are most like an image, a box or a row.")
+@command(short_help="Find the rows of a feature file that are most like an image, a box or a row.")
 @options.feature_file()
 @click.argument("queries", nargs=-1, required=True, metavar="QUERY...")
 @options.neighbors(DEFAULT_NEIGHBORS)

@@ -18,7 +18,7 @@ from sppfeat.analysis.choices import (
 )
 from sppfeat.cli import options
 from sppfeat.cli.bars import Bar, download_bar
-from sppfeat.cli.command import Group
+from sppfeat.cli.command import Command, Group
 from sppfeat.cli.options import Parsed, count, flag, given_options, option, path, together
 from sppfeat.cli.output import print_json, say
 from sppfeat.config.specs import DEFAULT_BOX_SIZE, DEFAULT_LEVELS, DEFAULT_SIZE
@@ -58,7 +58,7 @@ def show() -> None:
     """
 
 
-@show.command(short_help="The pyramid's bins on a photograph, and what is pooled in them.")
+@show.command(cls=Command, short_help="The pyramid's bins on a photograph, and what is pooled in them.")
 @click.argument("photo", required=False)
 @_picture_option
 @options.overwrite
@@ -119,7 +119,7 @@ def image(photo: str | None, as_json: bool, layers: tuple[str, ...], **values: A
         _say_picture(picture)
 
 
-@show.command(short_help="Rows as points of a plane, coloured by class, with pictures.")
+@show.command(cls=Command, short_help="Rows as points of a plane, coloured by class, with pictures.")
 @_file_and_output
 @options.selection
 @option(
@@ -153,7 +153,7 @@ def embedding(file: Path, output: Path, **values: Any) -> None:
     _say_picture(sppfeat.show_embedding(file, output, **values))
 
 
-@show.command(short_help="A contact sheet: rows beside the rows that are nearest to them.")
+@show.command(cls=Command, short_help="A contact sheet: rows beside the rows that are nearest to them.")
 @options.feature_file()
 @click.argument("queries", nargs=-1, metavar="[QUERY]...")
 @_picture_option
@@ -185,7 +185,7 @@ def neighbors(file: Path, queries: tuple[str, ...], output: Path, quiet: bool, *
     _say_picture(picture)
 
 
-@show.command(short_help="Histograms of the norms of descriptors, layer by layer.")
+@show.command(cls=Command, short_help="Histograms of the norms of descriptors, layer by layer.")
 @_file_and_output
 @options.rows
 @options.columns
@@ -204,7 +204,7 @@ def norms(file: Path, output: Path, **values: Any) -> None:
     _say_picture(sppfeat.show_norms(file, output, **values))
 
 
-@show.command(short_help="Widths by heights of images or boxes, with histograms.")
+@show.command(cls=Command, short_help="Widths by heights of images or boxes, with histograms.")
 @_file_and_output
 @option(
     "--of",

@@ -10,6 +10,7 @@ import click
 
 from sppfeat.cli import options
 from sppfeat.cli.bars import Bar, download_bar
+from sppfeat.cli.command import command
 from sppfeat.cli.groups import EXIT_INTERRUPTED, EXIT_SOME_FAILED, leave, stop_on_signals
 from sppfeat.cli.options import (
     Parsed,
@@ -68,7 +69,7 @@ def _setting(setting: "dataclasses.Field[Any]") -> Callable[[Any], Any]:
     return option(flag, setting.name, **more)
 
 
-@click.command(short_help="Train a network with the pyramid in it, by labels or by other networks.")
+@command(short_help="Train a network with the pyramid in it, by labels or by other networks.")
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", shell_complete=complete_files)
 @options.output("The folder for weights (model.pth), checkpoints, log and the list of images.")
 @option(

@@ -4,11 +4,10 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 import sppfeat
 from sppfeat.cli import options
 from sppfeat.cli.bars import Bar, download_bar
+from sppfeat.cli.command import command
 from sppfeat.cli.groups import EXIT_ERROR, leave
 from sppfeat.cli.options import count, option
 from sppfeat.cli.output import print_json_or_text
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["verify"]
 
 
-@click.command(short_help="Check a feature file, and compute rows again.")
+@command(short_help="Check a feature file, and compute rows again.")
 @options.feature_file()
 @count("--recompute", "Compute K random rows again and compare.", least=0, default=0, metavar="K")
 @option("--seed", type=int, default=0, help="Of the choice of rows.")

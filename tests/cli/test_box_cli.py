@@ -97,11 +97,13 @@ def test_every_option_reaches_the_file_also_from_the_environment(folder, boxes, 
         "--margin": "1.5",
         "--normalize": "meannorm:20",
     }
-    environment = {"SPPFEAT_BOXES": boxes, "SPPFEAT_OUTPUT": tmp_path / "f.h5", "SPPFEAT_LEVELS": "1,3"}
+    environment = {"BOXES": boxes, "OUTPUT": tmp_path / "f.h5", "LEVELS": "1,3"}
     boxes.write_text("path,a,b,x,y,w,h\nimg1.png,,,.5,.5,.5,.25\n")
     flat = [part for pair in options.items() for part in pair]
     args = ["extract", folder, *TINY[2:], "--size", "64", "--drop-duplicates", *flat]
-    result = run(*args, "-q", env={name: str(value) for name, value in environment.items()})
+    result = run(
+        *args, "-q", env={f"SPPFEAT_EXTRACT_{name}": str(value) for name, value in environment.items()}
+    )
     assert (result.exit_code, result.output) == (0, "")
     with sppfeat.open(tmp_path / "f.h5") as file:
         recorded = file.config.to_dict()

@@ -114,7 +114,11 @@ def test_a_dry_run_prints_the_plan_as_the_result_and_writes_nothing(classes, tmp
 @pytest.mark.usefixtures("tiny_network")
 def test_options_in_the_environment(classes, tmp_path):
     """One that is set for all commands may have no effect here."""
-    environment = {"SPPFEAT_EPOCHS": "3", "SPPFEAT_SIZES": "48,64", "SPPFEAT_VAL_SIZES": "32"}
+    environment = {
+        "SPPFEAT_TRAIN_EPOCHS": "3",
+        "SPPFEAT_TRAIN_SIZES": "48,64",
+        "SPPFEAT_TRAIN_VAL_SIZES": "32",
+    }
     result = run(classes, "-o", tmp_path / "run", *TINY[:6], "--dry-run", "-v", env=environment, code=0)
     settings = json.loads(result.stdout.partition("settings:\n")[2])
     assert (settings["recipe"]["epochs"], settings["data"]["sizes"]) == (3, [48, 64])
