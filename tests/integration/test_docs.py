@@ -1,0 +1,93 @@
+"""The pages of docs/ name everything that the code has: datasets, exit codes, functions, rooms, formats."""
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+from pages import PAGES
+
+import sppfeat
+from sppfeat.analysis.choices import EXPORT_FORMATS
+from sppfeat.cli import groups, main
+from sppfeat.store.schema import (
+    COLUMNS,
+    OPTIONAL_COLUMNS,
+    REDUCTION_COLUMNS,
+    ROW_COLUMNS,
+    SOURCE_COLUMNS,
+    VERSION_COLUMNS,
+)
+
+DATASETS = [
+    "features",
+    *COLUMNS,
+    *OPTIONAL_COLUMNS,
+    *VERSION_COLUMNS,
+    *ROW_COLUMNS,
+    *REDUCTION_COLUMNS,
+    *SOURCE_COLUMNS,
+]
+
+
+def section(page: str, heading: str) -> str:
+    """The text of a page from a heading of the second level to the next."""
+    return PAGES[page].read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+
+
+def first_cells(text: str) -> list[str]:
+    """The first cell of each row of the tables in a text."""
+    return re.findall(r"^\| ([^|]+) \|", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_every_dataset_is_described(dataset):
+    cells = " ".join(first_cells(PAGES["file-format"].read_text()))
+    assert f"`/{dataset}`" in cells
+
+
+def test_no_dataset_is_described_that_no_file_has():
+    cells = " ".join(first_cells(PAGES["file-format"].read_text()))
+    assert set(re.findall(r"`/([^`*]+)`", cells)) == set(DATASETS)
+
+
+def test_every_exit_code_is_described():
+    described = [int(cell) for cell in first_cells(section("faults", "Exit codes")) if cell.isdigit()]
+    known = {value for name, value in vars(groups).items() if name.startswith("EXIT_")}
+    assert described == sorted({0, *known})
+
+
+def commands(group: click.Group = main, prefix: str = "") -> set[str]:
+    """Every command that is not a group, by its words."""
+    context = click.Context(group)
+    names = set()
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        is_group = isinstance(command, click.Group)
+        names |= commands(command, f"{prefix}{name} ") if is_group else {f"{prefix}{name}"}
+    return names
+
+
+def test_every_function_is_listed_with_its_command():
+    cells = first_cells(section("reading", "Commands from Python"))
+    listed = {name for cell in cells for name in re.findall(r"`sppfeat\.(\w+)`", cell)}
+    assert listed == {*sppfeat.__all__} - {"Extractor", "open", "__version__"}
+    without_function = {name for name in commands() if name.split()[0] in ("backbones", "train", "bench")}
+    assert {name.replace("_", " ") for name in listed} == commands() - without_function
+
+
+@pytest.mark.parametrize("name", EXPORT_FORMATS)
+def test_every_export_format_is_listed(name):
+    cells = " ".join(first_cells(section("export", "Formats")))
+    assert f"`.{name}`" in cells
+
+
+def test_every_room_is_described():
+    package = Path(sppfeat.__file__).parent
+    rooms = {path.parent.name for path in package.glob("*/__init__.py")}
+    described = set(
+        re.findall(
+            r"`(\w+)`", " ".join(re.findall(r"^\| \d \|([^|]+)\|", section("contributing", "Rooms"), re.M))
+        )
+    )
+    assert rooms <= described <= rooms | {path.stem for path in package.glob("*.py")}
