@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import nn
 from sppfeat.boxes.table import clip_boxes
 from sppfeat.config.distribution import RunOptions
 from sppfeat.config.extract_config import ExtractConfig
+from sppfeat.config.progress import Bar
 from sppfeat.config.regions import RegionSpec, RowFlag
 from sppfeat.config.request import DescriptorChoice
 from sppfeat.config.specs import DEFAULT_BACKBONE, DEFAULT_SIZE, DescriptorSpec, InputSpec, parse_levels
@@ -222,6 +222,7 @@ class Extractor:
         *,
         projection: str | None = None,
         margin: float | None = None,
+        progress: bool = False,
     ) -> Any:
         """Compute the descriptors of one image or many.
 
@@ -234,6 +235,7 @@ class Extractor:
             projection: rule that maps boxes to feature-map cells: ``"sppnet"``, ``"paper"`` or ``"roi_pool"``; None:
                 the rule of the file (:meth:`from_file`), or ``"sppnet"``.
             margin: network-input pixels to cut from each side of a box; None: the margin of the file, or 0.
+            progress: True to show a progress bar on standard error or in the notebook.
 
         Returns:
             Without boxes: ``(D,)`` float32 for one image, ``(N, D)`` for a sequence. With boxes: ``(K, D)`` for one
@@ -249,7 +251,8 @@ class Extractor:
         )
         many: list[Any] = [images] if is_one else list(cast("Sequence[ImageLike]", images))
         if boxes is None:
-            rows = self._describe_whole(many)
+            with Bar("reading headers", len(many), unit="image", shown=progress) as bar:
+                rows = self._describe_whole(many, bar)
             return rows[0] if is_one else rows
         projector = self.projector(projection=projection, margin=margin)
         if is_one:
@@ -258,7 +261,12 @@ class Extractor:
             raise BoxError(
                 f"boxes for {counted(len(boxes), 'image')}, given {counted(len(many), 'image')}; allowed: for each"
             )
-        return [self._describe_boxes(image, own, projector) for image, own in zip(many, boxes, strict=True)]
+        result = []
+        with Bar("extracting", len(many), unit="image", shown=progress) as bar:
+            for image, own in zip(many, boxes, strict=True):
+                result.append(self._describe_boxes(image, own, projector))
+                bar.move_to(len(result))
+        return result
 
     def network_input(self, image: ImageLike, *, scale: int = 0) -> NetworkInput:
         """Read an image and resize it to the network input, before mean and deviation are applied.
@@ -302,20 +310,22 @@ class Extractor:
     def _geometries(self) -> tuple[FeatureGeometry, ...]:
         return tuple(self._backbone.geometry(i) for i in range(len(self._backbone.spec.layers)))
 
-    def _describe_whole(self, images: list[ImageLike]) -> npt.NDArray[np.float32]:
-        image_hws, input_hws = self._read_sizes(images)
+    def _describe_whole(self, images: list[ImageLike], bar: Bar) -> npt.NDArray[np.float32]:
+        image_hws, input_hws = self._read_sizes(images, bar)
         # An image is run at the scale that a box covering all of it would get.
         uses = np.zeros(input_hws.shape[:2], dtype=bool)
         for i, (height, width) in enumerate(image_hws):
             whole = np.array([[0.0, 0.0, width, height]])
             uses[i, best_scales(whole, (height, width), self.config.input.short_sides)] = True
         result = np.empty((len(images), self.dimension), dtype=np.float32)
-        most, every = BATCH_PIXELS[self._describer.device.type], np.arange(len(images))
+        most, every, n_done = BATCH_PIXELS[self._describer.device.type], np.arange(len(images)), 0
         for batch in schedule(input_hws, every, batch_size=self._batch_size, batch_pixels=most, uses=uses):
             pixels = [self._read_pixels(images[i], image_hws[i], batch.input_hw) for i in batch.images]
             descriptors, wait = self._describer.describe_images(np.stack(pixels))
             wait()
             result[batch.images] = self._reduce(descriptors)
+            n_done += len(batch.images)
+            bar.move_to(n_done, label="extracting")
         return result
 
     def _describe_boxes(self, image: Any, boxes: Any, projector: Projector) -> npt.NDArray[np.float32]:
@@ -335,12 +345,16 @@ class Extractor:
                 result[found.rows] = self._reduce(found.descriptors)
         return result
 
-    def _read_sizes(self, images: list[ImageLike]) -> tuple[list[tuple[int, int]], npt.NDArray[np.int32]]:
+    def _read_sizes(
+        self, images: list[ImageLike], bar: Bar | None = None
+    ) -> tuple[list[tuple[int, int]], npt.NDArray[np.int32]]:
         """Return height and width of each image as displayed, and the sizes of the network inputs, ``(N, S, 2)``."""
         image_hws = []
         for image in images:
             with naming(image):
                 image_hws.append(read_size(image, self._decode_settings))
+            if bar is not None:
+                bar.move_to(len(image_hws))
         input_hws, errors = input_sizes(np.array(image_hws, np.int32).reshape(-1, 2), self.config.input)
         for i, reason in errors.items():
             raise ImageError(f"{name_image(images[i], i)}: {reason}")
@@ -365,25 +379,13 @@ def _parse_size(size: int | str) -> int | None:
 
 @contextlib.contextmanager
 def _download_progress(on_download: OnDownload | None) -> Iterator[OnDownload]:
-    """Yield the given callback; for None, one that draws a progress bar on standard error."""
-    if on_download is not None or sys.stderr is None:
-        yield on_download or (lambda name, done, total: None)
-        return
-    from tqdm import tqdm
+    """Yield the given callback; for None, one that shows a progress bar on standard error."""
+    bars: list[Bar] = []
 
-    bars: list[Any] = []
+    def show(name: str, done: int, total: int | None) -> None:
+        if not bars:
+            bars.append(opened.enter_context(Bar(name, total, unit="B")))
+        bars[0].move_to(done)
 
-    def draw(name: str, done: int, total: int | None) -> None:
-        # If standard error is closed, or a pipe that nobody reads, the download still goes on.
-        with contextlib.suppress(OSError):
-            if not bars:
-                seconds = 0.1 if sys.stderr.isatty() else 10.0  # in a log file, each update is a line
-                bars.append(tqdm(total=total, desc=name, unit="B", unit_scale=True, mininterval=seconds))
-            bars[0].update(done - bars[0].n)
-
-    try:
-        yield draw
-    finally:
-        with contextlib.suppress(OSError):
-            for bar in bars:
-                bar.close()
+    with contextlib.ExitStack() as opened:
+        yield on_download or show

@@ -8,16 +8,9 @@ from sppfeat.cli import options
 from sppfeat.cli.bars import Bar, download_bar
 from sppfeat.cli.command import command
 from sppfeat.cli.options import LEVELS, complete_backbones, flag, option
-from sppfeat.cli.output import (
-    human_bytes,
-    joined_numbers,
-    print_json,
-    print_json_or_text,
-    print_result,
-    say,
-    table,
-)
+from sppfeat.cli.output import joined_numbers, print_json, print_json_or_text, print_result, say, table
 from sppfeat.config.specs import DEFAULT_LEVELS
+from sppfeat.config.wording import human_bytes
 from sppfeat.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -124,7 +117,7 @@ def _list_networks() -> None:
 def _describe_networks(pattern: str, levels: tuple[int, ...], as_json: bool) -> None:
     from sppfeat.networks.zoo import describe_backbones
 
-    with Bar("computing channels and strides", 0, unit="net", shown=True) as bar:
+    with Bar("computing channels and strides", 0, unit="network", shown=True) as bar:
         entries = describe_backbones(pattern, levels, on_progress=bar.move_to)
     rows = [
         [

@@ -215,7 +215,7 @@ def extract(inputs: tuple[str, ...], **values: Any) -> None:
     """
     from sppfeat.bench.runs import bench_extract
 
-    preparing = Bar("preparing images", 0, unit="img", shown=not values["quiet"])
+    preparing = Bar("preparing images", 0, unit="image", shown=not values["quiet"])
     with preparing, download_bar() as on_download:
         _measure(
             bench_extract,

@@ -12,8 +12,8 @@ from sppfeat.cli import options
 from sppfeat.cli.bars import Bar
 from sppfeat.cli.command import command
 from sppfeat.cli.options import option
-from sppfeat.cli.output import human_bytes, print_json, say, standard_output
-from sppfeat.config.wording import counted
+from sppfeat.cli.output import print_json, say, standard_output
+from sppfeat.config.wording import counted, human_bytes
 from sppfeat.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -157,7 +157,7 @@ def _extract(stop: Stop, *, quiet: bool, verbose: bool, as_json: bool, **values:
     dry_run = values["dry_run"]
     paths = {"output": values["output"], "boxes": values["boxes"]}
     with contextlib.ExitStack() as before, contextlib.ExitStack() as during:
-        headers = before.enter_context(Bar("reading headers", 0, unit="img", shown=not quiet))
+        preparing = before.enter_context(Bar("preparing", 0, unit="image", shown=not quiet))
         bars = []
 
         def on_plan(plan: "PlanSummary", config: "ExtractConfig") -> None:
@@ -168,7 +168,9 @@ def _extract(stop: Stop, *, quiet: bool, verbose: bool, as_json: bool, **values:
                 width = terminal_columns(sys.stderr)
                 say(plan_text(plan, **paths, hints=hints, settings=settings, columns=width))
             if not dry_run:
-                bars.append(during.enter_context(Bar("extracting", plan.to_do, unit="img", shown=not quiet)))
+                bars.append(
+                    during.enter_context(Bar("extracting", plan.to_do, unit="image", shown=not quiet))
+                )
 
         def on_progress(progress: "Progress") -> None:
             stop.begin_batches()
@@ -176,7 +178,7 @@ def _extract(stop: Stop, *, quiet: bool, verbose: bool, as_json: bool, **values:
 
         result = sppfeat.extract(
             **values,
-            on_probe=headers.move_to,
+            on_probe=lambda n, total: preparing.move_to(n, total, label="reading headers"),
             on_download=before.enter_context(download_bar()),
             on_plan=on_plan,
             on_progress=on_progress,

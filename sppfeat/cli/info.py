@@ -7,15 +7,8 @@ import sppfeat
 from sppfeat.analysis.wording import reduction_text
 from sppfeat.cli import options
 from sppfeat.cli.command import command
-from sppfeat.cli.output import (
-    box_counts_text,
-    first_of,
-    human_bytes,
-    labeled_lines,
-    print_json_or_text,
-    scales_text,
-)
-from sppfeat.config.wording import counted, escaped, first_few
+from sppfeat.cli.output import box_counts_text, first_of, labeled_lines, print_json_or_text, scales_text
+from sppfeat.config.wording import counted, escaped, first_few, human_bytes
 
 __all__ = ["info"]
 

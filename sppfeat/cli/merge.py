@@ -13,13 +13,15 @@ from sppfeat.cli import options
 from sppfeat.cli.bars import Bar
 from sppfeat.cli.command import command
 from sppfeat.cli.options import flag
-from sppfeat.cli.output import human_bytes, print_json, say
-from sppfeat.config.wording import counted
+from sppfeat.cli.output import print_json, say
+from sppfeat.config.wording import counted, human_bytes
 
 if TYPE_CHECKING:
     from sppfeat.store.merge import MergeSummary
 
 __all__ = ["merge"]
+
+_PHASE_LABELS = {"check": "checking shards", "join": "joining shards", "copy": "copying rows"}
 
 
 @command(short_help="Make one feature file of all shards of an extraction.")
@@ -46,7 +48,7 @@ def merge(output: Path, shards: tuple[str, ...], as_json: bool, quiet: bool, **v
         found = sppfeat.merge(
             output,
             list(_named(shards)),
-            on_progress=lambda phase, done, total: bar.move_to(done, total, note=phase),
+            on_progress=lambda phase, done, total: bar.move_to(done, total, label=_PHASE_LABELS[phase]),
             **values,
         )
     if as_json:

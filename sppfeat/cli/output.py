@@ -11,15 +11,13 @@ from typing import Any, BinaryIO, TextIO
 
 import click
 
+from sppfeat.config.progress import STANDARD_ERROR
 from sppfeat.config.wording import counted, escaped
 from sppfeat.errors import StoreError
 
 __all__ = [
-    "STANDARD_ERROR",
     "box_counts_text",
     "first_of",
-    "human_bytes",
-    "human_seconds",
     "joined_numbers",
     "labeled_lines",
     "print_json",
@@ -32,33 +30,6 @@ __all__ = [
     "table",
     "terminal_columns",
 ]
-
-
-class _StandardError:
-    """Standard error as a file that never fails; text for a closed terminal or a broken pipe is dropped.
-
-    ``sys.stderr`` is None in a process that was started without standard error (``2>&-``).
-    """
-
-    encoding = property(lambda self: getattr(sys.stderr, "encoding", "ascii"))
-
-    def write(self, text: str) -> None:
-        with contextlib.suppress(OSError, AttributeError):
-            sys.stderr.write(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError, AttributeError):
-            sys.stderr.flush()
-
-    def isatty(self) -> bool:
-        return sys.stderr is not None and sys.stderr.isatty()
-
-    def fileno(self) -> int:
-        return sys.stderr.fileno()
-
-
-STANDARD_ERROR = _StandardError()
-"""The file of all progress bars: tqdm clears those of a file before it writes a line there."""
 
 
 def say(text: str) -> None:
@@ -126,34 +97,6 @@ def first_of(lines: list[str], n_shown: int | None, *, more: str) -> list[str]:
     if n_shown is None or len(lines) <= n_shown:
         return lines
     return [*lines[:n_shown], more.format(len(lines) - n_shown)]
-
-
-def human_bytes(n: int) -> str:
-    """Formats a number of bytes in a suitable unit.
-
-    Example:
-        >>> human_bytes(1_234_567), human_bytes(769_000)
-        ('1.2 MB', '769 kB')
-    """
-    value, units = float(n), ["B", "kB", "MB", "GB", "TB"]
-    while value >= 999.5 and len(units) > 1:
-        value /= 1000
-        units.pop(0)
-    digits = 0 if units[0] == "B" or value >= 99.95 else 1
-    return f"{value:.{digits}f} {units[0]}"
-
-
-def human_seconds(seconds: float) -> str:
-    """Formats a duration in suitable units.
-
-    Example:
-        >>> human_seconds(4.83), human_seconds(200), human_seconds(7300)
-        ('4.8 s', '3 min 20 s', '2 h 1 min')
-    """
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def joined_numbers(numbers: Iterable[int]) -> str:

@@ -12,15 +12,17 @@ from sppfeat.cli import options
 from sppfeat.cli.bars import Bar
 from sppfeat.cli.command import command
 from sppfeat.cli.options import auto_or_int, flag, given_options, option, path, setting
-from sppfeat.cli.output import human_bytes, print_json, say
+from sppfeat.cli.output import print_json, say
 from sppfeat.config.specs import REDUCED_NORMALIZATIONS, ReductionSpec
-from sppfeat.config.wording import counted
+from sppfeat.config.wording import counted, human_bytes
 from sppfeat.errors import ConfigError
 
 if TYPE_CHECKING:
     from sppfeat.analysis.reduce import ReduceReport
 
 __all__ = ["reduce"]
+
+_STAGE_LABELS = {"fit": "fitting", "write": "writing"}
 
 
 @command(short_help="Reduce descriptors to fewer dimensions: PCA, whitening, random projection.")
@@ -74,7 +76,10 @@ def reduce(file: Path, output: Path, as_json: bool, quiet: bool, **values: Any) 
         values = of_output
     with Bar("reducing", 0, unit="row", shown=not quiet) as bar:
         report = sppfeat.reduce(
-            file, output, on_progress=lambda stage, done, rows: bar.move_to(done, rows, note=stage), **values
+            file,
+            output,
+            on_progress=lambda stage, done, rows: bar.move_to(done, rows, label=_STAGE_LABELS[stage]),
+            **values,
         )
     if as_json:
         found = {"file": str(file), "from": None if like is None else str(like), "output": str(output)}

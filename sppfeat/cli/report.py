@@ -11,7 +11,8 @@ from sppfeat.cli import options
 from sppfeat.cli.bars import Bar
 from sppfeat.cli.command import command
 from sppfeat.cli.options import count, flag, option
-from sppfeat.cli.output import human_bytes, say
+from sppfeat.cli.output import say
+from sppfeat.config.wording import human_bytes
 
 __all__ = ["report"]
 

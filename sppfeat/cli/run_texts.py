@@ -5,18 +5,10 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from sppfeat.cli.output import (
-    box_counts_text,
-    first_of,
-    human_bytes,
-    human_seconds,
-    joined_numbers,
-    labeled_lines,
-    scales_text,
-)
+from sppfeat.cli.output import box_counts_text, first_of, joined_numbers, labeled_lines, scales_text
 from sppfeat.config.machine import user_cache_folder
 from sppfeat.config.values import StrPath
-from sppfeat.config.wording import counted, one_line
+from sppfeat.config.wording import counted, human_bytes, human_seconds, one_line
 
 if TYPE_CHECKING:
     from sppfeat.extraction.extract import ExtractResult

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["search"]
 
+_STAGE_LABELS = {"describing": "describing queries", "searching": "searching"}
+
 
 @command(short_help="Find the rows of a feature file that are most like an image, a box or a row.")
 @options.feature_file()
@@ -43,11 +45,11 @@ def search(file: Path, queries: tuple[str, ...], as_json: bool, quiet: bool, **v
     All queries are looked at before anything is computed; if one is wrong, nothing is printed. The search is exact:
     every row is compared, and rows at the same distance come in the order of the file.
     """
-    with Bar("searching", 0, unit="row", shown=not quiet) as bar, download_bar() as on_download:
+    with Bar("preparing", 0, unit="", shown=not quiet) as bar, download_bar() as on_download:
         found = sppfeat.search(
             file,
             queries,
-            on_progress=lambda stage, done, total: bar.move_to(done, total, note=stage),
+            on_progress=lambda stage, done, total: bar.move_to(done, total, label=_STAGE_LABELS[stage]),
             on_download=on_download,
             **values,
         )

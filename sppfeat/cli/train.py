@@ -139,7 +139,7 @@ def train(quiet: bool, verbose: bool, as_json: bool, **values: Any) -> None:
     settings = request.settings.canonical() if verbose else None
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(stop_on_signals())
-        bars = [stack.enter_context(Bar("reading headers", 0, unit="img", shown=not quiet))]
+        bars = [stack.enter_context(Bar("preparing", 0, unit="image", shown=not quiet))]
         on_download = stack.enter_context(download_bar())
 
         def on_plan(plan: dict[str, Any]) -> None:
@@ -162,7 +162,7 @@ def train(quiet: bool, verbose: bool, as_json: bool, **values: Any) -> None:
         try:
             found = run_training(
                 request,
-                on_probe=bars[0].move_to,
+                on_probe=lambda n, total: bars[0].move_to(n, total, label="reading headers"),
                 on_download=on_download,
                 on_plan=on_plan,
                 on_step=on_step,

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterable
 
-__all__ = ["counted", "escaped", "first_few", "one_line", "reason_of"]
+__all__ = ["counted", "escaped", "first_few", "human_bytes", "human_seconds", "one_line", "reason_of"]
 
 _MAX_SHOWN = 300
 
@@ -57,3 +57,31 @@ def counted(n: int, one: str, many: str | None = None, *, thousands: str = "") -
     """
     ending = "es" if one.endswith(("s", "x")) else "s"
     return f"{n:{thousands}} {one if n == 1 else many or one + ending}"
+
+
+def human_bytes(n: int) -> str:
+    """Return a number of bytes in a suitable unit.
+
+    Example:
+        >>> human_bytes(1_234_567), human_bytes(769_000)
+        ('1.2 MB', '769 kB')
+    """
+    value, units = float(n), ["B", "kB", "MB", "GB", "TB"]
+    while value >= 999.5 and len(units) > 1:
+        value /= 1000
+        units.pop(0)
+    digits = 0 if units[0] == "B" or value >= 99.95 else 1
+    return f"{value:.{digits}f} {units[0]}"
+
+
+def human_seconds(seconds: float, *, digits: int = 1) -> str:
+    """Return a duration in suitable units, with this many digits after the point if it is short.
+
+    Example:
+        >>> human_seconds(4.83), human_seconds(200), human_seconds(7300)
+        ('4.8 s', '3 min 20 s', '2 h 1 min')
+    """
+    if seconds < 100:
+        return f"{seconds:.{digits}f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

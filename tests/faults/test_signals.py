@@ -16,6 +16,7 @@ from killing import TINY
 import sppfeat
 from sppfeat.cli.bars import Bar
 from sppfeat.cli.groups import stop_on_signals
+from sppfeat.files.outputs import is_being_written
 from sppfeat.store.reader import FeatureFile
 
 pytestmark = pytest.mark.slow
@@ -93,7 +94,7 @@ def n_rows_with_values(output) -> int:
 
 def test_a_signal_before_the_first_batch_stops_at_once(runs, many, tmp_path):
     run = runs.start("extract", many, "-o", tmp_path / "f.h5", *SLOW)
-    wait_for(lambda: "reading headers" in runs.log(), run)
+    wait_for(lambda: is_being_written(tmp_path / "f.h5"), run)  # locked first of all
     run.send(signal.SIGTERM)
     status, _ = runs.wait()
     assert status == 130, runs.log()

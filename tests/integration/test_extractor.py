@@ -3,6 +3,7 @@ import pytest
 import torch
 from extraction_runs import extract, plain_maps, plain_network
 from PIL import Image
+from terminal import Terminal
 from torch import nn
 
 import sppfeat
@@ -189,3 +190,19 @@ def test_input_maps_and_projector_make_the_descriptor(extractor, folder):
     assert (projector.rule, projector.margin, len(projector.geometries)) == ("roi_pool", 0.0, 1)
     with pytest.raises(ConfigError, match="margin"):
         extractor.projector(projection="paper", margin=3.0)
+
+
+@pytest.mark.parametrize("with_boxes", [False, True])
+def test_progress_is_shown_if_it_is_wanted(photos, monkeypatch, with_boxes):
+    paths = sorted(photos.rglob("*.jpg"))[:3]
+    boxes = [[[0, 0, 50, 50]]] * 3 if with_boxes else None
+    extractor = sppfeat.Extractor(size=64, device="cpu")
+    with Terminal(monkeypatch, 80) as terminal:
+        quiet = extractor(paths, boxes)
+        assert terminal.read() == ""
+        shown = extractor(paths, boxes, progress=True)
+        printed = terminal.read()
+    assert "extracting: 100%" in printed
+    assert "3/3 [" in printed
+    for one, other in zip(quiet, shown, strict=True):
+        np.testing.assert_array_equal(one, other)

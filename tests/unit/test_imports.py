@@ -48,7 +48,7 @@ IMPORTERS = {
     ),
     "torchvision": ("networks", "training", "bench"),
     "click": ("cli",),
-    "tqdm": ("cli", "extractor"),
+    "tqdm": ("config.progress",),
     "PIL": ("decoding", "extractor", "training", "bench", "analysis.show"),
 }
 DECODING_MAY_IMPORT = {"PIL", "numpy"}
@@ -133,6 +133,15 @@ def test_packages_are_imported_by_the_rooms_that_need_them():
             if allowed is not None and not any(f"{module}.".startswith(f"{room}.") for room in allowed):
                 wrong.add((module, package))
     assert wrong == set()
+
+
+def test_only_the_command_line_and_the_extractor_show_bars():
+    importers = {
+        room_of(module)
+        for module, imports in IMPORTS.items()
+        if any(imported.module == "config.progress" for imported in imports)
+    }
+    assert importers == {"cli", "extractor"}
 
 
 def test_decoding_imports_only_pillow_and_numpy():
