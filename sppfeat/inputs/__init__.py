@@ -1,4 +1,4 @@
-"""Listing of the images that a user names.
+"""Lists the images that the user names.
 
 Folders, files, archives, tables, URLs and lists of these go in. A single :class:`Listing` in a fixed order comes out:
 paths below a root, class labels, ids, and a :class:`Storage` that fetches the bytes of any image to this machine. The

@@ -1,4 +1,4 @@
-"""Classes of images: those that the inputs give, or the folders that the images lie in."""
+"""Classes of images, given by the inputs or taken from the folders."""
 
 import os
 import re
@@ -24,15 +24,15 @@ _SPLIT = re.compile(
     rb"(?:seg_)?(?:train|training|val|valid|validation|test|testing|dev)(?:[_ -]?(?:set|data))?(?:[_-]?[0-9]{4})?",
     re.IGNORECASE,
 )
-# Folders for images without a class, such as those of a test set, beside splits with class folders.
+# Folder names for images without a class, such as a test set next to splits with class folders.
 _PLAIN_FOLDERS = {b"images", b"image", b"imgs", b"img", b"photos", b"data", b"all", b"unknown", b"unlabeled"}
 _SHOWN = 10
 
 
 class Labels(NamedTuple):
-    """The classes of images, the number of images without one, and what the user should know about them.
+    """The classes of images, the number of images without one, and notes for the user.
 
-    The number is 0 if no image has a class and none should.
+    The number is 0 if no image needs a class.
     """
 
     own: OwnLabels
@@ -43,7 +43,7 @@ class Labels(NamedTuple):
 def label_images(
     segments: Sequence[Segment], paths: PathTable, once: Once, *, mode: str, root: bytes
 ) -> Labels:
-    """Find the class of each image of ``once``; ``paths`` are those of all mentions, relative to the root."""
+    """Find the class of each image of ``once``; ``paths`` has all mentions, relative to the root."""
     kept, told_by = once.kept, once.told_by
     if mode == "none":
         return Labels(OwnLabels.none(len(kept)), 0, [])
@@ -78,7 +78,7 @@ def label_images(
     if own.classes:
         return Labels(own, n_without, notes + _missing_notes(n_without))
     if mode == "folder":
-        return Labels(own, n_without, ["no labels: no image lies in a folder below the inputs"])
+        return Labels(own, n_without, ["no labels: no image is in a folder below the inputs"])
     if 0 < n_missing < len(kept):
         lie = counted(n_missing, "image lies", "images lie")
         hint = "parent takes the folder of each image" if best.splits else "folder labels the others"
@@ -92,18 +92,18 @@ def _missing_notes(n: int) -> list[str]:
 
 
 def _classes_of_inputs(segments: Sequence[Segment], paths: PathTable, once: Once) -> tuple[OwnLabels, int]:
-    """The classes that the inputs themselves give, in the inputs' order if they agree on one, else in natural order."""
-    told = [segment.own_labels or OwnLabels.none(len(segment.names)) for segment in segments]
-    orders = {own.classes for own in told if own.classes}
+    """The classes that the inputs give, in the inputs' order if they agree on one, else in natural order."""
+    own_labels = [segment.own_labels or OwnLabels.none(len(segment.names)) for segment in segments]
+    orders = {own.classes for own in own_labels if own.classes}
     classes = (
         orders.pop() if len(orders) == 1 else tuple(sorted(set[bytes]().union(*orders), key=natural_key))
     )
     number = {name: i for i, name in enumerate(classes)}
     labels = np.concatenate(
-        [np.array([*map(number.__getitem__, own.classes), NO_CLASS])[own.labels] for own in told]
+        [np.array([*map(number.__getitem__, own.classes), NO_CLASS])[own.labels] for own in own_labels]
     )
-    clash = "the inputs say that {!r} is both {!r} and {!r}; allowed: one class for an image"
-    names = (*classes, b"")  # the last for no class
+    clash = "the inputs give {!r} both the class {!r} and {!r}; allowed: one class per image"
+    names = (*classes, b"")  # the last entry is for no class
     for image, name in once.agreed(paths, lambda image: names[labels[image]], clash).items():
         labels[image] = number[name]
     labels = labels[once.kept]
@@ -111,13 +111,13 @@ def _classes_of_inputs(segments: Sequence[Segment], paths: PathTable, once: Once
 
 
 _View = Sequence[tuple[Sequence[bytes], int]]
-"""The names of the mentions of each segment, and the level at which their folders are looked at; -1 for none."""
+"""The names of the mentions of each segment, and the level of their class folders; -1 for none."""
 
 
 def _below_inputs(segments: Sequence[Segment]) -> _View:
-    """The names below each input; a folder that holds all else is passed, if all folders, or all archives, have one.
+    """The names below each input. A folder that holds everything is passed if all folders, or all archives, have one.
 
-    Cat and dog count in a photos.zip with photos/cat and photos/dog.
+    In a photos.zip with photos/cat and photos/dog, cat and dog are the classes.
     """
     passed = {
         kind: _count_passed(
@@ -134,7 +134,7 @@ def _below_inputs(segments: Sequence[Segment]) -> _View:
 
 
 def _below_root(segments: Sequence[Segment], paths: PathTable, root: bytes) -> _View:
-    """The names below the root, or, for an archive directly below it, in that; a folder that holds all is passed."""
+    """The names below the root or in an archive directly below it. A folder that holds everything is passed."""
     stops = np.cumsum([len(segment.names) for segment in segments]).tolist()
     tables = [
         segment.names if segment.above == root else paths.part(stop - len(segment.names), stop)
@@ -149,7 +149,7 @@ def _is_archive(segment: Segment) -> bool:
 
 
 def _count_passed(grouped: Callable[[], Iterable[tuple[Hashable, bytes]]]) -> int:
-    """Count the levels at which each group of names has a single folder; the last one has to have several in it."""
+    """Count the levels at which each group of names has a single folder, down to the first with several."""
     ends: dict[Hashable, tuple[bytes, bytes]] = {}
     for group, name in grouped():
         low, high = ends.setdefault(group, (name, name))
@@ -166,7 +166,7 @@ def _count_passed(grouped: Callable[[], Iterable[tuple[Hashable, bytes]]]) -> in
 
 
 def _folder_at(name: bytes, level: int) -> bytes:
-    """Return the folder at a level of a name; empty if the name has none there."""
+    """Return the folder at a level of a name; empty without one."""
     parts = name.split(b"/", level + 1)
     return parts[level] if len(parts) == level + 2 else b""
 
@@ -177,7 +177,7 @@ class _Found(NamedTuple):
     Attributes:
         numbers: ``(n,)`` integers, the class of each image.
         is_excused: ``(n,)`` bool, True for the images of a split that has no class folders though others have.
-        splits: the number of images of each split; empty if the folders are no splits.
+        splits: the number of images of each split; empty if the folders are not splits.
     """
 
     numbers: npt.NDArray[np.int32]
@@ -199,7 +199,7 @@ def _look_at(
     *,
     has_splits: bool,
 ) -> _Found:
-    """Number the folder of each image; if those are splits, the folder below it."""
+    """Number the folder of each image, or the folder below it if those are splits."""
 
     def numbers_of(view: _View) -> npt.NDArray[np.int32]:
         folders = (_folder_at(name, level) if level >= 0 else b"" for table, level in view for name in table)
@@ -227,7 +227,7 @@ def _look_at(
 
 
 def _in_folders(view: _View) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the folder of each name, and what follows it in the name, if that has another folder."""
+    """Yield the folder of each name, and the rest of the name if that has another folder."""
     for table, level in view:
         for name in table if level >= 0 else ():
             parts = name.split(b"/", level + 1)
@@ -238,7 +238,7 @@ def _in_folders(view: _View) -> Iterator[tuple[bytes, bytes]]:
 def _without_classes(
     numbers: npt.NDArray[np.int32], splits: npt.NDArray[np.int32], names: Sequence[bytes]
 ) -> npt.NDArray[np.bool_]:
-    """Mark the images of splits without class folders, such as a test set whose classes are secret, ``(n,)`` bool."""
+    """Mark the images, ``(n,)`` bool, of splits without class folders, such as a test set with secret classes."""
     folders_of = {
         split: set(np.unique(numbers[splits == split]).tolist()) - {NO_CLASS}
         for split in np.unique(splits[splits != NO_CLASS]).tolist()
@@ -260,14 +260,14 @@ def _without_classes(
 def _split_notes(found: _Found, own: OwnLabels) -> list[str]:
     if found.splits:
         shown = (f"{_show(name)} ({found.splits[name]})" for name in sorted(found.splits, key=natural_key))
-        classes = "classes are the folders below" if own.classes else "no class folders are below them"
+        classes = "classes are the folders below" if own.classes else "they have no class folders"
         text = f"found splits {first_few(shown, _SHOWN)}; {classes}"
-        return [f"{text} (--labels folder takes the splits as classes)"]
+        return [f"{text} (use --labels folder to take the splits as classes)"]
     like_splits = [name for name in own.classes if _SPLIT.fullmatch(name)]
     if not like_splits:
         return []
     named = counted(len(like_splits), "class is named like a split", "classes are named like splits")
-    hint = "--labels parent takes the folder of each image as its class"
+    hint = "use --labels parent to take the folder of each image as its class"
     return [f"{named}: {first_few(map(_show, like_splits), _SHOWN)} ({hint})"]
 
 
@@ -276,7 +276,7 @@ def _show(name: bytes) -> str:
 
 
 def _parents(segments: Sequence[Segment], paths: PathTable, root: bytes) -> Iterator[bytes]:
-    """Yield the folder that each image lies in; none at the top of an archive or a table."""
+    """Yield the folder of each image; empty at the top of an archive or a table."""
     start = 0
     for segment in segments:
         stop = start + len(segment.names)

@@ -1,4 +1,4 @@
-"""The listing of all images that a user names, with their classes, ids and storage."""
+"""The listing of all input images, with their classes, ids and storage."""
 
 import os
 from collections import Counter
@@ -35,13 +35,11 @@ class Listing:
     labels: npt.NDArray[np.int64]  # (N,) int64, index into classes; -1 for no class
     classes: tuple[bytes, ...]  # names of the classes; empty if labels are unknown
     storage: Storage  # fetches the images by their position in the listing
-    ids: PathTable | None = None  # ids that the inputs themselves give the images; None if they give none
-    n_unlabelled: int = 0  # number of images without a class, if others have one or folder requires one
+    ids: PathTable | None = None  # ids that the inputs give the images; None if they give none
+    n_unlabelled: int = 0  # number of images without a class, if others have one or --labels requires one
     n_other_files: int = 0  # number of files in scanned folders without an image suffix
-    n_repeated: int = 0  # number of repeated mentions of images, each of which is listed once
-    notes: tuple[
-        str, ...
-    ] = ()  # what the user should know: what was skipped, and where the classes come from
+    n_repeated: int = 0  # number of repeated mentions of images; each image is listed once
+    notes: tuple[str, ...] = ()  # notes for the user: skipped files, and the origin of the classes
 
 
 def list_images(
@@ -57,19 +55,19 @@ def list_images(
 
     Args:
         inputs: the inputs in the desired order: folders (scanned recursively, in natural order, without hidden
-            names and folders that systems make), image files, archives and tables (in their own order; those in a
-            folder count if it has no images), patterns of these (``photos/*.jpg``), URLs, ``@FILE`` (a list of folders
+            names and system folders), image files, archives and tables (in their own order; those in a folder count
+            only if it has no images), patterns of these (``photos/*.jpg``), URLs, ``@FILE`` (a list of folders
             and files) and ``-`` (such a list on standard input). Entries of a list are separated by newlines, or by NUL
-            if the list contains one; its paths are relative to the working directory. An image file that a list names
-            but that does not exist is listed all the same, and its row records the failure.
-        labels: ``auto`` for the classes that the inputs themselves give, or else the first-level folders if all
-            images are in such folders and there are at least two; ``folder`` for the first-level folders in any case;
-            ``parent`` for the folder that each image lies in; ``none`` for no classes. Levels are counted from the
+            if the list contains one; its paths are relative to the working directory. A missing image file that a
+            list names is listed nevertheless, and its row records the failure.
+        labels: ``auto`` for the classes that the inputs give, or else the first-level folders if all images are in
+            two or more of them; ``folder`` for the first-level folders in any case; ``parent`` for the folder of each
+            image; ``none`` for no classes. Levels are counted from the
             given folders (``train val``), or from the common root if the inputs themselves are the classes
             (``train/*``); a folder that holds all others is passed. With ``auto``, folders that are all named like
-            splits (train, val, test) are passed too.
-        exclude, include: patterns of images to leave out, and of those to take alone, compared with paths below the
-            input, or below the working directory for files named one by one; see
+            splits (train, val, test) are passed, too.
+        exclude, include: patterns of images to leave out, and of the only images to take, compared with paths below
+            the input, or below the working directory for files named one by one; see
             :class:`sppfeat.files.globs.PathFilter`.
         stdin: chunks of bytes for ``-``; None for standard input.
         encoding: of text tables and lists without a byte order mark; None for UTF-8.
@@ -78,19 +76,19 @@ def list_images(
         The listing, with at least one image.
 
     Raises:
-        ConfigError: an input does not exist, a folder or list cannot be read, a pattern is invalid, or there are no
-            images at all.
+        ConfigError: an input does not exist, a folder or list cannot be read, a pattern is invalid, or no image is
+            left.
     """
     check_choice("labels", labels, LABEL_MODES)
     if not inputs:
-        raise ConfigError("no inputs; name folders, image files, archives, @LIST or -")
+        raise ConfigError("no inputs; give folders, image files, archives, @LIST or -")
     chosen = PathFilter(exclude, include)
     segments = list(read_inputs(inputs, chosen, stdin=stdin, encoding=encoding))
     n_other_files = sum(segment.n_other_files for segment in segments)
     if not any(len(segment.names) for segment in segments):
         if chosen.leaves_out_some:
             raise ConfigError(
-                f"{chosen} leaves no image of {', '.join(map(repr, inputs[:5]))}: {chosen.rule}"
+                f"{chosen} leaves out every image of {', '.join(map(repr, inputs[:5]))}: {chosen.rule}"
             )
         others = counted(n_other_files, "file there has", "files there have")
         suffixes = " ".join(sorted(IMAGE_SUFFIXES))
@@ -103,7 +101,7 @@ def list_images(
     n_repeated = once.n_repeated + sum(segment.n_repeated for segment in segments)
     if n_repeated:
         notes.insert(
-            0, f"{counted(n_repeated, 'image is', 'images are')} named more than once: each is taken once"
+            0, f"{counted(n_repeated, 'image is', 'images are')} named more than once; each gets one row"
         )
     listed = paths if once.n_repeated == 0 else PathTable(paths[i] for i in once.kept.tolist())
     return Listing(
@@ -136,13 +134,13 @@ def _notes_of_skipped(segments: Sequence[Segment], chosen: PathFilter) -> Iterat
         yield from segment.notes
     for segment in segments:
         for name in segment.system_folders:
-            chosen.excludes(name + b"/")  # so that a pattern for them counts as used
+            chosen.excludes(name + b"/")  # a pattern for them counts as used
     for pattern in chosen.unused():
         yield f"{pattern} matches nothing: {chosen.rule}"
 
 
 def _common_root(segments: Sequence[Segment]) -> bytes:
-    """Find the deepest folder or URL above all images; ConfigError if inputs lie in several services."""
+    """Find the deepest folder or URL above all images; ConfigError if the inputs are in several services."""
     tops: set[bytes] = set()
     for segment in segments:
         if segment.top is None:
@@ -154,8 +152,8 @@ def _common_root(segments: Sequence[Segment]) -> bytes:
         return os.path.commonpath(tops)
     if len(schemes) > 1:
         kinds = ", ".join(f"{scheme.decode()}://" if scheme else "this machine" for scheme in sorted(schemes))
-        found = f"the inputs lie in several places, {kinds}, and have no common root"
-        raise ConfigError(f"{found}; allowed: one, and an output for each")
+        found = f"the inputs are in several places, {kinds}, without a common root"
+        raise ConfigError(f"{found}; run each into an output of its own")
     (scheme,) = schemes
     parts = {top.partition(SCHEME)[2] for top in tops}
     return scheme + SCHEME + os.path.commonpath(parts)
@@ -192,7 +190,7 @@ def _joined_storage(segments: Sequence[Segment], files: FileStorage, kept: npt.N
 
 
 def _joined_ids(segments: Sequence[Segment], paths: PathTable, once: Once) -> PathTable | None:
-    """The ids of the listed images; an image that is named repeatedly has the first of its ids."""
+    """The ids of the listed images; an image named repeatedly has the first of its ids."""
     if all(segment.ids is None for segment in segments):
         return None
     ids = PathTable(
@@ -200,6 +198,6 @@ def _joined_ids(segments: Sequence[Segment], paths: PathTable, once: Once) -> Pa
     )
     if once.n_repeated == 0:
         return ids
-    clash = "the inputs call {!r} both {!r} and {!r}; allowed: one id for an image"
+    clash = "the inputs give {!r} both the id {!r} and {!r}; allowed: one id per image"
     found = once.agreed(paths, ids.__getitem__, clash)
     return PathTable(found.get(i) or ids[i] for i in once.kept.tolist())

@@ -35,10 +35,10 @@ class Once:
         return len(self.same_as) - len(self.kept)
 
     def agreed(self, paths: PathTable, fact_of: Callable[[int], bytes], clash: str) -> dict[int, bytes]:
-        """Return the fact that any mention gives of each image that is mentioned repeatedly, by its first mention.
+        """Return a fact about each repeatedly mentioned image, by its first mention.
 
-        ``fact_of`` returns the fact that a mention gives, or nothing. Two different ones are a ConfigError, with
-        ``clash`` as the format of its message.
+        ``fact_of`` returns the fact that a mention gives, or nothing. Raises ConfigError for two different facts, with
+        ``clash`` as the format of the message.
         """
         again = self.same_as[self.same_as != np.arange(len(self.same_as))]
         found: dict[int, bytes] = {}
@@ -72,5 +72,5 @@ def find_repeated(segments: Sequence[Segment], paths: PathTable) -> Once:
 
 
 def are_scanned(segments: Sequence[Segment]) -> npt.NDArray[np.bool_]:
-    """Tell, for each mention of an image, whether its input was scanned rather than named one by one."""
+    """Return True for each mention of an image whose input was scanned, not named one by one."""
     return np.repeat([segment.top is not None for segment in segments], [len(s.names) for s in segments])

@@ -1,4 +1,4 @@
-"""Patterns of inputs that the shell has left as they are: ``photos/*.jpg``, ``shard-{0000..0099}.tar``."""
+"""Input patterns that the shell did not expand: ``photos/*.jpg``, ``shard-{0000..0099}.tar``."""
 
 import glob
 import itertools
@@ -21,7 +21,7 @@ _MOST_TEXTS = 1_000_000
 
 
 def has_braces(text: str) -> bool:
-    """Return True if a text has braces as a shell expands them.
+    """Return True if a text has braces that a shell would expand.
 
     Example:
         >>> has_braces("shard-{00..12}.tar"), has_braces("a/{x,y}.jpg"), has_braces("{x}.jpg")
@@ -31,22 +31,22 @@ def has_braces(text: str) -> bool:
 
 
 def is_pattern(text: str) -> bool:
-    """Return True if a text could stand for several names."""
+    """Return True if a text could match several names."""
     return has_braces(text) or any(mark in text for mark in "*?[")
 
 
 def expand(pattern: str) -> tuple[list[bytes], Segment]:
-    """Expand a pattern, and return the absolute paths or URLs that it matches and a segment of what is skipped.
+    """Expand a pattern; return the absolute paths or URLs that it matches, and a segment of skipped files.
 
-    What braces stand for is in their order, what else matches in natural order, without what lies below a folder that
-    matches too.
+    Alternatives in braces keep their order, other matches are in natural order. Paths below a matching folder are left
+    out.
 
     Raises:
         ConfigError: nothing matches.
     """
     texts = list(itertools.islice(_expand_braces(pattern), _MOST_TEXTS + 1))
     if len(texts) > _MOST_TEXTS:
-        raise ConfigError(f"{pattern!r} stands for more than {_MOST_TEXTS} names")
+        raise ConfigError(f"{pattern!r} expands to more than {_MOST_TEXTS} names")
     found, n_other_files, system_folders = list[bytes](), 0, dict[bytes, None]()
     for text in texts:
         path = make_absolute(os.fsencode(text))
@@ -81,7 +81,7 @@ def _expand_braces(text: str) -> Iterator[str]:
 
 
 def _expand_marks(pattern: str) -> tuple[list[bytes], int, list[bytes]]:
-    """Expand ``*``, ``?`` and ``[...]``; return the matches, how many are no images, and skipped system folders."""
+    """Expand ``*``, ``?`` and ``[...]``; return the matches, the number of other files, and skipped system folders."""
     fixed = re.split(r"[^/]*[*?\[]", pattern, maxsplit=1)[0]
     matches = glob.glob(os.fsencode(pattern), recursive=True)
     system_folder = {match: find_system_folder(match[len(os.fsencode(fixed)) :] + b"/") for match in matches}

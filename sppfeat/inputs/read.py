@@ -1,4 +1,4 @@
-"""Reading of inputs in order, and of single images by the paths that a feature file records."""
+"""Reads inputs in order, and finds single images by the paths that a feature file records."""
 
 import atexit
 import contextlib
@@ -92,7 +92,7 @@ def _read_local(named: Iterable[bytes], paths: PathFilter, encoding: str | None)
 def _read_folder(top: bytes, paths: PathFilter) -> Iterator[Segment]:
     """Yield the images below a folder, or, if it has none, the images of the archives and tables below it.
 
-    The search is recursive, in natural order, and skips hidden names and folders that systems make.
+    The search is recursive, in natural order, and skips hidden names and system folders.
     """
     walk = _walk(top, has_image_suffix, paths)
     images, containers = PathTable(walk), PathTable(())
@@ -122,7 +122,7 @@ def _read_folder(top: bytes, paths: PathFilter) -> Iterator[Segment]:
 
 
 def _are_shards(top: bytes, images: PathTable) -> bool:
-    """Return True if img2dataset made the folders of the images, which are no classes: it counts what is in each."""
+    """Return True if img2dataset made the folders, which are shards, not classes: each has a file of counts."""
     known = set[bytes]()
     for name in images:
         folder = name.partition(b"/")[0]
@@ -133,7 +133,7 @@ def _are_shards(top: bytes, images: PathTable) -> bool:
 
 
 def _read_beside_archives(path: bytes) -> Segment | None:
-    """Find the images of a table in a folder of archives; None if it has none, and only describes those."""
+    """Find the images of a table in a folder of archives; None if it only describes the archives."""
     stem = os.path.splitext(path)[0]
     if any(os.path.exists(stem + suffix) for suffix in ARCHIVE_SUFFIXES):
         return None
@@ -165,7 +165,7 @@ def _read_container(path: bytes, encoding: str | None = None) -> Segment:
 
             return read_arrow(path)
     raise ConfigError(
-        f"the archive {os.fsdecode(path)!r} is compressed as a whole, and images in it cannot be read in place: "
+        f"the archive {os.fsdecode(path)!r} is compressed as a whole, so images cannot be read in place: "
         f"decompress it first, by '{decompress_command(path)}'; allowed: .tar, .zip"
     )
 
@@ -181,7 +181,7 @@ def _walk(top: bytes, is_wanted: Callable[[bytes], bool], paths: PathFilter) -> 
             f"cannot list the folder {shown(folder)}: {error.strerror}"
         ),
         found_often=lambda folder: ConfigError(
-            f"the folder {shown(folder)} is found in more than {MOST_WAYS} ways, by links; allowed: {MOST_WAYS}"
+            f"links lead to the folder {shown(folder)} in more than {MOST_WAYS} ways; allowed: {MOST_WAYS}"
         ),
         paths=paths,
     )
@@ -227,7 +227,7 @@ def _standard_input() -> Iterator[bytes]:
     return iter(lambda: sys.stdin.buffer.read(1 << 20), b"")
 
 
-_N_HELD = 4  # containers whose names are kept in memory
+_N_HELD = 4  # containers whose names stay in memory
 
 
 def find_image(root: bytes, path: bytes) -> Place:
@@ -242,7 +242,7 @@ def find_image(root: bytes, path: bytes) -> Place:
         The place of the image, valid as long as this process runs. The file need not be readable.
 
     Raises:
-        ImageError: there is no such file, and no readable archive contains such an image.
+        ImageError: the file does not exist, and no readable archive contains such an image.
         SourceError: the image is remote and cannot be reached.
     """
     whole = os.path.join(root, path)

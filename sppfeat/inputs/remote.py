@@ -1,4 +1,4 @@
-"""Listing and storage of images in object stores and on servers: objects, folders, and archives read in parts."""
+"""Lists and fetches images in object stores and on servers: objects, folders, and archives read in parts."""
 
 import contextlib
 import itertools
@@ -29,8 +29,8 @@ from sppfeat.inputs.segments import Members, Segment, Storage, choose_images, fi
 __all__ = ["find_objects", "read_remote"]
 
 _PIECE = 4 << 20  # bytes of a request; N_TRANSFERS of them are in memory
-_NEAR = 256 << 10  # a smaller gap between two members is fetched with them rather than by another request
-_LONGEST_HEADER = 4096  # bytes of the header of a zip member, with its name and extra field
+_NEAR = 256 << 10  # a smaller gap between two members is fetched, too, which saves a request
+_LONGEST_HEADER = 4096  # most bytes of the header of a zip member, with its name and extra field
 
 
 def read_remote(urls: Iterable[bytes], paths: PathFilter | None = None) -> Iterator[Segment]:
@@ -38,8 +38,8 @@ def read_remote(urls: Iterable[bytes], paths: PathFilter | None = None) -> Itera
 
     A URL with an image suffix is an image, without a request to its service. A URL that ends in a slash is a folder;
     for any other, the service decides. A folder is read like a local one: files with an image suffix, without hidden
-    names, in natural order. Any scheme that fsspec supports will do. A service that cannot be reached, or refuses to
-    list, is a SourceError, and any other URL that gives no images a ConfigError.
+    names, in natural order. Any scheme that fsspec supports works. Raises SourceError if a service cannot be reached
+    or refuses to list, and ConfigError for any other URL without images.
     """
     paths = paths or PathFilter()
     services: dict[tuple[str, str], Service] = {}
@@ -58,13 +58,13 @@ def read_remote(urls: Iterable[bytes], paths: PathFilter | None = None) -> Itera
 
 
 def _look_up(text: str, services: dict[tuple[str, str], Service]) -> tuple[str, Service, str]:
-    """Return a URL, its service, and what is there: an ``object``, a ``folder`` or a ``file`` of images."""
+    """Return a URL, its service, and its kind: an ``object``, a ``folder`` or a ``file`` of images."""
     url = check_url(text)
     new = Service(url)
     if "*" in url and new.scheme not in ("http", "https"):
-        raise ConfigError(f"{shown(url)} is a pattern; allowed: the URL of a folder, and --include '*.jpg'")
+        raise ConfigError(f"{shown(url)} is a pattern; give the URL of the folder, and --include '*.jpg'")
     service = services.setdefault(new.key, new)
-    _ = service.fs  # so that a missing package is reported now
+    _ = service.fs  # reports a missing package
     is_object = has_image_suffix(os.fsencode(url)) or service.scheme in ("http", "https")
     if text.endswith("/") or (not is_object and is_folder(service, url)):
         return url, service, "folder"
@@ -72,7 +72,7 @@ def _look_up(text: str, services: dict[tuple[str, str], Service]) -> tuple[str, 
 
 
 def _read_folder(service: Service, url: str, paths: PathFilter) -> Iterator[Segment]:
-    """Yield the images below a folder; if there are none, those of the archives below it."""
+    """Yield the images below a folder; or, without any, those of the archives below it."""
     images, listed_sizes, containers = PathTableBuilder(), array("q"), list[bytes]()
     system_folders = dict[bytes, None]()
     n_objects = n_others = 0
@@ -83,7 +83,7 @@ def _read_folder(service: Service, url: str, paths: PathFilter) -> Iterator[Segm
         elif (
             not name or name.endswith(b"/") or name.startswith(b".") or b"/." in name or paths.excludes(name)
         ):
-            continue  # the mark of a folder in an object store, hidden, or not wanted
+            continue  # the mark of a folder in an object store, hidden, or left out
         elif has_image_suffix(name):
             images.extend([name])
             listed_sizes.append(size)
@@ -99,7 +99,7 @@ def _read_folder(service: Service, url: str, paths: PathFilter) -> Iterator[Segm
     storage = _Objects(service, os.fsencode(url), names, sizes)
     if len(names):
         n_others, containers = n_others + len(containers), []
-    # A table beside archives describes them; it could not be read where it is.
+    # A table next to archives describes them; remote tables cannot be read anyway.
     folders = {os.path.dirname(name) for name in containers if kind_of(name) is ContainerKind.ARCHIVE}
     tables = (ContainerKind.ARROW, ContainerKind.PARQUET)
     side_tables = [
@@ -119,19 +119,19 @@ def _read_folder(service: Service, url: str, paths: PathFilter) -> Iterator[Segm
 
 
 def _read_archive(service: Service, url: str) -> Segment:
-    """Find the images of a remote tar or zip file, in its order; it is listed and read in parts."""
+    """Find the images of a remote tar or zip file, in its order, by reading parts of it."""
     name = os.fsencode(url)
     if kind_of(name) is not ContainerKind.ARCHIVE:
         allowed = "images, folders, .tar and .zip files"
         raise ConfigError(
-            f"{shown(url)} cannot be read where it is: fetch it first; allowed there: {allowed}"
+            f"{shown(url)} cannot be read remotely: download it first; allowed as URLs: {allowed}"
         )
     try:
         found = service.ask("info", service.path(url))
     except Exception as error:
         raise source_error("read the archive", url, error) from error
     if found.get("size") is None:
-        raise ConfigError(f"cannot read the archive {shown(url)}: its server does not say how long it is")
+        raise ConfigError(f"cannot read the archive {shown(url)}: its server does not report its size")
     version = FileVersion.of_object(found)
     index = load_index(name, version)
     if index is None:
@@ -151,8 +151,8 @@ def find_objects(
 ) -> tuple[PathTable, Storage] | None:
     """Normalize the URLs of a table and make a storage of their objects, without a request to their service.
 
-    None is returned if no name is a URL. If only some are, a URL is not allowed, or they belong to several services,
-    that is the error at a position.
+    Returns None if no name is a URL. Raises the error at a position if only some are URLs, one is not allowed, or they
+    belong to several services.
     """
     if not any(b"://" in name and is_url(name) for name in names):
         return None
@@ -161,8 +161,8 @@ def find_objects(
     def urls() -> Iterator[str]:
         for position, name in enumerate(names):
             if not is_url(name):
-                found = f"found {one_line(repr(os.fsdecode(name)))}, on this machine, and URLs on other rows"
-                raise error_at(position, f"{found}; allowed: all one or the other")
+                found = f"found the local path {one_line(repr(os.fsdecode(name)))}, and URLs in other rows"
+                raise error_at(position, f"{found}; allowed: only paths, or only URLs")
             try:
                 url = check_url(os.fsdecode(name))
             except ConfigError as error:
@@ -176,7 +176,7 @@ def find_objects(
     first, *others = services.values()
     if any(other.key != first.key for other in others):
         hosts = ", ".join(map(repr, list(services)[:5]))
-        raise error_at(0, f"the URLs of the table are of several services, {hosts}; allowed: one")
+        raise error_at(0, f"the URLs of the table belong to several services, {hosts}; allowed: one")
     return table, _unlisted(first, table)
 
 
@@ -235,7 +235,7 @@ def _unlisted(service: Service, urls: PathTable) -> _Objects:
 
 @dataclass(frozen=True)
 class _Members(_RemoteStorage):
-    """Images in an archive, of which no other version than the listed one is read; one request fetches neighbors."""
+    """Images in an archive, read only while it is unchanged; one request fetches neighboring images."""
 
     url: str
     version: FileVersion

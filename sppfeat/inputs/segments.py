@@ -1,4 +1,4 @@
-"""Segments, the images of single inputs before they are joined, and the storages that fetch their bytes."""
+"""Segments, which are the images of one input each, and the storages that fetch their bytes."""
 
 import contextlib
 import os
@@ -45,11 +45,11 @@ _ASKED_AT_ONCE = 1024  # files, by one thread
 
 
 class Storage(ABC):
-    """A source of image bytes; images are numbered from 0 and kept as columns rather than one object per image."""
+    """A source of image bytes; images are numbered from 0 and kept as columns, not as one object per image."""
 
     @property
     def is_local(self) -> bool:
-        """True if the places of images are known at once, with nothing to fetch, copy or unpack first."""
+        """True if the places of images are known without fetching, copying or unpacking anything."""
         return True
 
     @abstractmethod
@@ -75,17 +75,17 @@ class Storage(ABC):
     def versions(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Return ``(n, 2)`` int64, bytes and modification time in ns of each of these images; -1 if unknown.
 
-        They are what is known without reading an image or asking a service; of a member of an archive, its own size.
+        They are known without reading an image or asking a service. A member of an archive has its own size.
         """
         return np.full((len(images), 2), -1, dtype=np.int64)
 
-    def cancel(self) -> None:  # noqa: B027 - nothing to do unless images come from another machine
+    def cancel(self) -> None:  # noqa: B027 - local storages have no transfers
         """Cancel a :meth:`fetch` of another thread, which raises SourceError if it was transferring."""
 
 
 @dataclass(frozen=True)
 class OwnLabels:
-    """The classes that an input itself gives its ``n`` images."""
+    """The classes that an input gives its ``n`` images."""
 
     labels: npt.NDArray[np.int64]  # (n,), index into classes; -1 for no class
     classes: tuple[bytes, ...]  # in the input's own order if it has one
@@ -110,16 +110,16 @@ class Segment:
     own_labels: OwnLabels | None = None  # classes that the input gives; None if folders decide
     ids: PathTable | None = None  # ids that the input gives its images; None if it gives none
     n_other_files: int = 0  # number of files skipped because they have no image suffix
-    n_repeated: int = 0  # number of images that the input repeats, each of which is listed once
-    system_folders: tuple[bytes, ...] = ()  # skipped folders that systems make, relative to top
+    n_repeated: int = 0  # number of repeated images; each image is listed once
+    system_folders: tuple[bytes, ...] = ()  # skipped system folders, relative to top
     side_tables: tuple[
         bytes, ...
-    ] = ()  # skipped tables that describe the archives beside them, relative to top
+    ] = ()  # skipped tables that describe archives in the same folder, relative to top
 
     notes: tuple[str, ...] = ()  # remarks for the user
 
     def only(self, images: npt.NDArray[np.int64]) -> "Segment":
-        """Return the images at these positions, ``(n,)`` int64, without the classes that none of them has any more."""
+        """Return the images at these positions, ``(n,)`` int64, without unused classes."""
         own = self.own_labels
         if own is not None:
             gone = set(np.setdiff1d(own.labels, own.labels[images]).tolist())
@@ -140,9 +140,9 @@ class Segment:
 
 
 def choose_images(segment: Segment, paths: PathFilter, base: bytes) -> Segment:
-    """Return those images of a segment that patterns choose by their paths below ``base``, a folder or a URL.
+    """Return the images of a segment that patterns choose by their paths below ``base``, a folder or a URL.
 
-    Of a path that is not below ``base``, the patterns see all except a scheme and the first slash.
+    Patterns are compared with a path outside ``base`` without its scheme and first slash.
     """
     if not paths:
         return segment
@@ -156,7 +156,7 @@ def choose_images(segment: Segment, paths: PathFilter, base: bytes) -> Segment:
 
 
 def own_classes(names: Iterable[bytes], classes: tuple[bytes, ...] | None = None) -> OwnLabels | None:
-    """Number the class of each image, empty for none; None if no image has a class.
+    """Number the class of each image, where empty means none; None if no image has a class.
 
     ``classes`` are all classes in their order; None for the classes of the images, in natural order.
     """
@@ -192,11 +192,11 @@ class FileStorage(Storage):
         )
 
     def versions(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Return size and modification time of each file as it is now; -1 if it is not there."""
+        """Return the current size and modification time of each file; -1 if it does not exist."""
         blocks = [images[i : i + _ASKED_AT_ONCE] for i in range(0, len(images), _ASKED_AT_ONCE)]
         with ThreadPoolExecutor(
             _N_ASKING if len(blocks) > 1 else 1
-        ) as threads:  # a file server takes its time
+        ) as threads:  # in threads, since file servers are slow
             return np.concatenate([np.empty((0, 2), dtype=np.int64), *threads.map(self._stat, blocks)])
 
     def _stat(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -229,16 +229,16 @@ class Members:
     has_headers: bool  # True if a header of variable length precedes each member, as in zip files
 
     def versions(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Return the versions of members, as :meth:`Storage.versions` does: the size of each once it is unpacked."""
+        """Return the versions of members, as :meth:`Storage.versions` does: the unpacked size of each."""
         unpacked = self.ranges[images, 3]
         return np.stack((unpacked, np.full_like(unpacked, -1)), axis=1)
 
 
 @dataclass(frozen=True)
 class MemberStorage(Storage):
-    """Images that are parts of a local file, of which no other version than the listed one is read.
+    """Images that are parts of a local file, read only while it is unchanged.
 
-    If the file has changed, a table ends the run, and the images of an archive fail.
+    If the file has changed, the images of an archive fail, and a table ends the run.
     """
 
     path: bytes
@@ -251,7 +251,7 @@ class MemberStorage(Storage):
         images: npt.NDArray[np.int64],
         scratch: Path,  # noqa: ARG002
     ) -> AbstractContextManager[Sequence[Place | str]]:
-        """Return the places of images, which are parts of the file; StoreError if a table has changed."""
+        """Return the places of images in the file; raise StoreError if a table has changed."""
         return contextlib.nullcontext(self._places(images))
 
     def versions(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -279,16 +279,16 @@ def find_members(
         refusal = members.refusals[packing - FIRST_REFUSAL] if packing >= FIRST_REFUSAL else None
         start = offset if refusal or not members.has_headers else _find_data(fd, offset)
         if refusal or start is None:
-            yield refusal or "damaged in its archive: there is no header before it"
+            yield refusal or "damaged in its archive: its header is missing"
         else:
             yield Place(path, start, nbytes, unpacked if packing == DEFLATED_MEMBER else None)
 
 
 def _find_data(fd: int, offset: int) -> int | None:
-    """The offset of a zip member's first byte, behind its header; None if there is no header at ``offset``."""
+    """The offset of a zip member's first byte, after its header; None if ``offset`` has no header."""
     try:
         header = os.pread(fd, HEADER_NBYTES, offset)  # cheap, as the bytes after it are read anyway
-    except OSError:  # a failing disk: what follows the header cannot be read either
+    except OSError:  # a failing disk: the bytes after the header cannot be read either
         return None
     if len(header) < HEADER_NBYTES or header[:4] != b"PK\3\4":
         return None

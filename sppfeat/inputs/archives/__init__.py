@@ -1,4 +1,4 @@
-"""Archives of images, read in place: tar files, such as those of WebDataset, and zip files.
+"""Reads archives of images in place: tar files, such as WebDataset shards, and zip files.
 
 The path of an archive goes in. A :class:`sppfeat.inputs.segments.Segment` comes out, whose storage knows the byte
 range of each image. Indexes of large archives are cached from run to run. The package must not know the other inputs
@@ -30,7 +30,7 @@ from sppfeat.inputs.segments import Members, MemberStorage, OwnLabels, Segment, 
 __all__ = ["index_archive", "load_index", "read_archive", "save_index", "segment_at"]
 
 
-# Version of these files and of the reading of archives; indexes of other versions are built again.
+# Version of index files and of the code that builds them; indexes of other versions are rebuilt.
 _SCHEMA = 5
 _FEWEST_IMAGES = 1000  # an index of this many images takes 30 ms to build, and 2 ms to load
 _TEXTS = ("names", "refusals", "ids", "classes", "system_folders")
@@ -41,14 +41,14 @@ def read_archive(path: bytes) -> Segment:
     """Find the images of a local archive, in its order; ConfigError if it cannot be read as one."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a FIFO would wait forever
-            raise ConfigError("it is no regular file")
+            raise ConfigError("it is not a regular file")
         with open(path, "rb") as file:
             version = FileVersion.of(file.fileno())
             index = load_index(path, version)
             if index is None:
                 index = index_archive(path, file)
                 if not FileVersion.of(file.fileno()).has_content_of(version):
-                    raise ConfigError("it changed while it was read")
+                    raise ConfigError("it changed while it was being read")
                 save_index(path, version, index)
     except (OSError, ConfigError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
@@ -58,7 +58,7 @@ def read_archive(path: bytes) -> Segment:
 
 
 def index_archive(name: bytes, file: BinaryIO) -> tuple[Segment, Members]:
-    """Find the images of an open tar or zip file, whose name tells which; ConfigError if it is damaged or neither."""
+    """Find the images of an open tar or zip file, told apart by name; ConfigError if it is damaged or neither."""
     return (index_tar if name.lower().endswith(b".tar") else index_zip)(file)
 
 
@@ -68,14 +68,14 @@ def segment_at(top: bytes, segment: Segment, storage: Storage) -> Segment:
 
 
 def load_index(path: bytes, version: FileVersion) -> tuple[Segment, Members] | None:
-    """Load the index of the archive at an absolute path or URL; None if the cache has no valid one of this version."""
+    """Load the cached index of the archive at an absolute path or URL; None without a valid one of this version."""
     kept_at = _file_of(path)
     if kept_at is None or not kept_at.exists():
         return None
     try:
         with open(kept_at, "rb") as file, np.load(file, allow_pickle=False) as columns:
             return _index(columns) if bytes(columns["key"]) == _key(path, version) else None
-    except Exception:  # nearly any type, if the file is damaged; the index is then built again
+    except Exception:  # a damaged file raises nearly any type; the index is then rebuilt
         return None
 
 
@@ -87,7 +87,7 @@ def save_index(path: bytes, version: FileVersion, index: tuple[Segment, Members]
     if abs(time.time_ns() - max(version.mtime_ns, version.ctime_ns)) < _SETTLED_NS:
         return
     key = np.frombuffer(_key(path, version), dtype=np.uint8)
-    # On a full disk or in a read-only home, the next run builds the index again.
+    # On a full disk or in a read-only home, the next run rebuilds the index.
     with contextlib.suppress(OSError, StoreError):
         kept_at.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with whole_file(kept_at) as file:
@@ -104,14 +104,13 @@ def _key(path: bytes, version: FileVersion) -> bytes:
     """The key of an index file, which identifies the archive and its version.
 
     It contains the time of the last metadata change, which no program can set. Size and modification time are not
-    enough: sizes of tar files are multiples of 10 kB, and unpacked or copied files can all have the same modification
-    time.
+    enough: sizes of tar files are multiples of 10 kB, and unpacked or copied files may share one modification time.
     """
     return json.dumps([_SCHEMA, path.hex(), version.nbytes, version.mtime_ns, version.ctime_ns]).encode()
 
 
 def _columns(segment: Segment, members: Members) -> dict[str, Any]:
-    """Convert an index to arrays, which are empty for classes and ids that it lacks."""
+    """Convert an index to arrays, empty ones for missing classes and ids."""
     own = segment.own_labels or OwnLabels.none(0)
     columns: dict[str, Any] = {
         "ranges": members.ranges,
@@ -126,7 +125,7 @@ def _columns(segment: Segment, members: Members) -> dict[str, Any]:
 
 
 def _index(columns: Mapping[str, Any]) -> tuple[Segment, Members]:
-    """Convert arrays to an index; any exception, if they do not describe one."""
+    """Convert arrays to an index; may raise any exception if they do not describe one."""
     names, refusals, ids, classes, system_folders = (
         PathTable.from_arrays(columns[name], columns[f"{name}_ends"]) for name in _TEXTS
     )

@@ -1,4 +1,4 @@
-"""The index of an archive's images: their names and byte ranges as columns, collected one by one; that of a zip file.
+"""The index of an archive's images, their names and byte ranges as columns, and how to build it for a zip file.
 
 The index of a tar file, which has links and the texts of samples too, is in :mod:`sppfeat.inputs.archives.tar`.
 """
@@ -34,7 +34,7 @@ __all__ = ["IndexBuilder", "clean_name", "encode_name", "index_zip"]
 # pixels that are decoded by default.
 _MOST_UNPACKED_NBYTES = 1 << 30
 
-_ENCRYPTED = 0x1 | 0x40 | 0x2000  # by the classic cipher; by a strong one; with the central directory
+_ENCRYPTED = 0x1 | 0x40 | 0x2000  # classic cipher; strong cipher; encrypted central directory
 _PATCH = 0x20
 _METHODS = {
     1: "shrinking", 6: "imploding", 9: "deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "xz", 98: "PPMd"
@@ -42,7 +42,7 @@ _METHODS = {
 
 
 def index_zip(file: BinaryIO) -> tuple[Segment, Members]:
-    """Find the images of an open zip file; ConfigError if it is none, damaged or cut short."""
+    """Find the images of an open zip file; ConfigError if it is not one, damaged or cut short."""
     nbytes = file.seek(0, os.SEEK_END)
     if nbytes == 0:
         raise ConfigError("it is empty")
@@ -51,7 +51,7 @@ def index_zip(file: BinaryIO) -> tuple[Segment, Members]:
     except OSError:
         raise
     except Exception as error:  # many types, if the central directory is damaged
-        raise ConfigError(f"it is no zip file, damaged or cut short: {error}") from error
+        raise ConfigError(f"it is not a zip file, or is damaged or cut short: {error}") from error
     members = IndexBuilder()
     for entry in entries:
         name = clean_name(entry.filename)
@@ -78,7 +78,7 @@ def _refusal(member: zipfile.ZipInfo, archive_nbytes: int) -> str | None:
     if stat.S_ISLNK(member.external_attr >> 16):
         return "is a link in its archive"
     if not 0 <= member.header_offset <= archive_nbytes - HEADER_NBYTES - member.compress_size:
-        return "damaged in its archive: it would end behind the end of that"
+        return "damaged in its archive: it would end beyond the end of the archive"
     if member.compress_type == zipfile.ZIP_STORED and member.compress_size != member.file_size:
         return "damaged in its archive: stored with two different sizes"
     if member.compress_type == zipfile.ZIP_DEFLATED and member.file_size > _MOST_UNPACKED_NBYTES:
@@ -100,7 +100,7 @@ class IndexBuilder:
         return len(self._rows) // 4
 
     def hides(self, name: bytes) -> bool:
-        """Return True if a scan skips a member because it is hidden or in a folder that a system made; note that."""
+        """Return True if a scan skips a member because it is hidden or in a system folder; count the latter."""
         found = find_system_folder(name)
         if found is not None:
             self._system_folders[found] = None
@@ -118,16 +118,16 @@ class IndexBuilder:
         self.add(name, 0, 0, self._packing_of.setdefault(reason, FIRST_REFUSAL + len(self._packing_of)))
 
     def copy(self, source: int, target: int) -> None:
-        """Give one member the bytes of another."""
+        """Give a member the bytes of another one."""
         self._rows[4 * target : 4 * target + 4] = self._rows[4 * source : 4 * source + 4]
 
     @cached_property
     def names(self) -> PathTable:
-        """Names of all members; afterwards none can be added."""
+        """Names of all members; none can be added afterwards."""
         return self._names.build()
 
     def build(self, images: Sequence[int] | None = None, *, has_headers: bool) -> tuple[Segment, Members]:
-        """Return the last image of each name, the one that unpacking would leave, without the place of the archive.
+        """Return the last image of each name, as unpacking would leave it, without the path of the archive.
 
         ``images`` are the numbers of the members that are images, ascending; None for all.
         """

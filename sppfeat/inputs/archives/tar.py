@@ -32,7 +32,7 @@ _LONGEST_CLASS = 1000
 _CLASS_KEYS = ("class_name", "label", "class", "cls", "category")  # names come before numbers
 _ID_KEYS = ("id", "key")
 
-_MOST_LINKS = 40  # in a chain, the limit of Linux for files
+_MOST_LINKS = 40  # in a chain; Linux has the same limit for files
 _SPARSE = "is a sparse file in its archive, which cannot be read in place"
 _NOT_REGULAR = "is not a regular file in its archive"
 _NO_TARGET = "is a link to something that is not in its archive"
@@ -41,7 +41,7 @@ _NO_TARGET = "is a link to something that is not in its archive"
 def index_tar(file: BinaryIO) -> tuple[Segment, Members]:
     """Find the images of an open tar file, with classes and ids from the ``.cls`` and ``.json`` members of samples.
 
-    If it is not a tar file, compressed, damaged or cut short, the ConfigError gives the position.
+    Raises ConfigError with the position if it is not a tar file, compressed, damaged or cut short.
     """
     members, texts, images = IndexBuilder(), _SampleTexts(), array("q")
     links: dict[int, _Link] = {}
@@ -107,7 +107,7 @@ def _follow_links(members: IndexBuilder, links: dict[int, _Link]) -> None:
 
 
 def _tar_headers(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    """Yield the header of each member of an open tar file, which the caller may read in between."""
+    """Yield the header of each member of an open tar file; the caller may read the file in between."""
     nbytes = file.seek(0, os.SEEK_END)
     _check_start(file, nbytes)
     file.seek(0)
@@ -128,12 +128,12 @@ def _tar_headers(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
     except (OSError, ConfigError):
         raise
     except Exception as error:  # many types: ValueError, RecursionError, UnicodeError, ...
-        raise ConfigError(f"no header of a tar file at byte {place}: {error}") from error
+        raise ConfigError(f"no tar header at byte {place}: {error}") from error
     _check_end(file, archive.offset, nbytes)
 
 
 class _Guarded:
-    """A file that limits each read to the largest allowed header, whatever size a damaged header claims."""
+    """A file that limits each read to the largest allowed header, since a damaged header may claim any size."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._read = file.read
@@ -155,8 +155,8 @@ def _check_start(file: BinaryIO, nbytes: int) -> None:
     for signature, name in _PACKED.items():
         if start.startswith(signature):
             raise ConfigError(
-                f"it is compressed by {name}, and images in it cannot be read in place: decompress it first, "
-                f"by {name} -d; allowed: .tar files without compression"
+                f"it is compressed by {name}, so images cannot be read in place: decompress it first with "
+                f"'{name} -d'"
             )
 
 
@@ -166,21 +166,21 @@ def _check_end(file: BinaryIO, end: int, nbytes: int) -> None:
     block = file.read(_BLOCK)
     if not block:
         raise ConfigError(
-            f"it ends at byte {nbytes} without the mark of its end, so that members may be missing; if it is "
-            "whole, 'head -c 1024 /dev/zero >> FILE' adds that"
+            f"it ends at byte {nbytes} without an end mark, so members may be missing; if it is complete, "
+            "add the mark with 'head -c 1024 /dev/zero >> FILE'"
         )
     if block.strip(b"\0"):
         if len(block) < _BLOCK:
             raise _cut_short(nbytes, end + _BLOCK)
-        raise ConfigError(f"it is damaged: no header of a member at byte {end}")
+        raise ConfigError(f"it is damaged: no member header at byte {end}")
     behind = end + _BLOCK
     rest = file.read(_LOOKED_BEHIND_END)
     empty = len(rest) - len(rest.lstrip(b"\0"))
     start = empty // _BLOCK * _BLOCK
     if _is_header(rest[start : start + _BLOCK]):
         raise ConfigError(
-            f"another archive begins at byte {behind + start}, behind the end of the first: join tar files by "
-            "'tar --concatenate', not by cat"
+            f"another archive begins at byte {behind + start}, after the end of the first: join tar files with "
+            "'tar --concatenate', not with cat"
         )
 
 
@@ -194,7 +194,7 @@ def _is_header(block: bytes) -> bool:
 
 def _cut_short(nbytes: int, needed: int) -> ConfigError:
     return ConfigError(
-        f"it is cut short: it ends at byte {nbytes}, in a member that goes on to byte {needed}"
+        f"it is cut short: it ends at byte {nbytes}, inside a member that extends to byte {needed}"
     )
 
 
@@ -234,7 +234,7 @@ class _SampleTexts:
         self._ids[key] = _first_text(facts, _ID_KEYS)
 
     def _class(self, name: bytes) -> bytes:
-        """Return the name of a class; empty if it is no name."""
+        """Return the name of a class; empty if the text is not a name."""
         name = strip_blanks(name.partition(b"\0")[0])
         return self._known.setdefault(name, name) if len(name) <= _LONGEST_CLASS else b""
 
@@ -256,7 +256,7 @@ def _object(text: bytes) -> dict[str, Any]:
 
 
 def _first_text(facts: dict[str, Any], keys: Sequence[str]) -> bytes:
-    """Encode the first value that is text or a whole number; empty if there is none."""
+    """Encode the first value that is text or a whole number; empty without one."""
     for value in map(facts.get, keys):
         if isinstance(value, str) and value.partition("\0")[0]:
             return value.partition("\0")[0].encode("utf-8", "surrogatepass")

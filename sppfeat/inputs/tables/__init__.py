@@ -1,4 +1,4 @@
-"""Tables whose rows name or contain images: text, Parquet, Arrow and Hugging Face data sets.
+"""Reads tables whose rows name or contain images: text, Parquet, Arrow and Hugging Face datasets.
 
 The path of a table goes in; a :class:`sppfeat.inputs.segments.Segment` of the images that its rows name or contain
 comes out. This module makes the segment from the rows of any of them, and reads text tables itself. The package must
@@ -41,7 +41,7 @@ _DIGITS = 8
 
 
 class Rows(NamedTuple):
-    """Consecutive rows of a table: their numbers, paths, class names and ids; empty for no class or no id."""
+    """Consecutive rows of a table: numbers, paths, class names and ids; an empty text means no class or id."""
 
     numbers: Sequence[int]
     paths: Sequence[bytes]
@@ -52,8 +52,8 @@ class Rows(NamedTuple):
 def read_manifest(path: bytes, encoding: str | None = None) -> Segment:
     """Find the images that a text table names: separated text, or one JSON object per line.
 
-    ``encoding`` is that of a text without a byte order mark; None for UTF-8. If the table cannot be read or is
-    malformed, the ConfigError gives the line.
+    ``encoding`` applies to text without a byte order mark; None for UTF-8. Raises ConfigError with the line if the
+    table is malformed or cannot be read.
     """
     table = TableFile(path, encoding=encoding)
     is_separated = os.path.splitext(path)[1].lower() in (b".csv", b".tsv")
@@ -73,7 +73,7 @@ def _separated_lines(table: TableFile, file: BinaryIO) -> Iterator[_Line]:
     number, header = next(lines, (1, []))
 
     def header_error(what: str) -> SppfeatError:
-        hint = "(a list of names without a header is given as @LIST)"
+        hint = "(for a list of names without a header use @LIST)"
         return table.error(f"line {number}", f"the header: {what} {hint}")
 
     columns = find_image_columns(header, error=header_error)
@@ -107,7 +107,7 @@ def _rows(table: TableFile, lines: Iterator[_Line]) -> Iterator[Rows]:
 
 
 def _check_encoding(table: TableFile, paths: Sequence[bytes], error_at: ErrorAt) -> None:
-    """Refuse paths that are not UTF-8 and name no file: more likely the table has another encoding."""
+    """Refuse paths that are not UTF-8 and have no file: the table probably has another encoding."""
     for i, path in enumerate(paths):
         if path.isascii() or table.encoding is not None:
             continue
@@ -115,9 +115,7 @@ def _check_encoding(table: TableFile, paths: Sequence[bytes], error_at: ErrorAt)
             path.decode()
         except UnicodeDecodeError as error:
             if not os.path.lexists(_absolute(table.folder, path)):
-                found = (
-                    f"the byte 0x{path[error.start]:02x} in {shorten(path)} is not UTF-8, and names no file"
-                )
+                found = f"the byte 0x{path[error.start]:02x} in {shorten(path)} is not UTF-8, and no such file exists"
                 raise error_at(i, f"{found}; {OTHER_ENCODING}") from error
 
 
@@ -136,9 +134,9 @@ def make_segment(
 ) -> Segment:
     """Make a segment from the rows of a table, in their order.
 
-    Paths are relative to the folder of the table, and none is empty. Blanks around a class or an id are not part of it,
-    nor are those around a path, unless there is a file with them. The name of an image that the table contains is
-    the number of its row with the suffix of its original path, which is its id if the table has no ids.
+    Paths are relative to the folder of the table, and none is empty. Blanks around a class, an id or a path are
+    dropped, except in the path of an existing file. An image inside the table is named by its row number
+    with the suffix of its original path; that path is its id if the table has no ids.
 
     Args:
         table: the file.
@@ -183,7 +181,7 @@ def row_error(table: TableFile, unit: str, numbers: Sequence[int], position: int
 
 
 def _absolute(folder: bytes, path: bytes) -> bytes:
-    """Make a path in a table absolute, without blanks around it unless there is such a file; URLs stay as they are."""
+    """Make a path in a table absolute, without blanks around it unless such a file exists; keep URLs."""
     stripped = strip_blanks(path)
     if stripped != path and (is_url(stripped) or not os.path.lexists(os.path.join(folder, path))):
         path = stripped
@@ -195,7 +193,7 @@ def _absolute(folder: bytes, path: bytes) -> bytes:
     return os.path.join(_absolute_folder(folder, above + slash), name)
 
 
-@lru_cache(_FOLDERS_REMEMBERED)  # a .. in each of a million paths would ask the file system as often
+@lru_cache(_FOLDERS_REMEMBERED)  # a .. in each of a million paths would cost a million file system calls
 def _absolute_folder(folder: bytes, above: bytes) -> bytes:
     return make_absolute(os.path.join(folder, above))
 
@@ -219,12 +217,12 @@ def _check_repeated(
         where = f"{unit}s {numbers[first]} and {numbers[image]}"
         shown = one_line(repr(os.fsdecode(path)))
         if has_boxes:
-            hint = "A file of boxes goes to --boxes, and the folder of its images is the input"
-            raise table.error(where, f"both are of {shown}, and have boxes; allowed: an image once. {hint}")
+            hint = "Give a box file to --boxes, and the folder of its images as input"
+            raise table.error(where, f"both name {shown}, and have boxes; allowed: each image once. {hint}")
         for one, other in zip(facts_of(first), facts_of(image), strict=True):
             if one and other and one != other:
                 found = f"{one_line(repr(os.fsdecode(one)))} and {one_line(repr(os.fsdecode(other)))}"
-                raise table.error(where, f"{shown} is {found}; allowed: one class and one id for an image")
+                raise table.error(where, f"{shown} is {found}; allowed: one class and one id per image")
 
 
 def _name_image(row: int, path: bytes) -> bytes:

@@ -1,6 +1,6 @@
-"""Arrow tables of images or paths: their columns and rows, and Arrow files.
+"""Reads Arrow files, and finds the columns and rows of Arrow tables of images or paths.
 
-Hugging Face's ``datasets`` writes such files by ``save_to_disk``.
+Hugging Face's ``datasets`` writes such files with ``save_to_disk``.
 """
 
 import contextlib
@@ -59,7 +59,7 @@ _CONTENT_NAMES = (
 )  # fmt: skip
 _HUGGING_FACE = b"huggingface"  # key in the metadata of a schema
 
-# Names of types in pyarrow; those of a single text, or a single number, for each row.
+# Names of pyarrow types with a single text, or a single number, per row.
 _BINARIES = {"binary", "large_binary"}
 _TEXTS = _BINARIES | {"string", "large_string"}
 _NUMBERS = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)} | {
@@ -111,7 +111,7 @@ class ArrowColumns:
 def read_arrow(path: bytes) -> Segment:
     """Find the images that the rows of an Arrow file contain or name, with classes and ids if it has them.
 
-    The images themselves are not read, since they are parts of the file; ConfigError if they cannot be.
+    The images themselves are not read: they are parts of the file. Raises ConfigError if they are not usable parts.
     """
     table, pa = TableFile(path), import_pyarrow()
     with arrow_errors(path, "Arrow", ConfigError), open(path, "rb") as file:
@@ -156,11 +156,11 @@ def _places(values: Any, content: Any, table: TableFile) -> npt.NDArray[np.int64
     kind = np.int64 if str(values.type).startswith("large_") else np.int32
     bounds = np.frombuffer(bounds_buffer, kind)[values.offset :][: len(values) + 1].astype(np.int64)
     sizes = np.where(is_null, _NULL, np.diff(bounds))
-    if not (sizes > 0).any():  # here the buffer of bytes may be missing
+    if not (sizes > 0).any():  # the buffer of bytes may be missing
         return np.stack((nothing, sizes))
     start = image_buffer.address - content.address
     if not 0 <= start <= start + image_buffer.size <= content.size:
-        raise table.error("", "is compressed; allowed: images that are in the file as they are, or Parquet")
+        raise table.error("", "is compressed; allowed: uncompressed Arrow files, or Parquet")
     return np.stack((start + bounds[:-1], sizes))
 
 
@@ -197,13 +197,13 @@ def find_arrow_columns(schema: Any, table: TableFile, is_empty: Callable[[Column
 def _read_features(
     metadata: Mapping[bytes, bytes] | None, table: TableFile
 ) -> tuple[list[str], dict[str, tuple[bytes, ...]]]:
-    """The columns of images, and the class names of columns of numbers, as Hugging Face's ``datasets`` records them.
+    """The image columns, and the class names of number columns, as recorded by Hugging Face's ``datasets``.
 
-    Both are empty if other software wrote the metadata of the schema.
+    Both are empty if other software wrote the schema's metadata.
     """
     try:
-        said = json.loads((metadata or {}).get(_HUGGING_FACE, b"{}"))
-        features = said["info"]["features"].items()
+        recorded = json.loads((metadata or {}).get(_HUGGING_FACE, b"{}"))
+        features = recorded["info"]["features"].items()
         kinds = {name: of["_type"] for name, of in features if isinstance(of, dict) and "_type" in of}
         named = {name: of["names"] for name, of in features if kinds.get(name) == "ClassLabel"}
     except (ValueError, RecursionError, LookupError, AttributeError, TypeError):
@@ -228,15 +228,15 @@ def _find_images(
     """Find the columns of images and of their paths, or only the column of paths if structs hold nothing else."""
     found: dict[str, tuple[ColumnPart | None, ColumnPart | None]] = {}
     for field in schema:
-        name, is_said = field.name, field.name in images
+        name, is_declared = field.name, field.name in images
         if str(field.type).startswith("struct<"):
             parts = {
                 part.name: ColumnPart(name, part.name) for part in field.type if _kind(part.type) in _TEXTS
             }
             contents, paths = parts.get("bytes"), parts.get("path")
-            if contents or (paths and (is_said or name.lower() in IMAGE_NAMES)):
+            if contents or (paths and (is_declared or name.lower() in IMAGE_NAMES)):
                 found[name] = contents, paths
-        elif str(field.type) in _BINARIES and (is_said or name.lower() in _CONTENT_NAMES):
+        elif str(field.type) in _BINARIES and (is_declared or name.lower() in _CONTENT_NAMES):
             found[name] = ColumnPart(name), None
     known = [name for name in found if name.lower() in _CONTENT_NAMES] if len(found) > 1 else list(found)
     if found and len(known) != 1:
@@ -247,7 +247,7 @@ def _find_images(
 
 
 def _find_label(names: list[str], classes: Collection[str], table: TableFile) -> str | None:
-    """Find the column of classes, preferring one whose numbers have names."""
+    """Find the column of classes, preferring numbers that have names."""
     of_classes = [name for name in names if name in classes]
     choices = of_classes or names
     column = find_unique_column(choices, CLASS_NAMES, error=partial(table.error, ""))
@@ -261,7 +261,7 @@ def _no_paths(schema: Any, table: TableFile, what: str) -> SppfeatError:
 
 
 def _kind(kind: Any) -> str:
-    """The name of a type; for dictionaries, that of their values."""
+    """The name of a type; for a dictionary, the name of its value type."""
     return str(kind.value_type if hasattr(kind, "index_type") else kind)
 
 
@@ -296,7 +296,7 @@ def _rows(table: TableFile, columns: ArrowColumns, batches: Iterable[Any]) -> It
 
 
 def _values(batch: Any, part: ColumnPart | None) -> list[Any]:
-    """The values of a column, with text as bytes, which need not be UTF-8."""
+    """The values of a column, with text as bytes, not necessarily UTF-8."""
     if part is None:
         return [None] * batch.num_rows
     array = part.of(batch)
@@ -309,7 +309,7 @@ def _values(batch: Any, part: ColumnPart | None) -> list[Any]:
 
 
 def _names_of(numbers: list[Any], classes: tuple[bytes, ...], error_at: ErrorAt) -> list[bytes]:
-    """Class names by their numbers; empty for null and -1, which stand for no class."""
+    """Class names by their numbers; empty for null and -1, which mean no class."""
     name_of: dict[Any, bytes] = dict(enumerate(classes))
     name_of |= {None: b"", -1: b""}
     unknown = next((i for i, number in enumerate(numbers) if number not in name_of), None)

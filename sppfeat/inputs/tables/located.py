@@ -25,10 +25,10 @@ _MOST_SEARCHED = 1 << 20  # images below the folder of a table
 def locate_files(table: TableFile, named: PathTable) -> tuple[PathTable, list[str]]:
     r"""Find the files of a table; return their absolute paths, and notes for the user.
 
-    A file that is not there as given is looked for after Unicode normalization of each part of its path, and with ``\``
-    read as ``/``. If its folder is not there either, the longest end of its path that a single image below the folder
-    of the table has decides, as in :func:`sppfeat.files.image_names.match_images`. The same holds for file names
-    alone, if no file of the table is found without it. A file that is still missing keeps its path.
+    A missing file is searched for after Unicode normalization of each part of its path, and with ``\`
+    read as ``/``. If its folder is missing, too, it matches the only image below the folder of the table that shares
+    the longest end of its path, as in :func:`sppfeat.files.image_names.match_images`. Mere file names match this way
+    only if no file of the table is found otherwise. A file that is still missing keeps its path.
 
     Args:
         table: the table.
@@ -66,7 +66,7 @@ def locate_files(table: TableFile, named: PathTable) -> tuple[PathTable, list[st
         notes += notes_on_ends
     if len(missing) == len(named) and not found:
         notes.append(
-            f"none of its files ({len(named)}) exists, such as {one_line(repr(os.fsdecode(named[0])))}; paths are "
+            f"none of its files exists ({len(named)}), such as {one_line(repr(os.fsdecode(named[0])))}; paths are "
             "relative to the folder of the table: move the table there, or correct its paths"
         )
     shown = repr(os.fsdecode(os.path.basename(table.path)))
@@ -82,7 +82,7 @@ class _Spelling:
         self._names: dict[bytes, Mapping[bytes, Sequence[bytes]]] = {}
 
     def find(self, path: bytes) -> bytes | None:
-        """Return the one file that a normalized absolute path may mean; None for none or several."""
+        """Return the only file that a normalized absolute path could mean; None for none or several."""
         ends = [i for i, byte in enumerate(path) if byte == ord("/")][1:]
         folder: bytes | None = b"/"
         for end in ends:
@@ -108,14 +108,14 @@ class _Spelling:
                 for name in os.listdir(folder):
                     if not name.isascii():
                         names.setdefault(normalize_name(name), []).append(name)
-            except OSError:  # such as a file: nothing is found in it
+            except OSError:  # not a folder, for example
                 names = {}
             self._names[folder] = names
         return self._names[folder]
 
 
 def _with_slashes(path: bytes, folder: bytes) -> bytes:
-    r"""Return a path of a table with each ``\`` read as ``/``; one of a Windows drive is not below the table."""
+    r"""Return a path of a table with each ``\`` read as ``/``; a path on a Windows drive is not below the table."""
     if b"\\" not in path:
         return path
     given = _short(path, folder).replace(b"\\", b"/")
@@ -131,13 +131,13 @@ def _short(path: bytes, folder: bytes) -> bytes:
 def _find_by_ends(
     table: TableFile, moved: Mapping[int, bytes], there: Sequence[bytes]
 ) -> tuple[dict[int, bytes], list[str]]:
-    """Find files by the ends of their paths below the folder of a table, but for those that it names anyway."""
+    """Find missing files by the ends of their paths, among the other images below the folder of a table."""
     try:
         below = list(islice(_images_below(table.folder), _MOST_SEARCHED + 1))
     except ConfigError as error:
-        return {}, [f"files that are not there were not looked for: {error}"]
+        return {}, [f"missing files were not searched for: {error}"]
     if len(below) > _MOST_SEARCHED:
-        return {}, [f"files that are not there were not looked for among more than {_MOST_SEARCHED} images"]
+        return {}, [f"missing files were not searched for among more than {_MOST_SEARCHED} images"]
     names = [*(_short(path, table.folder) for path in moved.values()), *there]
     try:
         image_of, notes = match_images(names, table.folder, below)

@@ -1,4 +1,4 @@
-"""Parquet files that hold images, such as data sets of Hugging Face, or paths."""
+"""Reads Parquet files that hold images, such as Hugging Face datasets, or paths."""
 
 import contextlib
 import os
@@ -41,7 +41,7 @@ _ROWS_AT_ONCE = 1 << 16
 def read_parquet(path: bytes) -> Segment:
     """Find the images that the rows of a Parquet file contain or name, with classes and ids if it has them.
 
-    The columns are read in batches; the images themselves are not read. ConfigError if the file cannot be.
+    Reads the columns in batches, and no images. Raises ConfigError if the file cannot be read.
     """
     table = TableFile(path)
     with arrow_errors(path, "Parquet", ConfigError), open(path, "rb") as opened:
@@ -54,7 +54,7 @@ def read_parquet(path: bytes) -> Segment:
 
 
 def _is_empty(file: Any, part: ColumnPart) -> bool:
-    """Return True if a column is null in all rows, from the statistics of its parts if the file has them."""
+    """Return True if a column is null in all rows, by its statistics if the file has them."""
     for number in range(file.num_row_groups):
         group = file.metadata.row_group(number)
         statistics = _chunk(group, part).statistics
@@ -75,16 +75,16 @@ def _chunk(group: Any, part: ColumnPart) -> Any:
 
 
 def _parquet_file(opened: BinaryIO) -> Any:
-    """Make a ``pyarrow.parquet.ParquetFile``; pyarrow itself opens no file whose name is not UTF-8."""
+    """Make a ``pyarrow.parquet.ParquetFile``; pyarrow itself cannot open a file whose name is not UTF-8."""
     return import_pyarrow(".parquet").ParquetFile(opened, buffer_size=_BUFFER_NBYTES)
 
 
 @dataclass(frozen=True, eq=False)
 class _ParquetStorage(Storage):
-    """Images in the rows of a Parquet file; they have no byte ranges of their own in it, so they are copied.
+    """Images in the rows of a Parquet file, copied because they have no byte ranges of their own in it.
 
-    Each call continues where the last one ended, so that ascending rows read the file once. One page of the file and
-    about 16 MB of images are unpacked at a time. No other version of the file than the listed one is read.
+    Each call continues where the last one ended, so ascending rows read the file once. One page of the file and about
+    16 MB of images are unpacked at a time. The file is read only while it is unchanged.
     """
 
     path: bytes
@@ -107,7 +107,7 @@ class _ParquetStorage(Storage):
                     dir=scratch, prefix="images-", buffering=_WRITTEN_AT_ONCE, delete=False
                 )
                 stack.callback(Path(spool.name).unlink, missing_ok=True)
-                with spool:  # closed once written, since each of many input files has a copy
+                with spool:  # closed at once: each of many input files has a copy
                     places = self._copy(rows.tolist(), spool)
             except OSError as error:
                 reason = reason_of(error)
@@ -128,7 +128,8 @@ class _ParquetStorage(Storage):
             spool.write(image)
             places.append(Place(name, end, len(image)))
             end += len(image)
-        # Not after an error, when its position is unknown. A data set may have more files than a process may open.
+        # After an error its position is unknown. Only one is kept: a dataset may have more files than a process can
+        # open.
         _readers.clear()
         _readers[self] = reader
         return places
@@ -142,7 +143,7 @@ class _ParquetStorage(Storage):
 
 
 class _Reader:
-    """Reads a column of bytes of a file forward; to go back, it restarts the row group."""
+    """Reads a column of bytes forward; to go back, it restarts the row group."""
 
     def __init__(self, opened: BinaryIO, contents: ColumnPart) -> None:
         self._opened, self._contents = opened, contents
@@ -182,5 +183,5 @@ class _Reader:
         self._group_stop = int(self._bounds[number + 1])
 
 
-# That of the storage that was read last.
+# The reader of the storage that was read last.
 _readers: WeakKeyDictionary[_ParquetStorage, _Reader] = WeakKeyDictionary()

@@ -111,7 +111,7 @@ def test_the_notes_name_the_splits(splits):
     found, notes = labelled("data")
     assert set(found.values()) == {"ant", "bee"}
     assert all(f"{split} ({2 * i + 2})" in notes for i, split in enumerate(splits.split()))
-    assert "classes are the folders below (--labels folder takes the splits as classes)" in notes
+    assert "classes are the folders below (use --labels folder to take the splits as classes)" in notes
     assert set(labelled("data", labels="folder")[0].values()) == set(splits.split())
 
 
@@ -119,7 +119,7 @@ def test_splits_without_class_folders_give_no_labels():
     touch("data/images/train/1.jpg", "data/images/val/2.jpg")
     found, notes = labelled("data")
     assert set(found.values()) == {None}
-    assert "found splits train (1), val (1); no class folders are below them" in notes
+    assert "found splits train (1), val (1); they have no class folders" in notes
 
 
 def test_inputs_share_their_classes_and_splits_are_passed_where_these_are_the_inputs():

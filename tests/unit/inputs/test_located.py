@@ -71,7 +71,7 @@ def test_files_in_another_spelling_or_of_another_machine(tmp_path, files, row, w
         (["a/1.jpg", "b/1.jpg", "2.jpg"], ["/home/al/1.jpg", "2.jpg"], "1 name fits several images"),
         # The file of that name is another row.
         (["b/1.jpg"], ["/home/al/a/1.jpg", "b/1.jpg"], "1 name is left out, because another name fits"),
-        ([], ["1.jpg"], "none of its files (1) exists"),
+        ([], ["1.jpg"], "none of its files exists (1)"),
     ],
 )
 def test_files_that_are_not_there_are_never_guessed(tmp_path, files, rows, note):

@@ -116,8 +116,8 @@ def test_an_index_is_kept(store, monkeypatch):
     ("name", "content", "said"),
     [
         ("a.tar", tar_of(IMAGES)[:20_000], "cut short"),
-        ("a.zip", bytes(1000), "no zip file"),
-        ("a.tar.gz", b"", "fetch it first"),
+        ("a.zip", bytes(1000), "not a zip file"),
+        ("a.tar.gz", b"", "download it first"),
     ],
 )
 def test_what_is_no_archive(store, name, content, said):
@@ -192,7 +192,7 @@ def test_a_zip_file_whose_headers_are_not_where_it_says(store, tmp_path):
     content[:4] = b"XXXX"
     store.put({"a.zip": bytes(content)})
     listing = list_images(["s3://bucket/a.zip"])
-    expected = ["damaged in its archive: there is no header before it", IMAGES["1/01.jpg"]]
+    expected = ["damaged in its archive: its header is missing", IMAGES["1/01.jpg"]]
     assert fetched(listing.storage, [0, 1], tmp_path / "s") == expected
 
 

@@ -225,9 +225,9 @@ def test_urls_are_objects_of_a_service(tmp_path):
 @pytest.mark.parametrize(
     ("paths", "said"),
     [
-        (["memory://a/1.jpg", "2.jpg"], "2.jpg', on this machine, and URLs on other rows; allowed: all"),
+        (["memory://a/1.jpg", "2.jpg"], "2.jpg', and URLs in other rows; allowed: only"),
         (["2.jpg", "memory://a/1.jpg"], "line 2: found"),
-        (["memory://a/1.jpg", "https://host/1.jpg"], "are of several services, 'memory://a', 'https://host'; allowed"),
+        (["memory://a/1.jpg", "https://host/1.jpg"], "belong to several services, 'memory://a', 'https://host'"),
         (["https://host/1.jpg", "https://host/2.jpg?key=1"], "line 3: the URL 'https://host/2.jpg?...' has a query"),
     ],
 )  # fmt: skip
@@ -266,7 +266,7 @@ def test_tables_that_say_different_things_of_an_image(tmp_path):
     assert found(one, same) == [(f"{tmp_path}/1.jpg", "cat", "x"), (f"{tmp_path}/2.jpg", "dog", "y")]
     for other in [("1.jpg", "dog", "x"), ("1.jpg", "cat", "z")]:
         table = write_table(tmp_path / "3.csv", [other])
-        with pytest.raises(ConfigError, match=r"'1.jpg'.* both '.*' and '.*'; allowed: one"):
+        with pytest.raises(ConfigError, match=r"'1.jpg' both .* '.*' and '.*'; allowed: one"):
             list_images([str(one), str(table)])
 
 
@@ -275,8 +275,8 @@ def test_tables_that_say_different_things_of_an_image(tmp_path):
 )
 def test_a_file_of_boxes_is_no_table_of_images(tmp_path, names):
     rows = [("1.jpg", "0", "0", "5", "5"), ("1.jpg", "1", "1", "5", "5")]
-    refused(write_table(tmp_path / "boxes.csv", rows, names), "lines 2 and 3: both are of")
-    refused(write_table(tmp_path / "boxes.jsonl", rows, names), "A file of boxes goes to --boxes")
+    refused(write_table(tmp_path / "boxes.csv", rows, names), "lines 2 and 3: both name")
+    refused(write_table(tmp_path / "boxes.jsonl", rows, names), "Give a box file to --boxes")
     assert len(found(write_table(tmp_path / "boxes.csv", rows[:1], names))) == 1
 
 
@@ -291,7 +291,7 @@ def test_a_file_of_boxes_is_no_table_of_images(tmp_path, names):
         ("csv", b"path,url,label\n", "several columns could have the paths: found 'path', 'url', 'label'"),
         ("csv", b"path,PATH\n", "found the column 'path' twice"),
         ("csv", b"path,label\na.jpg,K\xe4fer\n", "line 2: the byte 0xe4 in b'K\\xe4fer' is not UTF-8; allowed"),
-        ("csv", b"path\na.jpg\n\xe4.jpg\n", "line 3: the byte 0xe4 in b'\\xe4.jpg' is not UTF-8, and names no file"),
+        ("csv", b"path\na.jpg\n\xe4.jpg\n", "line 3: the byte 0xe4 in b'\\xe4.jpg' is not UTF-8, and no such"),
         ("csv", b"\npath,label\na.jpg,cat\nb.jpg\n", "line 4: found 1 field, 'b.jpg'; allowed: 2"),
         ("csv", b"path,label\na.jpg,cat\n,dog\n", "line 3: found ''; allowed: the path of an image"),
         ("csv", b'path,label\n"a"b.jpg,cat\n', "line 2: cannot be split into fields"),
