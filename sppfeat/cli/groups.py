@@ -120,7 +120,7 @@ class Stop:
             self._is_wanted = True
             raise KeyboardInterrupt
         self._is_wanted = True
-        say("\nFinishing the current batch (Ctrl-C again to stop at once).")
+        say_above_bars("Finishing the current batch (Ctrl-C again to stop at once).")
 
     def raise_if_dropped(self) -> None:
         """Raises KeyboardInterrupt again if a signal raised it and the exception was dropped."""
