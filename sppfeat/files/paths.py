@@ -18,6 +18,7 @@ from sppfeat.files.globs import PathFilter, find_system_folder
 
 __all__ = [
     "MOST_WAYS",
+    "N_EXAMPLES",
     "FolderWalk",
     "PathIndex",
     "PathTable",
@@ -188,6 +189,9 @@ def _number_key(match: re.Match[bytes]) -> bytes:
 
 _SORTED_AT_ONCE = 1 << 14  # names of a folder, as objects with their sort keys: 4 MB
 
+N_EXAMPLES = 4
+"""Number of skipped files that a walk or an index names; notes show one less, and dots."""
+
 MOST_WAYS = 100
 """Most paths, through links, to one folder; ten folders that link to each other have millions."""
 
@@ -195,7 +199,8 @@ MOST_WAYS = 100
 class FolderWalk:
     """Walks a folder, follows links, and skips hidden names and system folders.
 
-    ``n_other_files`` counts the other files, and ``system_folders`` lists the system folders.
+    ``n_other_files`` counts the other files, ``other_files`` names a few of them, and ``system_folders`` names the
+    system folders.
 
     Args:
         top: path of the folder.
@@ -215,6 +220,7 @@ class FolderWalk:
         paths: PathFilter | None = None,
     ) -> None:
         self.n_other_files = 0
+        self.other_files: list[bytes] = []
         self.system_folders: list[bytes] = []
         self._paths = paths or PathFilter()
         self._top = top
@@ -268,6 +274,8 @@ class FolderWalk:
                         continue
                     if not name.endswith(b"/") and not self._is_wanted(name):
                         self.n_other_files += 1
+                        if len(self.other_files) < N_EXAMPLES:
+                            self.other_files.append(above + name)
                         continue
                     kept.append(name)
                     if len(kept) == _SORTED_AT_ONCE:

@@ -14,7 +14,7 @@ from sppfeat.config.wording import counted, first_few, one_line
 from sppfeat.errors import ConfigError
 from sppfeat.files.globs import PathFilter
 from sppfeat.files.image_names import IMAGE_SUFFIXES
-from sppfeat.files.paths import PathTable
+from sppfeat.files.paths import N_EXAMPLES, PathTable
 from sppfeat.inputs.labels import LABEL_MODES, label_images
 from sppfeat.inputs.mentions import Once, find_repeated
 from sppfeat.inputs.names import SCHEME, below, is_url
@@ -24,6 +24,7 @@ from sppfeat.inputs.segments import FileStorage, JoinedStorage, Segment, Storage
 __all__ = ["Listing", "list_images"]
 
 _SHOWN = 5  # names in a note
+_SHOWN_FILES = N_EXAMPLES - 1
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,9 @@ def list_images(
 
 def _notes_of_skipped(segments: Sequence[Segment], chosen: PathFilter) -> Iterator[str]:
     if n := sum(segment.n_other_files for segment in segments):
-        yield f"skipped {counted(n, 'file')} without an image extension"
+        names = chain.from_iterable(segment.other_files for segment in segments)
+        shown = first_few((one_line(os.fsdecode(os.path.basename(name))) for name in names), _SHOWN_FILES)
+        yield f"skipped {counted(n, 'file')} without an image extension ({shown})"
     folders = Counter(
         os.fsdecode(os.path.basename(name)) for segment in segments for name in segment.system_folders
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from sppfeat.errors import ConfigError
 from sppfeat.files.globs import find_system_folder
 from sppfeat.files.image_names import has_image_suffix
-from sppfeat.files.paths import PathTable, natural_key
+from sppfeat.files.paths import N_EXAMPLES, PathTable, natural_key
 from sppfeat.inputs.names import is_url, kind_of, make_absolute
 from sppfeat.inputs.segments import Segment
 
@@ -47,18 +47,22 @@ def expand(pattern: str) -> tuple[list[bytes], Segment]:
     texts = list(itertools.islice(_expand_braces(pattern), _MOST_TEXTS + 1))
     if len(texts) > _MOST_TEXTS:
         raise ConfigError(f"{pattern!r} expands to more than {_MOST_TEXTS} names")
-    found, n_other_files, system_folders = list[bytes](), 0, dict[bytes, None]()
+    found, other_files, system_folders = list[bytes](), list[bytes](), dict[bytes, None]()
     for text in texts:
         path = make_absolute(os.fsencode(text))
         if is_url(path) or os.path.lexists(path):
             found.append(path)
             continue
-        matches, n_others, folders = _expand_marks(text)
+        matches, others, folders = _expand_marks(text)
         found += map(make_absolute, matches)
-        n_other_files += n_others
+        other_files += others
         system_folders |= dict.fromkeys(folders)
     return found, Segment(
-        None, PathTable(()), n_other_files=n_other_files, system_folders=tuple(system_folders)
+        None,
+        PathTable(()),
+        n_other_files=len(other_files),
+        other_files=tuple(other_files[:N_EXAMPLES]),
+        system_folders=tuple(system_folders),
     )
 
 
@@ -80,8 +84,8 @@ def _expand_braces(text: str) -> Iterator[str]:
             yield text[: match.start()] + choice + rest
 
 
-def _expand_marks(pattern: str) -> tuple[list[bytes], int, list[bytes]]:
-    """Expand ``*``, ``?`` and ``[...]``; return the matches, the number of other files, and skipped system folders."""
+def _expand_marks(pattern: str) -> tuple[list[bytes], list[bytes], list[bytes]]:
+    """Expand ``*``, ``?`` and ``[...]``; return the matches, other files, and skipped system folders."""
     fixed = re.split(r"[^/]*[*?\[]", pattern, maxsplit=1)[0]
     matches = glob.glob(os.fsencode(pattern), recursive=True)
     system_folder = {match: find_system_folder(match[len(os.fsencode(fixed)) :] + b"/") for match in matches}
@@ -92,4 +96,5 @@ def _expand_marks(pattern: str) -> tuple[list[bytes], int, list[bytes]]:
         raise ConfigError(f"no file or folder matches {pattern!r}")
     found = [m for m in known if folders.isdisjoint(map(os.fsencode, Path(os.fsdecode(m)).parents))]
     found.sort(key=lambda match: [*map(natural_key, match.split(b"/"))])
-    return found, len(matches) - len(known), [*filter(None, system_folder.values())]
+    others = sorted({*matches}.difference(known))
+    return found, others, [*filter(None, system_folder.values())]

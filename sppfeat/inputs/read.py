@@ -114,6 +114,7 @@ def _read_folder(top: bytes, paths: PathFilter) -> Iterator[Segment]:
         images,
         own_labels=OwnLabels.none(len(images)) if _are_shards(top, images) else None,
         n_other_files=walk.n_other_files,
+        other_files=tuple(walk.other_files),
         system_folders=tuple(walk.system_folders),
         side_tables=tuple(side_tables),
     )

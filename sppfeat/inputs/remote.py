@@ -17,7 +17,7 @@ from sppfeat.config.wording import one_line
 from sppfeat.errors import ConfigError, SourceError, SppfeatError
 from sppfeat.files.globs import PathFilter, find_system_folder
 from sppfeat.files.image_names import has_image_suffix
-from sppfeat.files.paths import PathTable, PathTableBuilder, walk_order
+from sppfeat.files.paths import N_EXAMPLES, PathTable, PathTableBuilder, walk_order
 from sppfeat.files.places import FileVersion, Place
 from sppfeat.files.remote import check_url, shown
 from sppfeat.files.remote.objects import UNKNOWN_SIZE, Fetcher, is_folder, objects_below, open_object
@@ -75,7 +75,7 @@ def _read_folder(service: Service, url: str, paths: PathFilter) -> Iterator[Segm
     """Yield the images below a folder; or, without any, those of the archives below it."""
     images, listed_sizes, containers = PathTableBuilder(), array("q"), list[bytes]()
     system_folders = dict[bytes, None]()
-    n_objects = n_others = 0
+    n_objects, others = 0, list[bytes]()
     for name, size in objects_below(service, url):
         n_objects += 1
         if (found := find_system_folder(name)) is not None:
@@ -90,7 +90,7 @@ def _read_folder(service: Service, url: str, paths: PathFilter) -> Iterator[Segm
         elif is_container(name):
             containers.append(name)
         else:
-            n_others += 1
+            others.append(name)
     if not n_objects:
         raise ConfigError(f"no such object or folder: {shown(url)}")
     listed = images.build()
@@ -98,7 +98,7 @@ def _read_folder(service: Service, url: str, paths: PathFilter) -> Iterator[Segm
     names, sizes = PathTable(listed[i] for i in order.tolist()), np.array(listed_sizes, dtype=np.int64)[order]
     storage = _Objects(service, os.fsencode(url), names, sizes)
     if len(names):
-        n_others, containers = n_others + len(containers), []
+        others, containers = others + containers, []
     # A table next to archives describes them; remote tables cannot be read anyway.
     folders = {os.path.dirname(name) for name in containers if kind_of(name) is ContainerKind.ARCHIVE}
     tables = (ContainerKind.ARROW, ContainerKind.PARQUET)
@@ -109,7 +109,8 @@ def _read_folder(service: Service, url: str, paths: PathFilter) -> Iterator[Segm
         os.fsencode(url),
         names,
         storage=storage,
-        n_other_files=n_others,
+        n_other_files=len(others),
+        other_files=tuple(others[:N_EXAMPLES]),
         system_folders=tuple(system_folders),
         side_tables=tuple(side_tables),
     )

@@ -110,6 +110,7 @@ class Segment:
     own_labels: OwnLabels | None = None  # classes that the input gives; None if folders decide
     ids: PathTable | None = None  # ids that the input gives its images; None if it gives none
     n_other_files: int = 0  # number of files skipped because they have no image suffix
+    other_files: tuple[bytes, ...] = ()  # the first few of them
     n_repeated: int = 0  # number of repeated images; each image is listed once
     system_folders: tuple[bytes, ...] = ()  # skipped system folders, relative to top
     side_tables: tuple[

@@ -31,9 +31,9 @@ __all__ = ["index_archive", "load_index", "read_archive", "save_index", "segment
 
 
 # Version of index files and of the code that builds them; indexes of other versions are rebuilt.
-_SCHEMA = 5
+_SCHEMA = 6
 _FEWEST_IMAGES = 1000  # an index of this many images takes 30 ms to build, and 2 ms to load
-_TEXTS = ("names", "refusals", "ids", "classes", "system_folders")
+_TEXTS = ("names", "refusals", "ids", "classes", "system_folders", "other_files")
 _SETTLED_NS = 2_000_000_000  # a younger file may change again without a new time stamp
 
 
@@ -118,7 +118,8 @@ def _columns(segment: Segment, members: Members) -> dict[str, Any]:
         "counts": [segment.n_other_files, segment.n_repeated],
         "labels": own.labels,
     }
-    texts = (segment.names, members.refusals, segment.ids or (), own.classes, segment.system_folders)
+    skipped = (segment.system_folders, segment.other_files)
+    texts = (segment.names, members.refusals, segment.ids or (), own.classes, *skipped)
     for name, table in zip(_TEXTS, texts, strict=True):
         columns[name], columns[f"{name}_ends"] = PathTable(table).to_arrays()
     return columns
@@ -126,7 +127,7 @@ def _columns(segment: Segment, members: Members) -> dict[str, Any]:
 
 def _index(columns: Mapping[str, Any]) -> tuple[Segment, Members]:
     """Convert arrays to an index; may raise any exception if they do not describe one."""
-    names, refusals, ids, classes, system_folders = (
+    names, refusals, ids, classes, system_folders, other_files = (
         PathTable.from_arrays(columns[name], columns[f"{name}_ends"]) for name in _TEXTS
     )
     n_other_files, n_repeated = map(int, columns["counts"])
@@ -136,6 +137,7 @@ def _index(columns: Mapping[str, Any]) -> tuple[Segment, Members]:
         own_labels=OwnLabels(columns["labels"], tuple(classes)) if len(classes) else None,
         ids=ids if len(ids) else None,
         n_other_files=n_other_files,
+        other_files=tuple(other_files),
         n_repeated=n_repeated,
         system_folders=tuple(system_folders),
     )

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from sppfeat.errors import ConfigError
 from sppfeat.files.globs import find_system_folder
 from sppfeat.files.image_names import has_image_suffix
-from sppfeat.files.paths import PathTable, PathTableBuilder, possibly_repeated
+from sppfeat.files.paths import N_EXAMPLES, PathTable, PathTableBuilder, possibly_repeated
 from sppfeat.inputs.segments import (
     DEFLATED_MEMBER,
     FIRST_REFUSAL,
@@ -58,7 +58,7 @@ def index_zip(file: BinaryIO) -> tuple[Segment, Members]:
         if entry.filename.endswith("/") or members.hides(name):
             continue
         if not has_image_suffix(name):
-            members.n_other_files += 1
+            members.skip(name)
         elif refusal := _refusal(entry, nbytes):
             members.refuse(name, refusal)
         elif entry.compress_type == zipfile.ZIP_DEFLATED and entry.file_size:
@@ -90,7 +90,8 @@ class IndexBuilder:
     """Collects the members of an archive, one after the other, and counts those without an image suffix."""
 
     def __init__(self) -> None:
-        self.n_other_files = 0
+        self._n_other_files = 0
+        self._other_files: list[bytes] = []
         self._system_folders: dict[bytes, None] = {}
         self._names = PathTableBuilder()
         self._rows = array("q")  # those of Members
@@ -126,6 +127,12 @@ class IndexBuilder:
         """Names of all members; none can be added afterwards."""
         return self._names.build()
 
+    def skip(self, name: bytes) -> None:
+        """Count a member without an image suffix."""
+        self._n_other_files += 1
+        if len(self._other_files) < N_EXAMPLES:
+            self._other_files.append(name)
+
     def build(self, images: Sequence[int] | None = None, *, has_headers: bool) -> tuple[Segment, Members]:
         """Return the last image of each name, as unpacking would leave it, without the path of the archive.
 
@@ -138,7 +145,8 @@ class IndexBuilder:
         segment = Segment(
             None,
             names if len(last) == len(names) else PathTable(names[i] for i in last.tolist()),
-            n_other_files=self.n_other_files,
+            n_other_files=self._n_other_files,
+            other_files=tuple(self._other_files),
             n_repeated=len(names) - len(last),
             system_folders=tuple(self._system_folders),
         )

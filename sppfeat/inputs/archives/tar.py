@@ -55,7 +55,7 @@ def index_tar(file: BinaryIO) -> tuple[Segment, Members]:
         elif has_image_suffix(name):
             images.append(len(members))
         elif not (is_plain and _is_sample_text(name)):
-            members.n_other_files += 1
+            members.skip(name)
         elif header.size <= _LONGEST_TEXT:
             file.seek(header.offset_data)
             texts.add(name, file.read(header.size))

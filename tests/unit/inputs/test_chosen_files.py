@@ -1,6 +1,7 @@
 """Which files of the inputs are taken: system folders, side files of tools, patterns, and quoted globs."""
 
 import os
+import re
 import tarfile
 import zipfile
 from pathlib import Path
@@ -108,7 +109,7 @@ def test_a_system_folder_that_cannot_be_read_stops_no_run():
 
 def test_a_file_with_the_name_of_a_system_folder_is_a_file():
     touch("data/1.jpg", "data/lost+found")
-    assert chosen("data") == (["1.jpg"], "skipped 1 file without an image extension")
+    assert chosen("data") == (["1.jpg"], "skipped 1 file without an image extension (lost+found)")
 
 
 # --- patterns -------------------------------------------------------------------------------------
@@ -302,11 +303,17 @@ def test_a_pattern_of_a_system_folder_matches_something():
     assert "matches nothing" not in chosen("data", exclude=["@eaDir"])[1]
 
 
+def test_some_of_many_skipped_files_are_named():
+    touch("data/1.jpg", *(f"data/{i}.txt" for i in range(9)))
+    _, note = chosen("data")
+    assert re.fullmatch(r"skipped 9 files without an image extension \((\d\.txt, ){3}\.\.\.\)", note)
+
+
 def test_a_quoted_pattern_tells_what_it_skips():
     touch("photos/1.jpg", "photos/notes.txt", "photos/@eaDir/1.jpg/THUMB.jpg")
     notes = list_images(["photos/*"]).notes
     assert notes == (
-        "skipped 1 file without an image extension",
+        "skipped 1 file without an image extension (notes.txt)",
         "skipped 1 system folder (@eaDir); give one as an input to read it",
     )
 
