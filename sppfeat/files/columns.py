@@ -108,7 +108,7 @@ def find_path_column(names: Sequence[str], *, error: _MakeError) -> int:
     column = find_unique_column(names, candidates, error=error) if len(candidates) == 1 else None
     if column is not None:
         return column
-    number = "several columns could have the paths" if candidates else "no column has the paths"
+    number = "several columns could hold the paths" if candidates else "no column holds the paths"
     raise error(f"{number}: found {show_names(names)}; allowed: exactly one of {'|'.join(PATH_NAMES)}")
 
 
@@ -172,9 +172,7 @@ def find_box_columns(
     labels = LABEL_NAMES if label is None else (label.strip().lower(),)
     of_class, score, box_id = (find_column(names, choices) for choices in (labels, _SCORE, _BOX_ID))
     if label is not None and of_class is None:
-        raise error(
-            f"found {_show(names)}, but not the column of --box-label {label!r}; allowed: one of these"
-        )
+        raise error(f"found {_show(names)}, but no column {label!r}; --box-label takes one of these")
     coordinates = tuple(index[name] for name in coordinate_names)
     known = {image, of_class, score, box_id, *coordinates}
     return BoxColumns(
@@ -202,7 +200,7 @@ def _coordinate_names(
     if len(complete) != 1:
         number = "more than one box" if complete else "no box"
         allowed = " | ".join(",".join(names) for names in sets)
-        raise error(f"found {_show(index)}, which is {number}; allowed: exactly one of {allowed}")
+        raise error(f"found {_show(index)}, which describes {number}; allowed: exactly one of {allowed}")
     return complete[0]
 
 

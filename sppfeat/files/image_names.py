@@ -158,7 +158,7 @@ def match_images(
         new = {i: _Found(image, rule) for i, image in zip(tried, images, strict=True) if image >= 0}
         found |= new
         left = {position: name for position, name in left.items() if position not in new}
-    several: dict[int, tuple[int, ...]] = {}
+    left_out: dict[int, tuple[int, ...]] = {}
     if left and len(paths):
         stems = set(map(_stem_of, own_paths))
         cleaned = {position: _clean(name.strip()) for position, name in left.items()}
@@ -169,13 +169,13 @@ def match_images(
             if len(fitting) == 1:
                 found[position] = _Found(fitting[0], rule, n_parts)
             elif fitting:
-                several[position] = fitting
+                left_out[position] = fitting
         for position in _find_rivals(found, names):
-            several[position] = (found.pop(position).image,)
+            left_out[position] = (found.pop(position).image,)
     image_of = np.full(len(names), -1, dtype=np.int64)
     image_of[[*found]] = [match.image for match in found.values()]
     return Matches(
-        image_of, (*_notes_on_rules(found, names, paths), *_notes_on_doubts(several, names, paths))
+        image_of, (*_notes_on_rules(found, names, paths), *_notes_on_left_out(left_out, names, paths))
     )
 
 
@@ -210,20 +210,20 @@ def _notes_on_rules(
         yield note_on_rule(rule, [names[i] for i in same], paths[found[same[0]].image])
 
 
-def _notes_on_doubts(
-    several: dict[int, tuple[int, ...]], names: Sequence[bytes], paths: Sequence[bytes]
+def _notes_on_left_out(
+    left_out: dict[int, tuple[int, ...]], names: Sequence[bytes], paths: Sequence[bytes]
 ) -> Iterator[str]:
     for is_rival, one, many, why in (
         (False, "fits several images and is", "fit several images and are", ""),
         (True, "is", "are", ", because another name fits the same image as well or better"),
     ):
-        doubts = {i: images for i, images in several.items() if (len(images) == 1) == is_rival}
+        skipped = {i: images for i, images in left_out.items() if (len(images) == 1) == is_rival}
         shown = (
             f"{_show(names[i])} ({' or '.join(_show(paths[image]) for image in images)})"
-            for i, images in doubts.items()
+            for i, images in skipped.items()
         )
-        if doubts:
-            count = counted(len(doubts), f"name {one}", f"names {many}")
+        if skipped:
+            count = counted(len(skipped), f"name {one}", f"names {many}")
             yield f"{count} left out{why}: {first_few(shown, _SHOWN)}"
 
 
@@ -241,23 +241,23 @@ def _match_whole(
             if key in best:
                 best[key] = _better(best[key], (rank, (image,)))
     image_of = [-1] * len(keys)
-    unclear: dict[int, tuple[int, ...]] = {}
+    ambiguous: dict[int, tuple[int, ...]] = {}
     for position, of_name in enumerate(keys):
         found = [(own + best[key][0], best[key][1]) for key, own in of_name if best[key][1]]
         _, images = reduce(_better, found, _NOTHING)
         if len(images) > 1:
-            unclear[position] = images
+            ambiguous[position] = images
         elif images:
             image_of[position] = images[0]
-    if unclear:
-        (position, images), *others = unclear.items()
+    if ambiguous:
+        (position, images), *others = ambiguous.items()
         could = " or ".join(_show(shown[image]) for image in images)
         more = ""
         if others:
-            more = f"{counted(len(others), 'other name is', 'other names are')} as unclear"
+            more = f"{counted(len(others), 'other name is', 'other names are')} ambiguous, too"
             more = f" ({more}: {first_few((_show(names[i]) for i, _ in others), _SHOWN)})"
         raise BoxError(
-            f"an image is named {_show(names[position])}, which could be {could}{more}: name it by more of its path"
+            f"the image name {_show(names[position])} could mean {could}{more}; give more of its path"
         )
     return image_of
 

@@ -103,11 +103,13 @@ class PathTable(Sequence[bytes]):
         """Return the table from the arrays of :meth:`to_arrays`; raise ValueError if they do not describe one."""
         are_flat = blob.ndim == ends.ndim == 1 and len(ends) > 0
         if blob.dtype != np.uint8 or ends.dtype != np.int64 or not are_flat:
-            raise ValueError(f"not the arrays of paths: {blob.dtype} {blob.shape}, {ends.dtype} {ends.shape}")
+            raise ValueError(
+                f"not the arrays of a table: {blob.dtype} {blob.shape}, {ends.dtype} {ends.shape}"
+            )
         table = cls(())
         table._blob, table._ends = bytearray(blob.data), ends.astype(np.int64)
         if ends[0] != 0 or ends[-1] != len(blob) or (np.diff(table._ends) < 0).any():
-            raise ValueError("not the arrays of paths: they do not follow each other")
+            raise ValueError("not the arrays of a table: the bounds do not ascend from 0 to the end")
         return table
 
     @property
@@ -157,7 +159,7 @@ class PathIndex:
 
 
 def possibly_repeated(paths: Sequence[bytes]) -> npt.NDArray[np.int64]:
-    """Positions of all repeated paths, and of few others, ``(s,)`` int64, ascending."""
+    """Positions of all repeated paths and a few others, ``(s,)`` int64, ascending."""
     _, inverse, counts = np.unique(_hashes(paths), return_inverse=True, return_counts=True)
     return np.flatnonzero(counts[inverse] > 1)
 
@@ -193,7 +195,7 @@ N_EXAMPLES = 4
 """Number of skipped files that a walk or an index names; notes show one less, and dots."""
 
 MOST_WAYS = 100
-"""Most paths, through links, to one folder; ten folders that link to each other have millions."""
+"""Largest number of ways, through links, to reach one folder; ten folders that link to each other have millions."""
 
 
 class FolderWalk:

@@ -58,13 +58,14 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
-_NO_TEXT = {
+_BINARY_FILES = {
     b"PK\3\4": "a zip archive, such as an Excel workbook (.xlsx)",
     b"\xd0\xcf\x11\xe0": "an Excel workbook (.xls)",
     b"PAR1": "a Parquet file",
     b"\x1f\x8b": "compressed by gzip",
 }
 _LONGEST_MARK = max(map(len, _MARKS))
+
 OTHER_ENCODING = "allowed: UTF-8; for text from Windows add --encoding cp1252"
 
 _WIDTH = 60  # characters shown of a value
@@ -118,7 +119,7 @@ class TableFile:
             with open(self.path, "rb") as file:
                 head = file.read(_LONGEST_MARK)
                 file.seek(0)
-                for magic, kind in _NO_TEXT.items():
+                for magic, kind in _BINARY_FILES.items():
                     if head.startswith(magic):
                         raise self.error(
                             "", f"is {kind}; allowed: text, such as a sheet saved as 'CSV UTF-8'"

@@ -59,7 +59,7 @@ def test_an_export_numbers_the_classes_as_another_file_does(files, tmp_path):
     assert f"Error: 10 rows have classes that '{other}' lacks: 'c0' 10; allowed: 'c1'. Leave" in said.stderr
     again = ("export", features, "-o", train, "--overwrite", "--classes-from", train, "--format", "csv")
     said = run(*again, code=2)
-    assert "is what is read" in said.stderr
+    assert "is also an input" in said.stderr
 
 
 def test_notes_are_lines_of_their_own_above_the_bar(files, tmp_path):

@@ -182,7 +182,7 @@ class _Upload(LocalOutput):
             raise SourceError(f"cannot write {self._where}: only {found} of {size} bytes arrived")
 
     def _version(self) -> str | None:
-        """Return a digest that changes with the object's content; None if there is no object."""
+        """Return a digest that changes with the object's content; None without an object."""
         with self._errors("look for"):
             try:
                 found = self._service.ask("info", self._target)

@@ -33,7 +33,7 @@ _LONGEST_SECONDS = 180.0  # seconds after which no attempt begins
 class FailureKind(enum.Enum):
     """Kinds of failures, by the condition that must change before another attempt can succeed."""
 
-    MISSING = "the object is not there"
+    MISSING = "the object does not exist"
     DENIED = "the object may not be read or written"
     REFUSED = "the service refuses everything: wrong or missing credentials"
     PASSING = "the service does not answer, breaks off, or reports overload"
@@ -61,7 +61,7 @@ _SIGNS: dict[FailureKind, tuple[int | str, ...]] = {
     FailureKind.OTHER: ("InvalidURL",),
 }
 _KIND_OF = {sign: kind for kind, signs in _SIGNS.items() for sign in signs}
-_IN_WORDS = {FailureKind.MISSING: "no such object", FailureKind.DENIED: "permission denied"}
+_REASONS = {FailureKind.MISSING: "no such object", FailureKind.DENIED: "permission denied"}
 _LOCAL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE)
 
 
@@ -75,13 +75,13 @@ def judge(error: Exception) -> tuple[FailureKind, str]:
         kind = _KIND_OF.get(code) or (_KIND_OF.get(status, FailureKind.OTHER) if status else None)
         if kind is not None:
             text = f"the server says {' '.join(filter(None, (str(status or ''), one_line(code))))}"
-            return kind, text if code == "NoSuchBucket" else _IN_WORDS.get(kind, text)
+            return kind, text if code == "NoSuchBucket" else _REASONS.get(kind, text)
     if isinstance(error, OSError) and error.errno in _LOCAL_ERRNOS:
         return FailureKind.LOCAL, error.strerror or "no space"
     for cause in reversed(causes):  # fsspec reports a missing file when a server does not answer
         for base in type(cause).__mro__:
             if kind := _KIND_OF.get(base.__name__):
-                return kind, _IN_WORDS.get(kind) or _text(cause)
+                return kind, _REASONS.get(kind) or _text(cause)
     return FailureKind.PASSING if isinstance(error, OSError) else FailureKind.OTHER, _text(error)
 
 
@@ -129,7 +129,7 @@ def _status(error: BaseException) -> int | None:
 
 
 def _code(error: BaseException) -> str:
-    """Return the error code in an object store's answer; empty if there is none."""
+    """Return the error code in an object store's answer; empty without one."""
     response = getattr(error, "response", None)
     code = response.get("Error", {}).get("Code", "") if isinstance(response, dict) else ""
     return code if isinstance(code, str) and not code.isdecimal() else ""

@@ -600,7 +600,7 @@ MALFORMED = {
         (HEADER + "a,1,2,3,4,\xff\n", ["line 2", "score"]),
         ((HEADER + "a,1,2,3,4,K\xe4").encode("cp1252"), ["line 2", "0xe4", "--encoding cp1252"]),
         ("path,x,y,w,h,cx,cy\n", ["line 1", "more than one box"]),
-        ("x0,y0,x1,y1\n", ["line 1", "names no image", "image_path"]),
+        ("x0,y0,x1,y1\n", ["line 1", "without a column of image names", "image_path"]),
         ("path,x0,y0,x1,y1,Path \n", ["line 1", "'Path'", "twice"]),
         (HEADER + "\na,1,2,3,4\n", ["line 3", "5 fields", "allowed: 6"]),
         (HEADER + '"a\nb",1,2,3,4,5\na,1,2,3px,4,5\n', ["line 4", "'x1' is '3px'", "a number"]),

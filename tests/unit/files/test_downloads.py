@@ -1,4 +1,4 @@
-"""A file arrives whole and right, or nothing of it stays."""
+"""Downloads: a file arrives complete and correct, or leaves nothing behind."""
 
 import hashlib
 import signal
@@ -16,7 +16,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 def refuse(url, path, prefix=SHA256[:8]) -> str:
-    """What is said of a download that fails; whatever was in the folder is all that is there."""
+    """The message of a failed download, which leaves the folder as it was."""
     before = {found: found.read_bytes() for found in path.parent.glob("*")}
     with pytest.raises(WeightsError) as caught:
         download(url, path, sha256_prefix=prefix)
@@ -28,7 +28,7 @@ def refuse(url, path, prefix=SHA256[:8]) -> str:
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_file_is_put_in_its_place_in_a_folder_that_is_made(weight_server, tmp_path, chunked):
+def test_a_download_creates_its_folder(weight_server, tmp_path, chunked):
     weight_server.files["w"] = CONTENT
     weight_server.chunked |= {"w"} if chunked else set()
     path = tmp_path / "a" / "b" / "w.pth"
@@ -46,7 +46,7 @@ def test_a_file_is_put_in_its_place_in_a_folder_that_is_made(weight_server, tmp_
     assert [done for _, done, _ in calls] == sorted(done for _, done, _ in calls)
 
 
-def test_what_is_there_is_replaced_by_what_is_right_and_by_nothing_else(weight_server, tmp_path):
+def test_only_a_correct_download_replaces_an_existing_file(weight_server, tmp_path):
     weight_server.files["w"] = CONTENT
     path = tmp_path / "w.pth"
     path.write_bytes(b"before")
@@ -56,7 +56,7 @@ def test_what_is_there_is_replaced_by_what_is_right_and_by_nothing_else(weight_s
     assert path.read_bytes() == CONTENT
 
 
-def test_another_checksum_is_named_beside_the_expected_one(weight_server, tmp_path):
+def test_a_wrong_checksum_is_reported_with_the_expected_one(weight_server, tmp_path):
     weight_server.files["w"] = b"<html>Please log in</html>"
     found = hashlib.sha256(weight_server.files["w"]).hexdigest()
     message = refuse(weight_server.url("w"), tmp_path / "w.pth")
@@ -66,14 +66,14 @@ def test_another_checksum_is_named_beside_the_expected_one(weight_server, tmp_pa
 @pytest.mark.parametrize(
     ("chunked", "reason"), [(False, f"ended after 1000 of {len(CONTENT)} bytes"), (True, "IncompleteRead")]
 )
-def test_a_transfer_that_is_cut_off(weight_server, tmp_path, chunked, reason):
+def test_a_transfer_that_breaks_off(weight_server, tmp_path, chunked, reason):
     weight_server.files["w"] = CONTENT
     weight_server.cut["w"] = 1000
     weight_server.chunked |= {"w"} if chunked else set()
     assert reason in refuse(weight_server.url("w"), tmp_path / "w.pth")
 
 
-def test_a_server_that_is_not_there(monkeypatch, tmp_path):
+def test_an_unreachable_server(monkeypatch, tmp_path):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, but it does not listen
@@ -81,7 +81,7 @@ def test_a_server_that_is_not_there(monkeypatch, tmp_path):
         assert "Connection refused" in refuse(url, tmp_path / "w.pth")
 
 
-def test_a_server_that_says_nothing_is_not_waited_for(monkeypatch, tmp_path):
+def test_a_silent_server_times_out(monkeypatch, tmp_path):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(downloads, "_TIMEOUT_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -89,7 +89,7 @@ def test_a_server_that_says_nothing_is_not_waited_for(monkeypatch, tmp_path):
         assert "timed out" in refuse(url, tmp_path / "w.pth")
 
 
-def test_a_folder_that_cannot_be_written_to(weight_server, tmp_path):
+def test_a_read_only_folder(weight_server, tmp_path):
     weight_server.files["w"] = CONTENT
     (tmp_path / "file").touch()
     url, path = weight_server.url("w"), tmp_path / "file" / "w.pth"
@@ -102,7 +102,7 @@ def test_a_folder_that_cannot_be_written_to(weight_server, tmp_path):
     assert {found.name for found in tmp_path.iterdir()} == {"file", "taken.pth"}
 
 
-def test_a_disk_that_is_full(weight_server, tmp_path, mount_disk):
+def test_a_full_disk(weight_server, tmp_path, mount_disk):
     weight_server.files["w"] = CONTENT * 10
     disk = mount_disk(1)
     with pytest.raises(WeightsError, match="No space left on device"):

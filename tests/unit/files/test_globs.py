@@ -1,4 +1,4 @@
-"""Patterns of --exclude and --include, and folders that systems make."""
+"""Patterns of --exclude and --include, and system folders."""
 
 import pytest
 
@@ -29,7 +29,7 @@ from sppfeat.files.globs import PathFilter, find_system_folder
         ("new\nline.*", ["new\nline.jpg"], ["new.jpg"]),
     ],
 )
-def test_patterns_match_as_those_of_gitignore(pattern, matched, others):
+def test_patterns_match_as_in_gitignore(pattern, matched, others):
     exclude, include = PathFilter([pattern]), PathFilter((), [pattern])
     assert [exclude.excludes(path.encode()) for path in matched + others] == [
         *[True] * len(matched),
@@ -39,7 +39,7 @@ def test_patterns_match_as_those_of_gitignore(pattern, matched, others):
     assert not any(include.takes(path.encode()) for path in others)
 
 
-def test_a_name_that_is_not_utf8_is_compared_too():
+def test_names_that_are_not_utf8_are_compared():
     assert PathFilter(["*\udcff*"]).excludes(b"a/\xff.jpg")
     assert not PathFilter(["*\udcff*"]).excludes(b"a/\xfe.jpg")
 
@@ -49,14 +49,14 @@ def test_without_patterns_all_files_are_taken():
     assert PathFilter().takes(b"a.jpg")
 
 
-def test_a_pattern_that_matches_nothing_is_known():
+def test_unused_patterns_are_listed():
     paths = PathFilter(["*.png", "gone"], ["cat", "dog"])
     assert [paths.takes(path) for path in (b"cat/1.png", b"cat/1.jpg")] == [False, True]
     assert paths.unused() == ["--exclude 'gone'", "--include 'dog'"]
 
 
 @pytest.mark.parametrize("pattern", ["", "/", "./", "a\0b", "[z-a]"])
-def test_what_is_no_pattern_is_refused(pattern):
+def test_invalid_patterns_are_refused(pattern):
     with pytest.raises(ConfigError, match="--include is "):
         PathFilter((), [pattern])
 
@@ -69,7 +69,7 @@ def test_what_is_no_pattern_is_refused(pattern):
         *("__MACOSX", ".ipynb_checkpoints", ".Trashes", ".Spotlight-V100", ".snapshot", "FOUND.000"),
     ],
 )
-def test_folders_that_systems_make_are_known_at_any_depth(name):
+def test_system_folders_are_found_at_any_depth(name):
     assert find_system_folder(f"{name}/1.jpg".encode()) == name.encode()
     assert find_system_folder(f"a/b/{name}/c/{name}/1.jpg".encode()) == f"a/b/{name}".encode()
     assert find_system_folder(f"a/{name}".encode()) is None  # a file of that name

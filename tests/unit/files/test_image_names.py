@@ -1,4 +1,4 @@
-"""Which input a name in a box file is, against comparing each name with each path part by part."""
+"""The inputs that image names match, against a comparison of each name with each path part by part."""
 
 import itertools
 
@@ -45,7 +45,7 @@ def notes_on(names, paths, root=ROOT):
 
 
 def parts_of(name):
-    """Parts of a name without those that lead nowhere or out; whether it is absolute."""
+    """Parts of a name without ``.`` and leading ``..``, and True if it is absolute."""
     parts = []
     for part in name.split("/"):
         if part == "..":
@@ -56,7 +56,7 @@ def parts_of(name):
 
 
 def fit(name, path):
-    """How well one path fits one name: (with suffix, from the root), or None."""
+    """Quality of the match of a path and a name: (with suffix, from the root), or None."""
     parts, is_absolute = parts_of(name)
     below = path.split("/")
     whole = ROOT.decode().strip("/").split("/") + below
@@ -77,7 +77,7 @@ def fit(name, path):
 
 
 def expected(name, paths):
-    """Index of the path that a whole name fits, -1, or None where it is not clear."""
+    """Index of the path that a whole name matches; -1 for no path, None if ambiguous."""
     fits = [(fit(name, path), i) for i, path in enumerate(paths) if fit(name, path) is not None]
     if not fits:
         return -1
@@ -87,7 +87,7 @@ def expected(name, paths):
 
 
 def end_of(name, path):
-    """How well the end of a name fits the end of a path: (with suffix, number of equal parts)."""
+    """Quality of the match of the ends of a name and a path: (with suffix, number of equal parts)."""
     stem = str.rpartition
     parts, whole = parts_of(name)[0], [*ROOT.decode().strip("/").split("/"), *path.split("/")]
     is_image = parts[-1].lower().endswith((".jpg", ".png"))
@@ -107,12 +107,12 @@ def end_of(name, path):
 
 
 def bool_first(how):
-    """Sort key: any fit with the suffix is better than any without; no equal part is no fit."""
+    """Sort key: a match with the suffix beats one without; no equal part is no match."""
     return how[1] > 0, how
 
 
 def expected_by_ends(names, paths):
-    """Index of the path that each name fits best by its end, or -1, given what whole names fit."""
+    """Index of the path whose end each name matches best, or -1, given the matches of whole names."""
     whole = {name: expected(name, paths) for name in names}
     claims = {}
     for name in names:
@@ -130,10 +130,10 @@ def expected_by_ends(names, paths):
 
 
 @given(NAMES, PATHS)
-def test_each_name_is_the_path_that_fits_it_best(names, paths):
+def test_each_name_matches_its_best_path(names, paths):
     wanted = {name: expected(name, paths) for name in names}
     if None in wanted.values():
-        with pytest.raises(BoxError, match="could be"):
+        with pytest.raises(BoxError, match="could mean"):
             match(names, paths)
     clear = [name for name in names if wanted[name] is not None]
     assert match(clear, paths) == expected_by_ends(clear, paths)
@@ -142,43 +142,43 @@ def test_each_name_is_the_path_that_fits_it_best(names, paths):
 @pytest.mark.parametrize(
     "name", ["train/../train/./1.jpg", "train//1.jpg", " 1.jpg\r", "/data/photos/val/../train/1"]
 )
-def test_a_path_or_its_last_parts_in_odd_spellings(name):
+def test_odd_spellings_of_a_path_or_its_end(name):
     assert match([name], ["train/0.jpg", "train/1.jpg"]) == [1]
 
 
 @pytest.mark.parametrize("name", ["11.jpg", "1/x.jpg", "/11.jpg", ".jpg", "", "..", "/", "1."])
-def test_what_is_no_input(name):
+def test_names_that_match_no_input(name):
     assert match([name], ["train/1.jpg"]) == [-1]
 
 
 @pytest.mark.parametrize(
     ("kind", "names", "paths", "wanted"),
     [
-        # Once: posixpath.normpath keeps exactly two leading slashes, so //data/... is not /data/...
+        # posixpath.normpath keeps exactly two leading slashes, which made //data/... differ from /data/...
         ("path", ["//data/photos/1.jpg"], ["1.jpg"], [0]),
-        # Dots that are no suffix of an image.
+        # Dots that do not begin an image suffix.
         ("path", ["photo.v2", "a.b/c.d"], ["photo.jpg", "photo.v2.jpg", "a.b/c.d.png"], [1, 2]),
-        # Files named one by one are inputs whatever their suffix.
-        # Once: 'photo' is taken for 'photo.v2', and its boxes for those of that image.
+        # Files named individually are inputs whatever their suffix.
+        # 'photo' was once matched to 'photo.v2', which then got its boxes.
         ("path", ["photo"], ["photo.v2", "other.jpg"], [-1]),
         ("path", ["photo", "photo.v2"], ["photo", "photo.v2", "x/photo.jpg"], [0, 1]),
-        # Once: the blank is stripped from the name and kept in the path, so that boxes go to another image.
+        # The blank was once stripped from the name only, so that another image got the boxes.
         ("path", [" a.jpg", "a.jpg"], ["a.jpg", " a.jpg"], [1, 0]),
         ("path", [], ["1.jpg"], []),
         ("path", ["1.jpg"], [], [-1]),
-        # Once: only the last part of a text id is compared: b/1 takes the boxes to a/1.jpg, or is unclear.
+        # Only the last part of a text id was once compared, so b/1 matched a/1.jpg.
         ("id", ["a/1", "b/1"], ["a/1.jpg"], [0, -1]),
         ("id", ["a/1", "b/1"], ["a/1.jpg", "b/1.jpg"], [0, 1]),
-        # Once: image_id "abc.jpg" of COCO results is none of the inputs, although there is abc.jpg.
+        # image_id "abc.jpg" of COCO results once matched no input, not even abc.jpg.
         ("id", ["abc.jpg"], ["abc.jpg", "abd.jpg"], [0]),
-        # The boxes of one image are of the only input; among several, they go by the name of their file.
+        # A file with the boxes of one image is for the only input; among several, its file name decides.
         ("single", ["boxes"], ["photo.jpg"], [0]),
         ("single", ["2"], ["1.jpg", "2.jpg"], [1]),
         ("single", ["boxes"], ["1.jpg", "2.jpg"], [-1]),
         ("single", ["1"], [], [-1]),
     ],
 )
-def test_names_and_what_they_match(kind, names, paths, wanted):
+def test_names_and_their_matches(kind, names, paths, wanted):
     assert match(names, paths, kind) == wanted
 
 
@@ -190,7 +190,7 @@ def test_names_that_are_not_utf_8():
 
 
 @pytest.mark.parametrize("paths", list(itertools.permutations(["a/1.jpg", "b/1.jpg", "2.jpg"])))
-def test_an_unclear_name_is_an_error_that_names_both(paths):
+def test_an_ambiguous_name_is_an_error_that_names_both_inputs(paths):
     with pytest.raises(BoxError) as raised:
         match(["2.jpg", "1.jpg"], paths)
     assert all(repr(name) in str(raised.value) for name in ("1.jpg", "a/1.jpg", "b/1.jpg"))
@@ -208,7 +208,7 @@ def test_coco_ids():
     ]
     ids = ["42", "139", "000007", "0", "img_9", "9", "10", "4"]
     assert match(ids, paths, "id") == [0, 1, 2, 3, 4, -1, -1, -1]
-    with pytest.raises(BoxError, match=r"'7'.*could be 'a/007\.jpg' or 'b/7\.jpg'"):
+    with pytest.raises(BoxError, match=r"'7'.*could mean 'a/007\.jpg' or 'b/7\.jpg'"):
         match(["7"], ["a/007.jpg", "b/7.jpg"], "id")
 
 
@@ -220,7 +220,7 @@ CAFE = "caf\u00e9.jpg", "cafe\u0301.jpg"
     [
         (CAFE[:1], CAFE[1:], [0], "1 name matched only after Unicode normalization"),
         (CAFE[1:], CAFE[:1], [0], "1 name matched only after Unicode normalization"),
-        # Both forms on disk: bytes decide.
+        # With both forms on disk, the bytes decide.
         (CAFE, CAFE[::-1], [1, 0], None),
         (
             [f"a\\{CAFE[0]}", "a\\1.jpg"],
@@ -228,7 +228,7 @@ CAFE = "caf\u00e9.jpg", "cafe\u0301.jpg"
             [0, 1],
             r"2 names matched with \ read as /",
         ),
-        # Names from an archive that Windows wrote.
+        # Names from an archive made on Windows.
         (["a/1.jpg"], ["a\\1.jpg", "b\\1.jpg"], [0], r"1 name matched with \ read as /"),
         (
             ["/home/al/train/1.jpg"],
@@ -251,7 +251,7 @@ CAFE = "caf\u00e9.jpg", "cafe\u0301.jpg"
         ),
         (["q/1.jpg"], ["a/1.jpg", "b/1.jpg"], [-1], "1 name fits several images and is left out"),
         (["1.png"], ["1.jpg", "1.webp"], [-1], "1 name fits several images and is left out"),
-        # Once suggested by the file name: the image of another folder.
+        # The file name alone would match an image in another folder.
         (
             ["train/1.jpg", "val/1.jpg"],
             ["train/1.jpg"],
@@ -260,7 +260,7 @@ CAFE = "caf\u00e9.jpg", "cafe\u0301.jpg"
         ),
         (["p/1.jpg", "q/1.jpg"], ["a/1.jpg"], [-1, -1], "2 names are left out, because another name fits"),
         (["1.jpg", "1.png"], ["1.jpg"], [0, -1], "1 name is left out, because another name fits"),
-        # The same name twice, as in a table of boxes with a row for each.
+        # A name twice, as in a table with a row for each box.
         (["p/1.jpg", "p/1.jpg"], ["a/1.jpg"], [0, 0], "2 names matched only by the file name"),
     ],
 )
@@ -270,9 +270,9 @@ def test_weaker_rules_are_noted(names, paths, wanted, note):
     assert [text.startswith(note) for text in notes] == [True] if note else not notes
 
 
-def test_a_normalized_name_that_fits_two_inputs_is_an_error():
+def test_a_normalized_name_that_matches_two_inputs_is_an_error():
     mixed = "cafe\u0301/\u00e9.jpg"
-    with pytest.raises(BoxError, match="could be"):
+    with pytest.raises(BoxError, match="could mean"):
         match([mixed], ["caf\u00e9/\u00e9.jpg", "cafe\u0301/e\u0301.jpg"])
 
 
@@ -289,17 +289,15 @@ def test_many_names(kind):
 
 
 def test_a_name_of_a_megabyte_is_shown_in_part():
-    with pytest.raises(
-        BoxError, match=r"'\./\./.*\.\.\.', which could be 'a/1\.jpg' or 'b/1\.jpg'"
-    ) as raised:
+    with pytest.raises(BoxError, match=r"'\./\./.*\.\.\.' could mean 'a/1\.jpg' or 'b/1\.jpg'") as raised:
         match(["./" * 500_000 + "1.jpg"], ["a/1.jpg", "b/1.jpg"])
     assert len(str(raised.value)) < 5000
 
 
-# What took minutes and more once, and takes an instant; sizes at which nobody waits for the end.
+# Cases that once took minutes; at these sizes, a relapse would not end.
 
 
-def test_a_name_that_leads_up_and_up():
+def test_a_name_with_very_many_parent_folders():
     assert match([b"../" * 1_000_000 + b"photos/1.jpg"], ["1.jpg"]) == [0]
 
 
@@ -312,17 +310,17 @@ def test_an_id_of_many_zeros():
 
 
 @pytest.mark.slow
-def test_many_spellings_of_one_name_for_many_files_of_that_name():
+def test_many_spellings_of_a_name_that_many_files_share():
     spellings = itertools.product(["/", "/./"], repeat=13)
     names = [f"x{''.join(spelling)}1.jpg" for spelling in spellings]
     paths = [f"{i}/x/1.jpg" for i in range(len(names))]
-    with pytest.raises(BoxError, match="could be"):
+    with pytest.raises(BoxError, match="could mean"):
         match(names, paths)
     assert match(names, [*paths, "x/1.jpg"]) == [len(paths)] * len(names)
 
 
-def test_frames_of_many_videos_are_called_alike():
-    # Once: every name is compared with every path of the same last part: 250 x 250 x 10 comparisons, for 2,500
+def test_frames_of_many_videos_share_their_names():
+    # Each name was once compared with every path of the same last part: 250 x 250 x 10 comparisons for 2,500
     # names; 4,000 videos of 300 frames would take hours.
     paths = [f"video{i:04d}/{frame:06d}.jpg" for i in range(250) for frame in range(10)]
     assert match(paths, paths) == list(range(len(paths)))

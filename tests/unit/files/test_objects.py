@@ -1,4 +1,4 @@
-"""Images in object stores and on servers: listed as folders are, fetched, and what happens when that fails."""
+"""Images in object stores and on servers: listed like folders, fetched, and the failures of both."""
 
 import contextlib
 import functools
@@ -44,7 +44,7 @@ TREE = [
 
 @pytest.fixture
 def server(store):
-    """What is between us and the store, and can fail."""
+    """The proxy in front of the store, which can fail."""
     return store.server
 
 
@@ -83,7 +83,7 @@ def folder(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_a_prefix_is_listed_as_the_same_folder_is(store, folder, slash):
+def test_a_prefix_is_listed_like_a_folder(store, folder, slash):
     store.put({f"top/sub/{name}": content for name, content in contents(TREE).items()})
     store.put({"top/sub/": b"", "top/sub/x2/": b"", "top/subway/1.jpg": b""})  # marks of folders; a neighbor
     listing, on_disk = list_images([f"s3://bucket/top/sub{slash}"]), list_images([str(folder)])
@@ -114,7 +114,7 @@ def test_other_file_systems_list_alike(folder, scheme, tmp_path):
 
 @pytest.fixture
 def web(folder, monkeypatch):
-    """The port of a web server with the folder, and one in front of it that can fail."""
+    """The port of a web server with the folder, and a proxy in front of it that can fail."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     hurry(monkeypatch)
 
@@ -131,7 +131,7 @@ def web(folder, monkeypatch):
         upstream.shutdown()
 
 
-def test_a_web_server_is_listed_by_the_links_of_its_pages(folder, tmp_path, web):
+def test_a_web_server_is_listed_by_the_links_on_its_pages(folder, tmp_path, web):
     listing = list_images([f"{web.url}/folder/"])
     assert len(listing.paths) == len(list_images([str(folder)]).paths)
     with fetched(listing, tmp_path) as found:
@@ -139,12 +139,12 @@ def test_a_web_server_is_listed_by_the_links_of_its_pages(folder, tmp_path, web)
         assert sorted(found) == sorted(contents(images).values())
 
 
-def test_what_a_web_server_has_is_an_object_whatever_its_suffix(tmp_path, web):
+def test_urls_on_a_web_server_are_objects_whatever_their_suffix(tmp_path, web):
     with fetched(list_images([f"{web.url}/folder/notes.txt"]), tmp_path) as found:
         assert found == [b"content of notes.txt"]
 
 
-def test_objects_are_taken_one_by_one_whatever_their_suffix(store, tmp_path):
+def test_objects_named_individually_are_inputs_whatever_their_suffix(store, tmp_path):
     store.put(contents(["a/1.jpg", "a/blob", "b/2.jpg"]))
     listing = list_images(
         ["s3://bucket/a/blob", "s3://bucket/b/2.jpg", "s3://bucket/a/1.jpg", "s3://bucket/b"]
@@ -163,7 +163,7 @@ def test_urls_in_lists(store, tmp_path):
     assert listed("-", stdin=[b"s3://bucket/a/\0"]) == ["1.jpg"]
 
 
-def test_a_hundred_thousand_urls_are_one_part_and_nobody_is_asked(server):
+def test_a_hundred_thousand_urls_are_one_segment_without_any_request(server):
     urls = [b"s3://bucket/%d.jpg" % i for i in range(5000)]
     (segment,) = read_remote(iter(urls))
     assert len(segment.names) == 5000
@@ -179,7 +179,7 @@ def test_remote_and_local_inputs_have_no_common_root(store, folder):
 
 
 @pytest.mark.slow
-def test_pages_are_read_on_and_one_that_fails_is_asked_for_again(store, server):
+def test_all_pages_of_a_list_are_read_and_a_failed_one_is_retried(store, server):
     names = [f"{i % 7}/{i}.jpg" for i in range(2500)]
     store.put(dict.fromkeys(names, b"x"))
     server.faults = [Fault(503, "continuation-token", times=1), Fault("drop", "continuation-token", times=1)]
@@ -197,7 +197,7 @@ def test_pages_are_read_on_and_one_that_fails_is_asked_for_again(store, server):
 @pytest.mark.parametrize(
     "url", ["s3://bucket/nothing", "s3://bucket/nothing/", "s3://no-bucket", "s3://no-bucket/x"]
 )
-def test_nothing_there(store, url):
+def test_missing_objects_and_buckets(store, url):
     store.put(contents(["1.jpg"]))
     with pytest.raises(ConfigError, match=r"no such object or folder: 's3://"):
         list_images([url])
@@ -267,14 +267,14 @@ def test_urls_that_are_refused(url, said):
     assert "s3cr3t" not in str(caught.value)
 
 
-def test_urls_as_they_are_kept():
+def test_urls_are_normalized():
     assert check_url("S3://bucket/a/b//") == "s3://bucket/a/b"
     assert check_url("s3://bucket/a?b#c.jpg") == "s3://bucket/a?b#c.jpg"
     assert check_url("file:///tmp/a") == "file:///tmp/a"
     assert shown("https://me:p@host/a?b") == "'https://...@host/a?...'"
 
 
-def test_no_fsspec(monkeypatch):
+def test_fsspec_is_not_installed(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "fsspec", None)
     with pytest.raises(
         ConfigError, match=r"s3:// URLs needs the package fsspec.*pip install 'sppfeat\[remote\]'"
@@ -292,7 +292,7 @@ def images_in_bucket(store, n=60):
 
 
 def impatient(monkeypatch):
-    """Let s3fs wait for half a second only."""
+    """Makes s3fs time out after half a second."""
     import s3fs
 
     monkeypatch.setattr(s3fs.S3FileSystem, "read_timeout", 0.5)
@@ -300,7 +300,7 @@ def impatient(monkeypatch):
 
 
 @pytest.mark.slow
-def test_objects_come_and_go(store, server, tmp_path):
+def test_fetched_objects_are_removed_after_use(store, server, tmp_path):
     listing, expected = images_in_bucket(store)
     server.asked.clear()
     with fetched(listing, tmp_path, [3, 50, 4]) as found:
@@ -316,7 +316,7 @@ def test_objects_come_and_go(store, server, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", [500, 502, 503, 504, 429, "drop", "cut"])
-def test_what_passes_is_tried_again(store, server, tmp_path, what):
+def test_temporary_failures_are_retried(store, server, tmp_path, what):
     listing, expected = images_in_bucket(store, 20)
     server.faults = [Fault(what, r"GET /bucket/00[37].jpg", times=2)]
     with fetched(listing, tmp_path) as found:
@@ -336,7 +336,7 @@ def test_what_passes_is_tried_again(store, server, tmp_path, what):
         ("cut", "ClientPayloadError", ATTEMPTS),
     ],
 )
-def test_what_concerns_one_object_fails_with_a_reason(store, server, tmp_path, what, said, tries):
+def test_failures_of_a_single_object_have_a_reason(store, server, tmp_path, what, said, tries):
     listing, expected = images_in_bucket(store, 20)
     server.faults = [Fault(what, r"GET /bucket/007.jpg")]
     with fetched(listing, tmp_path) as found:
@@ -346,12 +346,12 @@ def test_what_concerns_one_object_fails_with_a_reason(store, server, tmp_path, w
         assert "secret" not in found[7]
         del found[7], expected[7]
         assert found == expected
-    # aiohttp asks twice where a connection that it kept is closed instead of an answer.
+    # aiohttp asks again if a kept connection is closed instead of answered.
     assert tries <= len(server.faults[0].seen) <= (2 * tries if what == "drop" else tries)
 
 
 @pytest.mark.slow
-def test_a_server_that_says_nothing_is_not_waited_for_long(store, server, tmp_path, monkeypatch):
+def test_a_silent_server_times_out(store, server, tmp_path, monkeypatch):
     impatient(monkeypatch)
     listing, expected = images_in_bucket(store, 4)
     server.faults = [Fault("hang", r"GET /bucket/001.jpg", times=1), Fault("hang", r"GET /bucket/002.jpg")]
@@ -362,7 +362,7 @@ def test_a_server_that_says_nothing_is_not_waited_for_long(store, server, tmp_pa
 
 
 @pytest.mark.slow
-def test_one_image_that_is_left_fails_where_the_service_answers_others(store, server, tmp_path):
+def test_the_last_image_fails_alone_if_the_service_still_answers(store, server, tmp_path):
     listing, _ = images_in_bucket(store, 3)
     server.faults = [Fault("drop", "/bucket/002.jpg")]
     with fetched(listing, tmp_path, [2]) as found:
@@ -395,7 +395,7 @@ def test_no_credentials(store, tmp_path, monkeypatch):
         (403, "", "cannot read any of 20 objects, .*: permission denied"),
     ],
 )
-def test_where_no_object_comes_the_run_ends(store, server, tmp_path, what, code, said):
+def test_a_run_ends_if_no_object_can_be_fetched(store, server, tmp_path, what, code, said):
     listing, _ = images_in_bucket(store, 20)
     server.faults = [Fault(what, "GET /bucket/", code=code)]
     with pytest.raises(SourceError, match=said) as caught, fetched(listing, tmp_path):
@@ -407,7 +407,7 @@ def test_where_no_object_comes_the_run_ends(store, server, tmp_path, what, code,
         assert not any(isinstance(content, str) for content in found)
 
 
-def test_two_objects_that_may_not_be_read_are_too_few_to_end_the_run(store, server, tmp_path):
+def test_two_forbidden_objects_do_not_end_the_run(store, server, tmp_path):
     listing, _ = images_in_bucket(store, 20)
     server.faults = [Fault(403, "GET /bucket/")]
     with fetched(listing, tmp_path, [1, 2]) as found:
@@ -415,7 +415,7 @@ def test_two_objects_that_may_not_be_read_are_too_few_to_end_the_run(store, serv
 
 
 @pytest.mark.parametrize("n_bytes", [0, 10, 5000])
-def test_an_object_that_has_changed_is_read_as_it_is_now(store, tmp_path, n_bytes):
+def test_a_changed_object_is_read_in_its_new_version(store, tmp_path, n_bytes):
     listing, _ = images_in_bucket(store, 3)
     content = os.urandom(n_bytes)
     store.put({"001.jpg": content})
@@ -423,7 +423,7 @@ def test_an_object_that_has_changed_is_read_as_it_is_now(store, tmp_path, n_byte
         assert found[1] == content
 
 
-def test_an_object_that_is_too_large_fails_before_it_is_here(store, server, tmp_path, monkeypatch):
+def test_an_oversized_object_fails_before_it_is_fetched(store, server, tmp_path, monkeypatch):
     listing, expected = images_in_bucket(store, 5)
     store.put({"001.jpg": os.urandom(1 << 20)})
     monkeypatch.setattr(objects, "LARGEST_OBJECT", 1003)
@@ -434,7 +434,7 @@ def test_an_object_that_is_too_large_fails_before_it_is_here(store, server, tmp_
     assert sum("001.jpg" in line for line in server.asked) == 1
 
 
-def test_a_disk_that_is_full_ends_the_run(store, tmp_path, monkeypatch):
+def test_a_full_disk_ends_the_run(store, tmp_path, monkeypatch):
     listing, _ = images_in_bucket(store, 3)
 
     def full(*arguments):
@@ -446,7 +446,7 @@ def test_a_disk_that_is_full_ends_the_run(store, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_web_server_fails_alike(folder, tmp_path, web):
+def test_failures_of_a_web_server(folder, tmp_path, web):
     names = [f"{i:03d}.jpg" for i in range(12)]
     for name, content in contents(names).items():
         (folder / name).write_bytes(content)
@@ -486,7 +486,7 @@ def test_a_storage_is_pickled_and_forked_without_its_connection(store, tmp_path)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
-def test_a_fetch_of_another_thread_can_be_ended(store, server, tmp_path, monkeypatch):
+def test_a_fetch_can_be_cancelled_from_another_thread(store, server, tmp_path, monkeypatch):
     impatient(monkeypatch)
     listing, _ = images_in_bucket(store, 3)
     server.faults = [Fault("hang", "GET /bucket/")]

@@ -1,4 +1,4 @@
-"""Files that take their name when they are whole."""
+"""Files that take their names once they are complete."""
 
 import os
 
@@ -8,7 +8,7 @@ from sppfeat.errors import StoreError
 from sppfeat.files.outputs import replace_file, whole_file, whole_files
 
 
-def test_what_fails_leaves_the_old_file_alone(tmp_path):
+def test_a_failed_write_keeps_the_old_file(tmp_path):
     path = tmp_path / "out"
     path.write_bytes(b"old")
 
@@ -23,7 +23,7 @@ def test_what_fails_leaves_the_old_file_alone(tmp_path):
     assert os.listdir(tmp_path) == ["out"]
 
 
-def test_of_two_that_write_a_file_at_once_the_second_is_refused(tmp_path):
+def test_a_second_writer_is_refused(tmp_path):
     path = tmp_path / "out"
     with whole_file(path) as file:
         file.write(b"the first ")
@@ -37,7 +37,7 @@ def test_of_two_that_write_a_file_at_once_the_second_is_refused(tmp_path):
     assert os.listdir(tmp_path) == ["out"]
 
 
-def test_what_has_come_in_the_meantime_is_not_replaced_without_leave(tmp_path):
+def test_a_file_that_appears_meanwhile_is_not_replaced_without_overwrite(tmp_path):
     path = tmp_path / "out"
 
     def write():
@@ -51,14 +51,14 @@ def test_what_has_come_in_the_meantime_is_not_replaced_without_leave(tmp_path):
     assert os.listdir(tmp_path) == ["out"]
 
 
-def test_what_a_killed_process_left_is_written_over(tmp_path):
+def test_leftovers_of_a_killed_process_are_overwritten(tmp_path):
     (tmp_path / ".out.part").write_bytes(b"much longer than what comes")
     replace_file(tmp_path / "out", b"short")
     assert (tmp_path / "out").read_bytes() == b"short"
     assert os.listdir(tmp_path) == ["out"]
 
 
-def test_files_that_belong_together_appear_together(tmp_path):
+def test_the_files_of_a_group_appear_together(tmp_path):
     paths = [tmp_path / "a.npy", tmp_path / "a.csv"]
     with whole_files(paths) as files:
         for file, content in zip(files, (b"vectors", b"table"), strict=True):
@@ -68,7 +68,7 @@ def test_files_that_belong_together_appear_together(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["a.csv", "a.npy"]
 
 
-def test_of_files_that_belong_together_all_are_new_or_none(tmp_path):
+def test_either_all_files_of_a_group_are_replaced_or_none(tmp_path):
     paths = [tmp_path / "a.npy", tmp_path / "a.csv"]
     paths[0].mkdir()  # which no file can replace
 
@@ -82,7 +82,7 @@ def test_of_files_that_belong_together_all_are_new_or_none(tmp_path):
     assert os.listdir(tmp_path) == ["a.npy"]
 
 
-def test_long_names_of_files_that_belong_together_are_told_apart(tmp_path):
+def test_long_names_in_a_group_do_not_collide(tmp_path):
     paths = [tmp_path / ("x" * 251 + suffix) for suffix in (".npy", ".csv")]
     with whole_files(paths) as files:
         for file, path in zip(files, paths, strict=True):

@@ -1,4 +1,4 @@
-"""Parts of files as if they were files, and versions, which change when a file or object is written again."""
+"""Parts of files that read like files, and versions that change when a file or object is rewritten."""
 
 import io
 import os
@@ -31,7 +31,7 @@ def whole(tmp_path_factory):
     nbytes=st.integers(0, 800),
     steps=st.lists(st.tuples(st.integers(0, 900), st.integers(0, 300)), max_size=5),
 )
-def test_a_part_reads_as_a_file_of_these_bytes(whole, offset, nbytes, steps):
+def test_a_part_reads_like_a_file_of_its_bytes(whole, offset, nbytes, steps):
     expected = io.BytesIO(CONTENT[offset : offset + nbytes])
     with whole.open("rb", buffering=0) as file, io.BufferedReader(PartOfFile(file, offset, nbytes)) as part:
         for position, count in steps:
@@ -47,7 +47,7 @@ def test_a_part_reads_as_a_file_of_these_bytes(whole, offset, nbytes, steps):
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp", "bmp", "gif"])
-def test_an_image_in_the_midst_of_a_file_is_the_image(tmp_path, suffix):
+def test_an_image_inside_a_file_is_decoded(tmp_path, suffix):
     path = tmp_path / f"image.{suffix}"
     write_image(path, 37, 53, seed=1)
     content = path.read_bytes()
@@ -74,7 +74,7 @@ def test_an_image_in_the_midst_of_a_file_is_the_image(tmp_path, suffix):
         (lambda place: place._replace(path=b"/nowhere/archive"), "no such file"),
     ],
 )
-def test_what_is_damaged_in_an_archive_fails_with_a_reason(tmp_path, change, said):
+def test_a_damaged_member_of_an_archive_fails_with_a_reason(tmp_path, change, said):
     write_image(tmp_path / "image.png", 30, 40, seed=1)
     content = (tmp_path / "image.png").read_bytes()
     packed = zlib.compress(content, wbits=-15)
@@ -84,7 +84,7 @@ def test_what_is_damaged_in_an_archive_fails_with_a_reason(tmp_path, change, sai
         probe_image(change(place), exif="apply")
 
 
-def test_a_part_that_the_file_does_not_reach_fails_with_a_reason(tmp_path):
+def test_a_part_beyond_the_end_of_the_file_fails_with_a_reason(tmp_path):
     write_image(tmp_path / "image.png", 30, 40, seed=1)
     place = Place(bytes(tmp_path / "image.png"), 20, 1 << 40)
     with pytest.raises(ImageError, match="not an image"):
@@ -112,7 +112,7 @@ def test_a_version_is_the_same_from_a_path_a_descriptor_and_a_status(path):
 @pytest.mark.parametrize(
     "change", [lambda path: path.write_bytes(b"five!"), lambda path: os.utime(path, ns=(10, 21))]
 )
-def test_another_size_and_another_time_are_another_content(path, change):
+def test_another_size_or_time_is_another_content(path, change):
     before = FileVersion.of(path)
     change(path)
     os.utime(path, ns=(10, os.stat(path).st_mtime_ns))
@@ -126,7 +126,7 @@ def test_a_copy_with_the_same_time_has_the_same_content_and_is_another_file(path
     assert not FileVersion.of(copy).is_file_of(FileVersion.of(path))
 
 
-def test_an_object_is_another_one_when_a_property_that_changes_with_it_does():
+def test_a_changed_property_is_another_version_of_an_object():
     found = {"name": "b/k", "size": 4, "ETag": '"a"', "StorageClass": "STANDARD"}
     version = FileVersion.of_object(found)
     assert version.nbytes == 4

@@ -1,4 +1,4 @@
-"""Outputs of which a URL is given: made here, uploaded when complete, and what is left when that fails."""
+"""Outputs with a URL: written locally, uploaded when complete, and the leftovers of failures."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def scratch(tmp_path):
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    """Parts that S3 would not take: moto is told to."""
+    """Makes moto accept parts that are too small for S3."""
     import s3fs
 
     monkeypatch.setattr(s3fs.core, "calculate_chunksize", lambda *_, **__: 1000)
@@ -40,7 +40,7 @@ def small_parts(monkeypatch):
 
 
 def make(scratch, content=b"the features", url=URL, **options):
-    """What a command does: it makes the file, unless it is there, and publishes it."""
+    """Writes the file unless it exists, and publishes it, as a command does."""
     with local_output(url, scratch=scratch, **options) as local:
         if not local.path.exists() or local.path.read_bytes() != content:
             local.path.write_bytes(content)
@@ -52,7 +52,7 @@ def left_in(scratch):
     return sorted(path.name for path in scratch.iterdir()) if scratch.exists() else []
 
 
-# --- which outputs --------------------------------------------------------------------------------
+# --- URLs and paths --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -69,11 +69,11 @@ def left_in(scratch):
         ("a b://x", None),
     ],
 )
-def test_which_outputs_are_urls(output, url):
+def test_urls_are_told_from_paths(output, url):
     assert url_of(output) == url
 
 
-def test_a_path_is_itself(tmp_path):
+def test_a_path_is_unchanged(tmp_path):
     with local_output(tmp_path / "a.h5") as local:
         assert (local.path, local.url, local.notes) == (tmp_path / "a.h5", None, [])
         local.path.write_bytes(b"x")
@@ -109,7 +109,7 @@ def test_outputs_that_are_refused(store, scratch, url, error, said):
         (Fault("drop"), "'s3://bucket", ATTEMPTS),
     ],
 )
-def test_what_cannot_be_written_is_refused_before_anything_is_made(store, scratch, fault, said, n_asked):
+def test_an_unwritable_url_is_refused_before_the_run(store, scratch, fault, said, n_asked):
     store.server.faults = [fault]
     with pytest.raises(SourceError, match=f"cannot write {said}"):
         make(scratch)
@@ -117,7 +117,7 @@ def test_what_cannot_be_written_is_refused_before_anything_is_made(store, scratc
     assert left_in(scratch) == []
 
 
-def test_a_dry_run_asks_nobody(store, scratch):
+def test_a_dry_run_makes_no_request(store, scratch):
     with local_output(URL, scratch=scratch, dry_run=True) as local:
         assert not local.path.exists()
         local.publish()
@@ -125,10 +125,10 @@ def test_a_dry_run_asks_nobody(store, scratch):
     assert not scratch.exists()
 
 
-# --- made and uploaded ----------------------------------------------------------------------------
+# --- written and uploaded ----------------------------------------------------------------------------
 
 
-def test_a_file_is_uploaded_and_gone_from_here(store, scratch):
+def test_an_uploaded_file_is_removed_locally(store, scratch):
     local = make(scratch)
     assert store.keys() == {KEY: b"the features"}
     assert left_in(scratch) == []
@@ -137,7 +137,7 @@ def test_a_file_is_uploaded_and_gone_from_here(store, scratch):
     assert store.n_unfinished == 0
 
 
-def test_the_scratch_is_in_the_cache_folder(store, tmp_path, monkeypatch):
+def test_the_default_scratch_folder_is_in_the_cache_folder(store, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with local_output(URL) as local:
         assert local.path.parent == tmp_path / "cache" / "sppfeat" / "uploads"
@@ -147,7 +147,7 @@ def test_the_scratch_is_in_the_cache_folder(store, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("what", [500, 503, "drop"])
-def test_an_upload_that_fails_is_tried_again(store, scratch, small_parts, what):
+def test_a_failed_upload_is_retried(store, scratch, small_parts, what):
     content = os.urandom(5500)
     store.server.faults = [Fault(what, "partNumber=3", times=2), Fault(what, "HEAD", times=1)]
     make(scratch, content)
@@ -157,7 +157,7 @@ def test_an_upload_that_fails_is_tried_again(store, scratch, small_parts, what):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["partNumber=3", "POST .*uploadId"])
-def test_an_upload_that_fails_leaves_nothing_there_and_the_file_here(store, scratch, small_parts, where):
+def test_a_failed_upload_keeps_the_local_file_and_leaves_no_object(store, scratch, small_parts, where):
     content = os.urandom(5500)
     store.server.faults = [Fault(500, where)]
     with pytest.raises(SourceError, match=r"500 InternalError; the complete file is '.*repeat the command"):
@@ -172,7 +172,7 @@ def test_an_upload_that_fails_leaves_nothing_there_and_the_file_here(store, scra
     assert left_in(scratch) == []
 
 
-def test_an_upload_that_is_interrupted_leaves_nothing_there(store, scratch, small_parts):
+def test_an_interrupted_upload_leaves_no_object(store, scratch, small_parts):
     with local_output(URL, scratch=scratch) as local:
         local.path.write_bytes(bytes(5500))
         store.server.on_request = lambda line: "partNumber=3" in line and local._service.cancel()
@@ -182,7 +182,7 @@ def test_an_upload_that_is_interrupted_leaves_nothing_there(store, scratch, smal
     assert store.n_unfinished == 0
 
 
-def test_a_file_that_arrives_shorter_is_not_removed_here(store, scratch, monkeypatch):
+def test_a_truncated_upload_keeps_the_local_file(store, scratch, monkeypatch):
     with local_output(URL, scratch=scratch) as local:
         local.path.write_bytes(b"the features")
         true_ask = type(local._service).ask
@@ -228,7 +228,7 @@ def test_an_interrupted_run_is_continued(store, scratch):
     assert store.keys() == {KEY: b"whole"}
 
 
-def test_a_finished_run_is_fetched_and_uploaded_if_it_was_changed(store, scratch):
+def test_a_finished_file_is_fetched_and_uploaded_if_it_changes(store, scratch):
     make(scratch)
     store.server.asked.clear()
     with local_output(URL, scratch=scratch) as local:
@@ -243,14 +243,14 @@ def test_a_finished_run_is_fetched_and_uploaded_if_it_was_changed(store, scratch
     assert store.keys() == {KEY: b"more features"}
 
 
-def test_what_was_fetched_and_not_changed_does_not_stay(store, scratch):
+def test_a_fetched_file_without_changes_is_removed(store, scratch):
     make(scratch)
     with pytest.raises(ZeroDivisionError), local_output(URL, scratch=scratch):
         1 / 0  # noqa: B018 - such as other settings than those of the file
     assert left_in(scratch) == []
 
 
-def test_what_somebody_else_has_written_is_not_replaced(store, scratch):
+def test_an_object_of_another_writer_is_not_replaced(store, scratch):
     with local_output(URL, scratch=scratch) as local:
         local.path.write_bytes(b"mine")
         store.put({KEY: b"theirs"})
@@ -267,10 +267,10 @@ def test_what_somebody_else_has_written_is_not_replaced(store, scratch):
 
 
 @pytest.mark.slow
-def test_overwriting_replaces_in_the_end_only(store, scratch):
+def test_overwrite_replaces_the_object_only_at_the_end(store, scratch):
     make(scratch, b"old")
     with local_output(URL, scratch=scratch, overwrite=True) as local:
-        # As an extraction does: beside what is there, and continued there.
+        # As an extraction does: next to the existing file, and continued there.
         assert local.path.exists()
         replacement_of(local.path).write_bytes(b"half of the new")
     assert store.keys() == {KEY: b"old"}
@@ -292,7 +292,7 @@ def test_overwriting_replaces_in_the_end_only(store, scratch):
     assert left_in(scratch) == []
 
 
-def test_without_overwriting_what_such_a_run_has_left_is_not_in_the_way(store, scratch):
+def test_leftovers_of_an_overwriting_run_do_not_hinder_the_next_run(store, scratch):
     make(scratch, b"old")
     with local_output(URL, scratch=scratch, overwrite=True) as local:
         replacement_of(local.path).write_bytes(b"half of the new")
@@ -316,7 +316,7 @@ def test_a_command_that_continues_nothing(store, scratch):
     assert left_in(scratch) == []
 
 
-def test_one_at_a_time(store, scratch):
+def test_a_second_writer_is_refused(store, scratch):
     with (
         local_output(URL, scratch=scratch),
         pytest.raises(StoreError, match="another process is writing"),

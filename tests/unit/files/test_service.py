@@ -1,4 +1,4 @@
-"""Failures of remote file systems: how often and when they are tried again, and when not."""
+"""Retries after failures of remote file systems."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from sppfeat.files.remote.service import retried
 
 @pytest.fixture
 def slept(monkeypatch):
-    """The pauses so far, during which the only time passes."""
+    """The pauses so far; only they advance the clock."""
     pauses: list[float] = []
     monkeypatch.setattr(service.time, "monotonic", lambda: sum(pauses))
     return pauses
@@ -26,7 +26,7 @@ def run(outcomes, slept):
     return retried(attempt, pause=slept.append)
 
 
-def test_what_passes_is_tried_again_after_pauses_that_grow_and_differ(slept):
+def test_temporary_failures_are_retried_after_growing_random_pauses(slept):
     assert run([OSError()] * 7 + ["fine"], slept) == "fine"
     assert len(slept) == 7
     for pause, longest in zip(slept, [0.5, 1, 2, 4, 8, 16, 30], strict=True):
@@ -35,13 +35,13 @@ def test_what_passes_is_tried_again_after_pauses_that_grow_and_differ(slept):
     assert slept[0] != slept[-1]
 
 
-def test_what_does_not_pass_is_not_tried_again(slept):
+def test_lasting_failures_are_not_retried(slept):
     with pytest.raises(ValueError, match="no"):
         run([ValueError("no"), "fine"], slept)
     assert slept == []
 
 
-def test_the_last_failure_is_what_is_said_in_the_end(slept):
+def test_the_last_failure_is_reported(slept):
     with pytest.raises(OSError, match="eighth"):
         run([OSError("again")] * 7 + [OSError("eighth"), "fine"], slept)
 

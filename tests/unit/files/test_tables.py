@@ -1,4 +1,4 @@
-"""Text tables: encodings, delimiters, and what is refused."""
+"""Text tables: encodings, delimiters and refused content."""
 
 import csv
 import io
@@ -45,18 +45,18 @@ def refused(*arguments, **options):
     ],
     ids=["utf-8", "with a mark", "utf-16", "utf-16-be", "utf-32"],
 )
-def test_marks_and_delimiters_are_recognised(tmp_path, delimiter, name, encode):
+def test_byte_order_marks_and_delimiters_are_recognized(tmp_path, delimiter, name, encode):
     content = encode(text_of(delimiter=delimiter))
     assert [row for _, row in rows_of(tmp_path, content, name=name)] == ROWS
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "mac-roman", "utf-16-le", "utf-8"])
-def test_an_encoding_is_named(tmp_path, encoding):
+def test_a_given_encoding_is_used(tmp_path, encoding):
     content = text_of().encode(encoding)
     assert [row for _, row in rows_of(tmp_path, content, encoding=encoding)] == ROWS
 
 
-def test_a_mark_counts_more_than_the_encoding_that_is_named(tmp_path):
+def test_a_byte_order_mark_overrides_the_given_encoding(tmp_path):
     for marked in ("utf-8-sig", "utf-16"):
         content = text_of().encode(marked)
         assert [row for _, row in rows_of(tmp_path, content, encoding="cp1252")] == ROWS
@@ -77,11 +77,11 @@ def test_a_mark_counts_more_than_the_encoding_that_is_named(tmp_path):
         ("path;x0\n1;1,5\n", [(1, ["path", "x0"]), (2, ["1", "1,5"])]),
     ],
 )
-def test_rows_have_the_numbers_of_their_lines(tmp_path, text, rows):
+def test_rows_have_their_line_numbers(tmp_path, text, rows):
     assert rows_of(tmp_path, text.encode()) == rows
 
 
-def test_other_bytes_are_refused_with_line_byte_and_option(tmp_path):
+def test_invalid_bytes_are_refused_with_line_byte_and_option(tmp_path):
     message = refused(tmp_path, text_of().encode("cp1252"))
     assert "t.csv', line 2: the byte 0xe4 in b'K\\xe4fer' is not UTF-8" in message
     assert "--encoding" in message
@@ -90,12 +90,12 @@ def test_other_bytes_are_refused_with_line_byte_and_option(tmp_path):
     assert "line 2: the byte 0x81" in refused(tmp_path, b"path,label\n1,\x81\n", encoding="cp1252")
 
 
-def test_names_of_images_may_be_any_bytes(tmp_path):
+def test_image_names_may_be_any_bytes(tmp_path):
     content = b"label;File_Name\ncat;\xff.jpg\n"
     assert rows_of(tmp_path, content)[1] == (2, ["cat", "\udcff.jpg"])
 
 
-def test_any_cell_may_be_any_bytes_if_utf8_is_named(tmp_path):
+def test_any_cell_may_be_any_bytes_if_utf8_is_given(tmp_path):
     assert rows_of(tmp_path, b"path,label\na,\xff\n", encoding="utf-8")[1] == (2, ["a", "\udcff"])
 
 
@@ -108,13 +108,13 @@ def test_any_cell_may_be_any_bytes_if_utf8_is_named(tmp_path):
         (b"\x1f\x8b", "gzip"),
     ],
 )
-def test_files_that_are_no_text_are_named(tmp_path, content, kind):
+def test_binary_files_are_recognized(tmp_path, content, kind):
     message = refused(tmp_path, content + bytes(20))
     assert kind in message
     assert "saved as 'CSV UTF-8'" in message
 
 
-def test_utf16_without_a_mark_is_refused(tmp_path):
+def test_utf16_without_a_byte_order_mark_is_refused(tmp_path):
     content = text_of().encode("utf-16-le")
     message = refused(tmp_path, content)
     assert "line 1: found a zero byte" in message
@@ -122,6 +122,6 @@ def test_utf16_without_a_mark_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("encoding", ["klingon", "zlib", "hex", "a\0b"])
-def test_encodings_that_are_unknown(encoding):
+def test_unknown_encodings(encoding):
     with pytest.raises(ConfigError, match=r"encoding is .*; allowed: utf-8, utf-16, cp1252"):
         EncodedPath("t.csv", encoding)

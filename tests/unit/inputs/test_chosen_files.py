@@ -229,7 +229,7 @@ def test_tables_in_a_folder_of_their_own_are_read():
     pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     touch("data/x.txt")
     parquet.write_table(pa.table({"n": [1]}), "data/n.parquet")
-    with pytest.raises(ConfigError, match="no column has the paths"):
+    with pytest.raises(ConfigError, match="no column holds the paths"):
         list_images(["data"])
 
 

@@ -85,7 +85,7 @@ def test_files_that_are_not_there_are_never_guessed(tmp_path, files, rows, note)
 def test_a_table_of_file_names_alone(tmp_path):
     paths, notes = located(tmp_path, ["a/1.jpg", "b/2.jpg"], ["1.jpg", "2.jpg"])
     assert (paths, notes) == (["a/1.jpg", "b/2.jpg"], [])
-    with pytest.raises(ConfigError, match=r"t\.csv'.*'1\.jpg', which could be 'a/1\.jpg' or 'b/1\.jpg'"):
+    with pytest.raises(ConfigError, match=r"t\.csv'.*'1\.jpg' could mean 'a/1\.jpg' or 'b/1\.jpg'"):
         located(tmp_path, ["b/1.jpg"], ["1.jpg", "2.jpg"])
 
 

@@ -174,12 +174,12 @@ def test_paths_that_are_not_utf8(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "types", "said"),
     [
-        ({"x": ["1.jpg"]}, [pa.string()], "no column has the paths: found 'x'; allowed: exactly one of path|image"),
+        ({"x": ["1.jpg"]}, [pa.string()], "no column holds the paths: found 'x'; allowed: exactly one of path|image"),
         ({"x": ["1.jpg"]}, [pa.string()], "or as bytes in a column image|img|"),
-        ({"path": ["a"], "url": ["b"]}, [pa.string()] * 2, "several columns could have the paths"),
+        ({"path": ["a"], "url": ["b"]}, [pa.string()] * 2, "several columns could hold the paths"),
         ({"path": ["a", None]}, [pa.string()] * 1, "row 1: found None; allowed: the path of an image"),
         ({"path": ["a", "b", "c", "a"], "label": [1, 2, 3, 4]}, [pa.string(), pa.int8()], "rows 0 and 3: "),
-        ({"left": [b"a"], "right": [b"b"]}, [pa.binary()] * 2, "no column has the paths: found 'left', 'right'"),
+        ({"left": [b"a"], "right": [b"b"]}, [pa.binary()] * 2, "no column holds the paths: found 'left', 'right'"),
         ({"img": [b"a"], "png": [b"b"]}, [pa.binary()] * 2, "several columns could be the images"),
         ({"a": [{"bytes": b""}], "b": [{"bytes": b""}]}, [pa.struct([("bytes", pa.binary())])] * 2, "several columns"),
     ],

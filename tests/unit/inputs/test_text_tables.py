@@ -286,9 +286,9 @@ def test_a_file_of_boxes_is_no_table_of_images(tmp_path, names):
 @pytest.mark.parametrize(
     ("suffix", "content", "said"),
     [
-        ("csv", b"", "line 1: the header: no column has the paths: found nothing; allowed: exactly one of path|image|"),
-        ("csv", b"a.jpg,cat\nb.jpg,dog\n", "no column has the paths: found 'a.jpg', 'cat'; allowed: exactly"),
-        ("csv", b"path,url,label\n", "several columns could have the paths: found 'path', 'url', 'label'"),
+        ("csv", b"", "line 1: the header: no column holds the paths: found nothing; allowed: exactly one of path|"),
+        ("csv", b"a.jpg,cat\nb.jpg,dog\n", "no column holds the paths: found 'a.jpg', 'cat'; allowed: exactly"),
+        ("csv", b"path,url,label\n", "several columns could hold the paths: found 'path', 'url', 'label'"),
         ("csv", b"path,PATH\n", "found the column 'path' twice"),
         ("csv", b"path,label\na.jpg,K\xe4fer\n", "line 2: the byte 0xe4 in b'K\\xe4fer' is not UTF-8; allowed"),
         ("csv", b"path\na.jpg\n\xe4.jpg\n", "line 3: the byte 0xe4 in b'\\xe4.jpg' is not UTF-8, and no such"),
@@ -300,8 +300,8 @@ def test_a_file_of_boxes_is_no_table_of_images(tmp_path, names):
         ("jsonl", b"", "is empty; allowed: a JSON object a line"),
         ("jsonl", b'{"path": "a.jpg"}\n{"path": "b.jpg",}\n', "line 2, column"),
         ("jsonl", b'{"path": "a.jpg"}\n["b.jpg"]\n', "line 2: found ['b.jpg']; allowed: a JSON object"),
-        ("jsonl", b'{"path": "a.jpg"}\n\n{"name": "b.jpg"}\n', "line 3: no column has the paths: found 'name'"),
-        ("jsonl", b'{"path": "a.jpg", "file": "b.jpg"}\n', "line 1: several columns could have the paths"),
+        ("jsonl", b'{"path": "a.jpg"}\n\n{"name": "b.jpg"}\n', "line 3: no column holds the paths: found 'name'"),
+        ("jsonl", b'{"path": "a.jpg", "file": "b.jpg"}\n', "line 1: several columns could hold the paths"),
         ("jsonl", b'{"path": 7}\n', "line 1: found 7; allowed: the path of an image"),
         ("jsonl", b'{"path": "a\\u0000.jpg"}\n', "line 1: found 'a\\x00.jpg'"),
         ("jsonl", b'{"path": "a.jpg"}\n{"path": "b.jpg", "label": ["cat"]}\n', "line 2: found ['cat']; allowed: text"),

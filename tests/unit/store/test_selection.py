@@ -448,7 +448,7 @@ def test_labels_in_memory(file):
         ("path,label\na/1.jpg\n", "line 2: found 1 field, 'a/1.jpg'; allowed: 2"),
         ("path,label,Label\n", "line 1: found the column 'label' twice in"),
         ("path,label\na/1.jpg,x\na/1.jpg,y\n", "image 'a/1.jpg' is both 'x' and 'y'"),
-        ("path,label\n1.jpg,x\n", "an image is named '1.jpg', which could be"),
+        ("path,label\n1.jpg,x\n", "the image name '1.jpg' could mean"),
         ("path,label\nz.jpg,x\n", "none of the names (1) is an image of"),
         ('path,label\n"a,x\n', "line 2: cannot be split"),
         ("row,label\n6,x\n", "row is '6'; allowed: 0 to 5"),
