@@ -117,6 +117,12 @@ class PooledLayer:
         array = np.asarray(cells, dtype=np.int64)
         return cell_boxes(torch.from_numpy(array.reshape(-1, 4)), geometry).numpy().reshape(array.shape)
 
+    def areas_in(self, cells: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Areas to draw cells ``(..., 4)`` in: as :meth:`cells_in`, but the outermost cells reach the border."""
+        array, border = np.asarray(cells), 2 * self.input_hw[::-1]
+        areas = np.where(array <= 0, 0, self.cells_in(array))
+        return np.clip(np.where(array >= 2 * self.map_hw[::-1], border, areas), 0, border)
+
 
 def pooled_boxes(
     extractor: Extractor,
@@ -282,26 +288,32 @@ def pooled_numbers(layers: Sequence[PooledLayer], channel: int | None) -> dict[s
 
 
 def layer_text(layer: PooledLayer) -> str:
-    """Names the box and its layer, and describes its region."""
+    """Describes the path from a box to the descriptor, and the geometry of the map."""
     x0, y0, x1, y1 = layer.region
-    if layer.view.box_px is None:
-        what = "the whole image"
-    else:
-        what = "box " + ", ".join(f"{value:.6g}" for value in layer.view.box_px)
-        what += " (clipped to the image)" if layer.flag & RowFlag.CLIPPED else ""
-        what += " (smaller than a cell)" if layer.flag & RowFlag.SUB_CELL else ""
-    what += ", mirrored" if layer.view.mirrored else ""
     (map_h, map_w), (in_h, in_w) = layer.map_hw, layer.input_hw
+    if layer.view.box_px is None:
+        source = "whole image"
+    else:
+        source = "box " + ", ".join(f"{value:.6g}" for value in layer.view.box_px)
+        source += " (clipped to the image)" if layer.flag & RowFlag.CLIPPED else ""
+        source += " (smaller than a cell)" if layer.flag & RowFlag.SUB_CELL else ""
+    source += ", mirrored" if layer.view.mirrored else ""
+    n_bins, n_channels = [level.level**2 for level in layer.levels], len(layer.map)
+    bins = f"{' + '.join(map(str, n_bins))} = {sum(n_bins)}" if len(n_bins) > 1 else str(n_bins[0])
     if layer.geometry is None:
-        cells = "spread evenly over the image, as this network has no stride that could be computed"
+        cells = "spread evenly (no stride can be computed for this network)"
     else:
         stride, offset = (
             " and ".join(f"{v:g}" for v in (value[::-1] if isinstance(value, tuple) else (value,)))
             for value in layer.geometry
         )
         cells = f"stride {stride}, offset {offset} pixels"
+    is_part = (x1 - x0, y1 - y0) != (map_w, map_h)
+    part = f"cells x {x0} to {x1 - 1}, y {y0} to {y1 - 1} of a " if is_part else ""
+    arrow = "\N{RIGHTWARDS ARROW}"
     return (
-        f"{what}: {y1 - y0} x {x1 - x0} cells of layer {escaped(layer.name)}\n"
-        f"region x {x0}..{x1 - 1}, y {y0}..{y1 - 1} of a map of {map_h} x {map_w} cells (height x width), {cells}; "
-        f"network input {in_h} x {in_w} pixels"
+        f"{source} {arrow} {y1 - y0} x {x1 - x0} cells {arrow} {bins} {'bin' if sum(n_bins) == 1 else 'bins'} of "
+        f"{n_channels:,} channels {arrow} {sum(n_bins) * n_channels:,} values\n"
+        f"layer {escaped(layer.name)}: {part}feature map of {map_h} x {map_w} cells, {cells}; network input {in_h} x "
+        f"{in_w} pixels (height x width)"
     )

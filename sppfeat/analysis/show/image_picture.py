@@ -44,22 +44,25 @@ __all__ = ["draw_bins", "draw_image", "draw_maxima", "draw_pooled", "show_image"
 _MAX_PANEL_ROWS = 6  # boxes times layers
 _MAX_LEVELS = 6
 
-# Inches: width of a column (a panel and its title must fit), what a block has besides its panels (captions, titles,
-# and color bars with their labels), and title and footer of the picture.
-_COLUMN, _AROUND_PANELS, _AROUND_BLOCKS = 2.2, 1.5, 0.95
-_BARS = 0.55  # of which for color bars
-_LEAST_WIDTH = 6.0  # room for three color bars
-_PANEL_WIDTH, _PANEL_HEIGHT = 2.05, 2.2  # at most
+# Inches: width of a column (a panel and its title must fit), maximum size of a panel, and what a block has besides its
+# panels: texts, titles, and color bars (of which the last figure) with their labels.
+_COLUMN, _PANEL_WIDTH, _PANEL_HEIGHT = 1.9, 1.82, 2.0
+_AROUND_PANELS, _BARS = 1.7, 0.7
+_AROUND_BLOCKS = 0.85  # title and footer of the picture
+_LEAST_WIDTH = 5.55  # room for three color bars
 
-_LONGEST_NAME = 80
-_MAXIMA = "magma_r"
+_LONGEST_NAME = 60
+_MAXIMA = "YlOrRd"
 _LEVEL_COLORS = (COLORS[0], COLORS[1], COLORS[2], COLORS[4], COLORS[5], COLORS[3])
 _LEAST_CELLS = 5  # minimum side of the visible window, in cells, without its margin
 _AROUND = 0.6  # margin of the window around region and box, in strides
-# Strides between an outline and the edge of its bin, so that overlapping bins can be told apart.
-_INSET = 0.13
-_LIGHTENED = 0.7  # share of the contrast that a picture in gray keeps
-_LETTER_POINTS = (10, 4.5)  # height of a line, width of a digit
+_INSET = (
+    0.13  # strides between an outline and the edge of its bin, so that overlapping bins can be told apart
+)
+_LIGHTENED = 0.45  # share of the contrast that a photograph in gray keeps
+_GRAYS = 32  # few enough for small .png files
+_TINT = 0.6  # opacity of colors over the photograph
+_LETTER_POINTS = (10, 5.1)  # height of a line, width of a digit
 _LEAST_BIN_POINTS = 2.5
 
 
@@ -159,8 +162,9 @@ def draw_image(
 ) -> "Figure":
     """Draws pooled layers of the boxes of one image; inside :func:`sppfeat.analysis.show.figure.drawing`.
 
-    For each box and layer, panels show the network input with the box (dashed) and its region; the map; and for each
-    level the pooled value of each bin as a color, above the bins and the cells where their maxima were found.
+    For each box and layer, the left column shows the network input with the box (dashed) and its region, and the
+    feature map. Each level has a column: its bins over the photograph, colored by their pooled values, and below them
+    the cells that hold the maxima.
     """
     for layer in layers:
         if channel is not None and not 0 <= channel < (n := len(layer.map)):
@@ -169,9 +173,11 @@ def draw_image(
     width = max(_LEAST_WIDTH, _COLUMN * (1 + len(layers[0].levels)))
     heights = [sum(own) + _AROUND_PANELS for own in rows]
     figure = new_figure(width, sum(heights) + _AROUND_BLOCKS)
-    figure.suptitle(cut_middle(title, _LONGEST_NAME), x=0.01, ha="left", size=10, weight="bold")
+    figure.suptitle(
+        f"Spatial pyramid of {cut_middle(title, _LONGEST_NAME)}", x=0.01, ha="left", size=11, weight="bold"
+    )
     look: dict[str, Any] = {"size": 7, "color": "0.35", "wrap": True}
-    figure.supxlabel(f"{note}\n{_legend(layers)}", x=0.01, ha="left", **look)
+    figure.supxlabel(f"{_legend(layers)}\n{note}", x=0.01, ha="left", **look)
     parts = figure.subfigures(len(layers), 1, squeeze=False, height_ratios=heights)[:, 0]
     for i, (part, layer) in enumerate(zip(parts, layers, strict=True)):
         number = f"{i + 1} of {len(layers)}: " if len(layers) > 1 else ""
@@ -188,28 +194,35 @@ def _draw_panels(
 ) -> None:
     grid = part.subplots(2, 1 + len(layer.levels), gridspec_kw={"height_ratios": heights})
     overview, feature_map = grid[:, 0]
-    _draw_picture(overview, layer, layer.pixels, _whole(layer))
+    _draw_photograph(overview, layer, layer.pixels, _whole(layer))
     overview.set_title("network input")
     _draw_gray(feature_map, layer)
-    strengths, limits = strength(layer.map, channel), _map_limits(layer, channel)
-    _draw_heat(feature_map, strengths, _map_in(layer), HEAT, limits)
+    _draw_heat(feature_map, strength(layer.map, channel), _edges(layer), HEAT, _map_limits(layer, channel))
     feature_map.set_title("feature map")
     for axes in (overview, feature_map):
-        _outline(axes, layer.cells_in(layer.region), "white", "solid")
-        _outline_box(axes, layer)
+        if layer.view.box_px is not None:
+            _outline(axes, layer.areas_in(layer.region), "white", "solid")
+            _outline_box(axes, layer)
     for position, level in enumerate(layer.levels):
         above, below = grid[:, 1 + position]
         draw_pooled(above, layer, level, channel)
-        bins = f"{level.level} x {level.level} bins" if level.level > 1 else "one bin"
-        above.set_title(f"level {level.level}: {bins}, pooled")
+        vector = "value" if channel is not None else "vector"
+        pooled = f"strength of the pooled {vector}{'s' if level.level > 1 else ''}"
+        above.set_title(f"level {level.level} ({level.level} x {level.level}):\n{pooled}")
         draw_maxima(below, layer, level, channel)
         draw_bins(below, layer, position)
-        if level.cells is None:
-            below.set_title("bins")
-        else:
-            counts = level.count_maxima(layer.map_hw, channel)
-            n_maxima = level.level**2 * (len(layer.map) if channel is None else 1)
-            below.set_title(f"{counts.sum()} of {n_maxima} maxima, \u2264 {counts.max()} a cell")
+        below.set_title(_maxima_title(layer, level, channel))
+
+
+def _maxima_title(layer: PooledLayer, level: PooledLevel, channel: int | None) -> str:
+    if level.cells is None:
+        return f"{level.level} x {level.level} {'bin' if level.level == 1 else 'bins'}"
+    counts = level.count_maxima(layer.map_hw, channel)
+    n_maxima, n_counted = level.level**2 * (len(layer.map) if channel is None else 1), int(counts.sum())
+    if n_maxima == 1:
+        return "where the maximum comes from" if n_counted else "several cells hold\nthe maximum"
+    share = f"the {n_maxima:,}" if n_counted == n_maxima else f"{n_counted:,} of {n_maxima:,}"
+    return f"where {share} maxima\ncome from (at most {counts.max():,} per cell)"
 
 
 def _draw_bars(part: "SubFigure", layer: PooledLayer, channel: int | None) -> None:
@@ -218,11 +231,11 @@ def _draw_bars(part: "SubFigure", layer: PooledLayer, channel: int | None) -> No
     from matplotlib.colors import Normalize
     from matplotlib.ticker import MaxNLocator
 
-    what = f"l2 norm of {len(layer.map)} channels" if channel is None else f"channel {channel}"
+    unit = f"l2 norm of its {len(layer.map):,} channels" if channel is None else f"channel {channel}"
     bars = [
-        (HEAT, _map_limits(layer, channel), f"map: {what}"),
-        (HEAT, _pooled_limits(layer, channel), f"pooled: {what}"),
-        (_MAXIMA, (0.0, 1.0), "maxima from a cell / the most"),
+        (HEAT, _map_limits(layer, channel), f"strength of a cell\n({unit})"),
+        (HEAT, _pooled_limits(layer, channel), f"strength of a bin\n({unit})"),
+        (_MAXIMA, (0.0, 1.0), "share of maxima won by a cell\n(relative to the busiest cell)"),
     ]
     all_axes = part.subplots(1, 3, gridspec_kw={"wspace": 0.15})
     for axes, (colors, limits, label) in zip(all_axes, bars, strict=True):
@@ -237,41 +250,46 @@ def _draw_bars(part: "SubFigure", layer: PooledLayer, channel: int | None) -> No
 
 def _legend(layers: Sequence[PooledLayer]) -> str:
     has_box = any(layer.view.box_px is not None for layer in layers)
-    text = "Dashed: the box; solid: its region, all cells that are pooled. " if has_box else ""
-    text += "Bins are drawn a little inside their cells, as neighbours share some. "
+    text = "Dashed: the box. Solid: its region, the cells that are pooled. " if has_box else ""
+    text += "A cell is drawn over the pixels closest to its center. "
+    text += "Bins may share cells. " if any(len(layer.levels) > 1 for layer in layers) else ""
     if layers[0].levels[0].cells is None:
-        return f"{text}Of means all cells of a bin have part: there is no cell that they came from."
-    return (
-        f"{text}Maxima: one per bin and channel, counted in the cell that it came from; not counted where several "
-        "cells of a bin have it, mostly zeros."
-    )
+        return f"{text}The value of a bin is the mean of all its cells."
+    return f"{text}Maxima that several cells of a bin hold (mostly zeros) are not counted."
 
 
 def draw_pooled(axes: "Axes", layer: PooledLayer, level: PooledLevel, channel: int | None) -> None:
-    """Draws the strength of each bin's pooled vector; bins get equal parts of the region, so that none is hidden."""
+    """Draws the strength of each bin over the photograph; bins get equal parts of the region, so all are visible."""
     _draw_gray(axes, layer)
     values, limits = strength(level.values, channel), _pooled_limits(layer, channel)
-    extent = _inside(layer, layer.cells_in(layer.region))
-    _draw_heat(axes, values, extent, HEAT, limits)
-    n, (x0, y0, x1, y1) = level.level, extent
-    texts = [[f"{v:.0f}" if 100 <= abs(v) < 1e6 else f"{v:.3g}" for v in row] for row in values.tolist()]
+    n, (x0, y0, x1, y1) = level.level, layer.areas_in(layer.region).tolist()
+    x, y = np.linspace(x0, x1, n + 1), np.linspace(y0, y1, n + 1)
+    _draw_heat(axes, values, (x, y), HEAT, limits, _TINT)
+    bin_points = min(x1 - x0, y1 - y0) / n * _points_per_pixel(layer)
+    look: Any = {"color": "white", "linewidth": min(1.2, bin_points / 12), "zorder": 3}
+    axes.vlines(x[1:-1], y0, y1, **look)
+    axes.hlines(y[1:-1], x0, x1, **look)
+    texts = [[f"{v:.0f}" if 100 <= abs(v) < 1e6 else f"{v:#.3g}" for v in row] for row in values.tolist()]
     letters_hw = np.array((y1 - y0, x1 - x0)) / n * _points_per_pixel(layer) / _LETTER_POINTS
-    if letters_hw[0] < 1 or letters_hw[1] < 1 + max(len(text) for row in texts for text in row):
+    if letters_hw[0] < 1 or letters_hw[1] < 0.5 + max(len(text) for row in texts for text in row):
         return  # the numbers would cover each other
+    from matplotlib.patheffects import withStroke
+
+    halo = [withStroke(linewidth=2, foreground="black", alpha=0.6)]
     for i, j in np.ndindex(n, n):
-        color = "black" if values[i, j] > sum(limits) / 2 else "white"
-        x, y = x0 + (j + 0.5) * (x1 - x0) / n, y0 + (i + 0.5) * (y1 - y0) / n
-        axes.text(x, y, texts[i][j], color=color, size=7, ha="center", va="center", clip_on=True, zorder=3)
+        place = (x[j] + x[j + 1]) / 2, (y[i] + y[i + 1]) / 2
+        how: Any = {"ha": "center", "va": "center", "clip_on": True, "zorder": 4, "path_effects": halo}
+        axes.text(*place, texts[i][j], color="white", size=7, weight="bold", **how)
 
 
 def draw_maxima(axes: "Axes", layer: PooledLayer, level: PooledLevel, channel: int | None) -> None:
-    """Draws the picture in gray and, if the level holds maxima, the number of maxima found in each cell."""
+    """Draws the photograph in gray and, if the level holds maxima, the number of maxima found in each cell."""
     _draw_gray(axes, layer)
     if level.cells is not None:
         counts = level.count_maxima(layer.map_hw, channel)
         share = np.ma.masked_equal(counts / max(1, counts.max()), 0)
-        alpha = np.where(counts > 0, 0.45 + 0.55 * share.filled(0), 0)
-        _draw_heat(axes, share, _map_in(layer), _MAXIMA, (0, 1), alpha)
+        alpha = np.where(counts > 0, 0.2 + 0.8 * share.filled(0) ** 0.5, 0)
+        _draw_heat(axes, share, _edges(layer), _MAXIMA, (0, 1), alpha)
     _outline_box(axes, layer)
 
 
@@ -281,7 +299,7 @@ def draw_bins(axes: "Axes", layer: PooledLayer, position: int) -> None:
     from matplotlib.patches import Rectangle
 
     color, stride = _LEVEL_COLORS[position], layer.stride
-    boxes = _inside(layer, layer.cells_in(layer.levels[position].bins).reshape(-1, 4))
+    boxes = layer.areas_in(layer.levels[position].bins).reshape(-1, 4)
     boxes += np.tile(stride * _INSET, 2) * [1, 1, -1, -1]
     bins = [Rectangle((x0, y0), x1 - x0, y1 - y0) for x0, y0, x1, y1 in boxes.tolist()]
     bin_points = _points_per_pixel(layer) * float((boxes[:, 2:] - boxes[:, :2]).min())
@@ -295,20 +313,18 @@ def draw_bins(axes: "Axes", layer: PooledLayer, position: int) -> None:
 
 
 def window_of(layer: PooledLayer) -> npt.NDArray[np.float64]:
-    """``(4,)``, the visible part of the network input as ``x0, y0, x1, y1`` in pixels: region, box and a margin."""
-    region_in, stride = layer.cells_in(layer.region), layer.stride
+    """The visible part of the network input, ``x0, y0, x1, y1`` ``(4,)`` in pixels: region, box and a margin."""
+    region_in, stride = layer.areas_in(layer.region), layer.stride
     first, last = np.minimum(region_in[:2], layer.box_in[:2]), np.maximum(region_in[2:], layer.box_in[2:])
     around = np.maximum(_AROUND, (_LEAST_CELLS - (last - first) / stride) / 2) * stride
-    return _inside(layer, np.concatenate((first - around, last + around)))
+    return np.clip(np.concatenate((first - around, last + around)), 0, 2 * layer.input_hw[::-1])
 
 
 def _map_limits(layer: PooledLayer, channel: int | None) -> tuple[float, float]:
     """Smallest and largest strength of the visible cells."""
-    x0, y0 = layer.cells_in((0, 0, 1, 1))[:2]
-    left, top, right, bottom = (window_of(layer) - (x0, y0, x0, y0)) / np.tile(layer.stride, 2)
-    rows = slice(max(0, int(top)), int(np.ceil(bottom)))
-    columns = slice(max(0, int(left)), int(np.ceil(right)))
-    return _limits(strength(layer.map, channel)[rows, columns])
+    (x, y), (left, top, right, bottom) = _edges(layer), window_of(layer)
+    rows, columns = (y[1:] > top) & (y[:-1] < bottom), (x[1:] > left) & (x[:-1] < right)
+    return _limits(strength(layer.map, channel)[rows][:, columns])
 
 
 def _pooled_limits(layer: PooledLayer, channel: int | None) -> tuple[float, float]:
@@ -322,7 +338,7 @@ def _limits(values: npt.NDArray[np.float64]) -> tuple[float, float]:
 
 
 def _panel_heights(layer: PooledLayer) -> tuple[float, float]:
-    """Heights in inches of the upper panels, one of which shows the whole network input, and of the lower ones."""
+    """Heights in inches of the upper panels, which include the whole network input, and of the lower ones."""
     window = window_of(layer)
     lower = float((window[3] - window[1]) * _inches_per_pixel(window))
     return max(lower, layer.input_hw[0] * _inches_per_pixel(_whole(layer))), lower
@@ -338,24 +354,25 @@ def _points_per_pixel(layer: PooledLayer) -> float:
     return 72 * _inches_per_pixel(window_of(layer))
 
 
-def _map_in(layer: PooledLayer) -> npt.NDArray[np.float64]:
-    return layer.cells_in((0, 0, layer.map_hw[1], layer.map_hw[0]))
-
-
 def _whole(layer: PooledLayer) -> tuple[int, int, int, int]:
     return 0, 0, layer.input_hw[1], layer.input_hw[0]
 
 
-def _inside(layer: PooledLayer, boxes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Clips boxes ``(..., 4)`` to the network input."""
-    return np.clip(boxes, 0, 2 * layer.input_hw[::-1])
+def _edges(layer: PooledLayer) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Edges of the map's columns ``(W' + 1,)`` and rows ``(H' + 1,)``, in pixels of the network input."""
+    height, width = layer.map_hw
+    x, y = (layer.areas_in(np.tile(np.arange(n + 1)[:, None], 4)) for n in (width, height))
+    return x[:, 0], y[:, 1]
 
 
-def _draw_picture(axes: "Axes", layer: PooledLayer, pixels: npt.NDArray[Any], window: Any) -> None:
+def _draw_photograph(axes: "Axes", layer: PooledLayer, pixels: npt.NDArray[Any], window: Any) -> None:
     """Draws the network input, or other pixels in its place, and shows the window of it."""
+    import matplotlib
+
+    grays = matplotlib.colormaps["gray"].resampled(_GRAYS)
     x0, y0, x1, y1 = window
     extent = (0, layer.input_hw[1], layer.input_hw[0], 0)
-    axes.imshow(pixels, "gray", vmin=0, vmax=255, extent=extent, interpolation="antialiased", zorder=1)
+    axes.imshow(pixels, grays, vmin=0, vmax=255, extent=extent, interpolation="antialiased", zorder=1)
     axes.set(xlim=(x0, x1), ylim=(y1, y0), xticks=[], yticks=[], anchor="NW")
     axes.spines[:].set_visible(False)
 
@@ -363,21 +380,20 @@ def _draw_picture(axes: "Axes", layer: PooledLayer, pixels: npt.NDArray[Any], wi
 def _draw_gray(axes: "Axes", layer: PooledLayer) -> None:
     """Draws the visible part of the network input in light gray."""
     gray = layer.pixels @ np.array([0.299, 0.587, 0.114])
-    _draw_picture(axes, layer, 255 - (255 - gray) * _LIGHTENED, window_of(layer))
+    _draw_photograph(axes, layer, 255 - (255 - gray) * _LIGHTENED, window_of(layer))
 
 
 def _draw_heat(
     axes: "Axes",
     values: npt.NDArray[Any],
-    box_in: npt.NDArray[np.float64],
+    edges: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]],
     colors: str,
     limits: tuple[float, float],
     alpha: Any = None,
 ) -> None:
-    """Draws values as colors over a box of the network input."""
-    x0, y0, x1, y1 = box_in.tolist()
-    look: Any = {"vmin": limits[0], "vmax": limits[1], "alpha": alpha, "extent": (x0, x1, y1, y0)}
-    axes.imshow(np.ma.masked_invalid(values), colors, **look, interpolation="nearest", zorder=2)
+    """Draws values ``(h, w)`` as colored rectangles between edges ``(w + 1,)`` and ``(h + 1,)``."""
+    look: Any = {"cmap": colors, "vmin": limits[0], "vmax": limits[1], "alpha": alpha}
+    axes.pcolormesh(*edges, np.ma.masked_invalid(values), **look, rasterized=True, zorder=2)
 
 
 def _outline_box(axes: "Axes", layer: PooledLayer) -> None:

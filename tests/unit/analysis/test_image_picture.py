@@ -12,6 +12,8 @@ from sppfeat.analysis.show.activations import View, pooled_boxes, strength
 
 pytest.importorskip("matplotlib")
 
+from matplotlib.collections import QuadMesh
+
 from sppfeat.analysis.show.figure import drawing, new_figure
 from sppfeat.analysis.show.image_picture import draw_bins, draw_image, draw_maxima, draw_pooled, window_of
 
@@ -86,9 +88,8 @@ def test_the_bins_that_are_drawn_are_those_that_are_pooled():
             draw_bins(axes, layer, position)
             paths = axes.collections[0].get_paths()
             assert len(paths) == level.level**2
-            in_h, in_w = layer.input_hw
             for path, cells in zip(paths, level.bins.reshape(-1, 4), strict=True):
-                expected = np.clip(layer.cells_in(cells), 0, [in_w, in_h, in_w, in_h])
+                expected = layer.areas_in(cells)
                 # A little inside the cells, never outside.
                 inset = (path.get_extents().extents - expected) * [1, 1, -1, -1]
                 assert (inset > 0).all()
@@ -105,9 +106,22 @@ def test_heat_and_maxima_are_where_their_cells_are():
     ):
         axes = axes_of(layer)
         draw(axes, layer, level, None)
-        assert np.allclose(axes.images[-1].get_array().filled(0), values)
-        x0, x1, y1, y0 = axes.images[-1].get_extent()
-        assert np.allclose((x0, y0, x1, y1), layer.cells_in(cells))
+        mesh = next(each for each in axes.collections if isinstance(each, QuadMesh))
+        assert np.allclose(mesh.get_array().filled(0), values)
+        corners = mesh.get_coordinates()
+        assert np.allclose((*corners[0, 0], *corners[-1, -1]), layer.areas_in(cells))
+
+
+def test_cells_share_the_network_input_without_gaps():
+    for layer in pool(network(), WHOLE):
+        (height, width), (input_h, input_w) = layer.map_hw, layer.input_hw
+        for x, y in itertools.product(range(width), range(height)):
+            x0, y0, x1, y1 = layer.areas_in((x, y, x + 1, y + 1))
+            inner = layer.cells_in((x, y, x + 1, y + 1))
+            assert x0 == (0 if x == 0 else inner[0])
+            assert y0 == (0 if y == 0 else inner[1])
+            assert x1 == (input_w if x == width - 1 else inner[2])
+            assert y1 == (input_h if y == height - 1 else inner[3])
 
 
 @pytest.mark.slow
@@ -124,4 +138,4 @@ def test_values_without_range_or_that_are_not_finite_can_be_drawn():
 def test_one_channel_is_shown_by_its_values():
     layers = pool(network((1, 2)), WHOLE)
     figure = drawn(layers, channel=5)
-    assert any(axes.get_xlabel() == "pooled: channel 5" for axes in figure.axes)
+    assert any(axes.get_xlabel() == "strength of a bin\n(channel 5)" for axes in figure.axes)
