@@ -67,7 +67,7 @@ def test_it_says_what_it_wrote_and_does_not_replace_it_unasked(photo, tmp_path):
     assert (result.exit_code, result.stdout) == (0, "")
     assert re.fullmatch(rf"wrote {output} \(\d+ x \d+\)\n", result.stderr)
     result = show(photo, "-o", output, *SMALL)
-    assert (result.exit_code, "exists; --overwrite" in result.stderr) == (1, True)
+    assert (result.exit_code, "exists; add --overwrite" in result.stderr) == (1, True)
 
 
 @pytest.fixture(scope="module")
@@ -140,5 +140,5 @@ def test_the_photograph_is_never_the_output(photo, tmp_path):
     (tmp_path / "link.png").symlink_to(copy)
     for name in ("photo.png", "link.png"):
         result = show(copy, *SMALL, "-o", tmp_path / name, "--overwrite", code=2)
-        assert "is what is read" in result.stderr
+        assert "is also an input" in result.stderr
     assert copy.read_bytes() == photo.read_bytes()

@@ -46,7 +46,7 @@ _MAX_LEVELS = 6
 
 # Inches: width of a column (a panel and its title must fit), maximum size of a panel, and what a block has besides its
 # panels: texts, titles, and color bars (of which the last figure) with their labels.
-_COLUMN, _PANEL_WIDTH, _PANEL_HEIGHT = 1.9, 1.82, 2.0
+_COLUMN, _PANEL_WIDTH, _PANEL_HEIGHT = 1.96, 1.87, 2.0
 _AROUND_PANELS, _BARS = 1.7, 0.7
 _AROUND_BLOCKS = 0.85  # title and footer of the picture
 _LEAST_WIDTH = 5.55  # room for three color bars

@@ -367,7 +367,7 @@ def test_wrong_outputs_are_refused(path, tmp_path, command):
     same = tmp_path / "same.png"
     same.symlink_to(path)
     result = show(command, path, "-o", same, "--overwrite")
-    assert (result.exit_code, "is what is read" in result.stderr) == (2, True)
+    assert (result.exit_code, "is also an input" in result.stderr) == (2, True)
     assert path.read_bytes().startswith(b"\x89HDF")
 
 
