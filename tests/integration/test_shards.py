@@ -437,5 +437,5 @@ def test_an_output_that_is_read_is_refused(folder, tmp_path):
     write_image(photo, 50, 50, seed=0)
     before = photo.read_bytes()
     result = run("extract", photo, "-o", photo, "--overwrite", code=2)
-    assert "is what is read; allowed: another file" in result.output
+    assert "is also an input; allowed: another file" in result.output
     assert photo.read_bytes() == before

@@ -316,7 +316,7 @@ def test_wrong_usage(path, tmp_path):
         (["-o", "-", "--format", "csv", "--json"], "--json prints to standard output"),
         (["-o", tmp_path / "x.csv", "--dtype", "int8"], "'int8' is not one of"),
         (["-o", tmp_path / "x.csv", "--levels", "3"], "levels are 3; in this file: 1, 2"),
-        (["-o", path, "--format", "csv", "--overwrite"], "is what is read"),
+        (["-o", path, "--format", "csv", "--overwrite"], "is also an input"),
     ]:
         assert message in run(path, *arguments, code=2).output
     for arguments, message in [
@@ -336,7 +336,7 @@ def test_what_is_read_is_never_replaced_not_even_through_links_or_by_the_table_b
     table = tmp_path / "labels.csv"
     table.write_text("row,label\n0,x\n")
     result = run(path, "--labels", table, "-o", tmp_path / name, "--overwrite", code=2)
-    assert "is what is read" in result.output
+    assert "is also an input" in result.output
     assert (path.read_bytes(), table.read_text()) == (before, "row,label\n0,x\n")
     assert sorted(os.listdir(tmp_path)) == ["hard.csv", "labels.csv", "soft.csv"]
 

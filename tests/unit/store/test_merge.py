@@ -381,7 +381,7 @@ def test_outputs_that_exist(tmp_path, shards):
     for other in (shards[1], tmp_path / "link.h5"):
         if other != shards[1]:
             other.symlink_to(shards[1])
-        with pytest.raises(ConfigError, match=r"is what is read; allowed: another file"):
+        with pytest.raises(ConfigError, match=r"is also an input; allowed: another file"):
             merge_shards(other, shards, overwrite=True)
     with pytest.raises(ConfigError, match=r"no shards"):
         merge_shards(output, [])
@@ -390,11 +390,11 @@ def test_outputs_that_exist(tmp_path, shards):
 @pytest.mark.slow
 def test_what_a_merged_file_is_made_of_is_no_output_of_those_who_read_it(tmp_path, shards):
     merge_shards(tmp_path / "m.h5", shards)
-    with pytest.raises(ConfigError, match=r"is what is read"):
+    with pytest.raises(ConfigError, match=r"is also an input"):
         reduce(tmp_path / "m.h5", shards[0], method="random", components=2, overwrite=True)
     with (
         FeatureFile(tmp_path / "m.h5") as file,
-        pytest.raises(ConfigError, match=r"is what is read|another file"),
+        pytest.raises(ConfigError, match=r"is also an input|another file"),
     ):
         export(file.select(), shards[0], export_format="npy", overwrite=True)
     before = shards[0].read_bytes()
@@ -403,7 +403,7 @@ def test_what_a_merged_file_is_made_of_is_no_output_of_those_who_read_it(tmp_pat
     command_line.run(*probe, model, code=0)
     for command in (probe, ["predict", model, merged, "-o"]):
         result = command_line.run(*command, shards[0], "--overwrite", code=2)
-        assert "is what is read" in result.stderr
+        assert "is also an input" in result.stderr
     assert shards[0].read_bytes() == before
 
 
