@@ -1,4 +1,4 @@
-"""Boxes as a file has them, in its own order and convention, and as pixels of their images.
+"""Boxes in a file's own order and convention, and their conversion to pixels of the images.
 
 ``boxes_px`` are ``x0, y0, x1, y1`` in pixels of the image as displayed, 0-based pixel edges, half-open:
 the whole image is ``[0, 0, width, height]``.
@@ -21,9 +21,9 @@ from sppfeat.files.tables import parse_number
 __all__ = ["ROTATION", "BoxTable", "BoxTableBuilder", "boxes_to_px", "clip_boxes"]
 
 ROTATION = "rotation"
-"""The further column of the angles of boxes, in degrees."""
+"""The extra column with the angles of boxes, in degrees."""
 
-_ANGLES = (ROTATION, "angle", "theta")  # columns of angles; the unit of the others varies
+_ANGLES = (ROTATION, "angle", "theta")  # columns of angles; only ROTATION has a known unit
 
 # Pixels that a box may extend beyond the border without being flagged as clipped. Fractions rounded to six digits, as
 # in YOLO files, are off by up to 0.002 pixels on a side of 4000 pixels.
@@ -32,7 +32,7 @@ _ROUNDING = 0.01
 
 @dataclass(frozen=True)
 class BoxTable:
-    """All boxes of a box file, in its order, as arrays rather than one object per box.
+    """All boxes of a box file, in its order, as arrays, not as one object per box.
 
     The file has ``M`` images and ``B`` boxes.
     """
@@ -54,8 +54,8 @@ class BoxTable:
     # or texts that equal file names without suffix, apart from leading zeros) or single (the boxes of one
     # image, which the file does not name).
     names: str = "path"
-    notes: tuple[str, ...] = ()  # remarks for the user, such as shapes that are not boxes
-    # (M,) for each image, the name of its annotation file where the name inside differs, else empty; None: all agree.
+    notes: tuple[str, ...] = ()  # notes for the user, such as shapes that are not boxes
+    # (M,) for each image, the name of its annotation file if the name inside differs, else empty; None if all agree.
     own_names: PathTable | None = None
 
     def __len__(self) -> int:
@@ -65,8 +65,8 @@ class BoxTable:
 class BoxTableBuilder:
     """Collects boxes one by one, in compact arrays.
 
-    New names of further columns, and of classes, are appended to those known in advance. Without classes known in
-    advance, the classes have their natural order.
+    New names of extra columns and of classes follow those known in advance. If no classes are known in advance, they
+    are in natural order.
     """
 
     def __init__(self, *, extra_names: Sequence[str] = (), classes: Sequence[str] = ()) -> None:
@@ -92,13 +92,13 @@ class BoxTableBuilder:
 
     @property
     def extra_names(self) -> Collection[str]:
-        """Names of the further columns so far."""
+        """Names of the extra columns so far."""
         return self._extra.keys()
 
     def add_image(self, name: bytes, image_hw: tuple[int, int] = (0, 0), *, own_name: bytes = b"") -> int:
-        """Return the index of an image; a new one is added with its height and width in pixels.
+        """Return the index of an image; add a new one with its height and width in pixels.
 
-        ``own_name`` is that of its annotation file, if it differs.
+        ``own_name`` is the name of its annotation file, if it differs.
         """
         index = self._images.setdefault(name, len(self._images))
         if 2 * index == len(self._image_hw):
@@ -118,8 +118,8 @@ class BoxTableBuilder:
     ) -> None:
         """Append a box of four numbers in the file's convention, with its class name if it has one.
 
-        Blanks around the name are not part of it, unless the classes were given in their order.
-        The texts in ``extra`` go into the columns of these names, which are empty for boxes without them.
+        Blanks around the name are dropped, unless the classes were given in advance.
+        The texts in ``extra`` go into the columns of these names; other boxes have empty texts there.
         """
         for name, text in (extra or {}).items():
             column = self._extra.setdefault(name, [])

@@ -12,11 +12,11 @@ from sppfeat.errors import ConfigError
 
 __all__ = ["VIEW_SIDE", "Views", "grid_views", "multiview_views"]
 
-VIEW_SIDE = 224  # network-input pixels: side of the windows of the paper's multi-view test
+VIEW_SIDE = 224  # side of the windows of the paper's multi-view test, in network-input pixels
 
 _MAX_VIEWS = 1_000_000  # per image: 32 MB of boxes
 
-_POSITIONS = {  # positions of a window, as fractions of its free play along x and y
+_POSITIONS = {  # positions of a window, as fractions of its range along x and y
     "centre": (0.5, 0.5),
     "top-left": (0.0, 0.0),
     "top-right": (1.0, 0.0),
@@ -48,7 +48,7 @@ class Views(NamedTuple):
 def grid_views(grid: GridSpec, image_hw: tuple[int, int]) -> Views:
     """Cover the image with windows, row by row, named ``row,column``.
 
-    A grid by number has equal windows, and adjacent ones share the fraction ``overlap`` of a window. A grid in pixels
+    A grid by number has equal windows; adjacent ones share the fraction ``overlap`` of a window. A grid in pixels
     has windows of the given size, or of the image's size where that is smaller, and the same overlap; the last window
     of each row and column ends at the border and may overlap more.
 
@@ -126,7 +126,7 @@ def _windows_by_number(side: int, n: int, overlap: float) -> npt.NDArray[np.floa
     """Start and end of ``n`` equal windows that cover ``side`` pixels, ``(n, 2)`` float64."""
     starts = np.arange(n) * (1 - overlap)  # in windows
     total = 1 + (n - 1) * (1 - overlap)
-    ends = total - starts[::-1]  # so that the last window ends exactly at the border
+    ends = total - starts[::-1]  # the last window then ends exactly at the border
     return np.stack((side * (starts / total), side * (ends / total)), axis=1)
 
 

@@ -207,7 +207,7 @@ def test_a_plan_tells_what_a_box_file_of_a_tool_holds(folder, tmp_path):
     (tmp_path / "ls.json").write_text('[{"id": 1, "annotations": [{"result": []}], "data": {}}]')
     args[args.index(tmp_path / "cvat.xml")] = tmp_path / "ls.json"
     output = run(*args, code=1).output
-    assert "JSON of Label Studio, which is not read: in Label Studio, export as YOLO or COCO" in output
+    assert "JSON of Label Studio, which is not supported: in Label Studio, export as YOLO or COCO" in output
 
 
 def test_the_column_of_classes_is_a_setting_of_the_file(folder, boxes, tmp_path):

@@ -44,7 +44,7 @@ _READERS: Mapping[str, Callable[[AnnotationFiles], BoxTable]] = {
 }
 _WITH_LABEL = ("csv", "tsv", "jsonl", "via", "parquet")  # formats in which any column may be the class
 
-_WITH_NAMES = ("voc", "labelme")  # formats of one file an image, which names the image, too
+_WITH_NAMES = ("voc", "labelme")  # formats with one file per image, which also names the image
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class BoxFile:
         table: the boxes.
         box_format: one of ``BOX_FORMATS``.
         sha256: digest of the file's bytes, in hexadecimal; for a folder, digest of the names and digests of all files
-            read, independent of the folder's own path. Options that change what the content means change it, too.
+            read, independent of the folder's own path. Options that change the meaning of the content are part of it.
         path: path as the user gave it.
     """
 
@@ -81,16 +81,16 @@ def read_boxes(
         path: path of the file; for ``voc``, ``yolo``, ``cvat``, ``labelme`` and ``numpy`` also of a folder, which is
             read recursively, without hidden files.
         box_format: one of ``BOX_FORMATS``; None to recognize it.
-        encoding: of a text without a byte order mark; None for UTF-8.
+        encoding: encoding of text without a byte order mark; None for UTF-8.
         label: column, key or region attribute that names the class; None for the usual names.
-        names: which name of an image counts, ``inside`` an annotation or that of its ``file``; None for the one inside,
-            with the other in the table's ``own_names``.
+        names: ``inside`` to take the image name inside an annotation, ``file`` to take the name of its file; None for
+            the one inside, with the other one in the table's ``own_names``.
         images, categories: COCO instances that name the ids of a results file.
 
     Raises:
         BoxError: the file cannot be read or recognized, or is malformed; the message gives the place and the reason.
-        ConfigError: ``box_format`` is not one of ``BOX_FORMATS``, ``encoding`` is unknown, or an option is about
-            another format.
+        ConfigError: ``box_format`` is not one of ``BOX_FORMATS``, ``encoding`` is unknown, or an option belongs
+            to another format.
     """
     if box_format is not None:
         check_choice("box-format", box_format, BOX_FORMATS)
@@ -113,7 +113,7 @@ def read_boxes(
     try:
         table = _READERS[chosen](source)
     except MemoryError as error:
-        raise source.error("", "does not fit into memory; allowed: a box file that does") from error
+        raise source.error("", "does not fit into memory; allowed: a smaller file") from error
     except BoxError as error:
         if hint := _hint(source, chosen, is_given=box_format is not None):
             raise BoxError(f"{error} ({hint})") from error
@@ -122,9 +122,9 @@ def read_boxes(
 
 
 def _hint(source: AnnotationFiles, chosen: str, *, is_given: bool) -> str:
-    """Describe what a malformed file may be instead; empty if nothing else is known."""
+    """Suggest another format for a malformed file; empty without one."""
     if not is_given:
-        return f"read as {chosen}; --box-format says otherwise"
+        return f"read as {chosen}; choose another format with --box-format"
     try:
         found = find_format(source)
     except BoxError:

@@ -1,4 +1,4 @@
-"""A file or folder of annotations: the bytes of its files, their digest, errors that name them, and their images."""
+"""A file or folder of annotations: its bytes, digest and images, and errors that name the file."""
 
 import hashlib
 import math
@@ -42,7 +42,7 @@ class AnnotationFile:
         return self.error(where, f"found {shorten(found)}; allowed: {allowed}")
 
     def number(self, value: object, where: str, *, title: str = "found", or_blank: str = "") -> float:
-        """Return a number, or NaN for None if ``or_blank`` says how a missing one is written.
+        """Return a number, or NaN for None if ``or_blank`` describes a missing one.
 
         Anything else is an error that shows the value after ``title``.
         """
@@ -76,7 +76,7 @@ class AnnotationFile:
         zero = content.find(b"\0")
         if zero >= 0:
             line = content.count(b"\n", 0, zero) + 1
-            utf16 = "--encoding utf-16-le says that the text is in UTF-16 without a byte order mark"
+            utf16 = "for UTF-16 without a byte order mark add --encoding utf-16-le"
             raise self.error(f"line {line}", f"found a zero byte '\\x00'; allowed: text in UTF-8; {utf16}")
         return content
 
@@ -84,10 +84,10 @@ class AnnotationFile:
 class AnnotationFiles:
     """A box file or a folder of them; any other path is a BoxError.
 
-    ``encoding`` is that of a text without a byte order mark, and ``label`` the name of the column or attribute of
-    classes; None for UTF-8, and for the usual names. ``names`` is the name of an image that counts, ``inside`` an
-    annotation or that of its ``file``; None if the images of the run decide. ``images`` and ``categories`` are files
-    of COCO instances that name the ids of results.
+    ``encoding`` applies to text without a byte order mark, None for UTF-8; ``label`` names the column or attribute of
+    classes, None for the usual ones. ``names`` takes image names from ``inside`` an annotation or from its ``file``;
+    None lets the images of the run decide. ``images`` and ``categories`` are COCO instances that name the ids of
+    results.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class AnnotationFiles:
         return self._whole
 
     def files(self, suffix: bytes, *, but: Collection[bytes] = ()) -> list[AnnotationFile]:
-        """List the files with a suffix in natural order, without hidden files and those named ``but`` in any folder.
+        """List the files with a suffix in natural order, without hidden files and files named ``but``.
 
         A single file is always listed, whatever its name. Two files that differ only by the case of the suffix are
         refused.
@@ -143,8 +143,8 @@ class AnnotationFiles:
         for file in files:
             other = stems.setdefault(file.stem, file)
             if other is not file:
-                same = f"is of the same image as {os.fsdecode(other.name)!r}"
-                raise file.error("", f"{same}; allowed: one file an image")
+                same = f"belongs to the same image as {os.fsdecode(other.name)!r}"
+                raise file.error("", f"{same}; allowed: one file per image")
         return [file for file in files if os.path.basename(file.name) not in but]
 
     def files_of_format(
@@ -158,7 +158,7 @@ class AnnotationFiles:
 
     @property
     def folder(self) -> str:
-        """The folder, or that of the single file."""
+        """The folder, or the folder of the single file."""
         return self.path if self.is_folder else os.path.dirname(self.path)
 
     def beside(self, name: bytes) -> AnnotationFile:
@@ -166,11 +166,11 @@ class AnnotationFiles:
         return self._file(name)
 
     def sha256(self) -> str:
-        """Return the SHA-256 of the file; of several, that of the sorted names and digests of all files read.
+        """Return the SHA-256 of the file, or of the sorted names and digests of all files read.
 
-        Options that change the meaning of the content are part of it where they are given.
+        Options that change the meaning of the content are part of it if given.
         """
-        # All digests have the same length and no name holds a zero byte, so no two folders give the same bytes.
+        # All digests have the same length and names have no zero byte, so different folders give different bytes.
         files = (self._whole, *self._files.values())
         read = sorted((file.name, file.digest) for file in files if file.digest)
         content = b"".join(name + b"\0" + digest for name, digest in read)
@@ -191,7 +191,7 @@ class AnnotationFiles:
                 "", f"cannot be listed: {reason_of(error)}"
             ),
             found_often=lambda folder: self._file(folder).error(
-                "", f"is found in more than {MOST_WAYS} ways, by links; allowed: {MOST_WAYS}"
+                "", f"is reached by links in more than {MOST_WAYS} ways; allowed: {MOST_WAYS}"
             ),
         )
         return list(walk)
@@ -210,7 +210,7 @@ def shape_notes(others: Mapping[str, int]) -> list[str]:
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # a named pipe would wait for its writer
+    return os.open(path, flags | os.O_NONBLOCK)  # opening a named pipe would wait for its writer
 
 
 def _suffix(name: bytes) -> bytes:
@@ -218,10 +218,10 @@ def _suffix(name: bytes) -> bytes:
 
 
 class ImageNames:
-    """Adds the image of each annotation file to a table, under the name that counts.
+    """Adds the image of each annotation file to a table, under the right name.
 
-    That is the name inside the file; with ``names="file"``, and where there is none inside, the file's own. A file
-    whose own name differs keeps it in the table beside the other, unless ``names`` chooses.
+    That is the name inside the file, or the file's own name with ``names="file"`` or without one inside. If the
+    two differ and ``names`` does not choose, the table keeps both.
     """
 
     def __init__(self, source: AnnotationFiles, builder: BoxTableBuilder) -> None:
@@ -241,12 +241,16 @@ class ImageNames:
         other = self._files.setdefault(image, file)
         if other is not file:
             found = f"found {shorten(os.fsdecode(inside))}, as in {os.fsdecode(other.name)!r}"
-            hint = "; --box-names file takes the names of the files" if own or other.stem != file.stem else ""
-            raise file.error(where, f"{found}; allowed: one file an image{hint}")
+            hint = (
+                "; add --box-names file to take the names of the files"
+                if own or other.stem != file.stem
+                else ""
+            )
+            raise file.error(where, f"{found}; allowed: one file per image{hint}")
         return image
 
 
 def _agree(inside: bytes, stem: bytes) -> bool:
-    """Return True if the name inside, with or without its suffix, is that of the file."""
+    """Return True if the name inside, with or without its suffix, equals the file's name."""
     name, own = (os.path.basename(path.strip().replace(b"\\", b"/")).lower() for path in (inside, stem))
     return own in (name, os.path.splitext(name)[0])

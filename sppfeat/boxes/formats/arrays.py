@@ -30,7 +30,7 @@ _ARRAY_RULE = "integers or floats of up to 64 bits, of shape (K, 4), or (K, 5) w
 _INSTALL = "install it with: pip install 'sppfeat[mat]'"
 _MOST_BOXES = 200_000
 _MOST_BOXES_PER_BYTE = 50
-_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile reads no others in bounded memory
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile reads only these in bounded memory
 _HEADER_BYTES = 10_012  # the longest header that numpy reads
 _READ_HEADER = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
@@ -58,7 +58,7 @@ def _read_archive(file: AnnotationFile, content: bytes) -> dict[bytes, npt.NDArr
             key = encode_text(name)
             if suffix != ".npy" or not key:
                 found = f"found {shorten(member.filename)} in the archive"
-                raise file.error("", f"{found}; allowed: .npy, named by the image, {TEXT_RULE}")
+                raise file.error("", f"{found}; allowed: .npy files named by their images, {TEXT_RULE}")
             where = f"key {shorten(os.fsdecode(key))}"
             if key in boxes:
                 raise file.error(where, "found twice; allowed: every image once")
@@ -83,7 +83,7 @@ def _damage_reported(file: AnnotationFile, where: str) -> Iterator[None]:
         raise
     except Exception as error:  # zipfile raises nearly anything on a damaged file
         reason = shorten(str(error) or type(error).__name__)
-        raise file.error(where, f"found a damaged .npz: {reason}; allowed: a whole one") from error
+        raise file.error(where, f"found a damaged .npz: {reason}; allowed: an intact one") from error
 
 
 def _read_array(file: AnnotationFile, content: bytes, where: str) -> npt.NDArray[Any]:
@@ -101,7 +101,7 @@ def _read_header(
         shape, is_fortran, dtype = _READ_HEADER[np.lib.format.read_magic(opened)](opened)
     except Exception as reason:  # numpy raises nearly anything on a damaged header
         found = f"found {shorten(head[:40])}, {shorten(str(reason))}"
-        raise file.error(where, f"{found}; allowed: an array as numpy.save writes it") from reason
+        raise file.error(where, f"{found}; allowed: an array that numpy.save wrote") from reason
     if dtype.hasobject:
         found = f"found an array of Python objects, {dtype.str!r}, which would have to be unpickled"
         raise file.error(where, f"{found}; allowed: {_ARRAY_RULE}")
@@ -109,7 +109,7 @@ def _read_header(
     n_declared = opened.tell() + math.prod(shape) * dtype.itemsize
     if n_declared != n_bytes:
         found = f"found {n_bytes} bytes, but {dtype} of shape {shape} has {n_declared}"
-        raise file.error(where, f"{found}; allowed: as many as it declares")
+        raise file.error(where, f"{found}; allowed: exactly as many as declared")
     return shape, is_fortran, dtype, opened.tell()
 
 
@@ -132,7 +132,7 @@ def read_mat(source: AnnotationFiles) -> BoxTable:
     names = _image_names(file, variables.get("images"))
     if len(names) != len(cells):
         found = f"found {len(names)} names for {len(cells)} cells of boxes"
-        raise file.error("images", f"{found}; allowed: as many")
+        raise file.error("images", f"{found}; allowed: equal numbers")
     for i, array in enumerate(cells, start=1):
         if not isinstance(array, np.ndarray):
             raise file.error(f"boxes{{{i}}}", f"found {type(array).__name__}; allowed: {_ARRAY_RULE}")
@@ -149,13 +149,15 @@ def _load(file: AnnotationFile) -> dict[str, Any]:
     try:
         import scipy.io  # type: ignore[import-untyped, unused-ignore]
     except ImportError as error:
-        raise file.error("", f"is read with scipy, which is not there; {_INSTALL}") from error
+        raise file.error("", f"is read with scipy, which is not installed; {_INSTALL}") from error
     opened = io.BytesIO(content)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about repeated variables, and variables that are not read here
+            warnings.simplefilter(
+                "ignore"
+            )  # warnings about repeated variables and variables that are not read
             found = []
-            with contextlib.suppress(Exception):  # a MATLAB object beside the boxes has no shape
+            with contextlib.suppress(Exception):  # a MATLAB object among the variables has no shape
                 found = scipy.io.whosmat(opened, appendmat=False)
             sizes = [math.prod(shape) for name, shape, _ in found if name == "boxes"]
             # A text of no bytes would become as many blanks as its shape declares.
@@ -165,7 +167,7 @@ def _load(file: AnnotationFile) -> dict[str, Any]:
             )
     except (BoxError, MemoryError):
         raise
-    except Exception as error:  # scipy has no error of its own, and raises nearly anything on a damaged file
+    except Exception as error:  # scipy raises nearly anything on a damaged file
         reason = shorten(str(error))
         raise file.error(
             "", f"found a file that scipy cannot read: {reason}; allowed: .mat of version 4 to 7"
@@ -176,7 +178,7 @@ def _load(file: AnnotationFile) -> dict[str, Any]:
 def _image_names(file: AnnotationFile, images: object) -> list[bytes]:
     if not isinstance(images, np.ndarray) or images.dtype != object:
         found = "no such variable" if images is None else shorten(images)
-        raise file.error("images", f"found {found}; allowed: a cell array of names, one a cell of boxes")
+        raise file.error("images", f"found {found}; allowed: a cell array of names, one per cell of boxes")
     names: dict[bytes, int] = {}
     for i, cell in enumerate(images.ravel(order="F"), start=1):
         is_text = isinstance(cell, np.ndarray) and cell.dtype.kind == "U" and cell.size == 1
@@ -184,20 +186,20 @@ def _image_names(file: AnnotationFile, images: object) -> list[bytes]:
         if not name or names.setdefault(name, i) != i:
             rule = f"a name, {TEXT_RULE}"
             if name:
-                rule = f"every image once, this one is images{{{names[name]}}} too"
+                rule = f"each image once; this one is also images{{{names[name]}}}"
             found = cell.tolist() if isinstance(cell, np.ndarray) and cell.size < 100 else type(cell).__name__
             raise file.unexpected(f"images{{{i}}}", found, rule)
     return list(names)
 
 
 def _check_expansion(file: AnnotationFile, where: str, n_boxes: int, n_bytes: int) -> None:
-    """Check the number of boxes in a compressed file of ``n_bytes``, in which a box may take next to nothing.
+    """Limit the number of boxes in a compressed file of ``n_bytes``, in which a box may take almost no space.
 
     A box takes 150 bytes of memory. Windows on a grid, the most compressible boxes, reach 20 boxes per byte.
     """
     if n_boxes > max(_MOST_BOXES, _MOST_BOXES_PER_BYTE * n_bytes):
         found = f"found {n_boxes} boxes or more in {n_bytes} bytes"
-        raise file.error(where, f"{found}; allowed: {_MOST_BOXES}, or {_MOST_BOXES_PER_BYTE} a byte")
+        raise file.error(where, f"{found}; allowed: {_MOST_BOXES}, or {_MOST_BOXES_PER_BYTE} per byte")
 
 
 def _check_array(file: AnnotationFile, where: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
@@ -215,7 +217,7 @@ def _build_table(
 ) -> BoxTable:
     """Build the table from the array of each image; the id of a box is the name of its image and its row, from 0.
 
-    With the names ``single``, the id of a box is its row alone.
+    If the name kind is ``single``, the id of a box is only its row.
     """
     builder = BoxTableBuilder()
     for name, array in arrays.items():

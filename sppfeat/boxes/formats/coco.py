@@ -25,8 +25,8 @@ _Item = TypeVar("_Item")
 def read_coco(source: AnnotationFiles) -> BoxTable:
     """Read the boxes of a COCO file of instances or results.
 
-    Instances are ``{"images": [...], "annotations": [...], "categories": [...]}``: every image and every category is
-    in the table, in the file's order. Results are ``[{"image_id": ..., "bbox": [...]}, ...]``, whose images are named
+    Instances are ``{"images": [...], "annotations": [...], "categories": [...]}``: the table has every image and every
+    category, in the file's order. Results are ``[{"image_id": ..., "bbox": [...]}, ...]``, whose images are named
     by their ids, or by ``file_name`` if the entries have it.
     """
     file = source.single
@@ -36,7 +36,7 @@ def read_coco(source: AnnotationFiles) -> BoxTable:
     if not isinstance(content, dict):
         raise file.unexpected("", content, "an object of COCO instances or a list of results")
     if source.images or source.categories:
-        what = "has its own images and categories; allowed with --box-images and --box-categories: a list of results"
+        what = "has its own images and categories; --box-images and --box-categories need a list of results"
         raise file.error("", what)
     categories: dict[str, str] = {}
     if "categories" in content:
@@ -74,7 +74,7 @@ def _read_results(source: AnnotationFiles, results: list[Any]) -> BoxTable:
             named, name, hw = entry.one_of("image_id", images, "images of --box-images")
             if entry.values.get("file_name", name) != name:
                 raise entry.error(
-                    "file_name", f"{name!r}, as --box-images names image {entry.id('image_id')}"
+                    "file_name", f"{name!r}, the name of image {entry.id('image_id')} in --box-images"
                 )
             image = builder.add_image(named.encode(name), hw)
         label = ""
@@ -89,11 +89,11 @@ def _read_results(source: AnnotationFiles, results: list[Any]) -> BoxTable:
     notes = []
     if images is None and not is_named and results:
         notes.append(
-            "image ids are taken for file names, or for numbers in them; --box-images INSTANCES.json says "
-            "which file each is"
+            "image ids are read as file names, or as numbers in them; name the files with --box-images "
+            "INSTANCES.json"
         )
     if categories is None and any(isinstance(entry, dict) and "category_id" in entry for entry in results):
-        notes.append("category ids are the names of classes; --box-categories INSTANCES.json has the names")
+        notes.append("category ids serve as class names; name them with --box-categories INSTANCES.json")
     return builder.build(
         DEFAULT_CONVENTIONS["coco"], names="path" if images or is_named else "id", notes=notes
     )
@@ -117,10 +117,10 @@ def _read_images(
 
 
 def _read_categories(file: AnnotationFile, content: dict[str, Any], boxes: object) -> dict[str, str]:
-    """Return the name of each category by its id, without those that no box has and that are no class.
+    """Return the name of each category by its id, without unused ones that are not classes.
 
-    Those are the root that Roboflow writes, which is the supercategory of the others, and namesakes of other
-    categories. Two categories of one name are refused where boxes have both.
+    The latter are the root that Roboflow writes, the supercategory of all others, and namesakes of other categories.
+    Two categories of one name are refused if boxes use both.
     """
     entries = boxes if isinstance(boxes, list) else []
     used = {str(entry.get("category_id")) for entry in entries if isinstance(entry, dict)}
@@ -136,8 +136,8 @@ def _read_categories(file: AnnotationFile, content: dict[str, Any], boxes: objec
         is_used, other_used = own in used, other_own in used
         if is_used and other_used:
             found = f"found {shorten(name)}, as in {other.where}"
-            rule = "names that differ, as two categories of one name would be one class"
-            raise file.error(f"{entry.where}.name", f"{found}, and boxes have both; allowed: {rule}")
+            rule = "different names, since two categories of one name would become one class"
+            raise file.error(f"{entry.where}.name", f"{found}, and boxes use both; allowed: {rule}")
         if name in kept and not is_used:
             continue
         categories.pop(other_own, None)
@@ -156,7 +156,7 @@ def _add_box(
 def _named(
     file: AnnotationFile, content: dict[str, Any], key: str, name_key: str, rule: str | None
 ) -> Iterator[tuple["_Entry", str, str]]:
-    """Yield each object in a list with its id and name, which differ; ``rule`` says so of the names, None: they may."""
+    """Yield each object in a list with its id and name. Ids are unique; so are names if ``rule`` describes that."""
     first: dict[tuple[str, str], str] = {}
     for entry in _entries_of(file, content, key):
         own, name = entry.id("id"), entry.name(name_key)
@@ -172,7 +172,7 @@ def _entries_of(file: AnnotationFile, content: dict[str, Any], key: str) -> Iter
     """Yield the objects in the list under a key."""
     if key not in content:
         keys = shorten(list(content))
-        raise file.error(key, f"is not among the keys, {keys}; allowed: images and annotations")
+        raise file.error(key, f"is missing among the keys {keys}; allowed: images and annotations")
     if not isinstance(content[key], list):
         raise file.unexpected(key, content[key], "a list of objects")
     return _entries(file, content[key], key)
@@ -200,7 +200,7 @@ class _Entry(NamedTuple):
         return encode_json_text(self.file, text, self.where)
 
     def has(self, key: str) -> bool:
-        """Return True if the value of a key is there, and not null."""
+        """Return True if the object has a key and its value is not null."""
         return self.values.get(key) is not None
 
     def name(self, key: str) -> str:
@@ -220,7 +220,7 @@ class _Entry(NamedTuple):
         return str(value)
 
     def one_of(self, key: str, known: Mapping[str, _Item], kind: str) -> _Item:
-        """Return the image or class of an id."""
+        """Return the image or class with an id."""
         found = known.get(self.id(key))
         if found is None:
             raise self.error(key, f"the id of one of {kind}")
@@ -229,13 +229,16 @@ class _Entry(NamedTuple):
     def box(self) -> list[float]:
         box = self.values.get("bbox")
         if not isinstance(box, list) or len(box) != 4:
-            other = {5: " (five are a rotated box)", 8: " (eight are the corners of a rotated box)"}
+            other = {
+                5: " (five numbers are a rotated box)",
+                8: " (eight numbers are the corners of a rotated box)",
+            }
             hint = other.get(len(box), "") if isinstance(box, list) else ""
             raise self.error("bbox", f"a list of four numbers{hint}")
         return [self.file.number(value, f"{self.where}.bbox[{i}]") for i, value in enumerate(box)]
 
     def score(self) -> float:
-        """Return the score; NaN if there is none."""
+        """Return the score; NaN without one."""
         return self.file.number(self.values.get("score"), f"{self.where}.score", or_blank=", or null")
 
     def iscrowd(self) -> dict[str, bytes]:
@@ -249,7 +252,7 @@ class _Entry(NamedTuple):
         return {"iscrowd": b"%d" % number}
 
     def rotation(self) -> dict[str, bytes]:
-        """Return the column ``rotation`` of the box, if it has one, as CVAT writes it among its attributes."""
+        """Return the column ``rotation`` of the box, which CVAT writes among its attributes; empty without one."""
         attributes = self.values.get("attributes")
         values = (attributes if isinstance(attributes, dict) else {}, self.values)
         angle = next((parse_number(of[ROTATION]) for of in values if ROTATION in of), None)

@@ -1,4 +1,4 @@
-"""CVAT's box files: one XML file of all images of a task, "CVAT for images 1.1"."""
+"""CVAT's box files: one XML file with all images of a task, "CVAT for images 1.1"."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -19,10 +19,10 @@ _NO_SHAPES = ("tag",)
 
 
 def read_cvat(source: AnnotationFiles) -> BoxTable:
-    """Read the boxes of one file of annotations, or of a folder of them, such as one a job.
+    """Read the boxes of one annotation file, or of a folder of them, such as one per job.
 
-    Every image is in the table. Other shapes have no rows, and rotated boxes are as they were before their rotation:
-    notes of the table count both.
+    The table has every image. Other shapes have no rows, and rotated boxes keep their unrotated coordinates;
+    notes count both.
     """
     reader = _Reader()
     for file in source.files_of_format(b".xml"):
@@ -36,7 +36,7 @@ class _Reader:
     def __init__(self) -> None:
         self.builder = BoxTableBuilder(extra_names=_EXTRA)
         self.others: Counter[str] = Counter()  # by the kind of shape
-        self._first: dict[bytes, str] = {}  # where an image was found first
+        self._first: dict[bytes, str] = {}  # the first place of each image
 
     def read(self, file: AnnotationFile) -> None:
         """Read the images of a file."""
@@ -48,8 +48,8 @@ class _Reader:
             where = f"line {line}"
             path.append(tag)
             if path == ["annotations", "track"]:
-                found = "found <track>, of 'CVAT for video', which names frames rather than images"
-                raise file.error(where, f"{found}; allowed: an export as 'CVAT for images 1.1', COCO or YOLO")
+                found = "found <track>, which 'CVAT for video' writes for frames, not images"
+                raise file.error(where, f"{found}; allowed: exports as 'CVAT for images 1.1', COCO or YOLO")
             if path == ["annotations", "image"]:
                 name, n_boxes = encode_json_text(file, attributes.get("name", ""), where), 0
                 image = self._add_image(file, name, attributes, where)

@@ -1,6 +1,6 @@
-"""Signatures of the formats of box files: those that are read, and those of other tools that are not.
+"""Signatures of box file formats: supported ones, and those of other tools.
 
-A format that is not read has a title, and advice on what to export instead.
+An unsupported format has a title, and advice on a format to export instead.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ __all__ = [
 
 
 class FoundFormat(NamedTuple):
-    """The format of a file: one of ``BOX_FORMATS``, or empty for one that is not read, with its title and advice."""
+    """The format of a file: one of ``BOX_FORMATS``, or empty for an unsupported one, with its title and advice."""
 
     box_format: str
     title: str = ""
@@ -61,13 +61,13 @@ MAGIC: Mapping[bytes, FoundFormat] = {
     b"\x89PNG\r\n\x1a\n": FoundFormat("", "a PNG image", "give the file of its boxes"),
     **{
         b"\x80" + bytes([protocol]): FoundFormat(
-            "", "a Python pickle", "write the boxes as CSV, or as .npz, since a pickle can run any code"
+            "", "a Python pickle", "write the boxes as CSV or .npz, since a pickle can run any code"
         )
         for protocol in range(2, 6)
     },
 }
 
-ZIPPED: Mapping[str, FoundFormat] = {  # by the end of the name of a member
+ZIPPED: Mapping[str, FoundFormat] = {  # by the end of a member's name
     "xl/workbook.xml": FoundFormat("", "an Excel workbook (.xlsx)", "save the sheet as 'CSV UTF-8'"),
     "xl/workbook.bin": FoundFormat("", "an Excel workbook (.xlsb)", "save the sheet as 'CSV UTF-8'"),
     "META-INF/manifest.xml": FoundFormat(
@@ -77,7 +77,7 @@ ZIPPED: Mapping[str, FoundFormat] = {  # by the end of the name of a member
     ".npy": FoundFormat("numpy"),
 }
 
-XML_ROOTS: Mapping[str, FoundFormat] = {  # by the outermost element
+XML_ROOTS: Mapping[str, FoundFormat] = {  # by the root element
     "annotation": FoundFormat("voc"),
     "annotations": FoundFormat("cvat"),
     "dataset": FoundFormat("", "dlib's XML (imglab)", "convert it to COCO, Pascal VOC or CSV"),
@@ -85,7 +85,7 @@ XML_ROOTS: Mapping[str, FoundFormat] = {  # by the outermost element
     "alto": FoundFormat("", "ALTO XML", _EXPORT),
     "gpx": FoundFormat("", "GPX", _EXPORT),
     "html": FoundFormat(
-        "", "an HTML page, such as a site sends in place of a file", "download the file itself"
+        "", "an HTML page, which a site may send instead of a file", "download the file itself"
     ),
 }
 
@@ -100,7 +100,7 @@ _SUPERVISELY = FoundFormat(
 )
 _DARWIN = FoundFormat("", "JSON of V7 Darwin", "in V7, export as COCO, Pascal VOC or YOLO")
 
-# Keys that tell a format, each by its path: [] is an item of a list, and * any key. The first that fits counts.
+# Key paths that identify a format: [] is an item of a list, and * any key. The first match counts.
 JSON_KEYS: tuple[tuple[tuple[str, ...], FoundFormat], ...] = (
     (("images/[]/file_name",), COCO),
     (("images", "annotations"), COCO),
@@ -165,18 +165,20 @@ COLUMNS: tuple[tuple[tuple[str, ...], FoundFormat], ...] = (
     (("datarow id",), FoundFormat("", "CSV of Labelbox", _LABELBOX.advice)),
     (
         ("imageid", "labelname", "xmin", "xmax"),
-        FoundFormat("", "CSV of Open Images", "rename ImageID to image, and say --box-units normalized"),
+        FoundFormat("", "CSV of Open Images", "rename ImageID to image, and add --box-units normalized"),
     ),
 )
 
 KITTI = FoundFormat("", "a label file of KITTI", "convert the labels to YOLO, COCO or CSV")
-DOTA = FoundFormat("", "a label file of DOTA, with turned boxes", "convert the labels to YOLO, COCO or CSV")
-MOT = FoundFormat("", "a file of MOT tracks, of frames", "write CSV, with a header and the names of images")
-DATA_YAML = FoundFormat("", "the description of a YOLO data set", "give the folder of its labels")
+DOTA = FoundFormat("", "a DOTA label file, with rotated boxes", "convert the labels to YOLO, COCO or CSV")
+MOT = FoundFormat(
+    "", "a MOT file of tracks in video frames", "write CSV, with a header and the names of images"
+)
+DATA_YAML = FoundFormat("", "the description of a YOLO dataset", "give the folder of its labels")
 LABELME_XML = FoundFormat("", "XML of the web tool LabelMe, with polygons", _EXPORT)
 TFRECORD = FoundFormat("", "a TFRecord file", f"{_EXPORT}, or write CSV")
 
 
 def zip_of(name: str) -> FoundFormat:
-    """Return the format of a zip archive that holds other files, such as this one."""
-    return FoundFormat("", f"a zip archive, of {name} and others", _UNPACK)
+    """Return the format of a zip archive that holds files such as this one."""
+    return FoundFormat("", f"a zip archive with {name} and other files", _UNPACK)

@@ -1,4 +1,4 @@
-"""LabelMe's box files: one JSON file per image, as X-AnyLabeling and ISAT write it, too."""
+"""LabelMe's box files: one JSON file per image, also written by X-AnyLabeling and ISAT."""
 
 from collections import Counter
 from typing import Any
@@ -13,7 +13,7 @@ __all__ = ["read_labelme"]
 
 
 def read_labelme(source: AnnotationFiles) -> BoxTable:
-    """Read the rectangles of a folder of LabelMe files, or of a single one.
+    """Read the rectangles of a folder of LabelMe files, or of a single file.
 
     A rectangle is two opposite corners, or all four. Other shapes have no rows; a note of the table counts them.
     """
@@ -51,7 +51,7 @@ def _add_shape(
     where = f"shapes[{number}]"
     if not isinstance(shape, dict):
         raise file.unexpected(where, shape, "an object")
-    kind = shape.get("shape_type") or "polygon"  # which old files do not say
+    kind = shape.get("shape_type") or "polygon"  # old files lack the type
     if kind != "rectangle":
         others[shorten(kind)[1:-1] if isinstance(kind, str) else shorten(kind)] += 1
         return

@@ -1,4 +1,4 @@
-"""Box files in Parquet, such as pandas writes them: one row a box, in columns as in a CSV file."""
+"""Box files in Parquet, as pandas writes them: one row per box, with the columns of a CSV file."""
 
 import io
 import os
@@ -17,13 +17,13 @@ __all__ = ["read_parquet_boxes"]
 
 _ROWS_AT_ONCE = 1 << 14
 _MOST_BOXES = 200_000
-_MOST_BOXES_PER_BYTE = 20  # columns that repeat a value take next to nothing
+_MOST_BOXES_PER_BYTE = 20  # columns that repeat a value take almost no space
 
 
 def read_parquet_boxes(source: AnnotationFiles) -> BoxTable:
-    """Read the boxes of a Parquet file, whose columns are named as those of a CSV file, or hold the box as a list.
+    """Read the boxes of a Parquet file, with columns named as in a CSV file, or with each box as a list.
 
-    Numbers and texts may be null, and then are missing, but for the name of the image.
+    Numbers and texts may be null, which means missing, except for the image name.
     """
     file = source.single
     content = file.read()
@@ -55,7 +55,7 @@ def read_parquet_boxes(source: AnnotationFiles) -> BoxTable:
         raise
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise file.error(
-            "", f"cannot be read as Parquet: {one_line(str(error))}; allowed: a whole file"
+            "", f"cannot be read as Parquet: {one_line(str(error))}; allowed: an intact file"
         ) from error
     return builder.build(DEFAULT_CONVENTIONS["parquet"].replace(coords=columns.coords))
 

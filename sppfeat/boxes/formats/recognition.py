@@ -1,4 +1,4 @@
-"""Recognition of box files by their content."""
+"""Recognizes the formats of box files by their content."""
 
 import io
 import os
@@ -32,7 +32,7 @@ __all__ = ["find_format", "recognize_format"]
 
 _HEAD_BYTES = 1 << 16
 _FOLDERS = dict(zip(FOLDER_SUFFIXES, ("voc", "yolo", "numpy", "labelme"), strict=True))
-_MOST_EMPTY = 20  # files of a folder, of images without boxes
+_MOST_EMPTY = 20  # most files of a folder to read: the first ones may have no boxes
 _BLANK = b" \t\r\n\0"
 
 
@@ -41,13 +41,13 @@ def recognize_format(source: AnnotationFiles) -> str:
     found = find_format(source)
     if not found.box_format:
         raise source.error(
-            "", f"is {found.title}, which is not read: {found.advice}; allowed: {', '.join(BOX_FORMATS)}"
+            "", f"is {found.title}, which is not supported: {found.advice}; allowed: {', '.join(BOX_FORMATS)}"
         )
     return found.box_format
 
 
 def find_format(source: AnnotationFiles) -> FoundFormat:
-    """Find the format of a box file or folder, which need not be read; BoxError if it is unknown."""
+    """Find the format of a box file or folder, supported or not; BoxError if it is unknown."""
     if source.is_folder:
         return _find_in_folder(source)
     found = _find_in_file(source.single)
@@ -61,7 +61,7 @@ def find_format(source: AnnotationFiles) -> FoundFormat:
             raise source.error(
                 "", f"is in UTF-16 without a byte order mark; allowed: with --encoding {encoding}"
             )
-    raise _unrecognized(source, f"bytes that are no text, {shorten(head[:20])}")
+    raise _unrecognized(source, f"bytes that are not text, {shorten(head[:20])}")
 
 
 def _find_in_folder(source: AnnotationFiles) -> FoundFormat:
@@ -70,13 +70,13 @@ def _find_in_folder(source: AnnotationFiles) -> FoundFormat:
     if len(counts) == 1:
         suffix = next(iter(counts))
         found = next(filter(None, map(_find_in_file, files[suffix][:_MOST_EMPTY])), None)
-        # A text that is not recognised may be a damaged label file, and the reader says how.
+        # An unrecognized text may be a damaged label file, which the reader describes.
         is_known = found is not None and (not found.box_format or suffix in (b".xml", b".json"))
         return found if found is not None and is_known else FoundFormat(_FOLDERS[suffix])
-    said = ", ".join(f"{count} {suffix.decode()}" for suffix, count in counts.items())
-    said = f"files {said} in the folder" if counts else "none of these files in the folder"
+    found_files = ", ".join(f"{count} {suffix.decode()}" for suffix, count in counts.items())
+    found_files = f"files {found_files} in the folder" if counts else "none of these files in the folder"
     kinds = ", ".join(f"{suffix.decode()} ({box_format})" for suffix, box_format in _FOLDERS.items())
-    raise _unrecognized(source, said, f"one kind of {kinds} files, or ")
+    raise _unrecognized(source, found_files, f"one kind of {kinds} files, or ")
 
 
 def _unrecognized(source: AnnotationFiles, found: str, allowed: str = "") -> BoxError:
@@ -85,7 +85,7 @@ def _unrecognized(source: AnnotationFiles, found: str, allowed: str = "") -> Box
 
 
 def _find_in_file(file: AnnotationFile) -> FoundFormat | None:
-    """Find the format of a file; None if it is empty, or bytes that are no text."""
+    """Find the format of a file; None if it is empty or not text."""
     head = file.head(_HEAD_BYTES)
     if head.startswith(ZIP_MAGIC):
         return _find_in_zip(file)
@@ -104,7 +104,7 @@ def _find_in_file(file: AnnotationFile) -> FoundFormat | None:
 
 
 def _text_of(head: bytes, file: AnnotationFile) -> bytes:
-    """Return the beginning of a text in UTF-8, cut where a character was cut, or is none."""
+    """Return the beginning of a text in UTF-8, up to an incomplete or invalid character."""
     for cut in range(4):
         try:
             return to_utf8(file, head[: len(head) - cut], file.encoding)
@@ -117,7 +117,7 @@ def _find_in_zip(file: AnnotationFile) -> FoundFormat:
     try:
         with zipfile.ZipFile(io.BytesIO(file.read())) as archive:
             names = archive.namelist()
-    except Exception:  # zipfile raises nearly anything on a damaged file, which the reader of .npz describes
+    except Exception:  # zipfile raises nearly anything on a damaged file; the .npz reader describes it
         return FoundFormat("numpy")
     ends = (found for end, found in ZIPPED.items() if any(name.endswith(end) for name in names))
     if (found := next(ends, None)) is not None:
@@ -156,7 +156,7 @@ def _find_in_text(head: bytes, suffix: bytes) -> FoundFormat:
 
 
 def _find_in_line(line: bytes, fields: Sequence[bytes], suffix: bytes) -> FoundFormat | None:
-    """Find a format without a header by its first line; None if it is none of those known."""
+    """Find a format without a header by its first line; None for an unknown one."""
     are_numbers = [parse_number(field) is not None for field in fields]
     if len(fields) in (15, 16) and not are_numbers[0] and all(are_numbers[1:]):
         return KITTI
@@ -164,7 +164,7 @@ def _find_in_line(line: bytes, fields: Sequence[bytes], suffix: bytes) -> FoundF
         len(fields) in (9, 10) and all(are_numbers[:8]) and not are_numbers[8]
     ):
         return FoundFormat(
-            "", "a label file of DOTA, with turned boxes", "convert the labels to YOLO, COCO or CSV"
+            "", "a DOTA label file, with rotated boxes", "convert the labels to YOLO, COCO or CSV"
         )
     cells = line.split(b",")
     if len(cells) >= 7 and all(parse_number(cell) is not None for cell in cells):
@@ -182,7 +182,7 @@ _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\]:]', re.DOTALL)
 
 
 def _key_paths(head: bytes, deepest: int = 6) -> set[tuple[str, ...]]:
-    """Find the keys of the objects in the beginning of a JSON text, each with those around it; [] is an item."""
+    """Find the key paths of the objects at the beginning of a JSON text; [] is an item of a list."""
     found: set[tuple[str, ...]] = set()
     path: list[str] = []
     text = b""
@@ -209,7 +209,7 @@ def _fits(key: tuple[str, ...], pattern: str) -> bool:
 
 
 def _is_whole(line: bytes) -> bool:
-    """Return True if a line is a complete JSON object; one that the limit cut is not."""
+    """Return True if a line is a complete JSON object, not cut by the size limit."""
     depth = 0
     for token in _TOKEN.findall(line):
         depth += (token in (b"{", b"[")) - (token in (b"}", b"]"))

@@ -18,7 +18,7 @@ from sppfeat.files.tables import parse_number, shorten, split_rows
 
 __all__ = ["Record", "read_jsonl", "read_separated"]
 
-_MAX_EXTRA = 1000  # each becomes a column, also for boxes without it
+_MAX_EXTRA = 1000  # each becomes a column of all boxes
 _MOST_CELLS = 10**7  # cells of all extra columns (20 bytes each), unless the file has more bytes
 
 
@@ -42,7 +42,7 @@ def read_separated(source: AnnotationFiles, box_format: str) -> BoxTable:
     notes = (
         [
             f"{counted(len(odd), 'name of an image is', 'names of images are')} not UTF-8, such as {shorten(odd[0])}; "
-            "--encoding cp1252 reads a text from Windows"
+            "for text from Windows add --encoding cp1252"
         ]
         if odd
         else []
@@ -59,7 +59,7 @@ def _is_utf8(name: bytes) -> bool:
 
 
 def read_jsonl(source: AnnotationFiles) -> BoxTable:
-    """Read the boxes of a JSON Lines file, whose lines name the keys of a box alike."""
+    """Read the boxes of a JSON Lines file, whose lines all use the same keys for a box."""
     file = source.single
     content = file.read_text()
     builder = BoxTableBuilder()
@@ -81,20 +81,20 @@ def read_jsonl(source: AnnotationFiles) -> BoxTable:
         if columns.coordinate_names != first:
             found = ",".join(columns.coordinate_names)
             found = f"the box is {found}, but {','.join(first)} on line {first_line}"
-            raise file.error(where, f"{found}; allowed: the same on all lines")
+            raise file.error(where, f"{found}; allowed: the same keys on all lines")
         Record(file, True, columns, where, list(entry.values())).add_to(builder)
         n_boxes, n_keys = len(builder), len(builder.extra_names)
         if n_keys > _MAX_EXTRA:
             found = f"found {shorten(list(builder.extra_names)[_MAX_EXTRA])}"
-            raise file.error(where, f"{found}, the {_MAX_EXTRA + 1}th further key; allowed: {_MAX_EXTRA}")
+            raise file.error(where, f"{found}, the {_MAX_EXTRA + 1}th other key; allowed: {_MAX_EXTRA}")
         if n_boxes * n_keys > most_cells:
-            found = f"found {n_boxes} boxes and {n_keys} further keys"
+            found = f"found {n_boxes} boxes and {n_keys} other keys"
             raise file.error(where, f"{found}; allowed: {most_cells} boxes times keys")
     return builder.build(convention)
 
 
 class Record(NamedTuple):
-    """A record of one box, whose values are checked as they are read; ``is_json`` tells JSON values from texts."""
+    """A record of one box, whose values are checked as they are read; ``is_json`` is True for JSON values."""
 
     file: AnnotationFile
     is_json: bool
@@ -128,7 +128,7 @@ class Record(NamedTuple):
         ]
 
     def _number(self, column: int) -> float:
-        """Return a number; NaN for null, and for an empty field, as pandas writes NaN."""
+        """Return a number; NaN for null and for an empty field, which pandas writes for NaN."""
         value, or_blank = self.values[column], ", or null" if self.is_json else ", or nothing"
         is_blank = not self.is_json and not value.strip()
         title = f"{self._title(column)} is"

@@ -16,7 +16,7 @@ from sppfeat.files.tables import shorten, split_rows
 __all__ = ["VIA_COLUMNS", "read_via"]
 
 VIA_COLUMNS = ("filename", "region_shape_attributes", "region_attributes")
-"""Some of the columns that VIA writes, none of which is likely elsewhere but the first."""
+"""Some columns that VIA writes; only the first one is likely in other files."""
 
 _RECTANGLE = ("x", "y", "width", "height")
 _USUAL = (*CLASS_NAMES, "name", "type", "object")
@@ -36,7 +36,7 @@ def read_via(source: AnnotationFiles) -> BoxTable:
     """Read the rectangles of a VIA file. Other shapes have no rows; a note of the table counts them.
 
     The class is the region attribute that ``source.label`` names, the only one, or the only one of a usual name. A
-    note says which one it is, or that none is taken because several could be.
+    note names it, or lists the candidates if there are several.
     """
     file = source.single
     content = file.read_text()
@@ -91,12 +91,12 @@ def _read_json(file: AnnotationFile, content: bytes) -> tuple[list[str], list[_R
 
 
 def _read_csv(file: AnnotationFile, content: bytes) -> tuple[list[str], list[_Region]]:
-    """Read the names of all images, and all regions; an image without any has a row of its own."""
+    """Read the names of all images, and all regions; an image without regions has a row of its own."""
     rows = split_rows(file, io.BytesIO(content), ",")
     line, header = next(rows, (1, []))
     columns = [name.strip().lstrip("#").lower() for name in header]
     if missing := [name for name in VIA_COLUMNS if name not in columns]:
-        raise file.unexpected(f"line {line}", header, f"the header that VIA writes, with {missing[0]}")
+        raise file.unexpected(f"line {line}", header, f"VIA's header, with {missing[0]}")
     name_of, shape_of, attributes_of = map(columns.index, VIA_COLUMNS)
     names: dict[str, None] = {}
     regions: list[_Region] = []
@@ -125,7 +125,7 @@ def _name(file: AnnotationFile, value: object, where: str) -> str:
 
 def _object(file: AnnotationFile, value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise file.unexpected(where, value, "an object, as VIA writes it")
+        raise file.unexpected(where, value, "an object, as in VIA's files")
     return value
 
 
@@ -138,17 +138,17 @@ def _find_attribute(
     if label is not None:
         if label not in counts and regions:
             raise file.error(
-                "", f"found the region attributes {shown or 'none'}; allowed: --box-label names one"
+                "", f"found the region attributes {shown or 'none'}; --box-label must name one of them"
             )
         return label, []
     usual = [name for name in counts if name.strip().lower() in _USUAL]
     choice = usual if len(counts) > 1 else list(counts)
     if len(choice) == 1:
-        others = f" (of {shown}; --box-label names another)" if len(counts) > 1 else ""
+        others = f" (of {shown}; choose another with --box-label)" if len(counts) > 1 else ""
         return choice[0], [f"the class of a box is its region attribute {choice[0]!r}{others}"]
     if counts:
         return None, [
-            f"boxes have no class: it could be each of the region attributes {shown}; say --box-label NAME"
+            f"boxes have no class: several region attributes could be it, {shown}; choose one with --box-label NAME"
         ]
     return None, []
 
@@ -160,7 +160,7 @@ def _label_of(file: AnnotationFile, region: _Region, attribute: str) -> str:
         checked = [name for name, is_checked in value.items() if is_checked]
         if len(checked) > 1:
             found = f"the region attribute {attribute!r} is {', '.join(map(repr, checked))}"
-            raise file.error(region.where, f"{found}; allowed: one class for a box")
+            raise file.error(region.where, f"{found}; allowed: one class per box")
         value = checked[0] if checked else ""
     if value is None:
         return ""

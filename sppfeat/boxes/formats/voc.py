@@ -39,7 +39,7 @@ def _add_object(
 
     bndbox = _child(file, entry, "bndbox")
     if bndbox is None:
-        what = f"found {shorten([child.tag for child in entry])}, of which none is bndbox"
+        what = f"found {shorten([child.tag for child in entry])}, without a bndbox"
         if entry.find("robndbox") is not None:
             what = "found a robndbox, which is a rotated box"
         raise file.error(where(entry), f"{what}; allowed: an object with a bndbox")
@@ -62,7 +62,7 @@ def _add_object(
 
 
 def _rotation(file: AnnotationFile, entry: Element) -> dict[str, bytes]:
-    """Return the column ``rotation`` of an object that has one, as CVAT writes it among its attributes."""
+    """Return the column ``rotation`` of an object, which CVAT writes among its attributes; empty without one."""
     for attribute in entry.iterfind("attributes/attribute"):
         if _text_of(file, attribute, "name") == ROTATION:
             return {ROTATION: _text_of(file, attribute, "value").encode()}
@@ -79,7 +79,7 @@ def _text_of(file: AnnotationFile, element: Element, tag: str) -> str:
 
 
 def _child(file: AnnotationFile, element: Element, tag: str) -> Element | None:
-    """Return the child with a tag; None if missing. Other readers disagree about which of several counts."""
+    """Return the child with a tag; None if missing. A second one is refused, since readers disagree on which counts."""
     found = element.findall(tag)
     if len(found) > 1:
         raise file.error(f"line {found[1].get('line')}", f"found a second {shorten(tag)}; allowed: one")
@@ -87,7 +87,7 @@ def _child(file: AnnotationFile, element: Element, tag: str) -> Element | None:
 
 
 def _text(element: Element) -> str:
-    """The text directly in an element, without surrounding blanks; its parts are separated by them."""
+    """The text directly in an element, without surrounding blanks; blanks separate its parts."""
     return " ".join([element.text or "", *(child.tail or "" for child in element)]).strip()
 
 

@@ -1,4 +1,4 @@
-"""Parsing of XML from other software, element by element, with errors that name the line."""
+"""Parses XML from other software, element by element, with errors that name the line."""
 
 import os
 import re
@@ -26,17 +26,17 @@ def parse_xml(
     """Parse the content of a file whose outermost element is ``root``.
 
     ``start`` takes the tag, the attributes and the line of each element, ``end`` its tag, and ``text`` the characters
-    between tags. XML that declares no encoding is in that of the file. BoxError is raised if the XML is malformed,
-    declares a document type, or has another root.
+    between tags. XML without a declared encoding is in the file's. Raises BoxError if the XML is malformed, declares
+    a document type, or has another root.
     """
     is_declared = _DECLARED.match(content) is not None
     parser = expat.ParserCreate(None if is_declared else file.encoding)
     n_elements = 0
 
     def refuse(doctype: str, *_: object) -> None:
-        # Without a document type there are no entities that could expand a thousandfold or fetch another file.
+        # Without a document type, no entity can expand a thousandfold or fetch another file.
         found = f"found a DOCTYPE of {shorten(doctype)}"
-        raise file.error(f"line {parser.CurrentLineNumber}", f"{found}; allowed: XML without declarations")
+        raise file.error(f"line {parser.CurrentLineNumber}", f"{found}; allowed: XML without a document type")
 
     def start_element(tag: str, attributes: Mapping[str, str]) -> None:
         nonlocal n_elements

@@ -20,8 +20,8 @@ _TITLES = ("cx is", "cy is", "w is", "h is", "score is")
 def read_yolo(source: AnnotationFiles) -> BoxTable:
     """Read the boxes of a folder of label files, of the whole export around it, or of one label file.
 
-    In an export, ``labels/x.txt`` is of the image ``images/x``. Classes have the names that :func:`find_class_names`
-    finds, or else their numbers. Lists of images and READMEs are skipped.
+    In an export, ``labels/x.txt`` belongs to the image ``images/x``. Classes get the names from
+    :func:`find_class_names`, or else their numbers. Lists of images and READMEs are skipped.
     """
     files = source.files_of_format(b".txt", kind=" of labels", but=SIDE_FILES)
     classes = find_class_names(source)
@@ -32,7 +32,7 @@ def read_yolo(source: AnnotationFiles) -> BoxTable:
         if source.is_folder and not _is_label_file(file, content):
             skipped.append(repr(os.fsdecode(file.name)))
             continue
-        # A file without boxes stands for an image without boxes.
+        # An empty file means an image without boxes.
         image = builder.add_image(_image_name(file, source))
         for line, text in enumerate(content.splitlines(), start=1):
             if fields := text.split():
@@ -43,12 +43,12 @@ def read_yolo(source: AnnotationFiles) -> BoxTable:
     if n_odd:
         have = counted(n_odd, "box has", "boxes have")
         notes.append(
-            f"{have} a sixth number beyond 0..1, read as score; if it is the angle of a rotated box, it is not applied"
+            f"{have} a sixth number outside 0..1, read as score; if it is the angle of a rotated box, it is not applied"
         )
     if skipped:
         notes.append(f"skipped {counted(len(skipped), 'text file')} without labels: {first_few(skipped, 3)}")
     if classes is not None and "/" in classes.path:
-        notes.append(f"class names come from {classes.path!r}, a path relative to the labels")
+        notes.append(f"class names come from {classes.path!r} (relative to the labels)")
     return builder.build(DEFAULT_CONVENTIONS["yolo"], notes=notes)
 
 
@@ -91,7 +91,7 @@ def _parse_line(
         raise file.error(where, f"{found}; allowed: class cx cy w h, and score")
     label = parse_whole(fields[0])
     if label is None or (classes is not None and label >= len(classes)):
-        most = "" if classes is None else f" to {len(classes) - 1}, as many as {classes.path!r} names"
+        most = "" if classes is None else f" to {len(classes) - 1}, the classes of {classes.path!r}"
         raise file.error(where, f"class is {shorten(texts[0])}; allowed: a whole number from 0{most}")
     numbers = [file.number(text, where, title=title) for text, title in zip(texts[1:], _TITLES, strict=False)]
     score = numbers[4] if len(numbers) > 4 else math.nan
@@ -99,12 +99,12 @@ def _parse_line(
 
 
 def _other_shape(fields: list[bytes]) -> str:
-    """Name the shape that a line of other than 5 or 6 fields is; empty if it is none."""
+    """Name the shape of a line without 5 or 6 fields; empty if unknown."""
     is_number = [parse_number(field) is not None for field in fields]
     if len(fields) in (9, 10) and all(is_number):
         return " (these are the four corners of a rotated box, OBB, or of a polygon)"
     if len(fields) in (9, 10) and all(is_number[:8]):
         return " (these are the four corners of a rotated box, as DOTA writes them)"
     if len(fields) >= 7 and len(fields) % 2 and all(is_number):
-        return " (this is a polygon, of a label file for segmentation)"
+        return " (this is a polygon, from a label file for segmentation)"
     return ""

@@ -1,4 +1,4 @@
-"""The class names of YOLO label files, where exporters put them: text files of names, and YAML files.
+"""The class names of YOLO label files, in the places where exporters put them: text files and YAML files.
 
 Label Studio and labelImg write ``classes.txt``, CVAT ``obj.names``, Roboflow ``data.yaml`` or ``_darknet.labels``, and
 Ultralytics a ``.yaml`` with a list or a map of names.
@@ -18,9 +18,9 @@ _USUAL = (
     b"obj.names",
     b"_darknet.labels",
     b"data.yaml",
-)  # in the order in which they are taken
+)  # in order of precedence
 SIDE_FILES = (*_USUAL, b"notes.json")
-"""Files beside labels that are none."""
+"""Text files among labels that are not labels."""
 
 _YAML = (b".yaml", b".yml")
 _NAMES = re.compile(r"^names[ \t]*:[ \t]*", re.MULTILINE)
@@ -55,9 +55,7 @@ def find_class_names(source: AnnotationFiles) -> ClassNames | None:
             if names is None:
                 continue
             if found is not None and names != found:
-                other = (
-                    f"names other classes than {found.path!r}: {shorten(names)} and {shorten(list(found))}"
-                )
+                other = f"differs from {found.path!r}: {shorten(names)} and {shorten(list(found))}"
                 raise source.beside(name).error("", f"{other}; allowed: one list of classes")
             found = found if found is not None else ClassNames(names, name)
         if found is not None:
@@ -66,7 +64,7 @@ def find_class_names(source: AnnotationFiles) -> ClassNames | None:
 
 
 def _levels(source: AnnotationFiles) -> Iterator[list[bytes]]:
-    """Yield the folders to look in, relative to that of the labels and with a final slash, level by level."""
+    """Yield the folders to search, relative to the labels' folder and with a final slash, level by level."""
     yield [b""]
     folder = os.path.abspath(os.fsencode(source.folder))
     above = os.path.dirname(folder)
@@ -81,7 +79,7 @@ def _levels(source: AnnotationFiles) -> Iterator[list[bytes]]:
 def _listed(folder: bytes) -> list[bytes]:
     try:
         return [name for name in os.listdir(folder) if not name.startswith(b".")]
-    except OSError:  # a folder above the labels need not be readable
+    except OSError:  # a folder above the labels may be unreadable
         return []
 
 
@@ -109,7 +107,7 @@ def _read(file: AnnotationFile) -> list[str] | None:
         if not name:
             raise file.unexpected(where, name, "the name of a class")
         if first.setdefault(name, where) != where:
-            raise file.error(where, f"found {shorten(name)}, as on {first[name]}; allowed: names that differ")
+            raise file.error(where, f"found {shorten(name)}, as on {first[name]}; allowed: different names")
     if not first:
         raise file.error("", "found no class; allowed: the name of a class on each line")
     return list(first)
@@ -129,7 +127,7 @@ def _yaml_items(file: AnnotationFile, text: str) -> list[str] | None:
         return _flow_items(file, rest)
     first, _, block = rest.partition("\n")
     if _without_comment(first).strip():
-        return None  # a single value, which is no list
+        return None  # a single value, not a list
     items = []
     for line in block.splitlines():
         item = _without_comment(line).rstrip()

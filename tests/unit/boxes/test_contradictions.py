@@ -76,8 +76,8 @@ def test_a_rotation_of_zero_is_none(put):
         ("a.txt", "0 .1 .2 .3 .2 .3 .4 .1 .4 .9", ["found 10 fields", "four corners of a rotated box, OBB"]),
         ("a.txt", "1 2 3 4 5 6 7 8 plane 0", ["found 10 fields", "rotated box, as DOTA writes them"]),
         ("a.csv", "image,x1,y1,x2,y2,x3,y3,x4,y4\na.jpg,1,2,3,2,3,4,1,4\n", ["corners of rotated boxes", "upright"]),
-        ("a.json", instances(boxes=[(None, {"bbox": [1, 2, 3, 4, 30]})]), ["five are a rotated box"]),
-        ("a.json", json.dumps([{"image_id": 1, "bbox": [1, 2, 3, 4, 5, 6, 7, 8]}]), ["eight are the corners"]),
+        ("a.json", instances(boxes=[(None, {"bbox": [1, 2, 3, 4, 30]})]), ["five numbers are a rotated box"]),
+        ("a.json", json.dumps([{"image_id": 1, "bbox": [1, 2, 3, 4, 5, 6, 7, 8]}]), ["eight numbers are the corners"]),
     ],
 )  # fmt: skip
 def test_boxes_that_are_nothing_but_rotated_are_refused(put, name, content, parts):
@@ -88,7 +88,7 @@ def test_boxes_that_are_nothing_but_rotated_are_refused(put, name, content, part
 def test_scores_of_yolo_that_may_be_angles_are_said(put):
     content = "0 .5 .5 .2 .2 1.57\n0 .5 .5 .2 .2 -.3\n0 .5 .5 .2 .2 .9\n0 .5 .5 .2 .2\n"
     (note,) = read_boxes(put("a.txt", content)).table.notes
-    assert note.startswith("2 boxes have a sixth number beyond 0..1, read as score")
+    assert note.startswith("2 boxes have a sixth number outside 0..1, read as score")
 
 
 # ---- the name of the file, and the one inside
@@ -156,7 +156,7 @@ def test_categories_that_no_box_has(put, categories, boxes, classes):
 
 def test_two_categories_of_one_name_that_boxes_have_are_refused(put):
     content = instances((1, "cat", "pet"), (2, "cat", "pet"), boxes=[(1, {}), (2, {})])
-    message_of(put("a.json", content), parts=["categories[1].name", "categories[0]", "boxes have both"])
+    message_of(put("a.json", content), parts=["categories[1].name", "categories[0]", "boxes use both"])
 
 
 RESULTS = [{"image_id": 2, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]
@@ -174,7 +174,7 @@ def test_instances_name_the_ids_of_results(put):
     assert plain.sha256 != found.sha256
     assert [list(plain.table.images), plain.table.classes] == [[b"2"], ("1",)]
     images, categories = plain.table.notes
-    assert "taken for file names" in images
+    assert "read as file names" in images
     assert "--box-images INSTANCES.json" in images
     assert "--box-categories INSTANCES.json" in categories
 

@@ -638,7 +638,7 @@ MALFORMED = {
         (b'{"images":\n "\xe9"}', ["line 2, column 3", r"b'\xe9'", "UTF-8"]),
         ("[" * 100_000, ["too deeply"]),
         ("7", ["found 7", "COCO"]),
-        ('{"info": {}, "annotations": []}', ["images", "not among", "'info'"]),
+        ('{"info": {}, "annotations": []}', ["images", "is missing among", "'info'"]),
         (coco_with(images={}), ["images", "{}", "a list"]),
         (coco_with(annotations__1=7), ["annotations[1]", "found 7", "an object"]),
         (coco_with(images__1__id=9), ["images[1].id", "'9'", "images[0]"]),
@@ -729,7 +729,7 @@ def test_an_archive_that_expands_too_far(put):
     # Once: 10 kB make a table of 380 MB.
     one, half = (npy(np.zeros((n, 4), dtype=np.uint8)) for n in (300_000, 150_000))
     for members in ([("a.npy", one)], [("b.npy", half), ("a.npy", half)]):
-        parts = ["key 'a': found 300000 boxes or more in", "allowed: 200000, or 50 a byte"]
+        parts = ["key 'a': found 300000 boxes or more in", "allowed: 200000, or 50 per byte"]
         message_of(put("b.npz", zipped(members, zipfile.ZIP_DEFLATED)), parts=parts)
     assert len(read_boxes(put("b.npz", zipped([("a.npy", half)], zipfile.ZIP_DEFLATED))).table) == 150_000
 
@@ -882,7 +882,7 @@ def test_further_keys_of_many_boxes(put, monkeypatch):
     keys = ", ".join(f'"k{i}": 1' for i in range(500))
     assert len(read_boxes(put("b.jsonl", "\n".join([f"{{{BOX}, {keys}}}"] * 20))).table) == 20
     message = message_of(put("b.jsonl", f"{{{BOX}, {keys}}}\n" + f"{{{BOX}}}\n" * 20))
-    assert "line 13: found 13 boxes and 500 further keys; allowed: 6" in message
+    assert "line 13: found 13 boxes and 500 other keys; allowed: 6" in message
 
 
 def test_nothing_is_opened_by_the_names_in_a_box_file(put, tmp_path, monkeypatch):

@@ -206,7 +206,7 @@ def test_malformed_labelme(put, content, parts):
 def test_two_labelme_files_of_an_image(put, tmp_path):
     put("f/a.json", labelme(), files={"f/b.json": labelme()})
     message_of(
-        tmp_path / "f", None, ["b.json', imagePath: found 'im0.jpg', as in 'a.json'", "one file an image"]
+        tmp_path / "f", None, ["b.json', imagePath: found 'im0.jpg', as in 'a.json'", "one file per image"]
     )
 
 
@@ -247,7 +247,10 @@ def test_via_classes_come_from_the_attribute_that_is_named(put):
     path = put("a.json", via(region(name="cat", type="pet"), region(name="dog", type="pet")))
     ambiguous = read_boxes(path).table
     assert ambiguous.classes == ()
-    assert "each of the region attributes 'name', 'type'; say --box-label NAME" in ambiguous.notes[0]
+    assert (
+        "several region attributes could be it, 'name', 'type'; choose one with --box-label NAME"
+        in ambiguous.notes[0]
+    )
     assert read_boxes(path, label="type").table.classes == ("pet",)
     assert read_boxes(path, label="name").table.classes == ("cat", "dog")
     message_of_label = "found the region attributes 'name', 'type'"
@@ -256,7 +259,7 @@ def test_via_classes_come_from_the_attribute_that_is_named(put):
     usual = read_boxes(put("b.json", via(region(label="cat", truncated="no")))).table
     assert usual.classes == ("cat",)
     assert usual.notes == (
-        "the class of a box is its region attribute 'label' (of 'label', 'truncated'; --box-label names another)",
+        "the class of a box is its region attribute 'label' (of 'label', 'truncated'; choose another with --box-label)",
     )
 
 
@@ -264,7 +267,7 @@ def test_via_checkboxes(put):
     path = put("a.json", via(region() | {"region_attributes": {"k": {"cat": True, "dog": False}}}))
     assert read_boxes(path).table.classes == ("cat",)
     path = put("b.json", via(region() | {"region_attributes": {"k": {"cat": True, "dog": True}}}))
-    message_of(path, None, ["'k' is 'cat', 'dog'", "one class for a box"])
+    message_of(path, None, ["'k' is 'cat', 'dog'", "one class per box"])
 
 
 @pytest.mark.parametrize(
@@ -330,7 +333,7 @@ def test_malformed_parquet(put):
     box = {"path": ["a"], "x": [1], "y": [2], "w": [3], "h": [4]}
     content = parquet(**box)
     message_of(put("a", content[:-20]), None, ["cannot be read as Parquet"])
-    message_of(put("b", parquet(x=[1])), None, ["columns: found 'x', which describes no box"])
+    message_of(put("b", parquet(x=[1])), None, ["columns: found 'x', which is no box"])
     message_of(put("c", parquet(**box | {"path": [None]})), None, ["row 0", "'path' is None"])
     message_of(put("d", parquet(**box | {"x": ["1px"]})), None, ["row 0", "'x' is '1px'"])
     many = parquet(**{name: values * 300_000 for name, values in box.items()})
@@ -343,7 +346,7 @@ def test_malformed_parquet(put):
 def test_any_column_may_be_the_class(put):
     text = "path;x0;y0;x1;y1;label;Species\na.jpg;1;2;3;4;x;cat\n"
     assert read_boxes(put("a.csv", text), label="species").table.classes == ("cat",)
-    with pytest.raises(BoxError, match="but no column 'kind'; --box-label takes one of these"):
+    with pytest.raises(BoxError, match="but not the column of --box-label 'kind'"):
         read_boxes(put("a.csv", text), label="kind")
     line = '{"path": "a.jpg", "box": [1, 2, 3, 4], "species": "cat"}'
     assert read_boxes(put("a.jsonl", line), label="species").table.classes == ("cat",)
@@ -403,7 +406,7 @@ FOREIGN = {
     "DOTA": "imagesource:GoogleEarth\ngsd:0.1\n",
     "DOTA ": "2753.0 2408.0 2861.0 2385.0 2888.0 2468.0 2805.0 2502.0 plane 0\n",
     "MOT": "1,1,912,484,97,109,0,7,1\n",
-    "YOLO data set": "train: ../train/images\nnc: 1\nnames: [a]\n",
+    "YOLO dataset": "train: ../train/images\nnc: 1\nnames: [a]\n",
     "web tool LabelMe": "<annotation><object><polygon><pt><x>1</x></pt></polygon></object></annotation>",
     "PAGE": '<?xml version="1.0"?>\n<!-- x --><pc:PcGts xmlns:pc="a"></pc:PcGts>',
 }
@@ -414,7 +417,7 @@ FOREIGN = {
 def test_what_is_not_read_is_named_with_advice(put, name, suffix):
     message = message_of(put(f"boxes{suffix}", FOREIGN[name]))
     assert name.strip() in message
-    assert "which is not read: " in message
+    assert "which is not supported: " in message
 
 
 def test_a_wrong_format_that_is_named_tells_the_right_one(put):
@@ -477,7 +480,7 @@ def test_names_of_images_in_another_encoding_are_noted(put):
     path = put("a.csv", "path,x0,y0,x1,y1\nkäfer.jpg,1,2,3,4\n".encode("cp1252"))
     (note,) = read_boxes(path).table.notes
     assert note == (
-        "1 name of an image is not UTF-8, such as b'k\\xe4fer.jpg'; --encoding cp1252 reads a text from Windows"
+        "1 name of an image is not UTF-8, such as b'k\\xe4fer.jpg'; for text from Windows add --encoding cp1252"
     )
     assert list(read_boxes(path, encoding="cp1252").table.images) == ["käfer.jpg".encode()]
 

@@ -78,13 +78,13 @@ def test_where_names_are_found(tmp_path, files, given, path):
     [
         (
             {"classes.txt": "cat\ndog", "data.yaml": "names: [dog, cat]"},
-            ["data.yaml'", "other classes than"],
+            ["data.yaml'", "differs from"],
         ),
-        ({"t/classes.txt": "cat\ndog", "u/classes.txt": "dog"}, ["u/classes.txt'", "other classes"]),
+        ({"t/classes.txt": "cat\ndog", "u/classes.txt": "dog"}, ["u/classes.txt'", "differs from"]),
         ({"data.yaml": "names: {0: cat, 2: dog}"}, ["found the numbers [0, 2]"]),
         ({"data.yaml": "names: [cat, cat]"}, ["found 'cat', as on item 0 of names"]),
         ({"data.yaml": "names: ['cat, dog]"}, ["allowed: a list or map of class names"]),
-        ({"../classes.txt": "cat"}, ["a.txt', line 1: class is '1'", "as many as '../classes.txt' names"]),
+        ({"../classes.txt": "cat"}, ["a.txt', line 1: class is '1'", "the classes of '../classes.txt'"]),
     ],
 )
 def test_names_that_contradict_each_other_are_refused(tmp_path, files, parts):
