@@ -65,7 +65,9 @@ class ExportResult:
     Attributes:
         paths: paths of the output and, if the format has one, of the table beside it; empty for a stream.
         format: name of the format.
-        rows, dimension, dtype: number of vectors, their length, and their type.
+        rows: number of vectors.
+        dimension: length of a vector.
+        dtype: data type of the vectors.
         rows_without_descriptor: number of rows that hold NaN for lack of a descriptor.
         rows_labelled: number of rows with a known class.
         bytes: total size of the files; 0 for a stream.

@@ -3,11 +3,12 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.analysis.file_info import BoxInfo, FileInfo, ReductionInfo
 from sppfeat.config.values import StrPath
 from sppfeat.store.feature_table import FeatureTable
 from sppfeat.store.reader import FeatureFile
@@ -22,12 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["Verification", "describe", "describe_reduction", "info", "verify"]
 
 
-def info(path: StrPath) -> dict[str, Any]:
+def info(path: StrPath) -> FileInfo:
     """Describe the content of a feature file, which another process may be writing: ``sppfeat info --json``.
-
-    Returns:
-        Plain values that JSON can express: ``rows``, ``dimension``, ``dtype``, ``images`` (counts by status),
-        ``columns``, ``config``, ``failures`` and more; the README lists every field.
 
     Raises:
         StoreError: the file is missing, not a feature file, or damaged.
@@ -36,7 +33,7 @@ def info(path: StrPath) -> dict[str, Any]:
         return describe(file)
 
 
-def describe(file: FeatureTable) -> dict[str, Any]:
+def describe(file: FeatureTable) -> FileInfo:
     """Return what :func:`info` returns, for an open file."""
     status, sources = file.status, file.sources
     counts = {state.name.lower(): int((status == state).sum()) for state in Status}
@@ -51,7 +48,9 @@ def describe(file: FeatureTable) -> dict[str, Any]:
         "dtype": str(file.dtype),
         "images": {
             "total": len(status),
-            **{name: counts[name] for name in ("done", "failed", "pending")},
+            "done": counts["done"],
+            "failed": counts["failed"],
+            "pending": counts["pending"],
         },
         "complete": counts["done"] + counts["failed"] == len(status),
         "shard": None if (shard := file.shard) is None else dataclasses.asdict(shard),
@@ -78,8 +77,8 @@ class Verification(VerifyReport):
     """Findings about a feature file, and about rows that were computed again.
 
     Attributes:
-        recomputed: comparison of recomputed rows with the file, with problems of its own; None if there was none.
-        ok: True if neither found a problem.
+        recomputed: comparison of recomputed rows with the file; None if no row was recomputed.
+        ok: True if there is no problem, in recomputed rows either.
     """
 
     recomputed: "RowComparison | None"
@@ -145,7 +144,7 @@ def verify(
     return Verification(**vars(report), recomputed=compared, ok=ok)
 
 
-def describe_reduction(reduction: Reduction) -> dict[str, Any]:
+def describe_reduction(reduction: Reduction) -> ReductionInfo:
     """Return what :func:`info` returns of a reduction."""
     record, spec = reduction.record, reduction.spec
     return {
@@ -167,15 +166,21 @@ def describe_reduction(reduction: Reduction) -> dict[str, Any]:
     }
 
 
-def _boxes(file: FeatureTable) -> dict[str, Any]:
-    sides, counts = np.unique(file.row_scale, return_counts=True)
+def _boxes(file: FeatureTable) -> BoxInfo:
+    sides, n_rows = np.unique(file.row_scale, return_counts=True)
+    counts = file.count_boxes()
     return {
         "source": file.attribute("boxes_path") or file.config.to_dict()["boxes"],
-        **file.count_boxes(),
+        "rows": counts["rows"],
+        "with_descriptor": counts["with_descriptor"],
+        "of_failed_or_pending": counts["of_failed_or_pending"],
+        "clipped": counts["clipped"],
+        "degenerate": counts["degenerate"],
+        "sub_cell": counts["sub_cell"],
         "images_without_boxes": int((file.image_rows[:, 0] == file.image_rows[:, 1]).sum()),
         "classes": _count_classes(file.row_classes, file.row_label),
         "scales": {
-            str(side): n for side, n in zip(sides.tolist(), counts.tolist(), strict=True) if side != NO_SCALE
+            str(side): n for side, n in zip(sides.tolist(), n_rows.tolist(), strict=True) if side != NO_SCALE
         },
         "columns": list(file.row_extra),
     }

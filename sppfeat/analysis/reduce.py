@@ -46,14 +46,20 @@ class ReduceReport:
     """Summary of a reduction.
 
     Attributes:
-        rows, with_descriptor: number of rows, the same in both files, and of those that have a descriptor.
-        method, whiten, normalize: settings of the reduction, fitted or taken from another file.
-        source_dimension, selected: length of the descriptors before, and number of their columns that were reduced.
+        rows: number of rows, the same in both files.
+        with_descriptor: number of rows with a descriptor.
+        method: ``pca`` or ``random``.
+        whiten: true if every component was scaled to variance 1.
+        normalize: scaling of the reduced descriptors.
+        source_dimension: length of a descriptor before.
+        selected: number of its values that were reduced.
         dimension: length of the reduced descriptors.
-        fitted_rows: number of rows that the reduction was fitted on.
+        fitted_rows: number of rows that the reduction was fitted on; 0 for a random projection.
         explained_variance: share of the variance that the components hold, 0 to 1; None for a random projection.
-        source_bytes, bytes: sizes of the source and of the output.
-        fit_seconds, seconds: duration of the fit, 0 if the reduction was taken from another file, and of it all.
+        source_bytes: size of the source.
+        bytes: size of the output.
+        fit_seconds: duration of the fit; 0 if the reduction was taken from another file.
+        seconds: total duration.
     """
 
     rows: int

@@ -63,11 +63,13 @@ class Hit:
         rank: 1 for the nearest row.
         distance: distance between the descriptors of row and query, in the metric of the search.
         row: row number in the file.
-        image, path: path of the image relative to the file's root, and including it.
+        image: path of the image, relative to the file's root.
+        path: path of the image, with the root.
         image_id: id of the image in the inputs; None if it has none.
         label: class of the row in the selection's labels; None if it has none.
         box: ``x0, y0, x1, y1`` in pixels of the image as displayed, edges, half-open; None if rows are whole images.
-        score, id: score of the box, and its id in its box file; None if it has none, or if rows are whole images.
+        score: score of the box; None without one.
+        id: id of the box in its box file; None without one.
     """
 
     rank: int

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias, TypedDict
 
 import torch
 from torch import Tensor
@@ -10,11 +10,19 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align, roi_pool
 
 from sppfeat.bench.samples import draw_boxes
-from sppfeat.bench.timing import Timing, counted_passes, describe_machine, interleave, timed
+from sppfeat.bench.timing import Machine, Timing, counted_passes, describe_machine, interleave, timed
 from sppfeat.networks.devices import choose_device, device_memory
 from sppfeat.pyramid import pool_regions, spatial_pyramid_pool
 
-__all__ = ["bench_pooling", "map_contenders", "region_contenders", "same_values"]
+__all__ = [
+    "MapCell",
+    "PoolingBench",
+    "RegionCell",
+    "bench_pooling",
+    "map_contenders",
+    "region_contenders",
+    "same_values",
+]
 
 Contender: TypeAlias = Callable[[Tensor], Tensor]
 
@@ -23,6 +31,62 @@ _MOST_VALUES = 64 << 20  # maximum number of values to pool in one call: 256 MB 
 _COMPARED = 100  # number of boxes whose descriptors are compared
 _N_MAPS = (1, 8)
 _SAMPLES = 2  # sampling ratio of roi_align, as in torchvision's detectors
+
+
+class RegionCell(TypedDict):
+    """Timings for one number of boxes.
+
+    Attributes:
+        boxes: number of boxes.
+        calls: number of calls that they are divided into to limit memory.
+        contenders: timing of each contender; null if it exceeded the time limit.
+    """
+
+    boxes: int
+    calls: int
+    contenders: dict[str, Timing | None]
+
+
+class MapCell(TypedDict):
+    """Timings for one number of whole maps.
+
+    Attributes:
+        maps: number of maps.
+        contenders: timing of each contender; null if it exceeded the time limit.
+    """
+
+    maps: int
+    contenders: dict[str, Timing | None]
+
+
+class PoolingBench(TypedDict):
+    """The result of ``sppfeat bench pooling``.
+
+    Attributes:
+        machine: the machine.
+        map_hw: height and width of the feature map, in cells.
+        channels: channels of the feature map.
+        levels: pyramid levels; n stands for n x n bins.
+        mode: pooling operator within each bin.
+        dimension: length of a descriptor.
+        budget_seconds: time limit of a contender for each number of boxes.
+        repetitions: number of measurements of each contender.
+        regions: timings for boxes.
+        same_values: share of each contender's values that equal those of ``adaptive_loop``, 0 to 1.
+        whole: timings for whole maps.
+    """
+
+    machine: Machine
+    map_hw: tuple[int, int]
+    channels: int
+    levels: tuple[int, ...]
+    mode: str
+    dimension: int
+    budget_seconds: float
+    repetitions: int
+    regions: list[RegionCell]
+    same_values: dict[str, float]
+    whole: list[MapCell]
 
 
 def region_contenders(feature_map: Tensor, levels: Sequence[int], mode: str) -> dict[str, Contender]:
@@ -95,8 +159,8 @@ def bench_pooling(
     draw_seed: int,
     repetitions: int,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, Any]:
-    """Measures all contenders in turn; returns the fields of ``sppfeat bench pooling --json``.
+) -> PoolingBench:
+    """Measures all contenders in turn.
 
     A contender that takes longer than ``budget_seconds`` for a number of boxes has None in place of its timing.
     ``map_hw`` is in cells; ``draw_seed`` is that of map and boxes.

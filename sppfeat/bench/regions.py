@@ -1,27 +1,83 @@
 """Time for the descriptors of many boxes of one image: one run of the network, compared with one run per box."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from sppfeat.bench.samples import draw_boxes, synthetic_photo
-from sppfeat.bench.timing import Timing, counted_passes, describe_conditions, interleave, timed
+from sppfeat.bench.timing import Conditions, Timing, counted_passes, describe_conditions, interleave, timed
 from sppfeat.config.specs import InputSpec
 from sppfeat.decoding.images import read_image
 from sppfeat.errors import ImageError
 from sppfeat.extractor import Extractor
 from sppfeat.networks.devices import BATCH_PIXELS, choose_device
 
-__all__ = ["BoxContenders", "bench_regions", "find_crossover", "ladder"]
+__all__ = ["BoxContenders", "Crossover", "RegionsBench", "Rung", "bench_regions", "find_crossover", "ladder"]
 
 _CROP_SIDE = 224  # side of the warped crops of R-CNN, in pixels
 _PHOTO_HW = (375, 500)  # the usual size of a photograph in PASCAL VOC, in pixels
 _SHORTEST_SIDE = 16  # shortest side of a box, in pixels of the image
+
+
+class Rung(TypedDict):
+    """Timings for one number of boxes.
+
+    Attributes:
+        boxes: number of boxes.
+        spp: one run of the image.
+        rcnn: one run per box.
+        speedup: time of one run per box divided by the time of one run.
+        extrapolated_from: number of boxes that ``rcnn`` was scaled from; null if it was measured.
+    """
+
+    boxes: int
+    spp: Timing
+    rcnn: Timing
+    speedup: float
+    extrapolated_from: int | None
+
+
+class Crossover(TypedDict):
+    """The number of boxes from which one run of the image is faster than one run per box.
+
+    Attributes:
+        boxes: smallest measured number from which one run is always faster.
+        above: largest measured number with which it is not; null if there is none.
+        is_extrapolated: true if the time of one run per box was scaled at ``boxes``.
+    """
+
+    boxes: int
+    above: int | None
+    is_extrapolated: bool
+
+
+class RegionsBench(Conditions):
+    """The result of ``sppfeat bench regions``.
+
+    Attributes:
+        image: path of the image; null for a synthetic photograph.
+        image_hw: height and width of the image, in pixels.
+        input_hw: height and width of the network input for one run, in pixels.
+        crop_hw: height and width of the warped crops, in pixels.
+        crop_batch: number of crops in a batch.
+        repetitions: number of measurements of each way.
+        ladder: timings for increasing numbers of boxes.
+        crossover: number of boxes from which one run is faster; null if it never is.
+    """
+
+    image: str | None
+    image_hw: tuple[int, int]
+    input_hw: tuple[int, int]
+    crop_hw: tuple[int, int]
+    crop_batch: int
+    repetitions: int
+    ladder: list[Rung]
+    crossover: Crossover | None
 
 
 class BoxContenders:
@@ -70,8 +126,8 @@ def bench_regions(
     repetitions: int,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     **network: Any,
-) -> dict[str, Any]:
-    """Measures both ways for increasing numbers of boxes; returns the fields of ``sppfeat bench regions --json``.
+) -> RegionsBench:
+    """Measures both ways for increasing numbers of boxes.
 
     Args:
         image: an image file, or None for a synthetic photograph.
@@ -107,12 +163,8 @@ def ladder(n: int) -> list[int]:
     return [*itertools.takewhile(lambda count: count < n, counts), n]
 
 
-def find_crossover(rungs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Finds the number of boxes from which one run is faster; None if it is slower with the largest number.
-
-    ``boxes`` is the smallest measured number from which one run is always faster, ``above`` the largest measured one
-    with which it is not, or None; ``is_extrapolated`` if the time of a run per box was scaled at ``boxes``.
-    """
+def find_crossover(rungs: Sequence[Rung]) -> Crossover | None:
+    """Finds the number of boxes from which one run is faster; None if it is slower with the largest number."""
     lost = [i for i, rung in enumerate(rungs) if rung["speedup"] <= 1]
     first = lost[-1] + 1 if lost else 0
     if first == len(rungs):
@@ -130,7 +182,7 @@ def _climb(
     n_crops: int,
     repetitions: int,
     on_progress: Callable[[int, int], None],
-) -> list[dict[str, Any]]:
+) -> list[Rung]:
     """Measures both ways up to ``n_crops`` boxes; for more, measures one run and scales the other way."""
     n_crops = min(n_crops, n_boxes)
     if n_crops < n_boxes:  # scale the time of full batches, if possible
@@ -138,7 +190,7 @@ def _climb(
     counts = sorted({*ladder(n_boxes), n_crops})
     n_measured = sum(n <= n_crops for n in counts)
     on_pass = counted_passes((len(counts) + n_measured) * (1 + repetitions), on_progress)
-    rungs: list[dict[str, Any]] = []
+    rungs: list[Rung] = []
     for n in counts:
         is_measured = n <= n_crops
         ways = [contenders.spp, contenders.rcnn] if is_measured else [contenders.spp]
@@ -160,7 +212,12 @@ def _climb(
 
 def _scaled(timing: Timing, factor: float) -> Timing:
     """The timing of ``factor`` times the work."""
-    return {name: value if name == "repetitions" else value * factor for name, value in timing.items()}
+    return {
+        "seconds": timing["seconds"] * factor,
+        "fastest": timing["fastest"] * factor,
+        "slowest": timing["slowest"] * factor,
+        "repetitions": timing["repetitions"],
+    }
 
 
 def _open_photo(image: str | None, seed: int) -> Image.Image:

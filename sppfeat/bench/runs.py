@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from sppfeat.bench.samples import choose_images, write_photos
 from sppfeat.bench.timing import (
+    Conditions,
     Pass,
     Timing,
     counted_passes,
@@ -46,6 +47,8 @@ from sppfeat.store.writer import FeatureWriter
 __all__ = [
     "DECODE_STAGES",
     "STAGES",
+    "ExtractBench",
+    "Rate",
     "Stages",
     "WholeRun",
     "bench_extract",
@@ -59,6 +62,60 @@ DECODE_STAGES = ("read", "decode", "resize")
 _NETWORK_STAGES = ("transfer", "backbone", "pool")
 _WRITE_STAGES = ("write",)
 STAGES = (*DECODE_STAGES, *_NETWORK_STAGES, *_WRITE_STAGES)
+
+
+class Rate(TypedDict):
+    """The time of some work on all images.
+
+    Attributes:
+        total: time for all images.
+        ms_per_image: milliseconds per image.
+        images_per_second: images per second.
+    """
+
+    total: Timing
+    ms_per_image: float
+    images_per_second: float
+
+
+class ExtractBench(Conditions):
+    """The result of ``sppfeat bench extract``.
+
+    Attributes:
+        images: number of images.
+        unreadable: number of images left out, because they cannot be read or run.
+        failed: number of images that failed in the run.
+        synthetic: true if the images are synthetic photographs.
+        input_shapes: number of distinct network-input sizes.
+        batches: number of batches.
+        workers: number of decoding processes.
+        repetitions: number of measurements of each part.
+        stages: each stage, measured separately.
+        prepare: time before the first image: listing, network and headers.
+        extract: the whole run, without ``prepare``.
+        forward: the bare network on the same batches, decoded in advance.
+        loop: a plain loop with Pillow, one image at a time.
+        bound: the stage that limits the run.
+        extract_to_forward: time of the run divided by the time of the bare network.
+        speedup_over_loop: time of the plain loop divided by the time of the run.
+    """
+
+    images: int
+    unreadable: int
+    failed: int
+    synthetic: bool
+    input_shapes: int
+    batches: int
+    workers: int
+    repetitions: int
+    stages: dict[str, Rate]
+    prepare: Timing
+    extract: Rate
+    forward: Rate
+    loop: Rate
+    bound: str
+    extract_to_forward: float
+    speedup_over_loop: float
 
 
 class Stages:
@@ -237,8 +294,8 @@ def bench_extract(
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     on_download: OnDownload = lambda name, done, total: None,
     **options: Any,
-) -> dict[str, Any]:
-    """Measures a run of whole images; returns the fields of ``sppfeat bench extract --json``.
+) -> ExtractBench:
+    """Measures a run of whole images.
 
     Up to ``n_images`` are chosen evenly from the inputs: folders, image files and lists of them; without inputs,
     synthetic photographs are drawn with ``draw_seed``. ``on_image`` reports images that are ready, ``on_progress``
@@ -294,14 +351,16 @@ def bench_extract(
         "repetitions": repetitions,
         "stages": {stage: rates[stage] for stage in STAGES},
         "prepare": timings["prepare"],
-        **{name: rates[name] for name in ("extract", "forward", "loop")},
+        "extract": rates["extract"],
+        "forward": rates["forward"],
+        "loop": rates["loop"],
         "bound": find_bound(seconds, whole.n_workers),
         "extract_to_forward": seconds["extract"] / seconds["forward"],
         "speedup_over_loop": seconds["loop"] / seconds["extract"],
     }
 
 
-def _rate(total: Timing, n_images: int) -> dict[str, Any]:
+def _rate(total: Timing, n_images: int) -> Rate:
     seconds = total["seconds"]
     return {
         "total": total,

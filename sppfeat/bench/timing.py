@@ -8,7 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias, TypedDict
 
 import torch
 
@@ -18,6 +18,8 @@ from sppfeat.config.machine import available_cores
 from sppfeat.networks.devices import device_name
 
 __all__ = [
+    "Conditions",
+    "Machine",
     "Pass",
     "Timing",
     "counted_passes",
@@ -34,8 +36,67 @@ _CPU = torch.device("cpu")
 Pass: TypeAlias = Callable[[], Mapping[str, float]]
 """Does the work once; returns seconds by name, for one or more parts of it, or nothing if it was stopped."""
 
-Timing: TypeAlias = dict[str, float]
-"""Measurements of the same work: ``seconds`` (median), ``fastest``, ``slowest``, and ``repetitions``, their number."""
+
+class Timing(TypedDict):
+    """Measurements of the same work.
+
+    Attributes:
+        seconds: median time in seconds.
+        fastest: shortest time in seconds.
+        slowest: longest time in seconds.
+        repetitions: number of measurements.
+    """
+
+    seconds: float
+    fastest: float
+    slowest: float
+    repetitions: int
+
+
+class Machine(TypedDict):
+    """The machine of a measurement, and how the network runs on it.
+
+    Attributes:
+        processor: model of the processor.
+        cores: number of cores that this process may use.
+        system: operating system and architecture.
+        device: device that the network runs on.
+        precision: precision of the network.
+        threads: number of torch's threads.
+        torch: version of torch.
+        sppfeat: version of sppfeat.
+    """
+
+    processor: str
+    cores: int
+    system: str
+    device: str
+    precision: str
+    threads: int
+    torch: str
+    sppfeat: str
+
+
+class Conditions(TypedDict):
+    """The machine and the descriptors of a measurement.
+
+    Attributes:
+        machine: the machine.
+        backbone: name of the network.
+        weights: name of its weights, or path of their file.
+        layers: layers that are pooled.
+        levels: pyramid levels; n stands for n x n bins.
+        pool: pooling operator within each bin.
+        dimension: length of a descriptor.
+    """
+
+    machine: Machine
+    backbone: str
+    weights: str
+    layers: tuple[str, ...]
+    levels: tuple[int, ...]
+    pool: str
+    dimension: int
 
 
 def timed(
@@ -110,7 +171,7 @@ def counted_passes(n_passes: int, on_progress: Callable[[int, int], None]) -> Ca
     return lambda: on_progress(next(done), n_passes)
 
 
-def describe_machine(device: torch.device, precision: str) -> dict[str, Any]:
+def describe_machine(device: torch.device, precision: str) -> Machine:
     """Describes the machine that this process runs on, with the device and precision of the network."""
     lines = _CPUINFO.read_text().splitlines() if _CPUINFO.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -128,7 +189,7 @@ def describe_machine(device: torch.device, precision: str) -> dict[str, Any]:
 
 def describe_conditions(
     config: ExtractConfig, device: torch.device, *, weights: str, dimension: int
-) -> dict[str, Any]:
+) -> Conditions:
     """Describes the machine and the descriptors of a measurement; ``weights`` is what the user asked for."""
     spec, descriptor = config.backbone, config.descriptor
     return {

@@ -1,7 +1,7 @@
 """``sppfeat bench``: commands that measure speed and memory; each prints a table, with notes on reading it."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,12 @@ from sppfeat.cli.output import joined_numbers, print_json_or_text, table
 from sppfeat.config.machine import keep_freed_memory
 from sppfeat.config.specs import DEFAULT_BOX_SIZE, DEFAULT_LEVELS, DEFAULT_SIZE
 from sppfeat.config.wording import counted
+
+if TYPE_CHECKING:
+    from sppfeat.bench.pooling import PoolingBench
+    from sppfeat.bench.regions import RegionsBench
+    from sppfeat.bench.runs import ExtractBench, Rate
+    from sppfeat.bench.timing import Machine, Timing
 
 __all__ = ["bench"]
 
@@ -228,8 +234,8 @@ def extract(inputs: tuple[str, ...], **values: Any) -> None:
 
 
 def _measure(
-    measurement: Callable[..., dict[str, Any]],
-    text: Callable[[dict[str, Any]], str],
+    measurement: Callable[..., Any],
+    text: Callable[[Any], str],
     *inputs: Any,
     quick: bool,  # noqa: ARG001 - chooses other defaults
     quiet: bool,
@@ -242,7 +248,7 @@ def _measure(
     print_json_or_text(found, text(found), as_json=as_json)
 
 
-def _regions_text(found: dict[str, Any]) -> str:
+def _regions_text(found: "RegionsBench") -> str:
     rows = [
         [
             str(rung["boxes"]),
@@ -266,8 +272,8 @@ def _regions_text(found: dict[str, Any]) -> str:
     return "\n".join([*lines, _crossover_text(found), _medians(found)])
 
 
-def _pooling_text(found: dict[str, Any]) -> str:
-    def timings(cells: list[dict[str, Any]], unit: str, *more: list[str]) -> str:
+def _pooling_text(found: "PoolingBench") -> str:
+    def timings(cells: Sequence[Any], unit: str, *more: list[str]) -> str:
         names = list(cells[0]["contenders"])
         rows = [
             [str(cell[unit]), *(_milliseconds(cell["contenders"][name]) for name in names)] for cell in cells
@@ -299,13 +305,12 @@ def _pooling_text(found: dict[str, Any]) -> str:
     )
 
 
-def _extract_text(found: dict[str, Any]) -> str:
-
-    def row(name: str, rate: dict[str, Any]) -> list[str]:
+def _extract_text(found: "ExtractBench") -> str:
+    def row(name: str, rate: "Rate") -> list[str]:
         return [name, f"{rate['ms_per_image']:.2f}", f"{rate['images_per_second']:.1f}"]
 
     rows = [row(stage, rate) for stage, rate in found["stages"].items()]
-    rows += [row(name, found[name]) for name in ("extract", "forward", "loop")]
+    rows += [row("extract", found["extract"]), row("forward", found["forward"]), row("loop", found["loop"])]
     kind = "synthetic photograph" if found["synthetic"] else "image"
     images = (
         f"{counted(found['images'], kind)} in {counted(found['input_shapes'], 'input shape')}, "
@@ -336,7 +341,7 @@ def _extract_text(found: dict[str, Any]) -> str:
     )
 
 
-def _heading(found: dict[str, Any]) -> list[str]:
+def _heading(found: "RegionsBench | ExtractBench") -> list[str]:
     return [
         _machine_text(found["machine"]),
         f"backbone:   {found['backbone']}, weights {found['weights']}, layer {' + '.join(found['layers'])}",
@@ -345,7 +350,7 @@ def _heading(found: dict[str, Any]) -> list[str]:
     ]
 
 
-def _machine_text(machine: dict[str, Any]) -> str:
+def _machine_text(machine: "Machine") -> str:
     return (
         f"machine:    {machine['processor']}, {counted(machine['cores'], 'core')}, {machine['system']}\n"
         f"device:     {machine['device']}, {machine['precision']}, {counted(machine['threads'], 'thread')}, "
@@ -353,7 +358,7 @@ def _machine_text(machine: dict[str, Any]) -> str:
     )
 
 
-def _crossover_text(found: dict[str, Any]) -> str:
+def _crossover_text(found: "RegionsBench") -> str:
     crossover = found["crossover"]
     if crossover is None:
         return f"crossover:  none: a run per box is faster with {counted(found['ladder'][-1]['boxes'], 'box')}, too"
@@ -363,7 +368,7 @@ def _crossover_text(found: dict[str, Any]) -> str:
     return f"{text} (not measured with so many)" if crossover["is_extrapolated"] else text
 
 
-def _pooling_notes(found: dict[str, Any]) -> list[str]:
+def _pooling_notes(found: "PoolingBench") -> list[str]:
     of_regions = found["regions"]
     notes = [
         f"same:       share of the values that equal those of adaptive_loop, one {_POOLING[found['mode']]} per level "
@@ -390,7 +395,7 @@ def _pooling_notes(found: dict[str, Any]) -> list[str]:
     return notes
 
 
-def _medians(found: dict[str, Any], but: str = "") -> str:
+def _medians(found: "RegionsBench | PoolingBench | ExtractBench", but: str = "") -> str:
     times = "once" if found["repetitions"] == 1 else f"{found['repetitions']} times"
     return f"measured:   {times}, in turn{but}; shown are medians, --json has the spread"
 
@@ -399,7 +404,7 @@ def _seconds(seconds: float) -> str:
     return f"{seconds:.3g}" if seconds < 100 else f"{seconds:.0f}"
 
 
-def _milliseconds(timing: dict[str, Any] | None) -> str:
+def _milliseconds(timing: "Timing | None") -> str:
     return _MISSING if timing is None else f"{1000 * timing['seconds']:.2f}"
 
 

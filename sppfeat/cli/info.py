@@ -1,7 +1,7 @@
 """``sppfeat info``: the contents of a feature file, as text or JSON."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sppfeat
 from sppfeat.analysis.wording import reduction_text
@@ -9,6 +9,9 @@ from sppfeat.cli import options
 from sppfeat.cli.command import command
 from sppfeat.cli.output import box_counts_text, first_of, labeled_lines, print_json_or_text, scales_text
 from sppfeat.config.wording import counted, escaped, first_few, human_bytes
+
+if TYPE_CHECKING:
+    from sppfeat.analysis.file_info import FileInfo, SourceInfo
 
 __all__ = ["info"]
 
@@ -27,7 +30,7 @@ def info(file: Path, as_json: bool) -> None:
     print_json_or_text(found, _text(found), as_json=as_json)
 
 
-def _text(found: dict[str, Any]) -> str:
+def _text(found: "FileInfo") -> str:
     images = found["images"]
     state = "complete" if found["complete"] else "incomplete: the same extract command continues it"
     unknown = images["total"] - images["done"] - images["failed"] - images["pending"]
@@ -71,7 +74,7 @@ def _text(found: dict[str, Any]) -> str:
     return labeled_lines(((name, escaped(text)) for name, text in lines), width=11)
 
 
-def _shard_lines(shard: dict[str, int] | None, sources: list[dict[str, Any]] | None) -> list[tuple[str, str]]:
+def _shard_lines(shard: dict[str, int] | None, sources: "list[SourceInfo] | None") -> list[tuple[str, str]]:
     """Lines about the file's place among the shards of its extraction, and about the files that it reads from."""
     lines = []
     if shard:

@@ -6,7 +6,7 @@ import math
 import os
 import sys
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, BinaryIO, TextIO
 
 import click
@@ -70,7 +70,7 @@ def standard_output() -> BinaryIO:
     return sys.stdout.buffer
 
 
-def box_counts_text(counts: dict[str, int]) -> str:
+def box_counts_text(counts: Mapping[str, Any]) -> str:
     """Formats the counts of boxes as a line."""
     text = f"{counted(counts['rows'], 'row')}, {counts['with_descriptor']} with a descriptor"
     parts = {

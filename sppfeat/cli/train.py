@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -36,6 +36,10 @@ from sppfeat.training.settings import (
     TrainSettings,
     flag_of,
 )
+
+if TYPE_CHECKING:
+    from sppfeat.training.run import TrainPlan, TrainResult
+    from sppfeat.training.trainer import EpochEntry
 
 __all__ = ["train"]
 
@@ -142,7 +146,7 @@ def train(quiet: bool, verbose: bool, as_json: bool, **values: Any) -> None:
         bars = [stack.enter_context(Bar("preparing", 0, unit="image", shown=not quiet))]
         on_download = stack.enter_context(download_bar())
 
-        def on_plan(plan: dict[str, Any]) -> None:
+        def on_plan(plan: "TrainPlan") -> None:
             bars[0].close()
             if not dry and not quiet:
                 say(_plan_text(plan, settings))
@@ -155,7 +159,7 @@ def train(quiet: bool, verbose: bool, as_json: bool, **values: Any) -> None:
             stop.begin_batches()
             bars[1].move_to(n_done, note=f"loss {loss:.4f}")
 
-        def on_epoch(entry: dict[str, Any]) -> None:
+        def on_epoch(entry: "EpochEntry") -> None:
             if not quiet:
                 bars[1].say(_epoch_text(entry))
 
@@ -225,7 +229,7 @@ def _request(values: dict[str, Any]) -> TrainRequest:
     return settings_from(TrainRequest, values, settings=settings, run=run)
 
 
-def _plan_text(plan: dict[str, Any], settings: dict[str, Any] | None) -> str:
+def _plan_text(plan: "TrainPlan", settings: dict[str, Any] | None) -> str:
     """Formats a plan as lines of text, with the settings at the end if they are given."""
     labels = counted(plan["classes"], "class") if plan["classes"] else "no labels"
     images = f"{counted(plan['images'], 'image')}, {labels}; {plan['validation_images']} to validate on" + (
@@ -249,7 +253,7 @@ def _plan_text(plan: dict[str, Any], settings: dict[str, Any] | None) -> str:
     return text if settings is None else "\n".join([text, "settings:", json.dumps(settings, indent=2)])
 
 
-def _epoch_text(entry: dict[str, Any]) -> str:
+def _epoch_text(entry: "EpochEntry") -> str:
     """Formats the log entry of an epoch as a line."""
     text = (
         f"epoch {entry['epoch']}: size {entry['size']}, loss {entry['loss']:.4f}, "
@@ -261,7 +265,7 @@ def _epoch_text(entry: dict[str, Any]) -> str:
     return text
 
 
-def _result_text(result: dict[str, Any], verbose: bool) -> str:
+def _result_text(result: "TrainResult", verbose: bool) -> str:
     """Formats the result of a training as lines of text, with all left-out images if ``verbose``."""
     if result["finished"]:
         came = f"Done: {counted(result['epochs'], 'epoch')}; weights in {result['weights']}"

@@ -110,8 +110,15 @@ class Shard:
     """The images and rows of the whole plan that one file holds.
 
     Attributes:
-        index, count: see :class:`ShardChoice`; the numbering at the time when the plan was cut.
-        plan: digest of the whole plan, see ``Plan.digest``.
+        index: number of the shard, from 1, when the plan was cut.
+        count: number of shards when the plan was cut.
+        first_image: its first image in the whole plan.
+        stop_image: end of its images (exclusive).
+        first_row: its first row in the whole plan.
+        stop_row: end of its rows (exclusive).
+        n_images: number of images of the whole plan.
+        n_rows: number of rows of the whole plan.
+        plan: digest of all images, labels and rows of the whole plan.
     """
 
     index: int

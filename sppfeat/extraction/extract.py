@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.request import Request, make_request
@@ -17,6 +18,7 @@ from sppfeat.extraction.report import PlanSummary, result_notes
 from sppfeat.extraction.run import OnProbe, open_run
 from sppfeat.extraction.shard_files import open_parts_in_turn
 from sppfeat.files.downloads import OnDownload
+from sppfeat.store.schema import BoxCounts
 
 __all__ = ["ExtractResult", "extract", "open_part", "open_parts"]
 
@@ -29,13 +31,18 @@ class ExtractResult:
         plan: the summary of the run before it started.
         output: path or URL of the output.
         files: paths or URLs of the files.
-        images, done, failed, pending: numbers of images in this run's share of the files.
-        done_now, failed_now: numbers of images that this run finished.
-        seconds: seconds of the whole run.
+        images: number of images in this run's share of the files.
+        done: number of images with descriptors.
+        failed: number of images that failed.
+        pending: number of images not yet extracted.
+        done_now: number of images that this run extracted.
+        failed_now: number of images that failed in this run.
+        seconds: duration of the whole run.
         images_per_second: finished images per second of the stages below; None if no image was described.
-        decode_seconds, network_seconds, write_seconds: seconds spent waiting for decoded images, in the network and in
-            pooling, and waiting for the disk.
-        boxes: numbers of boxes by kind; None for whole images.
+        decode_seconds: seconds spent waiting for decoded images.
+        network_seconds: seconds spent in the network and in pooling.
+        write_seconds: seconds spent waiting for the disk.
+        boxes: numbers of boxes in the files; None for whole images.
         failures: the failed images.
         notes: remarks for the user on the images that were run.
     """
@@ -54,7 +61,7 @@ class ExtractResult:
     decode_seconds: float
     network_seconds: float
     write_seconds: float
-    boxes: dict[str, int] | None
+    boxes: Annotated[dict[str, int], BoxCounts] | None
     failures: list[Failure]
     notes: list[str]
 

@@ -48,7 +48,12 @@ _RETRY_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Failure:
-    """The path of an image that failed, relative to the root of the inputs, and the reason."""
+    """An image that failed.
+
+    Attributes:
+        path: path of the image, relative to the root of the inputs.
+        error: reason.
+    """
 
     path: str
     error: str

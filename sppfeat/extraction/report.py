@@ -53,7 +53,8 @@ class BoxSummary:
 
     Attributes:
         source: the box file, ``grid:...`` or ``multiview``.
-        format, convention: format and convention of the box file; empty without one.
+        format: format of the box file; empty without one.
+        convention: its box convention in words; empty without one.
         boxes: number of boxes in the box file, or of views.
         rows: number of rows in the output.
         same_region: number of boxes that share the row of another box (with ``--drop-duplicates``).
@@ -85,8 +86,10 @@ class PlanSummary:
 
     Attributes:
         output: path or URL of the output.
-        images, already_done, already_failed, to_do: numbers of images: in the plan, done by earlier runs, failed in
-            earlier runs and not retried, and to be run now.
+        images: number of images.
+        already_done: number of images that earlier runs extracted.
+        already_failed: number of images that failed in earlier runs and are not tried again.
+        to_do: number of images for this run.
         unreadable: number of images to run that are known to be unreadable.
         rows: number of rows in the output.
         shard: the shard that the run fills, in words; None for all images.
@@ -97,8 +100,15 @@ class PlanSummary:
         round_to: multiple to which the sides of the network input are rounded, in pixels; 1: not rounded.
         classes: number of image classes.
         class_counts: number of images of each class, largest first; classes without images are left out.
-        backbone, weights, layers, levels, device, precision, head, normalize: settings of the descriptors.
+        backbone: name of the network.
+        weights: name or path of its weights.
+        layers: layers that are pooled.
+        levels: pyramid levels; n stands for n x n bins.
+        device: device that the network runs on.
+        precision: precision of the network.
         workers: number of decoding processes.
+        head: last fully connected layer that is run on each region; None without one.
+        normalize: scaling of the descriptors.
         boxes: counts of the boxes; None for whole images.
         notes: remarks for the user on these inputs and settings.
         hints: general advice for the user; the command line prints each hint once.

@@ -155,11 +155,10 @@ class BackboneEntry(TypedDict):
         name: name of the network.
         layer: default layer, the last feature map before the classifier.
         channels: channels of the default layer.
-        stride: input pixels from one cell of its map to the next; a ``[y, x]`` pair where the axes differ; null for
-            networks that take whole images only, without boxes.
-        dimension: length of a descriptor with the levels given.
+        stride: input pixels per cell, ``[y, x]`` where the axes differ; None for networks without support for boxes.
+        dimension: length of a descriptor with these levels.
         weights: names of its weights; the first is ``DEFAULT``.
-        download_mb: size of the first weights in MB (2^20 bytes).
+        download_mb: size of the default weights in MB (2^20 bytes).
     """
 
     name: str
@@ -177,8 +176,8 @@ class LayerEntry(TypedDict):
     Attributes:
         layer: name of the layer, for ``--layer``.
         channels: channels of its map.
-        stride: input pixels from one cell to the next; a ``[y, x]`` pair where the axes differ; null if unknown.
-        offset: pixel index of the center of cell 0; a ``[y, x]`` pair where the axes differ; null if unknown.
+        stride: input pixels per cell, ``[y, x]`` where the axes differ; None if unknown.
+        offset: pixel index of the center of cell 0, ``[y, x]`` where the axes differ; None if unknown.
         map_hw: height and width of the map in cells, for an input of 224 x 224 pixels.
         reason: why stride and offset are unknown; empty if they are known.
     """

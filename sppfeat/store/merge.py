@@ -47,8 +47,11 @@ class MergeSummary:
         output: the merged file, or its URL.
         shards: number of merged files that hold images.
         is_virtual: True if the descriptors stay in the shards' files; False if they were copied.
-        images, done, failed: number of images: total, done, failed.
-        rows, dimension: shape of ``/features``.
+        images: number of images.
+        done: number of images with descriptors.
+        failed: number of images that failed.
+        rows: number of rows.
+        dimension: length of a descriptor.
         bytes: size of the merged file.
         source_bytes: total size of the shards' files.
         seconds: duration of the merge.

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ __all__ = [
     "SOURCE_COLUMNS",
     "UNKNOWN",
     "VERSION_COLUMNS",
+    "BoxCounts",
     "ColumnBlock",
     "RowRegions",
     "Status",
@@ -127,7 +128,15 @@ class RowRegions(NamedTuple):
 
 
 class ColumnBlock(NamedTuple):
-    """Columns ``start`` to ``stop``: one level of one layer, ordered by channel, bin row, bin column."""
+    """Columns of one level of one layer, ordered by channel, bin row, bin column.
+
+    Attributes:
+        layer: name of the layer.
+        level: pyramid level n, of n x n bins.
+        channels: channels of the layer.
+        start: first column.
+        stop: end of the columns (exclusive).
+    """
 
     layer: str
     level: int
@@ -207,6 +216,26 @@ def check_dimension(blocks: Sequence[ColumnBlock], dimension: int) -> None:
     )
     if not blocks or not ok:
         raise StoreError(f"/columns does not describe the {dimension} columns of /features")
+
+
+class BoxCounts(TypedDict):
+    """The keys of :func:`count_boxes`.
+
+    Attributes:
+        rows: number of rows.
+        with_descriptor: number of rows with a descriptor.
+        of_failed_or_pending: number of rows of images that failed or are pending.
+        clipped: number of boxes that extend beyond their image.
+        degenerate: number of boxes without area inside their image; their rows are NaN.
+        sub_cell: number of boxes smaller than a cell of the feature map.
+    """
+
+    rows: int
+    with_descriptor: int
+    of_failed_or_pending: int
+    clipped: int
+    degenerate: int
+    sub_cell: int
 
 
 def count_boxes(flag: npt.NDArray[np.uint8], is_done: npt.NDArray[np.bool_]) -> dict[str, int]:

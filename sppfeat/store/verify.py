@@ -41,12 +41,17 @@ class VerifyReport:
 
     Attributes:
         path: path of the file.
-        images, done, failed, pending: number of images: total, and by status.
+        images: number of images.
+        done: number of images with descriptors.
+        failed: number of images that failed.
+        pending: number of images not yet extracted.
         rows: number of rows.
-        nan_rows, infinite_rows: number of rows of done images that hold NaN, or infinities.
+        nan_rows: number of rows of done images that hold NaN.
+        infinite_rows: number of rows of done images that hold infinities.
         zero_rows: number of rows of done images that are all zeros.
         duplicate_rows: number of rows of done images that equal an earlier row; boxes on the same region do not count.
-        problems, warnings: sentences, each with the first rows or images affected.
+        problems: errors in the file, each with the first rows or images affected.
+        warnings: findings that may stem from the images, each with the first rows or images affected.
     """
 
     path: str

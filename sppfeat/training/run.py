@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
@@ -29,11 +29,73 @@ from sppfeat.training.learners import (
     Teachers,
 )
 from sppfeat.training.settings import TrainRequest, TrainSettings
-from sppfeat.training.trainer import Progress, Trainer
+from sppfeat.training.trainer import EpochEntry, Progress, Trainer
 
-__all__ = ["Training", "prepare_training", "train"]
+__all__ = ["TrainPlan", "TrainResult", "Training", "prepare_training", "train"]
 
 _MAX_AUTO_WORKERS = 8
+
+
+class TrainPlan(TypedDict):
+    """The plan of a training.
+
+    Attributes:
+        output: the folder.
+        images: number of images to train on.
+        validation_images: number of images to validate on.
+        left_out: number of images that cannot be read or run.
+        classes: number of classes; 0 with teachers.
+        backbone: name of the network.
+        weights: name or path of its initial weights.
+        layer: layer that the pyramid pools.
+        teachers: the teachers.
+        parameters: number of parameters to train.
+        epochs: number of epochs.
+        epochs_done: epochs done by earlier runs.
+        steps: number of steps.
+        steps_done: steps done by earlier runs.
+        device: device that the network runs on.
+        precision: precision of the network.
+        notes: remarks for the user.
+    """
+
+    output: str
+    images: int
+    validation_images: int
+    left_out: int
+    classes: int
+    backbone: str
+    weights: str
+    layer: str
+    teachers: list[str]
+    parameters: int
+    epochs: int
+    epochs_done: int
+    steps: int
+    steps_done: int
+    device: str
+    precision: str
+    notes: list[str]
+
+
+class TrainResult(TypedDict):
+    """The outcome of a training.
+
+    Attributes:
+        finished: false if it was interrupted.
+        epochs: number of finished epochs.
+        seconds: duration of this run.
+        weights: the weights file; null before the end of the first epoch.
+        left_out: images that could not be read or run, with the reasons.
+        last: the last epoch, as in ``log.jsonl``; null before the end of the first one.
+    """
+
+    finished: bool
+    epochs: int
+    seconds: float
+    weights: str | None
+    left_out: list[str]
+    last: EpochEntry | None
 
 
 def train(
@@ -41,9 +103,9 @@ def train(
     *,
     on_probe: Callable[[int, int], None] = lambda done, total: None,
     on_download: OnDownload = lambda name, done, total: None,
-    on_plan: Callable[[dict[str, Any]], None] = lambda plan: None,
+    on_plan: Callable[[TrainPlan], None] = lambda plan: None,
     on_step: Callable[[int, float], None] = lambda done, loss: None,
-    on_epoch: Callable[[dict[str, Any]], None] = lambda entry: None,
+    on_epoch: Callable[[EpochEntry], None] = lambda entry: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Trains a network that contains a spatial pyramid; after an interruption, ``resume`` continues it.
@@ -58,8 +120,7 @@ def train(
         should_stop: called after each step; True ends the training early, with a checkpoint to resume from.
 
     Returns:
-        ``plan``; and ``result`` unless it is a dry run, with ``finished``, the number of ``epochs``, ``seconds``, the
-        path of the ``weights``, lines about images ``left_out``, and the ``last`` log entry.
+        ``plan``, a :class:`TrainPlan`; and unless it is a dry run ``result``, a :class:`TrainResult`.
 
     Raises:
         ConfigError: settings contradict each other, or do not fit the images or this machine.
@@ -80,7 +141,7 @@ def train(
         )
     history = trainer.progress.history
     left_out = [f"{path!r}: {reason}" for path, reason in training.sets.left_out.items()]
-    result = {
+    result: TrainResult = {
         "finished": finished,
         "epochs": trainer.progress.epoch,
         "seconds": round(time.monotonic() - started, 1),
@@ -102,8 +163,8 @@ class Training:
     provenance: dict[str, Any]
     sets: ImageSets
 
-    def summary(self) -> dict[str, Any]:
-        """The plan of the training, as plain values."""
+    def summary(self) -> TrainPlan:
+        """The plan of the training."""
         sets, settings = self.sets, self.request.settings
         n_parameters = sum(p.numel() for p in self.trainer.learner.parameters() if p.requires_grad)
         notes = []
@@ -135,7 +196,7 @@ class Training:
         self,
         *,
         on_step: Callable[[Progress], None] = lambda progress: None,
-        on_epoch: Callable[[dict[str, Any]], None] = lambda entry: None,
+        on_epoch: Callable[[EpochEntry], None] = lambda entry: None,
         should_stop: Callable[[], bool] = lambda: False,
         seconds: Callable[[], float] = time.monotonic,
     ) -> bool:

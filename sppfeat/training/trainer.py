@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypedDict, cast
 
 import torch
 from torch import Tensor
@@ -28,11 +28,34 @@ from sppfeat.training.examples import Examples, ImageSets
 from sppfeat.training.learners import BatchResult, Learner, Teachers, evaluate
 from sppfeat.training.settings import TrainSettings
 
-__all__ = ["Progress", "Trainer"]
+__all__ = ["EpochEntry", "Progress", "Trainer"]
 
 _LOWEST_RATE = 0.01  # share of the peak learning rate at which the warm-up begins
 _EVALUATION_BATCH = 16
 _SAMPLES = 512  # number of images to estimate the teachers' means and deviations from
+
+
+class EpochEntry(TypedDict, total=False):
+    """A finished epoch, as a line of ``log.jsonl``.
+
+    Attributes:
+        epoch: number of the epoch, from 1.
+        size: size of the network input, in pixels.
+        learning_rate: learning rate after the last step.
+        images: number of images.
+        loss: mean loss of the images.
+        seconds: duration of the epoch without validation.
+        validation: scores at each short side, if this epoch was validated: ``images``, ``loss``, and ``top1`` and
+            ``mean_class``, or with teachers ``explained_TEACHER:LAYER``.
+    """
+
+    epoch: int
+    size: int
+    learning_rate: float
+    images: int
+    loss: float
+    seconds: float
+    validation: dict[str, dict[str, float]]
 
 
 @dataclass
@@ -48,7 +71,7 @@ class Progress:
     loss: float = 0.0
     seconds: float = 0.0
     failures: list[str] = field(default_factory=list)
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: list[EpochEntry] = field(default_factory=list)
 
 
 class _StopError(Exception):
@@ -226,13 +249,13 @@ class Trainer:
             self._average.update_parameters(self.learner)
         return loss
 
-    def _entry(self, should_stop: Callable[[], bool]) -> dict[str, Any]:
+    def _entry(self, should_stop: Callable[[], bool]) -> EpochEntry:
         """Makes the log entry of the epoch that has just ended, with its validation."""
         progress, data = self.progress, self._settings.data
-        entry: dict[str, Any] = {
+        entry: EpochEntry = {
             "epoch": progress.epoch + 1,
             "size": data.sizes[progress.epoch % len(data.sizes)],
-            "learning_rate": self._schedule.get_last_lr()[0],
+            "learning_rate": float(self._schedule.get_last_lr()[0]),
             "images": progress.images,
             "loss": progress.loss / progress.images,
             "seconds": round(progress.seconds, 1),

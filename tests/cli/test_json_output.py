@@ -1,4 +1,4 @@
-"""The JSON of each command has the fields that the README describes, and is JSON."""
+"""The JSON of each command has the fields that docs/json.md describes, and is JSON."""
 
 import dataclasses
 import json
@@ -74,7 +74,9 @@ def test_info_and_verify(whole, boxes):
 
 
 def test_backbones():
-    check_fields("backbones", output_of("backbones", "spp*"), output_of("backbones", "spp_s16"))
+    check_fields("backbones PATTERN", output_of("backbones", "spp*"))
+    check_fields("backbones NAME", output_of("backbones", "spp_s16"))
+    check_fields("backbones NAME --download", output_of("backbones", "spp_s16", "--download"))
 
 
 @pytest.mark.slow

@@ -1,8 +1,8 @@
-"""Fields of a command's JSON, and those that the README describes."""
+"""Fields of a command's JSON, and those that docs/json.md describes."""
 
 import re
 
-from places import README
+from sppfeat.cli.json_fields import json_fields
 
 
 def fields_of(value, prefix=""):
@@ -22,28 +22,16 @@ def fields_of(value, prefix=""):
     return {prefix.rstrip("[]")}
 
 
-def documented_fields(command):
-    """Fields in the README's table of a command; ``a.*`` stands for whatever is in ``a``."""
-    found = re.search(rf"<!-- json of {command} -->\n(.*?)<!-- end -->", README.read_text(), re.DOTALL)
-    assert found, f"README has no table of the JSON of {command}"
-    first_cells = (line.split("|")[1] for line in found[1].splitlines()[2:])
-    return {name.rstrip("[]") for cell in first_cells for name in re.findall(r"`([^`]+)`", cell)}
-
-
 def check_fields(command, *outputs):
-    """Fail unless these outputs together have exactly the fields that the README describes."""
-    documented = documented_fields(command)
+    """Fail unless these outputs together have exactly the fields that docs/json.md describes."""
+    described = json_fields(command)
+    patterns = {field.path: re.escape(field.path).replace(r"\*", ".+") for field in described}
     used = set()
-    for field in set().union(*map(fields_of, outputs)):
-        of_field = {name for name in documented if _describes(name, field)}
-        # An object that is null, or a list that is empty, stands for what is described of it, and does not show it.
-        is_empty = any(name.startswith((f"{field}.", f"{field}[")) for name in documented)
-        assert of_field or is_empty, f"{field} of {command} is not in the README"
-        used |= of_field
-    assert not documented - used, f"{command} has no {sorted(documented - used)}"
-
-
-def _describes(name, field):
-    if name.endswith(".*"):
-        return field.startswith(name[:-1])
-    return name == field
+    for name in set().union(*map(fields_of, outputs)):
+        found = {path for path, pattern in patterns.items() if re.fullmatch(pattern, name)}
+        # A mapping or a list that is empty does not show its fields.
+        is_empty = any(re.match(rf"{re.escape(name)}[.\[]", path) for path in patterns)
+        assert found or is_empty, f"{name} of {command} is not described"
+        used |= found
+    unused = {field.path for field in described if field.is_leaf} - used
+    assert not unused, f"{command} has no {sorted(unused)}"

@@ -34,7 +34,13 @@ _Index = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ClassSize:
-    """Size of a class. Its members are images if rows are boxes, since folds keep images whole; else rows."""
+    """Size of a class.
+
+    Attributes:
+        name: the class.
+        n_rows: number of its rows.
+        n_members: number of its images if rows are boxes, since folds keep images whole; otherwise of its rows.
+    """
 
     name: str
     n_rows: int

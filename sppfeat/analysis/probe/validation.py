@@ -24,7 +24,13 @@ _Index = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Score:
-    """A score of each fold, with mean and standard deviation over the folds of all repeats."""
+    """A score of each fold, with mean and standard deviation over the folds of all repeats.
+
+    Attributes:
+        mean: mean over all folds.
+        std: standard deviation over all folds.
+        folds: score of each fold, one repeat after the other.
+    """
 
     mean: float
     std: float
@@ -39,7 +45,13 @@ class Score:
 
 @dataclass(frozen=True)
 class ClassRecall:
-    """Recall of a class: the share of its ``rows`` rows that were predicted correctly, 0 to 1."""
+    """Recall of a class.
+
+    Attributes:
+        name: the class.
+        rows: number of its rows.
+        recall: share of its rows that were predicted correctly, 0 to 1.
+    """
 
     name: str
     rows: int
@@ -50,7 +62,11 @@ class ClassRecall:
 class ConfusedPair:
     """Wrong predictions of one class for rows of another.
 
-    ``count`` is their number over all repeats, ``share`` that among all predictions for the true class, 0 to 1.
+    Attributes:
+        true: class of the rows.
+        predicted: class that was predicted.
+        count: number of such predictions, over all repeats.
+        share: their share of all predictions for the true class, 0 to 1.
     """
 
     true: str
@@ -65,9 +81,11 @@ class Ablated:
 
     Attributes:
         kind: ``all``, ``level``, ``levels up to`` or ``layer``.
-        layers, levels: layers and levels of the part.
+        layers: layers of the part.
+        levels: pyramid levels of the part.
         dimension: number of values of the part.
-        accuracy, class_accuracy: see :class:`ProbeResult`.
+        accuracy: share of test rows that were predicted correctly, 0 to 1.
+        class_accuracy: mean recall of the classes among the test rows, 0 to 1.
         difference: accuracy of the part minus accuracy of all columns, fold by fold.
     """
 
@@ -85,7 +103,9 @@ class ProbeResult:
     """Result of a probe.
 
     Attributes:
-        n_rows, n_classes, n_images: numbers of rows that were probed, of their classes, and of their images.
+        n_rows: number of rows that were probed.
+        n_classes: number of their classes.
+        n_images: number of their images.
         dimension: length of a descriptor.
         grouped: True if folds kept all rows of an image together.
         chance: share of the largest class.
@@ -96,8 +116,9 @@ class ProbeResult:
         ablation: scores of all columns, then of their parts; empty if no ablation was requested.
         left_out: classes with too few members.
         n_unlabelled: number of selected rows without a class.
-        n_pending, n_failed: numbers of images of the file without descriptors, not yet extracted and unreadable.
-        method: ``products`` or ``sums``; see :mod:`sppfeat.analysis.probe.ridge`.
+        n_pending: number of images not yet extracted.
+        n_failed: number of images that failed.
+        method: computation: ``products`` of all pairs of rows, or ``sums`` over the rows.
     """
 
     n_rows: int

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,6 @@ __all__ = [
     "layer_text",
     "pool_region",
     "pooled_boxes",
-    "pooled_numbers",
     "strength",
     "view_of_row",
 ]
@@ -251,40 +250,6 @@ def _origin(fmap: npt.NDArray[np.float32], bins: npt.NDArray[np.int64]) -> npt.N
         found = np.stack((y0 + first // (x1 - x0), x0 + first % (x1 - x0)), axis=1)
         cells[is_single, i, j] = found[is_single]
     return cells
-
-
-def pooled_numbers(layers: Sequence[PooledLayer], channel: int | None) -> dict[str, Any]:
-    """The numbers in a picture of one box, as plain values; strengths are those of all channels or of one."""
-    first = layers[0]
-    return {
-        "box_px": first.view.box_px,
-        "mirrored": first.view.mirrored,
-        "clipped": bool(first.flag & RowFlag.CLIPPED),
-        "sub_cell": bool(first.flag & RowFlag.SUB_CELL),
-        "input_hw": first.input_hw,
-        "box_in": first.box_in,
-        "layers": [
-            {
-                "layer": layer.name,
-                "channels": len(layer.map),
-                "map_hw": layer.map_hw,
-                "stride": layer.geometry and np.broadcast_to(layer.geometry.stride, 2).tolist(),
-                "offset": layer.geometry and np.broadcast_to(layer.geometry.offset, 2).tolist(),
-                "region": layer.region,
-                "levels": [
-                    {
-                        "level": level.level,
-                        "bins": level.bins.reshape(-1, 4).tolist(),
-                        "strength": strength(level.values, channel).ravel().tolist(),
-                        "maxima": [[y, x, int(counts[y, x])] for y, x in np.argwhere(counts).tolist()],
-                    }
-                    for level in layer.levels
-                    for counts in [level.count_maxima(layer.map_hw, channel)]
-                ],
-            }
-            for layer in layers
-        ],
-    }
 
 
 def layer_text(layer: PooledLayer) -> str:

@@ -13,7 +13,6 @@ from sppfeat.analysis.show.activations import (
     View,
     layer_text,
     pooled_boxes,
-    pooled_numbers,
     strength,
     view_of_row,
 )
@@ -27,6 +26,7 @@ from sppfeat.analysis.show.figure import (
     widened,
     write_picture,
 )
+from sppfeat.analysis.show.image_numbers import ImageNumbers, pooled_numbers
 from sppfeat.analysis.wording import network_text
 from sppfeat.config.specs import DEFAULT_BOX_SIZE, DEFAULT_SIZE
 from sppfeat.config.values import StrPath
@@ -152,8 +152,13 @@ def show_image(
     page = write_picture(
         lambda: draw_image(layers, title=title, note=note, channel=channel), path, overwrite=overwrite
     )
-    numbers: dict[str, Any] = {"output": str(path), "image": found, "image_hw": image_hw, "channel": channel}
-    numbers["boxes"] = [pooled_numbers(of_box, channel) for of_box in pooled]
+    numbers: ImageNumbers = {
+        "output": str(path),
+        "image": found,
+        "image_hw": image_hw,
+        "channel": channel,
+        "boxes": [pooled_numbers(of_box, channel) for of_box in pooled],
+    }
     return Picture(path, f"{page[0]} x {page[1]}", numbers)
 
 

@@ -1,0 +1,164 @@
+"""docs/cli.md and docs/json.md are made from the code, and are up to date."""
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, TypedDict
+
+import click
+import pytest
+from click.testing import CliRunner
+from places import REPOSITORY
+
+from sppfeat.cli import docs, main
+from sppfeat.cli.json_fields import COMMANDS, json_fields, record_fields
+
+
+def commands(group=main, prefix=""):
+    """Every command by its words, in the order of --help."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        yield f"{prefix}{name}", command
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{prefix}{name} ")
+
+
+def test_pages_are_up_to_date():
+    assert [path.name for path in docs.stale_pages()] == [], "run python -m sppfeat.cli.docs"
+
+
+def test_a_stale_page_is_named_and_written(tmp_path, monkeypatch):
+    for page in ("cli.md", "json.md"):
+        (tmp_path / page).write_bytes((REPOSITORY / "docs" / page).read_bytes())
+    (tmp_path / "json.md").write_text("old")
+    monkeypatch.setattr(docs, "_DOCS", tmp_path)
+    result = CliRunner().invoke(docs._main, ["--check"])
+    assert (result.exit_code, result.output) == (1, "docs/json.md is stale: run python -m sppfeat.cli.docs\n")
+    assert (tmp_path / "json.md").read_text() == "old"
+    assert CliRunner().invoke(docs._main).output == "wrote docs/json.md\n"
+    assert (tmp_path / "json.md").read_bytes() == (REPOSITORY / "docs/json.md").read_bytes()
+    assert CliRunner().invoke(docs._main, ["--check"]).exit_code == 0
+
+
+@pytest.mark.slow
+def test_pages_do_not_depend_on_terminal_environment_and_locale():
+    environment = {
+        "COLUMNS": "20",
+        "LC_ALL": "C",
+        "SPPFEAT_DEVICE": "cpu",
+        "OMP_NUM_THREADS": "1",
+        "PATH": "",
+    }
+    command = [sys.executable, "-m", "sppfeat.cli.docs", "--check"]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_every_command_with_json_is_described():
+    with_json = {name for name, command in commands() if any("--json" in own.opts for own in command.params)}
+    assert {" ".join(re.findall(r"(?<!\S)[a-z]+", name)) for name in COMMANDS} == with_json
+
+
+class Point(NamedTuple):
+    """A point.
+
+    Attributes:
+        x: column.
+    """
+
+    x: int
+
+
+class Counts(TypedDict, total=False):
+    """Counts.
+
+    Attributes:
+        n: number of ``things``; None if unknown,
+            and False never.
+    """
+
+    n: int | None
+
+
+@dataclass
+class Base:
+    """A base.
+
+    Attributes:
+        path: path of the file.
+    """
+
+    path: Path
+
+
+@dataclass
+class Record(Base):
+    """A record.
+
+    Attributes:
+        counts: counts by name.
+        points: points.
+        size: height and width.
+        flags: flags of each class.
+        table: a table.
+        anything: a value.
+
+    Example:
+        >>> 1
+        1
+    """
+
+    counts: dict[str, Counts]
+    points: list[Point] | None
+    size: tuple[int, int] | None
+    flags: dict[str, dict[str, bool]]
+    table: list[tuple[float, ...]]
+    anything: Annotated[dict[str, Any], Point]
+
+
+def test_fields_of_records_with_the_texts_of_their_docstrings():
+    assert [tuple(field) for field in record_fields(list[Record])] == [
+        ("[].path", "string", "path of the file.", True),
+        ("[].counts.*", "object", "counts by name.", False),
+        ("[].counts.*.n", "integer or null", "number of `things`; null if unknown, and false never.", True),
+        ("[].points", "list of objects or null", "points.", False),
+        ("[].points[].x", "integer", "column.", True),
+        ("[].size", "list of 2 integers or null", "height and width.", True),
+        ("[].flags.*.*", "boolean", "flags of each class.", True),
+        ("[].table", "list of lists of numbers", "a table.", True),
+        ("[].anything", "object", "a value.", False),
+        ("[].anything.x", "integer", "column.", True),
+    ]
+
+
+def record(text, **fields):
+    return dataclass(type("Other", (), {"__doc__": text, "__annotations__": fields}))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("No attributes.", r"Other has the fields \['a', 'b'\]; its docstring describes \[\]"),
+        ("One.\n\nAttributes:\n    a: text.", r"describes \['a'\]"),
+        ("More.\n\nAttributes:\n    a: text.\n    b: text.\n    c: text.", r"describes \['a', 'b', 'c'\]"),
+        ("Two at once.\n\nAttributes:\n    a, b: text.", "'a, b: text.' is not a field and its text"),
+    ],
+)
+def test_records_that_do_not_describe_each_field_once_are_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        list(record_fields(record(text, a=int, b=int)))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_field_has_a_short_sentence(command):
+    fields = json_fields(command)
+    paths = [field.path for field in fields]
+    assert len(set(paths)) == len(paths)
+    for field in fields:
+        assert field.text.endswith("."), field
+        assert len(field.text) < 160, field
+    assert json.dumps(fields).isascii()
