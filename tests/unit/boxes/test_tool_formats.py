@@ -333,7 +333,7 @@ def test_malformed_parquet(put):
     box = {"path": ["a"], "x": [1], "y": [2], "w": [3], "h": [4]}
     content = parquet(**box)
     message_of(put("a", content[:-20]), None, ["cannot be read as Parquet"])
-    message_of(put("b", parquet(x=[1])), None, ["columns: found 'x', which is no box"])
+    message_of(put("b", parquet(x=[1])), None, ["columns: found 'x', which describes no box"])
     message_of(put("c", parquet(**box | {"path": [None]})), None, ["row 0", "'path' is None"])
     message_of(put("d", parquet(**box | {"x": ["1px"]})), None, ["row 0", "'x' is '1px'"])
     many = parquet(**{name: values * 300_000 for name, values in box.items()})
@@ -346,7 +346,7 @@ def test_malformed_parquet(put):
 def test_any_column_may_be_the_class(put):
     text = "path;x0;y0;x1;y1;label;Species\na.jpg;1;2;3;4;x;cat\n"
     assert read_boxes(put("a.csv", text), label="species").table.classes == ("cat",)
-    with pytest.raises(BoxError, match="but not the column of --box-label 'kind'"):
+    with pytest.raises(BoxError, match="but no column 'kind'; --box-label takes one of these"):
         read_boxes(put("a.csv", text), label="kind")
     line = '{"path": "a.jpg", "box": [1, 2, 3, 4], "species": "cat"}'
     assert read_boxes(put("a.jsonl", line), label="species").table.classes == ("cat",)
