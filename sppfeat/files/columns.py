@@ -7,7 +7,7 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config.wording import one_line
+from sppfeat.config.wording import first_few, one_line
 from sppfeat.errors import SppfeatError
 from sppfeat.files.paths import natural_key
 from sppfeat.files.tables import IMAGE_NAMES, PATH_NAMES, shorten, show_names
@@ -23,6 +23,7 @@ __all__ = [
     "BoxColumns",
     "ClassNumbers",
     "ImageColumns",
+    "describe_columns",
     "find_box_columns",
     "find_column",
     "find_image_columns",
@@ -38,6 +39,7 @@ LABEL_NAMES = ("label", "class", "category")
 CLASS_NAMES = ("class_name", "label_name", "category_name", *LABEL_NAMES)
 ID_NAMES = ("image_id", "id", "key", "uid")
 
+_SHOWN_NAMES = 5
 _SCORE = ("score", "confidence")
 _BOX_ID = ("id", "box_id")
 
@@ -84,22 +86,35 @@ def _plain(names: Iterable[str]) -> list[str]:
 
 
 class ImageColumns(NamedTuple):
-    """The indices of the columns of a table of images; None for one that is missing."""
+    """The indices of the columns of a table of images, None for one that is missing, and their names in words."""
 
     path: int
     label: int | None
     image_id: int | None
     has_boxes: bool
+    text: str
 
 
 def find_image_columns(names: Sequence[str], *, error: _MakeError) -> ImageColumns:
     """Find the columns of a table of images; raise the error unless exactly one has the paths and no name repeats."""
-    return ImageColumns(
-        path=find_path_column(names, error=error),
-        label=find_unique_column(names, CLASS_NAMES, error=error),
-        image_id=find_unique_column(names, ID_NAMES, error=error),
-        has_boxes=looks_like_boxes(names),
-    )
+    path = find_path_column(names, error=error)
+    label = find_unique_column(names, CLASS_NAMES, error=error)
+    image_id = find_unique_column(names, ID_NAMES, error=error)
+    used = {"paths": path, "classes": label, "ids": image_id}
+    text = describe_columns(names, {what: i for what, i in used.items() if i is not None})
+    return ImageColumns(path, label, image_id, looks_like_boxes(names), text)
+
+
+def describe_columns(names: Sequence[str], used: Mapping[str, int], *, others: str = "ignored") -> str:
+    """Describe which columns of a table hold what, by their indices, and name the other ones.
+
+    Example:
+        >>> describe_columns(["path", "w", "label"], {"paths": 0, "classes": 2})
+        "paths from 'path', classes from 'label'; ignored: w"
+    """
+    left = [name for i, name in enumerate(names) if i not in used.values()]
+    text = ", ".join(f"{what} from {shorten(names[i])}" for what, i in used.items())
+    return f"{text}; {others}: {one_line(first_few(left, _SHOWN_NAMES))}" if left else text
 
 
 def find_path_column(names: Sequence[str], *, error: _MakeError) -> int:
@@ -145,6 +160,15 @@ class BoxColumns(NamedTuple):
     score: int | None
     box_id: int | None
     extra: tuple[int, ...]
+
+    @property
+    def text(self) -> str:
+        """The purpose of each column, in words."""
+        used = {"image names": self.image, "classes": self.label, "scores": self.score, "ids": self.box_id}
+        names = [name for i, name in enumerate(self.names) if i not in self.coordinates]
+        found = {what: names.index(self.names[i]) for what, i in used.items() if i is not None}
+        own = describe_columns(names, found, others="also kept")
+        return f"box columns: {','.join(self.coordinate_names)}; {own}"
 
 
 def find_box_columns(

@@ -133,6 +133,13 @@ def _notes_of_skipped(segments: Sequence[Segment], chosen: PathFilter) -> Iterat
     if tables := [os.fsdecode(name) for segment in segments for name in segment.side_tables]:
         shown = first_few(map(one_line, tables), _SHOWN)
         yield f"skipped {counted(len(tables), 'table')} beside archives ({shown}); give one as an input to read it"
+    tables_with: dict[str, list[bytes]] = {}
+    for segment in segments:
+        if segment.columns is not None:
+            tables_with.setdefault(segment.columns[1], []).append(segment.columns[0])
+    for text, paths in tables_with.items():
+        table = one_line(os.fsdecode(os.path.basename(paths[0])))
+        yield f"{table}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}: {text}"
     for segment in segments:
         yield from segment.notes
     for segment in segments:

@@ -117,6 +117,7 @@ class Segment:
         bytes, ...
     ] = ()  # skipped tables that describe archives in the same folder, relative to top
 
+    columns: tuple[bytes, str] | None = None  # path of the table that was read, and its columns in words
     notes: tuple[str, ...] = ()  # remarks for the user
 
     def only(self, images: npt.NDArray[np.int64]) -> "Segment":

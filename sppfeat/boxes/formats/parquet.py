@@ -57,7 +57,7 @@ def read_parquet_boxes(source: AnnotationFiles) -> BoxTable:
         raise file.error(
             "", f"cannot be read as Parquet: {one_line(str(error))}; allowed: an intact file"
         ) from error
-    return builder.build(DEFAULT_CONVENTIONS["parquet"].replace(coords=columns.coords))
+    return builder.build(DEFAULT_CONVENTIONS["parquet"].replace(coords=columns.coords), notes=[columns.text])
 
 
 def _values(column: Any) -> list[Any]:

@@ -39,14 +39,12 @@ def read_separated(source: AnnotationFiles, box_format: str) -> BoxTable:
     for line, row in rows:
         Record(file, False, columns, f"line {line}", row).add_to(builder)
     odd = [] if file.encoding else [name for name in builder.image_names if not _is_utf8(name)]
-    notes = (
-        [
+    notes = [columns.text]
+    if odd:
+        notes.append(
             f"{counted(len(odd), 'name of an image is', 'names of images are')} not UTF-8, such as {shorten(odd[0])}; "
             "for text from Windows add --encoding cp1252"
-        ]
-        if odd
-        else []
-    )
+        )
     return builder.build(DEFAULT_CONVENTIONS[box_format].replace(coords=columns.coords), notes=notes)
 
 
@@ -90,7 +88,7 @@ def read_jsonl(source: AnnotationFiles) -> BoxTable:
         if n_boxes * n_keys > most_cells:
             found = f"found {n_boxes} boxes and {n_keys} other keys"
             raise file.error(where, f"{found}; allowed: {most_cells} boxes times keys")
-    return builder.build(convention)
+    return builder.build(convention, notes=[next(iter(known.values())).text] if known else [])
 
 
 class Record(NamedTuple):

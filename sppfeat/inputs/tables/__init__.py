@@ -61,7 +61,7 @@ def read_manifest(path: bytes, encoding: str | None = None) -> Segment:
         lines = (_separated_lines if is_separated else _json_lines)(table, file)
         first = next(lines)
         rows = _rows(table, lines if is_separated else chain([first], lines))
-        return make_segment(table, rows, has_boxes=first[1].has_boxes)
+        return make_segment(table, rows, has_boxes=first[1].has_boxes, columns=first[1].text)
 
 
 _Line = tuple[int, ImageColumns, Sequence[Any]]
@@ -128,6 +128,7 @@ def make_segment(
     rows: Iterable[Rows],
     *,
     has_boxes: bool,
+    columns: str,
     classes: tuple[bytes, ...] | None = None,
     unit: str = "line",
     storage: Storage | None = None,
@@ -142,6 +143,7 @@ def make_segment(
         table: the file.
         rows: all rows; those of a table that contains the images are numbered from 0.
         has_boxes: True if some columns look like boxes, so that no image may be repeated.
+        columns: the columns that are read and those that are ignored, in words.
         classes: all classes in their order; None for the classes that the rows name, in natural order.
         unit: ``line`` or ``row``, which the numbers of rows count, for messages.
         storage: fetches the images by the numbers of their rows; None for a table of paths.
@@ -164,13 +166,22 @@ def make_segment(
             # Kept even if it gives no classes, because the name of the table's folder is not a class.
             own_labels=own_labels or OwnLabels.none(len(found)),
             ids=own_ids or if_any(found),
+            columns=(table.path, columns),
         )
 
     found, objects = find_objects(found, partial(row_error, table, unit, numbers)) or (found, None)
     notes: list[str] = []
     if objects is None:
         found, notes = locate_files(table, found)
-    segment = Segment(None, found, storage=objects, own_labels=own_labels, ids=own_ids, notes=tuple(notes))
+    segment = Segment(
+        None,
+        found,
+        storage=objects,
+        own_labels=own_labels,
+        ids=own_ids,
+        columns=(table.path, columns),
+        notes=tuple(notes),
+    )
     _check_repeated(table, segment, numbers, has_boxes=has_boxes, unit=unit)
     return segment
 

@@ -22,6 +22,7 @@ from sppfeat.files.columns import (
     CLASS_NAMES,
     ID_NAMES,
     IMAGE_NAMES,
+    describe_columns,
     find_path_column,
     find_unique_column,
     looks_like_boxes,
@@ -93,6 +94,7 @@ class ArrowColumns:
         paths: column of the images' paths; with ``contents``, the original ones.
         classes: names of the classes if ``label`` holds their numbers; None if it holds names, or nameless numbers.
         has_boxes: True if further columns look like boxes.
+        text: the purpose of each column, in words.
     """
 
     contents: ColumnPart | None
@@ -101,6 +103,7 @@ class ArrowColumns:
     classes: tuple[bytes, ...] | None
     image_id: ColumnPart | None
     has_boxes: bool
+    text: str
 
     @property
     def beside(self) -> list[str]:
@@ -180,6 +183,10 @@ def find_arrow_columns(schema: Any, table: TableFile, is_empty: Callable[[Column
     plain = [field.name for field in schema if _kind(field.type) in _TEXTS | _NUMBERS]
     label = _find_label(plain, classes, table)
     image_id = find_unique_column(plain, ID_NAMES, error=partial(table.error, ""))
+    parts = {"images": contents, "paths": paths if contents is None else None}
+    used = {what: schema.names.index(part.column) for what, part in parts.items() if part is not None}
+    named = {"classes": label, "ids": None if image_id is None else plain[image_id]}
+    used |= {what: schema.names.index(name) for what, name in named.items() if name is not None}
     found = ArrowColumns(
         contents=contents,
         paths=paths,
@@ -187,6 +194,7 @@ def find_arrow_columns(schema: Any, table: TableFile, is_empty: Callable[[Column
         classes=None if label is None else classes.get(label),
         image_id=None if image_id is None else ColumnPart(plain[image_id]),
         has_boxes=looks_like_boxes(schema.names),
+        text=describe_columns(schema.names, used),
     )
     for part in (found.contents, found.paths, found.label, found.image_id):
         if part is not None and schema.names.count(part.column) > 1:
@@ -271,7 +279,13 @@ def make_arrow_segment(
     """Make a segment from the rows of all batches; ``storage`` fetches the images that the table contains."""
     rows, classes = _rows(table, columns, batches), columns.classes
     return make_segment(
-        table, rows, has_boxes=columns.has_boxes, classes=classes, unit="row", storage=storage
+        table,
+        rows,
+        has_boxes=columns.has_boxes,
+        columns=columns.text,
+        classes=classes,
+        unit="row",
+        storage=storage,
     )
 
 

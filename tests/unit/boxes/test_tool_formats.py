@@ -478,7 +478,7 @@ def test_utf16_without_a_mark_in_a_box_file(put):
 
 def test_names_of_images_in_another_encoding_are_noted(put):
     path = put("a.csv", "path,x0,y0,x1,y1\nkäfer.jpg,1,2,3,4\n".encode("cp1252"))
-    (note,) = read_boxes(path).table.notes
+    _, note = read_boxes(path).table.notes
     assert note == (
         "1 name of an image is not UTF-8, such as b'k\\xe4fer.jpg'; for text from Windows add --encoding cp1252"
     )
@@ -499,3 +499,16 @@ def test_anything_gives_a_table_or_a_box_error(tmp_path, kind, edits, named):
         message = str(error)
     assert str(path) in message
     assert "allowed" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "path,x0,y0,x1,y1,label,note\na.jpg,1,2,3,4,cat,x\n"),
+        ("a.jsonl", '{"path": "a.jpg", "x0": 1, "y0": 2, "x1": 3, "y1": 4, "label": "cat", "note": "x"}\n'),
+    ],
+)
+def test_the_columns_of_a_table_are_noted(put, name, content):
+    assert read_boxes(put(name, content)).table.notes == (
+        "box columns: x0,y0,x1,y1; image names from 'path', classes from 'label'; also kept: note",
+    )

@@ -412,3 +412,16 @@ def test_classes_that_a_table_says_otherwise_now_are_noted_and_not_taken(picture
     assert kept == ["cat", "dog", None]
     assert "2 images are of another class in the inputs than in the file, which keeps its own" in notes
     assert "another class" not in labels_after("", "", "")[1]  # says nothing of them
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_the_columns_that_are_read_and_those_that_are_ignored_are_noted(tmp_path, suffix):
+    names = ("path", "w", "Label", "h")
+    for name in ("a", "b"):
+        write_table(tmp_path / f"{name}.{suffix}", [(f"{name}.jpg", "1", "cat", "2")], names)
+    write_table(tmp_path / f"c.{suffix}", [("c.jpg",)], ("path",))
+    listing = list_images([os.fspath(tmp_path / f"{name}.{suffix}") for name in "abc"])
+    assert listing.notes[:2] == (
+        f"a.{suffix} and 1 more: paths from 'path', classes from 'Label'; ignored: w, h",
+        f"c.{suffix}: paths from 'path'",
+    )
