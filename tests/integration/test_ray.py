@@ -26,7 +26,7 @@ from conftest import write_image
 from extraction_runs import assert_same_contents, contents, extract, request
 from feature_files import plan_of
 from packages import need_packages
-from places import README, REPOSITORY, SUPPORT
+from places import REPOSITORY, SUPPORT
 
 from sppfeat.config.distribution import RayOptions, RunOptions
 from sppfeat.config.request import BackboneChoice, DescriptorChoice
@@ -293,16 +293,15 @@ def test_the_same_command_continues(nodes, pictures, tmp_path, monkeypatch):
         assert "2 images to do, and --engine ray did not begin it: --engine local continues it" in said
 
 
-def test_the_example_of_the_readme(nodes, photos, tmp_path, monkeypatch):
+def test_the_example_of_the_page_on_clusters(nodes, photos, tmp_path, monkeypatch):
     """Its commands, on the nodes that are there; whether Ray has the others, and their options, is asked of Ray."""
     from ray.scripts.scripts import cli as ray_cli
 
-    section = README.read_text().partition("### On a Ray cluster")[2]
+    section = (REPOSITORY / "docs/clusters.md").read_text().partition("\n## A Ray cluster\n")[2]
     lines = re.search(r"```sh\n(.*?)```", section, re.DOTALL)[1].splitlines()
     address = re.search(r"--address=(\S+)", section)[1]
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "tests").mkdir()
-    (tmp_path / "tests/images").symlink_to(photos)
+    (tmp_path / "photos").symlink_to(photos)
     for line in lines:
         program, name, *arguments = shlex.split(line)
         if program == "export":
@@ -313,7 +312,7 @@ def test_the_example_of_the_readme(nodes, photos, tmp_path, monkeypatch):
         arguments = [nodes.address if argument == address else argument for argument in arguments]
         run(name, *arguments, env={"SPPFEAT_DEVICE": "cpu"}, code=0)
     usual = {"backbone": BackboneChoice(), "input": InputSpec(), "descriptor": DescriptorChoice()}
-    extract([tmp_path / "tests/images"], tmp_path / "local.h5", **usual)
+    extract([tmp_path / "photos"], tmp_path / "local.h5", **usual)
     assert_equal_to_local(tmp_path / "features.h5", tmp_path / "local.h5")
 
 

@@ -1,4 +1,4 @@
-"""The README's examples of several processes, run in their local form."""
+"""The examples of docs/clusters.md for several processes, run with fewer of them."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from command_line import run
 from conftest import write_image
 from extraction_runs import assert_all_done, contents
 from killing import write_launcher
-from places import README
+from places import REPOSITORY
 
 import sppfeat
 
@@ -28,9 +28,9 @@ TINY = {
 
 
 def section(heading: str) -> str:
-    text = README.read_text()
+    text = (REPOSITORY / "docs/clusters.md").read_text()
     start = text.index(f"\n{heading}\n")
-    return re.split(r"\n#{1,6} [A-Z`]", text[start + 1 :])[0] + "\n"
+    return re.split(r"\n##+ ", text[start + 1 :])[0] + "\n"
 
 
 def blocks(heading: str) -> list[str]:
@@ -61,7 +61,7 @@ def sh(script: str, **environment: str) -> str:
 
 
 def test_a_slurm_array_and_the_job_that_merges(photos):
-    script, submission = blocks("### A SLURM array")
+    script, submission = blocks("## A SLURM job array")
     n_tasks = int(re.search(r"--array=1-([0-9]+)", script)[1])
     assert script.count(f"/{n_tasks}") == 1
     few = script.replace(f"/{n_tasks}", "/2")  # each takes seconds to load torch
@@ -78,8 +78,7 @@ def test_a_slurm_array_and_the_job_that_merges(photos):
 
 
 def test_processes_of_xargs_fill_one_output(photos):
-    commands = [line for block in blocks("## Beyond one machine") for line in block.splitlines()]
-    xargs = next(line for line in commands if "xargs" in line)
+    (xargs,) = (block for block in blocks("## One output for several processes") if "xargs" in block)
     sh(xargs.replace("seq 4", "seq 2").replace("/4", "/2"))
     merged = contents(photos / "features.h5")
     assert (merged["images/status"] == 1).all()
@@ -87,7 +86,7 @@ def test_processes_of_xargs_fill_one_output(photos):
 
 
 def test_processes_of_torchrun_know_their_parts(photos):
-    commands = [line for block in blocks("## Beyond one machine") for line in block.splitlines()]
-    torchrun = next(line for line in commands if line.startswith("torchrun"))
+    (block,) = blocks("## torchrun and srun")
+    torchrun = next(line for line in block.splitlines() if line.startswith("torchrun"))
     sh(torchrun.replace("--nproc-per-node 8", "--nproc-per-node 2"))
     assert_all_done(photos / "features.h5")
