@@ -10,6 +10,11 @@ from pages import PAGES
 import sppfeat
 from sppfeat.analysis.choices import EXPORT_FORMATS
 from sppfeat.cli import groups, main
+from sppfeat.config.regions import DEFAULT_CONVENTIONS
+from sppfeat.config.values import CHOICES
+from sppfeat.files.columns import CLASS_NAMES, COLUMN_SETS, ID_NAMES, IMAGE_NAMES, LABEL_NAMES
+from sppfeat.files.tables import PATH_NAMES
+from sppfeat.inputs.labels import LABEL_MODES
 from sppfeat.store.schema import (
     COLUMNS,
     OPTIONAL_COLUMNS,
@@ -91,3 +96,49 @@ def test_every_room_is_described():
         )
     )
     assert rooms <= described <= rooms | {path.stem for path in package.glob("*.py")}
+
+
+def rows_of(page: str, heading: str) -> dict[str, str]:
+    """The rows of the tables below a heading, each by the names in its first cell."""
+    found = re.findall(r"^\| ([^|]+) \|(.*)\|$", section(page, heading), re.MULTILINE)
+    return {name: rest for first, rest in found for name in re.findall(r"`([^`]+)`", first) or [first]}
+
+
+def names_in(text: str) -> list[str]:
+    return [name for names in re.findall(r"`([^`]+)`", text) for name in names.split(", ")]
+
+
+@pytest.mark.parametrize("name", DEFAULT_CONVENTIONS)
+def test_every_box_format_is_listed_with_its_convention(name):
+    numbers = rows_of("boxes", "Formats")[name].rpartition("|")[2]
+    convention = DEFAULT_CONVENTIONS[name]
+    words = {"xyxy": "corners", "xywh": "x, y, width, height", "cxcywh": "center, width, height"}
+    assert numbers.strip().startswith((words[convention.coords], "by column names", "by key names"))
+    assert ("counted from 1" in numbers) == (convention.origin == 1)
+    assert ("last pixel inclusive" in numbers) == (convention.ends == "inclusive")
+    assert ("fractions" in numbers) == convention.is_relative
+
+
+@pytest.mark.parametrize("option", ["coords", "units", "origin", "ends", "order"])
+def test_every_convention_of_boxes_is_described(option):
+    described = names_in(rows_of("boxes", "What the four numbers mean")[f"--box-{option}"])
+    assert set(described) >= set(CHOICES.get(f"box_{option}", ("0", "1")))
+
+
+def test_every_column_of_boxes_is_listed():
+    rows = rows_of("boxes", "Formats")
+    assert names_in(rows["image"]) == list(IMAGE_NAMES)
+    assert {tuple(names.split(",")) for names in names_in(rows["box"])} == set(COLUMN_SETS)
+    assert names_in(rows["class, optional"]) == list(LABEL_NAMES)
+
+
+def test_every_column_of_images_is_listed():
+    rows = rows_of("inputs", "Tables of images")
+    assert names_in(rows["path of the image (exactly one)"]) == list(PATH_NAMES)
+    assert names_in(rows["class (the first found)"]) == list(CLASS_NAMES)
+    assert names_in(rows["id (the first found)"]) == list(ID_NAMES)
+
+
+def test_every_mode_of_labels_and_projection_is_described():
+    assert [name for name in rows_of("inputs", "Class labels") if name in LABEL_MODES] == list(LABEL_MODES)
+    assert set(rows_of("boxes", "From pixels to cells")) >= set(CHOICES["projection"])
