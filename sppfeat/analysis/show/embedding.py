@@ -50,8 +50,9 @@ _MARGIN = 0.09
 _LONGEST_NAME = 28
 _GAP = 0.012  # between a point and its thumbnail, as a share of the plot's side
 # Distances of a thumbnail from its point: multiples of the smallest that leaves it visible.
-_RINGS = (1.0, 1.7)
+_RINGS = (1.0, 1.6, 2.4)
 _DIRECTIONS = ((0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, -1), (-1, 1))
+_DIAGONALS = np.array([[(-1, -1), (1, 1)], [(-1, 1), (1, -1)]])  # of a square
 # By Okabe and Ito, for all kinds of color vision; without black, which is invisible on a dark page.
 _COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
 _SHAPES = ("o", "s", "^")
@@ -241,7 +242,8 @@ def draw_embedding(
         first, second = (f"{100 * share:.1f} % of the variance" for share in embedding.explained)
         axes.set(xlabel=f"first principal component: {first}", ylabel=f"second principal component: {second}")
     if has_legend:
-        handles: Any = figure.legend(loc="outside right upper").legend_handles
+        beside: Any = {"loc": "upper left", "bbox_to_anchor": (1.02, 1), "borderaxespad": 0}
+        handles: Any = axes.legend(**beside).legend_handles
         for handle in handles:
             handle.set_sizes([22])
     return figure
@@ -293,27 +295,45 @@ def mark_classes(selection: Selection) -> list[ClassMark]:
 def place_pictures(
     points: npt.NDArray[np.float64], *, most: int, seed: int = 0
 ) -> dict[int, tuple[float, float]]:
-    """Draws points at random and places a picture on or near each, where it hides the fewest other points.
+    """Draws points at random and places a picture beside each, where it hides the fewest other points.
 
-    Pictures do not overlap and lie within the plot; a point without such a place gets no picture. Points ``(n, 2)``,
-    and the centers of pictures by the index of their point, are 0 to 1 from the left and lower edges of the plot.
+    Pictures lie within the plot and do not overlap. The leader from a point to its picture crosses no other leader and
+    no other picture. A point without such a place gets no picture. Points ``(n, 2)``, and the centers of pictures by
+    the index of their point, are 0 to 1 from the left and lower edges of the plot.
     """
-    side, reach = _PICTURE_SHARE, _PICTURE_SHARE / 2 + _GAP
-    offsets = np.array([(0, 0), *((dx * r, dy * r) for r in _RINGS for dx, dy in _DIRECTIONS)]) * reach
-    placed: dict[int, tuple[float, float]] = {}
+    half, reach = _PICTURE_SHARE / 2, _PICTURE_SHARE / 2 + _GAP
+    offsets = np.array([(dx * r, dy * r) for r in _RINGS for dx, dy in _DIRECTIONS]) * reach
+    pictured: list[int] = []
+    centers = np.empty((0, 2))
     for i in np.random.default_rng(seed).permutation(len(points)).tolist():
-        if len(placed) == most:
+        if len(pictured) == most:
             break
-        tried = points[i] + offsets
-        fits = (np.abs(tried - 0.5) <= 0.5 - side / 2).all(axis=1)
-        for center in placed.values():
-            fits &= np.abs(tried - center).max(axis=1) >= side
+        tried, starts = points[i] + offsets, points[pictured]
+        # A segment and a square meet if the segment crosses a diagonal of the square, or ends in it.
+        fits = (np.abs(tried - 0.5) <= 0.5 - half).all(axis=1)
+        fits &= not (np.abs(centers - points[i]) <= half).all(axis=1).any()
+        fits &= (np.abs(centers - tried[:, None]).max(axis=2) >= 2 * half).all(axis=1)
+        fits &= (np.abs(starts - tried[:, None]).max(axis=2) > half).all(axis=1)
+        fits &= ~_cross(points[i], tried[:, None], starts, centers).any(axis=1)
+        for first, last in half * _DIAGONALS:
+            fits &= ~_cross(tried[:, None] + first, tried[:, None] + last, starts, centers).any(axis=1)
+            fits &= ~_cross(points[i], tried[:, None], centers + first, centers + last).any(axis=1)
         if fits.any():
-            hides = np.abs(points - tried[fits][:, None]).max(axis=2) <= side / 2
-            hides[:, i] = False
-            x, y = tried[fits][hides.sum(axis=1).argmin()].tolist()
-            placed[i] = (x, y)
-    return placed
+            hides = np.abs(points - tried[fits][:, None]).max(axis=2) <= half
+            pictured.append(i)
+            centers = np.vstack([centers, tried[fits][hides.sum(axis=1).argmin()]])
+    return {i: (x, y) for i, (x, y) in zip(pictured, centers.tolist(), strict=True)}
+
+
+def _cross(a: Any, b: Any, c: Any, d: Any) -> npt.NDArray[np.bool_]:
+    """Tells whether segments from ``a`` to ``b`` and from ``c`` to ``d`` ``(..., 2)`` cross."""
+
+    def side(p: Any, q: Any, r: Any) -> Any:
+        (x, y), (u, v) = np.moveaxis(q - p, -1, 0), np.moveaxis(r - p, -1, 0)
+        return x * v - y * u
+
+    crossed: npt.NDArray[np.bool_] = (side(a, b, c) * side(a, b, d) < 0) & (side(c, d, a) * side(c, d, b) < 0)
+    return crossed
 
 
 def _limits(points: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

@@ -1,6 +1,7 @@
 """Pictures of feature files: what is computed for them against plain loops, and the files that the commands write."""
 
 import functools
+import itertools
 import os
 
 import numpy as np
@@ -187,7 +188,7 @@ def test_every_class_is_in_the_legend_whatever_its_name(file):
     embedding = embed_rows(file.select(labels=[names[i % 4] for i in range(24)]))
     with drawing():
         figure = draw_embedding(embedding, {}, {}, title="title")
-        texts = [text.get_text() for text in figure.legends[0].get_texts()]
+        texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
         figure.canvas.draw()
     assert sorted(texts) == [" _hidden (5)", "$x^ (6)", "a" * 25 + "... (6)", r"new\nline (6)"]
 
@@ -392,25 +393,47 @@ def test_queries_that_are_no_rows_are_pictured_by_their_text(selection):
 SIDE = 0.085
 
 
+def along(start, end):
+    """Positions on a leader; between two of them less than a hundredth of a picture's side."""
+    return start + np.linspace(0, 1, 301)[:, None] * (end - start)
+
+
 @settings(max_examples=20, deadline=None)
 @given(n=st.integers(0, 200), seed=st.integers(0, 99), spread=st.sampled_from([0.0, 0.01, 0.2]))
-def test_pictures_do_not_overlap_and_lie_within_the_plot_near_their_points(n, seed, spread):
+def test_pictures_hide_no_picture_no_leader_and_not_their_own_point(n, seed, spread):
     points = np.clip(0.5 + spread * np.random.default_rng(seed).standard_normal((n, 2)), 0, 1)
     placed = place_pictures(points, most=30, seed=seed)
     assert placed == place_pictures(points, most=30, seed=seed)
     assert bool(placed) == bool(n)
     assert len(placed) <= 30
-    centres = np.array(list(placed.values())).reshape(-1, 2)
-    assert (np.abs(centres - 0.5) <= 0.5 - SIDE / 2).all()
-    assert (np.abs(points[list(placed)] - centres).max(axis=1, initial=0) <= 1.2 * SIDE).all()
-    apart = np.abs(centres - centres[:, None]).max(axis=2)
-    assert (apart[~np.eye(len(centres), dtype=bool)] >= SIDE).all()
+    starts, centers = points[list(placed)], np.array(list(placed.values())).reshape(-1, 2)
+    assert (np.abs(centers - 0.5) <= 0.5 - SIDE / 2).all()
+    assert (np.abs(starts - centers).max(axis=1, initial=0) <= 2 * SIDE).all()
+    for i, center in enumerate(centers):
+        assert (np.abs(starts - center).max(axis=1) > SIDE / 2).all()
+        for j in {*range(len(centers))} - {i}:
+            assert np.abs(center - centers[j]).max() >= SIDE
+            leader = along(starts[j], centers[j])
+            assert (np.abs(leader - center).max(axis=1) > 0.49 * SIDE).all()
 
 
-def test_a_picture_stands_beside_a_group_and_on_a_point_that_is_alone():
+def test_leaders_do_not_cross():
+    points = np.random.default_rng(0).random((60, 2))
+    placed = place_pictures(points, most=30)
+    lines = [(points[i], np.array(center) - points[i]) for i, center in placed.items()]
+    assert len(lines) > 20
+    for (p, along_p), (q, along_q) in itertools.combinations(lines, 2):
+        # Solves p + s * along_p = q + t * along_q.
+        matrix = np.stack([along_p, -along_q], axis=1)
+        if abs(np.linalg.det(matrix)) > 1e-12:
+            s, t = np.linalg.solve(matrix, q - p)
+            assert not (0 < s < 1 and 0 < t < 1)
+
+
+def test_a_picture_stands_beside_a_group_and_beside_a_point_that_is_alone():
     group = 0.3 + 0.002 * np.random.default_rng(0).standard_normal((50, 2))
     points = np.concatenate([group, [(0.8, 0.8)]])
     placed = place_pictures(points, most=60)
-    assert placed.pop(50) == pytest.approx((0.8, 0.8))
+    assert np.abs(np.subtract(placed[50], (0.8, 0.8))).max() < SIDE
     for center in placed.values():
         assert (np.abs(points - center).max(axis=1) > SIDE / 2).all()
