@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import Any
 
 from sppfeat.analysis.choices import (
@@ -23,7 +24,7 @@ from sppfeat.analysis.show.contact_sheet import ContactSheet, draw_queries, make
 from sppfeat.analysis.show.distributions import Norms, Sizes, measure_norms, measure_sizes
 from sppfeat.analysis.show.embedding import Embedding, choose_pictured, embed_rows
 from sppfeat.analysis.show.thumbnails import Thumbnail, find_row_pictures, read_thumbnails
-from sppfeat.analysis.wording import network_text, reduction_text
+from sppfeat.analysis.wording import reduction_text
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.wording import counted
 from sppfeat.errors import LabelError, StoreError
@@ -79,7 +80,7 @@ class ReportFacts:
     sheet: ContactSheet | None  # None for fewer than two rows
     thumbnails: Mapping[int, Thumbnail]  # of the rows in the embedding and on the sheet, by row
     probe: Probed | None
-    why_no_probe: str  # a sentence; empty if there is a probe
+    why_no_probe: str  # a sentence; empty with a probe, or if none is wanted
     failures: list[FailureGroup]
     seed: int  # of all random draws
 
@@ -157,13 +158,15 @@ def _find_neighbors(embedding: Embedding | None, selection: Selection, *, seed: 
 
 
 def _probe(selection: Selection, *, most: int, seed: int) -> tuple[Probed | None, str]:
-    """Result of a probe and an empty text, or None and the reason."""
+    """Result of a probe and an empty text, or None and the reason; the reason is empty if no probe is wanted."""
     if not most:
-        return None, "It was not asked for."
+        return None, ""
     if not len(selection):
         return None, "There are no descriptors."
-    how = ProbeSettings(seed=seed)
     n_classes = sum(bool(name and n) for name, n in count_labels(selection))
+    if n_classes < 2:
+        return None, "There is only one class." if n_classes else "There are no labels."
+    how = ProbeSettings(seed=seed)
     some = selection
     if most < how.folds * n_classes:  # too few rows per class for all folds
         some = draw_classes(selection, max(2, most // (2 * how.folds)), least=how.folds, seed=seed)
@@ -202,12 +205,11 @@ def describe_provenance(file: FeatureTable) -> list[tuple[str, str]]:
     config, ids = file.config, file.image_id_table
     found = [
         ("file", str(file.path.absolute())),
-        ("made", file.attribute("created")),
-        ("by", f"sppfeat {file.attribute('sppfeat_version')}, schema {file.schema_version}"),
-        ("images under", file.root),
-        ("ids of images", f"as the inputs had them, the first: {os.fsdecode(ids[0])}" if ids else ""),
-        ("network", network_text(config.backbone)),
-        ("file of weights", file.attribute("weights_path")),
+        ("created", _date_text(file.attribute("created"))),
+        ("written by", f"sppfeat {file.attribute('sppfeat_version')}, schema {file.schema_version}"),
+        ("image folder", file.root),
+        ("image ids", f"from the inputs; the first is {os.fsdecode(ids[0])}" if ids else ""),
+        ("weights file", file.attribute("weights_path")),
         ("SHA-256 of weights", config.backbone.weights_sha256),
     ]
     if config.regions is not None:
@@ -220,27 +222,40 @@ def describe_provenance(file: FeatureTable) -> list[tuple[str, str]]:
     if (shard := file.shard) is not None:
         images = _range_text("image", shard.first_image, shard.stop_image)
         rows = _range_text("row", shard.first_row, shard.stop_row)
-        text = f"shard {shard.index} of {shard.count}: {images} of {shard.n_images:,}, {rows} of {shard.n_rows:,}"
-        found.append(("part of a run", text))
+        text = f"{shard.index} of {shard.count}: {images} of {shard.n_images:,}, {rows} of {shard.n_rows:,}"
+        found.append(("shard", text))
     if file.sources is not None:
         n = len(file.sources.files)
-        found.append(("merged of", f"{counted(n, 'file', thousands=',')}, in which the descriptors lie"))
+        found.append(("merged from", f"{counted(n, 'file', thousands=',')}, which hold the descriptors"))
         for i, source in enumerate(file.sources.files[:_MOST_SOURCES]):
             rows = _range_text("row", source.first_row, source.stop_row)
             found.append((f"file {i + 1} of {n}", f"{file.sources.path_of(i)}: {rows}"))
         if n > _MOST_SOURCES:
-            found.append(("and more", f"{n - _MOST_SOURCES:,}; sppfeat info --json names all"))
+            found.append(("more files", f"{n - _MOST_SOURCES:,}; sppfeat info --json lists all"))
     if (reduction := file.reduction) is not None:
         found += [
-            ("reduced", reduction_text(describe_reduction(reduction))),
-            ("fitted on rows", ", ".join(reduction.spec.fit_rows)),
-            ("fitted on the file with fingerprint", reduction.record.source_fingerprint),
+            ("reduction fitted on rows", ", ".join(reduction.spec.fit_rows)),
+            ("fingerprint of the source", reduction.record.source_fingerprint),
             ("fingerprint of the reduction", reduction.fingerprint),
         ]
     found.append(("fingerprint of the settings", file.attribute("fingerprint")))
     return [(name, value) for name, value in found if value]
 
 
+def _date_text(text: str) -> str:
+    """An ISO date as Americans write it, in UTC; other texts as they are.
+
+    Example:
+        >>> _date_text("2026-12-01T15:03:17+00:00")
+        'December 1, 2026, 3:03 PM UTC'
+    """
+    try:
+        date = datetime.fromisoformat(text).astimezone(timezone.utc)
+    except ValueError:
+        return text
+    return f"{date:%B} {date.day}, {date.year}, {date.hour % 12 or 12}:{date:%M %p} UTC"
+
+
 def _range_text(what: str, first: int, stop: int) -> str:
-    """Text of a half-open range, counted from 0: its first and last members."""
-    return f"{what}s {first:,} to {stop - 1:,}" if stop > first else f"no {what}"
+    """First and last members of a half-open range, counted from 0."""
+    return f"{what}s {first:,} to {stop - 1:,}" if stop > first else f"no {what}s"

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 from sppfeat._version import __version__
 from sppfeat.analysis.report.facts import ReportFacts
-from sppfeat.analysis.show.distributions import draw_norms, draw_sizes, norms_text, sizes_text
-from sppfeat.analysis.show.embedding import caption, draw_embedding, mark_classes
+from sppfeat.analysis.rows import classes_of
+from sppfeat.analysis.show.distributions import Norms, Sizes, draw_norms, draw_sizes, norms_text, sizes_text
+from sppfeat.analysis.show.embedding import ClassMark, Embedding, caption, draw_embedding, mark_classes
 from sppfeat.analysis.show.figure import draw_png
 from sppfeat.analysis.show.thumbnails import Thumbnail, encode_jpeg
 from sppfeat.analysis.wording import network_text, rounded
@@ -27,17 +28,22 @@ __all__ = ["check_page_path", "render_page"]
 
 _LONGEST = 1000  # maximum number of letters to show of a text from the file
 _BETWEEN_PARTS = re.compile(r"(?<=[_./-])(?=[^_./-])")
-# Inches, small enough for letters of 7 points to be readable on a phone.
-_EMBEDDING_SIDE = 4.2
-_SIZES_SIDE = 4.0
+_CHART_SIDE = 3.2  # inches, small enough for letters of 7 points to be readable on a phone
 
 
 class _Chart(NamedTuple):
-    """A chart as the data URI of a PNG file with a transparent background, and its size in pixels."""
+    """A chart as the data URI of a PNG file with a transparent background.
 
+    ``text`` describes it for readers who cannot see it; ``width`` and ``height`` are in pixels. ``table`` holds names
+    and formatted values of its axes.
+    """
+
+    caption: str
+    text: str
     uri: str
     width: int
     height: int
+    table: Sequence[tuple[str, Sequence[str]]] = ()
 
 
 def check_page_path(path: Path, *, inputs: Sequence[object], overwrite: bool) -> None:
@@ -74,22 +80,26 @@ def render_page(facts: ReportFacts) -> str:
         "counted": partial(counted, thousands=","),
         "rounded": rounded,
     }
-    embedding = facts.embedding
-    marks = mark_classes(embedding.selection) if embedding and embedding.selection.y is not None else []
     page: str = environment.get_template("page.html").render(
         facts=facts,
         configuration=_configuration(facts.config),
         css=markupsafe.Markup(folder.joinpath("page.css").read_text("utf-8")),
         charts=_draw_charts(facts),
-        legend=marks,
+        marks=_mark_classes(facts.embedding),
         pictures={row: _picture_uri(thumbnail) for row, thumbnail in facts.thumbnails.items()},
         version=__version__,
-        embedding_text=caption(embedding) if embedding else "",
         network_text=network_text,
-        norms_text=norms_text,
-        sizes_text=sizes_text,
+        uniform_norms=_uniform_norms(facts.norms),
     )
     return page
+
+
+def _mark_classes(embedding: Embedding | None) -> dict[str, ClassMark]:
+    """The mark of each class in the embedding; ``""`` is for rows without a class."""
+    if embedding is None:
+        return {}
+    classes = classes_of(embedding.selection)
+    return {classes[i]: mark for mark in mark_classes(embedding.selection) for i in mark.positions.tolist()}
 
 
 def _shown(value: Any) -> Any:
@@ -107,22 +117,46 @@ def _configuration(config: ExtractConfig) -> list[tuple[str, str]]:
 
 
 def _draw_charts(facts: ReportFacts) -> dict[str, list[_Chart]]:
-    """Draws the charts of a report; missing facts give no chart."""
+    """Draws the charts of a report; missing facts, and norms that are all equal, give no chart."""
     charts: dict[str, list[_Chart]] = {"embedding": [], "norms": [], "sizes": []}
     if (embedding := facts.embedding) is not None:
-        shown = facts.pictured, facts.thumbnails
-        charts["embedding"] = [_chart(partial(draw_embedding, embedding, *shown, side=_EMBEDDING_SIDE))]
-    if (norms := facts.norms) is not None and len(norms.values):
-        charts["norms"] = [_chart(partial(draw_norms, norms, [i])) for i in range(len(norms.layers))]
-    sizes = [each for each in facts.sizes if len(each.widths)]
-    charts["sizes"] = [_chart(partial(draw_sizes, each, side=_SIZES_SIDE)) for each in sizes]
+        draw = partial(draw_embedding, embedding, facts.pictured, facts.thumbnails, side=_CHART_SIDE)
+        charts["embedding"].append(_chart(caption(embedding), "{}, as points of a plane", draw))
+    if (norms := facts.norms) is not None:
+        charts["norms"] = [
+            _chart(f"Norms of layer {norms_text(norms, i)}", "Histogram: {}", partial(draw_norms, norms, [i]))
+            for i in range(len(norms.layers))
+            if not norms.is_uniform(i)
+        ]
+    charts["sizes"] = [
+        _chart(
+            sizes_text(sizes), "Width by height of {}", partial(draw_sizes, sizes, side=_CHART_SIDE)
+        )._replace(table=_size_table(sizes))
+        for sizes in facts.sizes
+        if len(sizes.widths)
+    ]
     return charts
 
 
-def _chart(draw: Callable[[], Any]) -> _Chart:
+def _size_table(sizes: Sizes) -> list[tuple[str, list[str]]]:
+    """Smallest and largest width, height and aspect ratio."""
+    ratios = sizes.widths / sizes.heights
+    return [
+        ("width (pixels)", [f"{sizes.widths.min():,.0f}", f"{sizes.widths.max():,.0f}"]),
+        ("height (pixels)", [f"{sizes.heights.min():,.0f}", f"{sizes.heights.max():,.0f}"]),
+        ("aspect ratio (width / height)", [f"{ratios.min():.2f}", f"{ratios.max():.2f}"]),
+    ]
+
+
+def _uniform_norms(norms: Norms | None) -> list[str]:
+    """Descriptions of the layers in which all norms are equal."""
+    return [norms_text(norms, i) for i in range(len(norms.layers)) if norms.is_uniform(i)] if norms else []
+
+
+def _chart(caption: str, text: str, draw: Callable[[], Any]) -> _Chart:
     png = draw_png(draw)
     # Bytes 16 to 23 of a PNG file hold its width and height.
-    return _Chart(_uri("image/png", png), *struct.unpack(">II", png[16:24]))
+    return _Chart(caption, text.format(caption), _uri("image/png", png), *struct.unpack(">II", png[16:24]))
 
 
 def _picture_uri(thumbnail: Thumbnail | None) -> str:

@@ -85,6 +85,11 @@ class Norms:
     n_rows: int
     normalize: str
 
+    def is_uniform(self, layer: int) -> bool:
+        """True if the norms of a layer hardly differ, as after normalization."""
+        values = self.values[:, layer]
+        return not len(values) or bool(np.ptp(values) <= _NARROW * values.max())
+
 
 def show_norms(
     file: StrPath,
@@ -150,7 +155,7 @@ def draw_norms(norms: Norms, layers: Sequence[int], *, has_titles: bool = False)
     """Draws one histogram for each of the numbered layers, one below the other; inside ``drawing``."""
     from matplotlib.ticker import MaxNLocator
 
-    figure = new_figure(5.5 if has_titles else 3.8, 2.5 * len(layers))
+    figure = new_figure(5.5 if has_titles else 3.2, 2.5 * len(layers))
     for axes, layer in zip(figure.subplots(len(layers), 1, squeeze=False)[:, 0], layers, strict=True):
         values = norms.values[:, layer]
         if len(values):
@@ -173,8 +178,8 @@ def norms_text(norms: Norms, layer: int) -> str:
     text = f"{one_line(norms.layers[layer], longest=60)}: {rows}"
     if len(values):
         low, median, high = np.quantile(values, (0, 0.5, 1)).tolist()
-        spread = f"{rounded(low)} to {rounded(high)}, median"
-        text += f", {'all' if high - low <= _NARROW * high else spread} {rounded(median)}"
+        spread = "all" if norms.is_uniform(layer) else f"{rounded(low)} to {rounded(high)}, median"
+        text += f", {spread} {rounded(median)}"
     if norms.n_zero[layer]:
         text += "; " + counted(norms.n_zero[layer], "is", "are", thousands=",") + " zero"
     return text + nonfinite_text(norms.n_nonfinite)

@@ -235,12 +235,12 @@ def draw_embedding(
             inset.imshow(pixels, interpolation="antialiased")
             inset.set(xticks=[], yticks=[])
             inset.spines[:].set(visible=True, color=colors[i], linewidth=1.2)
+    name = _NAMES[embedding.method]
     if embedding.explained is None:
-        name = _NAMES[embedding.method]
         axes.set(xticks=[], yticks=[], xlabel=f"{name} 1 (no scale)", ylabel=f"{name} 2 (no scale)")
     else:
         first, second = (f"{100 * share:.1f} % of the variance" for share in embedding.explained)
-        axes.set(xlabel=f"first principal component: {first}", ylabel=f"second principal component: {second}")
+        axes.set(xlabel=f"{name} 1 ({first})", ylabel=f"{name} 2 ({second})")
     if has_legend:
         beside: Any = {"loc": "upper left", "bbox_to_anchor": (1.02, 1), "borderaxespad": 0}
         handles: Any = axes.legend(**beside).legend_handles

@@ -1,4 +1,4 @@
-"""``sppfeat report``: what it says, that nothing of a file becomes markup, and that the page loads nothing."""
+"""Pages of ``sppfeat report``: their texts and charts, escaped names, and no loading of other files."""
 
 import base64
 import contextlib
@@ -50,7 +50,7 @@ LOADING = ("src", "srcset", "href", "data", "poster", "action", "background", "x
 
 
 class Page(HTMLParser):
-    """What a browser would make of a page: elements, what they refer to, and the text that is shown."""
+    """A page as a browser reads it: its elements with their attributes, and the visible text."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -114,13 +114,21 @@ def test_the_facts_are_those_of_the_file(made):
     assert f"{100 * facts.probe.result.accuracy.mean:.1f} %" in page.text
     assert [part.kind for part in facts.probe.result.ablation] == ["all", "level", "level", "layer", "layer"]
     assert len(facts.sheet.lines) == 8
-    assert "resnet18, untrained, with random values (seed 0), up to layers layer3 and layer4" in page.text
+    assert "resnet18, untrained, with random values (seed 0); layers layer3, layer4." in page.text
     assert dict(facts.provenance)["SHA-256 of weights"] in page.text
     assert "24 images, and what it found in each is one row of 15 numbers" in page.text
-    share = facts.sheet.n_same / facts.sheet.n_judged
-    assert f"nearest rows {100 * share:.1f} % of {facts.sheet.n_judged} shown" in page.text
-    for said in ("The network is untrained", "broken at 7", "23 rows", "Of 24 images, 1 failed"):
-        assert said in page.text
+    sheet = facts.sheet
+    shown, possible = (f"{100 * n / sheet.n_judged:.1f} %" for n in (sheet.n_same, sheet.n_possible))
+    assert f"same-class neighbors {shown} of at most {possible}, in 8 examples" in page.text
+    assert f"{sheet.n_same} of 64 neighbors have the class of their query" in page.text
+    assert f"at random would give {100 * sheet.n_by_chance / 64:.1f} %" in page.text
+    for text in (
+        "The network is untrained",
+        "broken at 7",
+        "images 24 23 done failed 1",
+        "1 of 24 images could not",
+    ):
+        assert text in page.text
 
 
 def test_nothing_of_a_file_becomes_markup(made):
@@ -132,7 +140,7 @@ def test_nothing_of_a_file_becomes_markup(made):
     assert "<script>alert(1)</script>" in "".join(page.shown)  # may be broken in two, after its slash
     assert '<img src="x" onerror="alert(1)">' in page.text
     assert 'A "title" & <b>more</b>' in page.text
-    assert '\\udcff" onerror="x.png' in page.text
+    assert '\\udcff" onerror="x.png' in "".join(page.shown)
     text.encode("utf-8")  # no halves of characters
 
 
@@ -161,7 +169,7 @@ def test_the_page_can_be_read_without_seeing_it(made):
     assert headings[0] == 1
     assert all(b <= a + 1 for a, b in itertools.pairwise(headings))
     assert all(image["alt"] for image in page.of("img"))
-    assert any(re.match(r"Neighbour 1: .*\.png", image["alt"]) for image in page.of("img"))
+    assert any(re.match(r"Neighbor 1: .*\.png", image["alt"]) for image in page.of("img"))
     assert all(header.get("scope") in ("col", "row") for header in page.of("th"))
 
 
@@ -182,24 +190,24 @@ def test_charts_can_be_read_on_light_pages_and_on_dark_ones(made):
             assert contrast(ink, ground) >= 4
 
 
-def test_the_colours_of_letters_can_be_told_from_their_ground(made):
-    """WCAG: 4.5 and more for letters, in both kinds of page."""
+def test_letters_contrast_with_their_ground(made):
+    """The guidelines for web content (WCAG) require a contrast of 4.5, here in light and in dark pages."""
     style = re.search(r"<style>(.*?)</style>", made[2], re.DOTALL)[1]
     roots = re.findall(r":root \{(.*?)\}", style, re.DOTALL)
     assert len(roots) == 2
     for root in roots:
-        colours = dict(re.findall(r"--([\w-]+): (#\w{6})", root))
+        colors = dict(re.findall(r"--([\w-]+): (#\w{6})", root))
         for ink in ("ink", "soft", "accent", "same", "other"):
             for ground in ("page", "card"):
-                assert contrast(colours[ink], colours[ground]) >= 4.5, (ink, ground)
-        assert contrast(colours["ink"], colours["warn"]) >= 4.5
-        assert contrast(colours["ink"], colours["bar"]) >= 4.5
+                assert contrast(colors[ink], colors[ground]) >= 4.5, (ink, ground)
+        assert contrast(colors["ink"], colors["warn"]) >= 4.5
+        assert contrast(colors["ink"], colors["bar"]) >= 4.5
 
 
 def contrast(one: str, other: str) -> float:
     lights = []
-    for colour in (one, other):
-        channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    for color in (one, other):
+        channels = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
         linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
         lights.append(sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True)))
     return (max(lights) + 0.05) / (min(lights) + 0.05)
@@ -228,23 +236,24 @@ def test_wrong_outputs_are_refused(path, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("n", "said"), [(0, "The file has no rows."), (5, "5 of 5 images are pending")])
-def test_a_file_without_descriptors_has_a_page(tmp_path, n, said):
+@pytest.mark.parametrize(("n", "text"), [(0, "The file has no rows."), (5, "0 done, 5 pending")])
+def test_a_file_without_descriptors_has_a_page(tmp_path, n, text):
     facts, page, _ = page_of(new_file(tmp_path / "f.h5", n))
     assert facts.embedding is None
     assert "There are no descriptors." in page.text
-    assert said in page.text
+    assert text in page.text
 
 
 @pytest.mark.slow
 def test_without_images_and_labels_there_is_still_a_page(tmp_path):
     _, page, _ = page_of(pictured_file(tmp_path, 7, images=False, labels=False))
-    for said in ("No labels are known", "has no labels", "no picture", "the first of them: no such file"):
-        assert said in page.text
+    for text in ("There are no labels.", "no image", "cannot be read (no such file)", "shows examples"):
+        assert text in page.text
+    assert "colored by class" not in page.text
 
 
 @pytest.mark.slow
-def test_a_part_of_a_file_is_said_to_be_one(path, tmp_path):
+def test_a_page_says_that_it_covers_only_a_part_of_a_file(path, tmp_path):
     steps = []
     nbytes = sppfeat.report(
         path,
@@ -256,14 +265,14 @@ def test_a_part_of_a_file_is_said_to_be_one(path, tmp_path):
     )
     assert nbytes == (tmp_path / "o.html").stat().st_size
     assert (steps[0], steps[-1]) == ((0, 6, "norms"), (6, 6, ""))
-    text = Page((tmp_path / "o.html").read_text("utf-8")).text
-    for said in (
-        "There is no probe. It was not asked for.",
-        "Only 15 of 23 rows were chosen",
-        "Only 3 of the 15 values",
-        "15 rows of 3 values",
+    shown = Page((tmp_path / "o.html").read_text("utf-8")).text
+    for text in (
+        "This page covers 15 of 23 images.",
+        "This page covers 3 of the 15 values of each image.",
+        "PCA of 15 rows",
     ):
-        assert said in text
+        assert text in shown
+    assert "classifier" not in shown
 
 
 def provenance_of(path):
@@ -271,29 +280,31 @@ def provenance_of(path):
         return dict(describe_provenance(file))
 
 
-def test_it_is_said_which_part_of_a_run_a_file_is_and_which_files_it_is_merged_of(tmp_path):
+def test_provenance_names_the_shard_and_the_files_of_a_merge(tmp_path):
     work = whole_images()
     paths = write_shards(tmp_path, work, (0, 4, 4, 11))
     found = provenance_of(paths[0])
-    assert found["part of a run"] == "shard 1 of 3: images 0 to 3 of 11, rows 0 to 3 of 11"
-    assert found["ids of images"].startswith("as the inputs had them, the first: ")
-    assert provenance_of(paths[1])["part of a run"] == "shard 2 of 3: no image of 11, no row of 11"
+    assert found["shard"] == "1 of 3: images 0 to 3 of 11, rows 0 to 3 of 11"
+    assert found["image ids"].startswith("from the inputs; the first is ")
+    assert provenance_of(paths[1])["shard"] == "2 of 3: no images of 11, no rows of 11"
     merge_shards(tmp_path / "merged.h5", paths)
     found = provenance_of(tmp_path / "merged.h5")
-    assert found["merged of"].endswith(", in which the descriptors lie")
+    assert (
+        found["merged from"] == "2 files, which hold the descriptors"
+    )  # the shard without rows is not needed
     assert f"{paths[2]}: rows 4 to 10" in found.values()
     assert found["file"] == str(tmp_path / "merged.h5")
 
 
-def test_a_reduced_file_says_how_it_was_made_before_and_then(path, tmp_path):
+def test_a_reduced_file_has_the_settings_of_its_source_and_of_the_reduction(path, tmp_path):
     reduced = tmp_path / "r.h5"
     reduce(path, reduced, components=2, whiten=True)
     facts, page, _ = page_of(reduced, most_probed=0)
-    assert "in each bin of the grids 1 x 1, 2 x 2: 15 values." in page.text  # not the two that are left
-    assert "Descriptors are reduced: pca, 15 -> 2 values, whitened; " in page.text
+    assert "in each bin of grids of 1 x 1, 2 x 2: 15 values." in page.text  # not the two that are left
+    assert "one row of 2 numbers (reduced from 15)" in page.text
+    assert "pca, 15 -> 2 values, whitened; " in page.text
     with FeatureFile(path) as file:
-        assert dict(facts.provenance)["fitted on the file with fingerprint"] == file.attribute("fingerprint")
-    assert "The 2 components of the reduction." in page.text
+        assert dict(facts.provenance)["fingerprint of the source"] == file.attribute("fingerprint")
 
 
 def test_failures_are_grouped_by_reason(tmp_path):
@@ -328,8 +339,8 @@ def test_ten_thousand_images_fit_in_five_megabytes(tmp_path):
         ]
     facts, page, text = page_of(path, most=500, most_probed=0)
     assert len(text.encode()) < 5_000_000
-    for said in ("500 of 5,000 rows, drawn at random", "more classes with", "more reasons"):
-        assert said in page.text
+    for text in ("500 of 5,000 rows, drawn at random", "more classes with", "more reasons"):
+        assert text in page.text
     assert len(facts.thumbnails) <= 30 + 8 * 9
 
 
@@ -347,7 +358,7 @@ def test_a_network_is_named_with_its_weights(weights, seed, text):
     assert network_text(spec) == text
 
 
-def test_of_more_classes_than_rows_are_probed_some_are_probed(tmp_path):
+def test_some_classes_are_drawn_if_there_are_too_many_to_probe(tmp_path):
     path = new_file(tmp_path / "f.h5", 240)
     rows = descriptors(240)
     rows[:, :2] += 9 * np.stack([np.arange(240) % 6, np.arange(240) % 6 // 2], axis=1)
@@ -359,7 +370,7 @@ def test_of_more_classes_than_rows_are_probed_some_are_probed(tmp_path):
     assert (probed.result.n_rows, probed.result.n_classes) == (60, 6)
 
 
-def test_settings_are_said_in_words(made):
+def test_settings_are_described_in_words(made):
     base = config()
     boxes = ExtractConfig(
         backbone=base.backbone,
@@ -369,12 +380,12 @@ def test_settings_are_said_in_words(made):
         precision="bf16",
     )
     facts = dataclasses.replace(made[0], config=boxes, embedding=None, norms=None, sizes=(), thumbnails={})
-    text = Page(render_page(facts)).text
-    for said in (
-        "Whole images, as stored, at their own aspect ratio, at short sides of 480, 688 pixels, each box at one",
+    shown = Page(render_page(facts)).text
+    for text in (
+        "as stored (EXIF rotation ignored), aspect ratio kept, at short sides of 480, 688 pixels, each box at one",
         "sides rounded to multiples of 32, large JPEGs decoded at a fraction of their size; averaged with the mirror",
-        "One row per box: multiview, projected to cells by the rule sppnet.",
-        "Values are multiplied by one factor per layer, so that their mean l2 norm is 20.",
+        "multiview, mapped to cells by the rule sppnet.",
+        "Each layer multiplied by one factor, so that its mean l2 norm is 20.",
         "Computed in bf16, stored as float32.",
     ):
-        assert said in text
+        assert text in shown
