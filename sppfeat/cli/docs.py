@@ -51,6 +51,14 @@ def cli_page() -> str:
         *("", "## Exit codes", ""),
         "0: done. 1: error. 2: wrong usage. 3: finished, but some images failed. 130: interrupted; the same command",
         "continues. [Faults](faults.md) explains what to do next.",
+        *("", "## Shell completion", ""),
+        "Shells complete commands, options, values and names of networks once you add a line to their settings:",
+        "",
+        "| shell | line | file |",
+        "|---|---|---|",
+        '| bash 4.4 or newer | `eval "$(_SPPFEAT_COMPLETE=bash_source sppfeat)"` | `~/.bashrc` |',
+        '| zsh | `eval "$(_SPPFEAT_COMPLETE=zsh_source sppfeat)"` | `~/.zshrc`, after `compinit` |',
+        r"| fish | `_SPPFEAT_COMPLETE=fish_source sppfeat \| source` | `~/.config/fish/completions/sppfeat.fish` |",
     ]
     for path, context in commands:
         lines += ["", f"## {path}", "", *_command_lines(path, context)]
