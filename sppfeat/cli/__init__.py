@@ -12,19 +12,29 @@ import os
 import click
 
 from sppfeat._version import __version__
-from sppfeat.cli.command import ENVIRONMENT_PREFIX
+from sppfeat.cli.command import ENVIRONMENT_PREFIX, SHARED_VARIABLES
 from sppfeat.cli.groups import CommandLine
 from sppfeat.config.machine import available_cores, visible_cores
 
 __all__ = ["main"]
 
-# In the order of --help.
-_COMMANDS = "extract info verify merge probe predict search show report export reduce backbones train bench"
-
 
 @click.group(
     cls=CommandLine,
-    names=_COMMANDS.split(),
+    sections={
+        "Extract": "extract backbones",
+        "Inspect": "info verify show report",
+        "Use": "probe predict search export reduce",
+        "Advanced": "merge train bench",
+    },
+    examples=(
+        "sppfeat extract photos -o features.h5  # one descriptor per image",
+        "sppfeat probe features.h5              # accuracy of a linear classifier",
+        "sppfeat search features.h5 query.jpg   # most similar images",
+    ),
+    epilog=f"Variables such as {ENVIRONMENT_PREFIX}_EXTRACT_LEVELS=1,2 set options of one command; "
+    f"{', '.join(SHARED_VARIABLES.values())} set those of all commands. Exit codes: 0 done; 1 error; 2 wrong usage; "
+    "3 finished, but some images failed; 130 interrupted (the same command continues).",
     context_settings={
         "help_option_names": ["-h", "--help"],
         "max_content_width": 100,
@@ -33,11 +43,7 @@ _COMMANDS = "extract info verify merge probe predict search show report export r
 )
 @click.version_option(__version__, prog_name="sppfeat", allow_from_autoenv=False)
 def main() -> None:
-    """CNN features of images and boxes: one forward pass, pooled over a spatial pyramid, in one HDF5 file.
-
-    Exit codes: 0 done; 1 error; 2 wrong usage; 3 finished, but some images failed; 130 interrupted (the
-    same command again continues).
-    """
+    """Extract CNN features of images and boxes, pooled over a spatial pyramid, into one HDF5 file."""
     # Pillow's warnings do not name the file; the status of its row does.
     logging.getLogger("PIL").addHandler(logging.NullHandler())
     # Set before torch is loaded: by default its idle threads spin and take the processor from decoding workers and

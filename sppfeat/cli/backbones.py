@@ -1,4 +1,4 @@
-"""``sppfeat backbones``: the list of networks, the layers of one, and downloads of weights."""
+"""``sppfeat backbones``: lists networks and layers, and downloads weights."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -23,51 +23,47 @@ _FULL_HEADER = ["backbone", "channels", "stride", "dimension", "MB", "default la
 _LAYER_HEADER = ["layer", "channels", "stride", "offset", "map for 224 x 224"]
 
 
-@command(short_help="List the networks, or the layers of one; download weights.")
+@command(
+    examples=(
+        "sppfeat backbones 'resnet*'",
+        "sppfeat backbones resnet50",
+        "sppfeat backbones resnet50 --download",
+    ),
+)
 @click.argument("name", required=False, shell_complete=complete_backbones)
 @option(
     "--levels",
     type=LEVELS,
     metavar="N,N,...",
     default=joined_numbers(DEFAULT_LEVELS),
-    help="Pyramid for the dimension in the list of a pattern.",
+    help="Pyramid levels, for the dimension.",
 )
-@flag("--download", "Download the weights of NAME instead, for machines without internet access.")
+@flag("--download", "Download the weights of NAME for offline use.")
 @option(
-    "--weights",
-    default="DEFAULT",
-    metavar="NAME",
-    help="With --download: name of the weights. DEFAULT is the first in the list.",
+    "--weights", default="DEFAULT", metavar="NAME", help="Weights to download; DEFAULT is the first listed."
 )
 @option(
     "--weights-dir",
     type=click.Path(readable=False),
     metavar="FOLDER",
-    help="With --download: folder for the files. [default: torch's hub cache]",
+    help="Folder for downloaded weights. [default: torch's hub cache]",
 )
 @options.json
 def backbones(
     name: str | None, levels: tuple[int, ...], download: bool, as_json: bool, **source: Any
 ) -> None:
-    """List the networks, or the layers of one; download weights.
+    """List the networks or the layers of one; download weights.
 
-    Without NAME, all networks are listed with the download size and ImageNet accuracy of their default weights,
-    which come first.
+    NAME is a network, whose layers are listed, or a pattern such as 'resnet*'. Without NAME, all networks are listed
+    with default layer, channels, stride (input pixels per cell; none: no boxes), dimension of a descriptor, size of the
+    first weights in MB, and weights. Cell i of a map is centered at input pixel offset + stride * i.
 
-    NAME is a pattern such as 'resnet*', or a network. For a pattern, the list adds the default layer, its channels
-    and stride (input pixels per cell; none: whole images only, no boxes) and the dimension of a descriptor. These
-    are computed from the networks, which takes half a second each. --json without NAME does so for all networks.
-
-    For a network, its layers are listed with channels, stride and offset: cell i is centered at input pixel
-    offset + stride * i.
-
-    --download puts the weights of NAME, or of all networks that match the pattern, into torch's hub cache or
-    --weights-dir, and verifies their checksums. If one download fails, the others are still made, and the exit code
-    is 1.
+    With --download, the weights of NAME or of all networks that match are fetched and their checksums verified. If a
+    download fails, the others go on and the exit code is 1.
     """
     if download:
         if not name:
-            raise click.UsageError("--download needs NAME: a network, or a pattern such as 'resnet*'.")
+            raise click.UsageError("--download needs NAME: a network or a pattern such as 'resnet*'.")
         _download(name, as_json=as_json, **source)
     elif name is None and not as_json:
         _list_networks()

@@ -61,7 +61,7 @@ def _size_option(full: int, quick: int) -> Callable[[Any], Any]:
 
 def _common_options(*, repetitions: int) -> Callable[[Any], Any]:
     """Declares the options that end the list of each command, with its default of ``--repetitions``."""
-    text = "Measurements of each; their median is reported."
+    text = "Number of measurements; the median is reported."
     return together(
         _amount_option(
             "--repeats repetitions",
@@ -73,7 +73,7 @@ def _common_options(*, repetitions: int) -> Callable[[Any], Any]:
         ),
         flag(
             "--quick",
-            "Less of everything: to see that it works, not how fast it is.",
+            "Measure little, only to see that it works.",
             is_eager=True,  # other defaults depend on it
         ),
         options.json,
@@ -86,30 +86,29 @@ _draw_seed_option = option(
     "draw_seed",
     type=int,
     default=0,
-    help="Seed of boxes and synthetic images.",
+    help="Random seed of boxes and synthetic images.",
     former={"--draw-seed": None},
 )
 
 
-@click.group(cls=Group, short_help="Measure on this machine: boxes, pooling, or a run stage by stage.")
+@click.group(
+    cls=Group,
+)
 def bench() -> None:
-    """Measure on this machine, with your network, your images, your device and precision.
+    """Measure speed on this machine: boxes, pooling, or a whole run.
 
-    Contenders take turns (A B C A B C) after one unmeasured pass each; medians are reported, with --json also the
-    fastest and the slowest. Ctrl-C leaves no files behind.
+    Contenders take turns after a warm-up pass; medians are reported, with --json also the fastest and slowest times.
     """
     keep_freed_memory()
 
 
-@bench.command(
-    cls=Command, short_help="Descriptors of many boxes: one run of the image beside a run per box."
-)
+@bench.command(cls=Command)
 @click.argument("image", required=False, shell_complete=complete_files)
 @_amount_option(
     "--max-boxes n_boxes",
     "2000",
     "20",
-    "The most boxes.",
+    "Largest number of boxes.",
     type=click.IntRange(1),
     former={"--boxes-count": None},
 )
@@ -117,7 +116,7 @@ def bench() -> None:
     "--max-crops n_crops",
     "200",
     "5",
-    "The most boxes that are run one by one; time for more is scaled from these, and marked.",
+    "Largest number of boxes run one by one; times of more boxes are extrapolated.",
     type=click.IntRange(1),
     former={"--crops-count": None},
 )
@@ -130,12 +129,11 @@ def bench() -> None:
 @options.device
 @_common_options(repetitions=3)
 def regions(image: str | None, **values: Any) -> None:
-    """Measure descriptors of many boxes: one run of the image beside a run per box, and from how many on it pays.
+    """Compare one forward pass per image (SPP-net) with one per box (R-CNN).
 
-    From the decoded pixels of IMAGE (default: a synthetic photograph of 500 x 375 pixels) to descriptors in memory,
-    for growing numbers of boxes: the image resized and run once, boxes projected and pooled (SPP-net), beside each
-    box cropped, warped to 224 x 224 pixels and run through the same network in batches, and pooled (R-CNN). The
-    boxes' sides are log-uniform.
+    Measures from the decoded pixels of IMAGE (default: a synthetic photograph of 500 x 375 pixels) to descriptors in
+    memory, for growing numbers of boxes with log-uniform sides. SPP-net runs the resized image once and pools the
+    projected boxes. R-CNN warps each box to 224 x 224 pixels and runs the same network on batches of them.
     """
     from sppfeat.bench.regions import bench_regions
 
@@ -144,12 +142,12 @@ def regions(image: str | None, **values: Any) -> None:
         _measure(bench_regions, _regions_text, image, on_download=on_download, **values)
 
 
-@bench.command(cls=Command, short_help="Our pooling of boxes and maps beside torchvision's and torch's.")
+@bench.command(cls=Command)
 @_amount_option(
     "--box-counts counts",
     "1,10,100,300,2000,20000",
     "1,10,50",
-    "Numbers of boxes.",
+    "Numbers of boxes to measure.",
     type=_COUNTS,
     metavar="N,N,...",
     former={"--boxes-counts": None},
@@ -163,7 +161,7 @@ def regions(image: str | None, **values: Any) -> None:
     metavar="HxW",
     former={"--map": None},
 )
-@_amount_option("--channels n_channels", "512", "32", "Of the feature map.", type=click.IntRange(1))
+@_amount_option("--channels n_channels", "512", "32", "Channels of the feature map.", type=click.IntRange(1))
 @options.levels(_POOLING_LEVELS)
 @options.pool
 @option(
@@ -173,17 +171,16 @@ def regions(image: str | None, **values: Any) -> None:
     default=10.0,
     metavar="SECONDS",
     former={"--budget": None},
-    help="What takes longer for a number of boxes is stopped, and has no result there; nothing is repeated for longer.",
+    help="Time limit of each measurement; slower contenders are stopped.",
 )
 @_draw_seed_option
 @options.device
 @_common_options(repetitions=5)
 def pooling(**values: Any) -> None:
-    """Measure our pooling of boxes beside torchvision's, and of whole maps beside torch's.
+    """Compare the pooling of boxes and maps with torchvision and torch.
 
-    Boxes of one float32 feature map: pool_regions beside torchvision's roi_pool and roi_align and a loop over
-    torch's adaptive pooling, and what it takes to write the result at all. Whole maps: spatial_pyramid_pool beside
-    adaptive pooling, level by level.
+    Boxes of a float32 feature map: pool_regions, torchvision's roi_pool and roi_align, a loop over torch's adaptive
+    pooling, and the bare writing of the result. Whole maps: spatial_pyramid_pool and adaptive pooling.
     """
     from sppfeat.bench.pooling import bench_pooling
 
@@ -191,13 +188,13 @@ def pooling(**values: Any) -> None:
     _measure(bench_pooling, _pooling_text, **values)
 
 
-@bench.command(cls=Command, short_help="A run of whole images: each stage, all of it, and what bounds it.")
+@bench.command(cls=Command)
 @click.argument("inputs", nargs=-1, metavar="[INPUT...]", shell_complete=complete_files)
 @_amount_option(
     "--max-images n_images",
     "256",
     "8",
-    "The most images, evenly from all inputs.",
+    "Largest number of images, taken evenly from all inputs.",
     type=click.IntRange(1),
     former={"--images": None},
 )
@@ -212,12 +209,11 @@ def pooling(**values: Any) -> None:
 @options.workers
 @_common_options(repetitions=3)
 def extract(inputs: tuple[str, ...], **values: Any) -> None:
-    """Measure a run of whole images: each stage, all of it, and what bounds it.
+    """Measure a run of whole images stage by stage, and its bottleneck.
 
-    INPUT is what it is for 'sppfeat extract' (default: synthetic photographs). Each stage is measured by itself in
-    this process: read, decode, resize, transfer to the device, backbone, pool, write. Then the whole run, with
-    its own workers, into a temporary file; the bare network on the same batches, decoded already; and the loop that
-    everyone writes: Pillow, one image at a time, float32, adaptive pooling.
+    INPUT is as for 'sppfeat extract' (default: synthetic photographs). Measures each stage alone in this process: read,
+    decode, resize, transfer, backbone, pool, write. Then come the whole run with its workers, the bare network on
+    decoded batches, and a simple loop over images with Pillow and adaptive pooling.
     """
     from sppfeat.bench.runs import bench_extract
 

@@ -21,6 +21,7 @@ SHARED_VARIABLES = {
 _NEXT_RELEASE = "the former name will be removed in the next release"
 _WIDEST_NAMES = 26  # characters; the text of an option with longer names begins on the next line
 _LONGEST_CHOICES = 18
+_NO_BREAK = "\xa0"
 _METAVARS = {"integer": "N", "integer range": "N", "float": "X", "float range": "X", "path": "PATH"}
 
 
@@ -99,11 +100,14 @@ class Option(click.Option):
             default_text = "[required]"
         elif isinstance(default, bool):
             default_text = f"[default: {self.opts[0].strip('-')}]" if default and self.secondary_opts else ""
-        elif isinstance(default, str | int | float) and default != "":
+        elif isinstance(default, float):
+            default_text = f"[default: {default:g}]"
+        elif isinstance(default, str | int) and default != "":
             default_text = f"[default: {default}]"
         else:
             default_text = ""
-        return names, " ".join(filter(None, [self.help, default_text]))
+        text = " ".join(filter(None, [self.help, default_text]))
+        return names, text.replace("[default: ", f"[default:{_NO_BREAK}")
 
     def _placeholder(self) -> str:
         if self.metavar:
@@ -197,6 +201,14 @@ class Command(click.Command):
             if own := [option for option in options if option.group == heading]:
                 yield heading, own
 
+    def get_help(self, ctx: click.Context) -> str:
+        """Formats --help; no line breaks after "default:"."""
+        return super().get_help(ctx).replace(_NO_BREAK, " ")
+
+    def get_short_help_str(self, limit: int = 45) -> str:  # noqa: ARG002
+        """The first sentence of the description."""
+        return " ".join((self.help or "").partition("\n\n")[0].split())
+
     def get_help_option(self, ctx: click.Context) -> click.Option | None:
         """The option --help, which no environment variable sets."""
         return _without_variable(super().get_help_option(ctx))
@@ -206,10 +218,7 @@ class Command(click.Command):
         description, self.help = self.help, (self.help or "").partition("\n\n")[0]
         try:
             super().format_help_text(ctx, formatter)
-            if self.examples:
-                with formatter.section("Examples"):
-                    for line in self.examples:
-                        formatter.write(f"{' ' * formatter.current_indent}{line}\n")
+            _write_lines(formatter, "Examples", self.examples)
             self.help = (description or "").partition("\n\n")[2]
             super().format_help_text(ctx, formatter)
         finally:
@@ -218,39 +227,63 @@ class Command(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes the options under their headings."""
         shows_all = ctx.meta.get(_ALL, False)
+        sections: list[tuple[str, list[tuple[str, str]]]] = []
         n_left_out = 0
         for heading, options in self.grouped_options():
             shown = [option for option in options if shows_all or not option.is_rare]
             n_left_out += len(options) - len(shown)
-            _write_options(formatter, heading, shown, ctx)
+            sections.append((heading, _records(shown, ctx)))
         others = [option for option in self.get_params(ctx) if not isinstance(option, Option)]
-        _write_options(formatter, "Help", others, ctx)
+        help_records = _records(others, ctx)
         if n_left_out:
-            formatter.write(f"\n{n_left_out} more options: {ctx.command_path} --help-all\n")
+            help_records[0] = (help_records[0][0], f"Show {n_left_out} more options and exit.")
+        sections.append(("Help", help_records))
+        lengths = [len(names) for _, records in sections for names, _ in records]
+        width = max(length for length in lengths if length <= _WIDEST_NAMES)
+        for heading, records in sections:
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl([(names.ljust(width), text) for names, text in records], col_max=width)
 
 
 class Group(click.Group):
-    """A group of commands in the order of their definition, some under former names; ``help`` is --help, too.
+    """A group of commands, listed under headings; some have former names. ``help NAME`` stands for ``NAME --help``.
 
-    Attributes:
-        former: earlier names of commands and the names that they have now; --help and shell completion leave them out.
+    Args:
+        former: earlier names of commands and their present names; --help and shell completion leave them out.
+        sections: headings, each with its commands; None lists all commands in the order of their definition.
+        examples: command lines with comments, under "Quick start".
+        **settings: see ``click.Group``.
     """
 
-    def __init__(self, *args: Any, former: Mapping[str, str] | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        former: Mapping[str, str] | None = None,
+        sections: Mapping[str, str] | None = None,
+        examples: Sequence[str] = (),
+        **settings: Any,
+    ) -> None:
         super().__init__(*args, **settings)
         self.former = dict(former or {})
+        self.sections = {heading: names.split() for heading, names in (sections or {}).items()}
+        self.examples = tuple(examples)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        """Names of all commands."""
-        return list(self.commands)
+        """Names of all commands in the order of --help."""
+        return [name for names in self.sections.values() for name in names] or list(self.commands)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command with a name or a former name; None if there is no such command."""
+        """The command with a name or a former name; None if no command has it."""
         name = self.former.get(cmd_name, cmd_name)
         if name != cmd_name and not ctx.resilient_parsing:
             path = ctx.command_path
             say(f"note: '{path} {cmd_name}' is now '{path} {name}'; {_NEXT_RELEASE}")
         return super().get_command(ctx, name)
+
+    def get_short_help_str(self, limit: int = 45) -> str:  # noqa: ARG002
+        """The first sentence of the description."""
+        return " ".join((self.help or "").partition("\n\n")[0].split())
 
     def get_help_option(self, ctx: click.Context) -> click.Option | None:
         """The option --help, which no environment variable sets."""
@@ -259,6 +292,19 @@ class Group(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parses arguments; ``help NAME`` stands for ``NAME --help``."""
         return super().parse_args(ctx, [*args[1:], "--help"] if args[:1] == ["help"] else args)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the quick start, the commands under their headings, and the options."""
+        _write_lines(formatter, "Quick start", self.examples)
+        records: dict[str, list[tuple[str, str]]] = {}
+        for heading, names in (self.sections or {"Commands": self.list_commands(ctx)}).items():
+            commands = ((name, self.get_command(ctx, name)) for name in names)
+            records[heading] = [(name, found.get_short_help_str()) for name, found in commands if found]
+        records["Options"] = _records(self.get_params(ctx), ctx)
+        width = max(len(names) for section in records.values() for names, _ in section)
+        for heading, section in records.items():
+            with formatter.section(heading):
+                formatter.write_dl([(names.ljust(width), text) for names, text in section])
 
 
 def command(**settings: Any) -> Callable[[Callable[..., Any]], Command]:
@@ -282,12 +328,15 @@ def _without_variable(option: click.Option | None) -> click.Option | None:
     return option
 
 
-def _write_options(
-    formatter: click.HelpFormatter, heading: str, options: Sequence[click.Parameter], ctx: click.Context
-) -> None:
-    if records := [record for option in options if (record := option.get_help_record(ctx))]:
+def _records(options: Sequence[click.Parameter], ctx: click.Context) -> list[tuple[str, str]]:
+    records = (option.get_help_record(ctx) for option in options if isinstance(option, click.Option))
+    return [record for record in records if record]
+
+
+def _write_lines(formatter: click.HelpFormatter, heading: str, lines: Sequence[str]) -> None:
+    if lines:
         with formatter.section(heading):
-            formatter.write_dl(records, col_max=_WIDEST_NAMES)
+            formatter.write("".join(f"{' ' * formatter.current_indent}{line}\n" for line in lines))
 
 
 def _snake(name: str) -> str:

@@ -22,27 +22,39 @@ if TYPE_CHECKING:
 __all__ = ["export"]
 
 
-@command(short_help="Write features as NumPy, Parquet, LIBSVM, MATLAB or CSV files.")
+@command(
+    examples=(
+        "sppfeat export features.h5 -o features.npz",
+        "sppfeat export features.h5 -o - --format csv --rows 'label=cat'",
+    ),
+    groups={
+        "Output": "--output --format --dtype --overwrite --json --quiet",
+        "Rows and labels": "--rows --levels --layer --labels --classes-from --encoding",
+    },
+    rare="--encoding",
+)
 @options.feature_file()
 @option(
     "-o",
     "--output",
     required=True,
     type=click.Path(),
-    metavar="OUT|-",
-    help="The file, with the suffix of a format: .npz .npy .parquet .svm .mat .csv .tsv .csv.gz; - for standard "
-    "output, with --format csv, tsv or svmlight.",
+    metavar="FILE|-",
+    help="File to write: .npz, .npy, .parquet, .svm, .mat, .csv, .tsv or .csv.gz; - is standard output (csv, tsv, "
+    "svmlight).",
 )
 @option(
     "--format",
     "export_format",
     type=click.Choice(EXPORT_FORMATS),
-    help="[default: by the suffix of the output]",
+    metavar="FORMAT",
+    help=f"Format: {', '.join(EXPORT_FORMATS[:-1])} or {EXPORT_FORMATS[-1]}. [default: by suffix]",
 )
 @option(
     "--dtype",
     type=click.Choice(EXPORT_DTYPES),
-    help="Of the numbers. [default: as in the file; float32 for float16 in parquet, mat]",
+    metavar="TYPE",
+    help="Data type: float32, float16 or float64. [default: as in the file; in parquet and mat at least float32]",
 )
 @options.selection
 @option(
@@ -50,26 +62,25 @@ __all__ = ["export"]
     "like",
     type=click.Path(),
     metavar="FEATURES",
-    help="Number the classes as this feature file does. [default: as FILE does]",
+    help="Number the classes as in this feature file.",
 )
 @options.overwrite
 @options.json
 @options.quiet
 def export(file: Path, output: str, as_json: bool, quiet: bool, **values: Any) -> None:
-    """Write features of FILE in a format of others, with row numbers, paths, labels and boxes.
+    """Write features as NumPy, Parquet, LIBSVM, MATLAB or CSV files.
 
-    Rows keep their order. Only those that have a descriptor are written, unless --rows status=any asks for all:
-    those without hold NaN. Rows are written a block at a time: memory does not depend on their number, but for
-    100 to 200 bytes for each, paths and texts of boxes. The output appears when it is complete.
+    The output has row numbers, paths, labels and boxes beside the features, in the order of the file. Rows without
+    descriptor are skipped; --rows status=any writes them as NaN. Files of any size are exported in little memory.
     """
     is_stream = output == "-"
     if is_stream and as_json:
-        raise ConfigError("--json prints to standard output, where -o - writes the features")
+        raise ConfigError("--json and -o - both write to standard output; give -o a file")
     with Bar("writing", 0, unit="row", shown=not quiet) as bar:
         target = standard_output() if is_stream else output
         result = sppfeat.export(file, target, on_progress=bar.move_to, **values)
     if not result.rows:
-        say("note: no row that has a descriptor is selected: the output will have none")
+        say("note: no row with a descriptor is selected; the output is empty")
     if as_json:
         found = dataclasses.asdict(result)
         print_json({name: found[name] for name in found if name not in ("stored_dtype", "unknown_names")})
@@ -86,6 +97,6 @@ def _text(result: "ExportResult", *, wanted: str | None) -> str:
     n = result.rows_without_descriptor
     if n:
         lines.append(
-            f"note: {counted(n, 'row has no descriptor: it holds NaN', 'rows have no descriptor: they hold NaN')}"
+            f"note: {counted(n, 'row has no descriptor and holds NaN', 'rows have no descriptor and hold NaN')}"
         )
     return "\n".join([*lines, *result.paths])

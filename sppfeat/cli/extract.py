@@ -38,34 +38,75 @@ if TYPE_CHECKING:
 __all__ = ["extract"]
 
 
-@command(short_help="Write the descriptors of images, or of boxes in them, to an HDF5 file.")
+_GROUPS = {
+    "Inputs and labels": "--labels --exclude --include --encoding",
+    "Output and resume": "--output --overwrite --update --retry-failed --dry-run --add-new --update-changed",
+    "Network": "--backbone --weights --layer --weights-dir --seed --mean --std --head",
+    "Input size": "--size --max-pixels --round-to --decode --exif --flip",
+    "Pyramid": "--levels --pool --normalize --normalize-from --dtype --allow-nonfinite",
+    "Boxes": "--boxes --box-style --scales --box-format --box-label --box-names --box-images --box-categories "
+    "--box-coords --box-units --box-origin --box-ends --box-order --projection --margin --drop-duplicates",
+    "Running": "--device --precision --batch-size --workers --json --verbose --quiet --compile "
+    " --fail-fast --max-decode-pixels --headers --scratch",
+    "Splitting": "--shard --shard-size --shared",
+    "Ray": "--engine --ray-address --actors --gpus-per-actor --cpus-per-actor --copy",
+}
+_RARE = (
+    "--max-pixels --scales --encoding --include --add-new --update-changed --weights-dir --seed --mean "
+    "--std --head --round-to --decode --exif --flip --normalize-from --dtype --allow-nonfinite "
+    "--box-format --box-label --box-names --box-images --box-categories --box-coords --box-units "
+    "--box-origin --box-ends --box-order --projection --margin --drop-duplicates --compile --fail-fast "
+    "--max-decode-pixels --headers --scratch --shard-size --shared --ray-address --actors "
+    "--gpus-per-actor --cpus-per-actor --copy"
+)
+
+
+@command(
+    examples=(
+        "sppfeat extract photos -o features.h5",
+        "sppfeat extract photos -o features.h5 --backbone resnet50 --normalize l2",
+        "sppfeat extract photos -o regions.h5 --boxes annotations.json",
+        "sppfeat extract photos -o 'part-{shard}.h5' --shard 1/8",
+    ),
+    groups=_GROUPS,
+    rare=_RARE,
+)
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", shell_complete=complete_files)
-@options.output("The HDF5 file to write or continue.")
+@options.output("HDF5 file to write or continue.")
 @option(
     "--labels",
     type=click.Choice(["auto", "folder", "parent", "none"]),
     default="auto",
-    help="Class labels. auto: the first-level folders, or those below train, val and test, if all images lie in two or "
-    "more; folder: the first-level folders in any case; parent: the folder of each image; none: no labels.",
+    metavar="SOURCE",
+    help="Class labels: auto, folder (top level), parent (of each image) or none.",
 )
 @options.encoding("text tables, lists and box files")
 @path_options
 @options.backbone
 @option("--head", help="Run the network's fully connected layers on each pooled region (vgg*, alexnet).")
-@option("--mean", type=CHANNELS, help="Mean of the network input, 0..1. [default: of the weights]")
-@option("--std", type=CHANNELS, help="Standard deviation of the network input. [default: of the weights]")
+@option(
+    "--mean",
+    type=CHANNELS,
+    metavar="R,G,B",
+    help="Mean of the network input, 0 to 1. [default: of the weights]",
+)
+@option(
+    "--std",
+    type=CHANNELS,
+    metavar="R,G,B",
+    help="Standard deviation of the network input. [default: of the weights]",
+)
 @options.size(f"{DEFAULT_SIZE}; {DEFAULT_BOX_SIZE} with --boxes")
 @setting(
     InputSpec,
     "max_pixels",
-    "Larger network inputs are scaled down to this many pixels.",
+    "Scale larger network inputs down to this many pixels.",
     type=click.IntRange(1),
 )
 @setting(
     InputSpec,
     "round_to",
-    "Round both sides of the network input to multiples of K pixels, so that images of many sizes share few "
-    "input shapes; 1: not.",
+    "Round both sides of the network input to multiples of K, so that images share input shapes.",
     type=click.IntRange(1, MAX_ROUND_TO),
     metavar="K",
 )
@@ -73,73 +114,60 @@ __all__ = ["extract"]
 @setting(
     InputSpec,
     "decode",
-    "fast: JPEGs at least twice as large as their network input are decoded at 1/2, 1/4 or 1/8 of their size, "
-    "which moves their descriptors by 2 to 15 %.",
+    "Decoding of JPEGs: fast reads large ones at 1/2, 1/4 or 1/8 size, which changes descriptors by 2 to 15 %.",
 )
-@flag("--flip", "Average with the descriptor of the mirror image.")
-@options.levels(DEFAULT_LEVELS, note="; with --head what it takes")
+@flag("--flip", "Average the descriptors of the image and its mirror image.")
+@options.levels(DEFAULT_LEVELS)
 @options.pool
 @option(
     "--normalize",
-    metavar=f"{'|'.join(NORMALIZATIONS)}|meannorm:NORM",
+    metavar="METHOD",
     default=DescriptorSpec.normalize,
-    help="Scaling, per layer; power is signed square root, then l2; meannorm one factor for all rows.",
+    help=f"Scaling of each layer: {', '.join(NORMALIZATIONS)} or meannorm:NORM.",
 )
-@path("--normalize-from", "FILE", "Scale as a feature file made with meannorm was scaled.")
+@path("--normalize-from", "FILE", "Scale as in this feature file, made with meannorm.")
 @box_options
-@options.dtype("Of the stored descriptors.")
+@options.dtype("Data type of the stored features.")
 @options.precision
 @options.device
 @options.batch_size
 @options.workers
-@flag("--compile", "Compile the network first (minutes; needs a C++ compiler): for long runs.")
+@flag("--compile", "Compile the network first; takes minutes and a C++ compiler, for long runs.")
 @setting(
     RunOptions,
     "max_decode_pixels",
-    "Larger images fail, undecoded; raise it for huge TIFFs.",
+    "Refuse images with more pixels, as decompression bombs; raise it for huge TIFFs.",
     type=click.IntRange(1),
 )
-@flag("--allow-nonfinite", "Keep descriptors with NaN or infinities; otherwise their image fails.")
-@flag("--fail-fast", "Stop at the first image that fails; the same command again begins with it.")
-@flag("--overwrite", "Start anew; an existing output is replaced once the new one is complete.")
-@flag("--retry-failed", "Try failed images of an existing output again.")
-@flag("--update", "Bring an existing output up to date: add new inputs, and run changed images again.")
-@flag("--update-changed", "Run images again whose files have changed since they were extracted.")
-@flag("--add-new", "Add inputs that an existing output does not have.")
+@flag("--allow-nonfinite", "Keep descriptors with NaN or infinities, whose images fail otherwise.")
+@flag("--fail-fast", "Stop at the first image that fails; the next run begins with it.")
+@flag("--overwrite", "Start over and replace an existing output.")
+@flag("--retry-failed", "Retry the failed images of the output.")
+@flag("--update", "Add new inputs and rerun changed images.")
+@flag("--update-changed", "Rerun images whose files changed since they were extracted.")
+@flag("--add-new", "Add inputs that the output lacks.")
 @shard_options
 @setting(
     Request,
     "headers",
-    "Read all image headers before the first image is run, or those of some thousand images at a time; auto: "
-    "first for up to 50,000 files in folders.",
+    "Read all image headers first, or in windows of some thousand images; auto: first for up to 50,000 files.",
+    metavar="WHEN",
 )
 @path(
     "--scratch",
     "FOLDER",
-    "Where images that have to be fetched lie while they are needed, and remote outputs until they are complete. "
-    "[default: the system's folder for temporary files; the user's cache folder]",
+    "Folder for downloaded images and incomplete remote outputs. [default: system temporary folder; user cache]",
 )
 @ray_options
-@flag("--dry-run", "Print the plan and stop.")
+@flag("--dry-run", "Print the plan and exit.")
 @options.json
 @options.verbosity
 def extract(**values: Any) -> None:
-    """Write the descriptors of images, or of boxes in them, to an HDF5 file.
+    """Write descriptors of images, or of boxes in them, to an HDF5 file.
 
-    INPUT is a folder (searched recursively), an image file, an archive (.tar, .zip; read in place), a table of images
-    (.csv, .tsv, .jsonl, .parquet; a Hugging Face dataset, too), a URL (s3://..., https://...), @FILE (a list of these,
-    one per line or separated by NUL), or - (such a list on standard input). A folder without images stands for the
-    archives and Parquet files in it. Rows come in the order of the inputs, inside a folder in natural order (img2
-    before img10).
-
-    With --boxes there is one row per box instead of one per image, pooled from one run of the image: image by
-    image, in the order of the box file. A box without area in its image keeps its row, as NaN.
-
-    If the output exists and was made with the same settings, it is continued: images that are done stay.
-
-    \b
-    Every option can be set in the environment: SPPFEAT_EXTRACT_LEVELS=1,2 is --levels 1,2.
-    Exit codes: 0 done; 1 error; 2 wrong usage; 3 finished, but some images failed; 130 interrupted.
+    INPUT is a folder, an image, an archive (.tar, .zip), a table of images (.csv, .tsv, .jsonl, .parquet), a URL
+    (s3://..., https://...), @FILE (a list of inputs) or - (a list on standard input). The same command continues an
+    interrupted run.
     """
     with stop_on_signals() as stop:
         try:

@@ -1,4 +1,4 @@
-"""Options of ``sppfeat extract`` alone: patterns of paths, boxes, shards, and actors on a Ray cluster."""
+"""Options of ``sppfeat extract`` alone: path patterns, boxes, shards, and Ray actors."""
 
 import re
 
@@ -7,7 +7,7 @@ import click
 from sppfeat.cli.options import NumberRange, Parsed, complete_files, count, flag, option, setting, together
 from sppfeat.cli.output import joined_numbers
 from sppfeat.config.distribution import parse_shard
-from sppfeat.config.regions import BOX_FORMATS, BOX_ORIGINS, MULTIVIEW_SCALES, RegionSpec
+from sppfeat.config.regions import BOX_FORMATS, BOX_ORIGINS, BOX_STYLES, MULTIVIEW_SCALES, RegionSpec
 
 __all__ = ["CHANNELS", "box_options", "path_options", "ray_options", "shard_options"]
 
@@ -18,7 +18,7 @@ def _nbytes(text: str) -> int:
     """Parses a number of bytes from a text such as ``2GB``."""
     match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([KMGT]?)(I?)B?", text.strip().upper())
     if match is None or (match[3] and not match[2]):
-        raise ValueError(f"{text!r} is no size; allowed: bytes, such as 500MB, 2GB or 1GiB")
+        raise ValueError(f"{text!r} is not a size; allowed: bytes, such as 500MB, 2GB or 1GiB")
     unit = _UNITS[match[2]]
     return int(float(match[1]) * (1024 ** (list(_UNITS).index(match[2])) if match[3] else unit))
 
@@ -40,139 +40,147 @@ path_options = together(
         "--exclude",
         multiple=True,
         metavar="GLOB",
-        help="Leave out files and folders below the inputs that match, as in .gitignore: thumbs, '*.png', 'cat/**'.",
+        help="Skip matching paths, as in .gitignore; repeatable.",
     ),
     option(
         "--include",
         multiple=True,
         metavar="GLOB",
-        help="Take only files that match, or that lie in a folder that does. --exclude comes first.",
+        help="Use only matching paths; --exclude wins; repeatable.",
     ),
 )
 
-# Boxes of images, in place of whole ones.
+# Boxes of images, in place of whole images.
 box_options = together(
     option(
         "--boxes",
         shell_complete=complete_files,
-        metavar="FILE|grid:RxC[:OVERLAP]|multiview",
-        help="One row per box: of an annotation file or folder, of a grid over each image, or the paper's views.",
+        metavar="SOURCE",
+        help="Boxes to describe: an annotation file or folder, grid:ROWSxCOLS or multiview.",
     ),
-    option("--box-format", type=click.Choice(BOX_FORMATS), help="Of the box file. [default: recognised]"),
+    option(
+        "--box-style",
+        type=click.Choice(list(BOX_STYLES)),
+        metavar="STYLE",
+        help=f"Box coordinates as in {', '.join(list(BOX_STYLES)[:-1])} or {list(BOX_STYLES)[-1]}. "
+        "[default: by file format]",
+    ),
+    option(
+        "--box-format",
+        type=click.Choice(BOX_FORMATS),
+        metavar="FORMAT",
+        help=f"Format of the box file: {', '.join(BOX_FORMATS[:-1])} or {BOX_FORMATS[-1]}. [default: recognized]",
+    ),
     option(
         "--box-label",
         metavar="NAME",
-        help="Column, key or region attribute that names the class. [default: label, class or category]",
+        help="Column, key or attribute of the box file that holds the class. [default: label, class or category]",
     ),
     option(
         "--box-names",
-        help="Name of an image that counts: inside an annotation (<filename>, imagePath), or that of its file. "
-        "[default: the file's, where it is that of an input]",
+        metavar="SOURCE",
+        help="Image names of annotations: inside (<filename>, imagePath) or file (name of the annotation file). "
+        "[default: file if it matches an input]",
     ),
     option(
         "--box-images",
         shell_complete=complete_files,
-        metavar="INSTANCES.json",
-        help="COCO instances that name the image ids of a results file.",
+        metavar="JSON",
+        help="COCO instances file with the images of a results file.",
     ),
     option(
         "--box-categories",
         shell_complete=complete_files,
-        metavar="INSTANCES.json",
-        help="COCO instances that name the category ids of a results file.",
+        metavar="JSON",
+        help="COCO instances file with the categories of a results file.",
     ),
     option(
         "--box-coords",
-        help="What its four numbers are: two corners, corner and size, centre and size. [default: of the format]",
+        metavar="COORDS",
+        help="Numbers of a box: xyxy (corners), xywh (corner, size) or cxcywh (center, size); overrides --box-style.",
     ),
     option(
-        "--box-units", help="Pixels, or fractions or percent of width and height. [default: of the format]"
+        "--box-units",
+        metavar="UNITS",
+        help="Units: absolute (pixels), normalized (0 to 1) or percent; overrides --box-style.",
     ),
     option(
         "--box-origin",
         type=click.Choice([str(origin) for origin in BOX_ORIGINS]),
-        help="Number of the first pixel. [default: of the format]",
+        help="Pixel index convention: 0-based or 1-based; overrides --box-style.",
     ),
     option(
         "--box-ends",
-        help="Whether x1 is the edge behind the last pixel, or that pixel. [default: of the format]",
+        metavar="ENDS",
+        help="Position x1,y1: edges (exclusive) or inclusive (last pixel itself); overrides --box-style.",
     ),
-    option("--box-order", help="xy, or yx where y comes first in each pair. [default: xy]"),
+    option("--box-order", help="Order of each pair of numbers; overrides --box-style."),
     option(
         "--scales",
         type=_SCALES,
         metavar="PIXELS,...",
-        help="Short sides; each box is pooled from the one at which it is nearest to 224 x 224. [default: --size; "
-        f"for multiview {joined_numbers(MULTIVIEW_SCALES)}]",
+        help="Short sides; each box is pooled at the scale that brings it closest to 224 x 224. [default: --size; "
+        f"multiview: {joined_numbers(MULTIVIEW_SCALES)}]",
     ),
     setting(
         RegionSpec,
         "projection",
-        "How boxes become cells: as the released code, appendix A of the paper, or Fast R-CNN.",
+        "Mapping of boxes to feature-map cells: SPP-net code, SPP-net paper (App. A) or Fast R-CNN RoI pooling.",
+        metavar="RULE",
     ),
     option(
         "--margin",
         type=float,
         default=RegionSpec.margin,
         metavar="PIXELS",
-        help="Network-input pixels by which each box is tightened on each side, or widened if negative (sppnet only).",
+        help="Shrink boxes on each side by this many network-input pixels; negative values grow them (sppnet only).",
     ),
     flag(
         "--drop-duplicates",
-        "Boxes of an image that fall on the same region become one row, which keeps what was said of the first; "
-        "/box_row leads from each box to its row.",
+        "Write one row for boxes of an image that cover the same cells; /box_row maps each input box to its row.",
     ),
 )
-
 
 shard_options = together(
     option(
         "--shard",
         type=_SHARD,
-        metavar="I/N",
-        help="Do only the I-th of N parts of the work (1/N to N/N), into a file of its own for 'sppfeat merge': "
-        "{shard} in the name of the output stands for its number. auto: as torchrun or srun says.",
+        metavar="I/N|auto",
+        help="Extract the I-th of N shards for 'sppfeat merge'; auto: rank of torchrun or srun.",
     ),
-    flag(
-        "--shared",
-        "With --shard: into its rows of one output, which other processes of this machine fill at the same time.",
-    ),
+    flag("--shared", "Write all shards into one output, which processes of this machine fill together."),
     option(
         "--shard-size",
         type=_NBYTES,
         metavar="SIZE",
-        help="Write all shards, one after the other, of at most so many bytes of descriptors each, such as 2GB; "
-        "{shard} in the name of the output stands for their numbers.",
+        help="Write all shards in turn, each with at most this many bytes of descriptors, such as 2GB.",
     ),
 )
 
 ray_options = together(
-    option("--engine", default="local", help="Who does the work: this process, or actors on a Ray cluster."),
+    option("--engine", default="local", help="Run locally or on a Ray cluster."),
     option(
         "--ray-address",
         metavar="ADDRESS",
-        help="Of a running cluster: HOST:PORT, or auto for the one of this machine. [default: RAY_ADDRESS; without "
-        "that a Ray on this machine, for this run]",
+        help="Running cluster: HOST:PORT, or auto for one on this machine. [default: RAY_ADDRESS, or a new local Ray]",
     ),
     count(
         "--actors",
-        "Processes with a network each. [default: one for each GPU of the cluster, else for up to 8 cores]",
+        "Number of actors, each with its own network. [default: one per GPU, or one per 8 cores]",
         metavar="N",
     ),
     option(
         "--gpus-per-actor",
         type=NumberRange(0, 1),
         metavar="FRACTION",
-        help="0.5: two actors share a GPU. [default: 1 if the cluster has any]",
+        help="GPU share of each actor; 0.5 puts two on one GPU. [default: 1 if the cluster has GPUs]",
     ),
     count(
-        "--cpus-per-actor",
-        "Cores of each actor, for its network and for decoding. [default: up to 8, as there are]",
-        metavar="N",
+        "--cpus-per-actor", "Cores of each actor, for network and decoding. [default: up to 8]", metavar="N"
     ),
     flag(
         "--copy",
-        "Copy the descriptors of the actors' part files into the output, which otherwise refers to these files.",
+        "Copy the descriptors into the output, which otherwise refers to the actors' part files.",
         former={"--merge": {"virtual": False, "copy": True}},
     ),
 )

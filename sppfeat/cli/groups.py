@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -44,22 +44,12 @@ def leave(code: int) -> NoReturn:
 class CommandLine(Group):
     """The group of all commands: imports a command when it is needed, and turns errors and signals into exit codes.
 
-    Args:
-        names: the commands, in the order of --help; each is a function and a module of this package with its name.
-        **settings: see ``click.Group``.
+    Each command of its sections is a function in a module of this package, both with the command's name.
     """
 
-    def __init__(self, *, names: Sequence[str], **settings: Any) -> None:
-        super().__init__(**settings)
-        self._names = names
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        """Names of all commands."""
-        return list(self._names)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        """Imports the command with a name; None if there is no such command."""
-        if cmd_name not in self._names:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Imports the command with a name; None if no command has it."""
+        if cmd_name not in self.list_commands(ctx):
             return None
         command: click.Command = getattr(importlib.import_module(f"sppfeat.cli.{cmd_name}"), cmd_name)
         return command

@@ -18,13 +18,13 @@ __all__ = ["info"]
 _SHOWN = 10
 
 
-@command(short_help="Say what is in a feature file.")
+@command()
 @options.feature_file()
 @options.json
 def info(file: Path, as_json: bool) -> None:
-    """Say what is in a feature file: images, rows, columns, settings, failures.
+    """Summarize a feature file: images, labels, settings, failures.
 
-    Works while another process is writing the file.
+    The file may be incomplete: another process may be writing it.
     """
     found = sppfeat.info(file)
     print_json_or_text(found, _text(found), as_json=as_json)

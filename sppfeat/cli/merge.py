@@ -1,4 +1,4 @@
-"""``sppfeat merge``: makes one feature file from the shards of an extraction."""
+"""``sppfeat merge``: joins the shards of an extraction into one feature file."""
 
 import dataclasses
 import os
@@ -24,25 +24,24 @@ __all__ = ["merge"]
 _PHASE_LABELS = {"check": "checking shards", "join": "joining shards", "copy": "copying rows"}
 
 
-@command(short_help="Make one feature file of all shards of an extraction.")
+@command()
 @click.argument("output", type=click.Path(path_type=Path))
 @click.argument("shards", nargs=-1, required=True)
-@flag("--copy", "Copy the descriptors: the merged file then needs the shards no more.")
+@flag("--copy", "Copy the descriptors, so that the shards are no longer needed.")
 @options.overwrite
 @options.json
 @options.quiet
 def merge(output: Path, shards: tuple[str, ...], as_json: bool, quiet: bool, **values: Any) -> None:
-    """Make one feature file of the files that 'sppfeat extract --shard' wrote: OUTPUT of all SHARDS, in any order.
+    """Join the shards of a distributed extraction into one file.
 
-    It has every image and row of the extraction, in the order of one that was not cut. Its descriptors stay where they
-    are: /features is a virtual HDF5 dataset, which other programs read as any other, as long as the shards stay as they
-    are. Shards in OUTPUT's folder, below it or beside it can be moved together with it. --copy writes a file of its
-    own, the very one that a single run would have written; OUTPUT can then be a URL, too.
+    OUTPUT holds every image and row of the SHARDS of 'sppfeat extract --shard', in the order of a single run. SHARDS
+    are files in any order, @LIST (a text file with one name per line) or - (such a list on standard input).
 
-    SHARDS are files, or @LIST for a text file that names one a line, or - for such a list on standard input.
+    The descriptors stay in the shards: /features is a virtual HDF5 dataset, which other programs read like any other.
+    Keep the shards unchanged. Shards in or near the folder of OUTPUT can be moved together with it. With --copy, OUTPUT
+    is the very file that a single run writes; it may be a URL.
 
-    What does not belong together is refused: shards that are missing, overlap, are incomplete or being written, or have
-    other settings, inputs or weights.
+    Shards are refused if they overlap, are missing, incomplete or in use, or differ in settings, inputs or weights.
     """
     with Bar("merging", 0, unit="", shown=not quiet) as bar:
         found = sppfeat.merge(
@@ -58,7 +57,7 @@ def merge(output: Path, shards: tuple[str, ...], as_json: bool, quiet: bool, **v
 
 
 def _named(shards: Iterable[str]) -> Iterable[str]:
-    """Names of the shards; lists are replaced by the names in them."""
+    """Names of the shards, with lists expanded."""
     from sppfeat.inputs.read import is_list, read_list
 
     for shard in shards:
@@ -74,8 +73,8 @@ def _text(found: "MergeSummary") -> str:
     lines = [f"{found.output}: {rows} of {counted(found.shards, 'shard')}; {images}"]
     if found.is_virtual:
         lines.append(
-            f"{size}; the descriptors stay in the shards, {human_bytes(found.source_bytes)}: keep these as they are"
+            f"{size}; the descriptors stay in the shards ({human_bytes(found.source_bytes)}): keep the shards"
         )
     else:
-        lines.append(f"{size}; it needs the shards no more")
+        lines.append(f"{size}; the shards are no longer needed")
     return "\n".join([*lines, *(f"note: {note}" for note in found.notes), f"{found.seconds:.1f} s"])

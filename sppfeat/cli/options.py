@@ -101,7 +101,7 @@ class NumberRange(click.FloatRange):
         """Parses a number and checks its range."""
         number = super().convert(value, param, ctx)
         if math.isnan(number):
-            self.fail(f"{value} is no number", param, ctx)
+            self.fail(f"{value} is not a number", param, ctx)
         return number
 
 
@@ -211,33 +211,34 @@ weights_dir = option(
     "--weights-dir",
     type=click.Path(readable=False),  # files in a folder that cannot be listed may still be readable
     metavar="FOLDER",
-    help="Look here for the file of named weights, before torch's hub cache and the network.",
+    help="Folder to search for weight files before torch's hub cache.",
 )
 backbone = together(
     option(
         "--backbone",
         default=DEFAULT_BACKBONE,
         shell_complete=complete_backbones,
-        help=f"Network: {COMPACT_NAME}, which comes with sppfeat, or torchvision's, by name; see 'sppfeat backbones'.",
+        metavar="NAME",
+        help=f"Network: {COMPACT_NAME} (bundled) or a torchvision model; see 'sppfeat backbones'.",
     ),
     option(
         "--weights",
         default=BackboneChoice.weights,
         shell_complete=complete_weights,
-        metavar="NAME|FILE|none",
-        help="Weights by name, a local file (.pth, .safetensors), or none: untrained.",
+        metavar="NAME|FILE",
+        help="Weights: a name, a file (.pth, .safetensors) or none (random).",
     ),
     weights_dir,
-    setting(BackboneChoice, "seed", "Seed of the untrained network of --weights none."),
+    setting(BackboneChoice, "seed", "Random seed of the network with --weights none."),
     option(
         "--layer",
         "layers",
         multiple=True,
         metavar="NODE",
-        help="Layer to pool, see 'sppfeat backbones NAME'; repeatable: side by side. [default: the last feature map]",
+        help="Layer to pool; repeat to concatenate several. [default: last feature map]",
     ),
 )
-SIZE_HELP = "Short side of the network input; the aspect ratio is kept."
+SIZE_HELP = "Short side of the network input."
 
 
 def size(default: str) -> Callable[[_F], _F]:
@@ -245,21 +246,21 @@ def size(default: str) -> Callable[[_F], _F]:
     return option("--size", type=SIZE, metavar="PIXELS|native", help=f"{SIZE_HELP} [default: {default}]")
 
 
-exif = setting(InputSpec, "exif", "What to do with the EXIF orientation.")
+exif = setting(InputSpec, "exif", "Apply or ignore the EXIF orientation.")
 
 
 # The descriptor.
-def levels(default: Sequence[int], note: str = "") -> Callable[[_F], _F]:
-    """Declares ``--levels``, whose value is None if not given; ``default`` and ``note`` are shown in its help."""
+def levels(default: Sequence[int]) -> Callable[[_F], _F]:
+    """Declares ``--levels``, whose value is None if not given; its help shows ``default``."""
     return option(
         "--levels",
         type=LEVELS,
         metavar="N,N,...",
-        help=f"The pyramid: n stands for n x n bins. [default: {joined_numbers(default)}{note}]",
+        help=f"Pyramid levels of N x N bins. [default: {joined_numbers(default)}]",
     )
 
 
-pool = setting(DescriptorSpec, "pool", "What is taken of each bin.")
+pool = setting(DescriptorSpec, "pool", "Pooling operator within each bin.")
 
 
 def dtype(text: str) -> Callable[[_F], _F]:
@@ -271,14 +272,15 @@ def dtype(text: str) -> Callable[[_F], _F]:
 precision = setting(
     ExtractConfig,
     "precision",
-    "Of the network; fp32 is exact, bf16 fast where the machine has it, tf32 for CUDA.",
+    "Compute precision: fp32, tf32, bf16 or fp16; bf16 is faster where supported.",
+    metavar="TYPE",
 )
 device = option(
     "--device",
     type=Parsed("device", parse_device),
-    metavar="auto|cpu|cuda|cuda:N|mps",
+    metavar="DEVICE",
     default=RunOptions.device,
-    help="Where to compute; auto takes CUDA if there is one.",
+    help="Device: cpu, cuda[:N], mps or auto.",
 )
 
 
@@ -288,7 +290,7 @@ def auto_or_int(name: str, text: str) -> Callable[[_F], _F]:
 
 
 batch_size = auto_or_int("--batch-size", "Images per batch.")
-workers = auto_or_int("--workers", "Processes that decode images; 0: none.")
+workers = auto_or_int("--workers", "Image-decoding processes; 0 for none.")
 
 
 # Feature files.
@@ -309,18 +311,18 @@ rows = option(
     multiple=True,
     callback=_given,
     metavar="CONDITION",
-    help="Which rows: label=NAME, image=PATH (* and ? stand for anything), A:B, N,N,..., flag=ok|clipped|..., or "
-    "status=any for those without descriptor, too; repeatable. [default: all that have a descriptor]",
+    help="Rows: label=GLOB, image=GLOB, START:STOP, N,N,..., flag=NAME or status=any; repeatable: OR within a kind, "
+    "AND between kinds. [default: all with a descriptor]",
 )
 columns = together(
-    option("--levels", type=LEVELS, metavar="N,N,...", help="Only these levels. [default: all of the file]"),
+    option("--levels", type=LEVELS, metavar="N,N,...", help="Use only these levels. [default: all]"),
     option(
         "--layer",
         "layers",
         multiple=True,
         callback=_given,
         metavar="NODE",
-        help="Only this layer; repeatable. [default: all of the file]",
+        help="Use only this layer; repeatable. [default: all]",
     ),
 )
 
@@ -353,17 +355,19 @@ _LABELS = option(
     callback=_with_encoding,
     metavar="FILE|box|image",
     former={"--labels-from": None},
-    help="Labels: a .csv or .tsv with columns label, and path or row; or those of boxes or images. "
-    "[default: as in the file]",
+    help="Labels: a .csv or .tsv file with columns label and path or row; or box or image for the labels of "
+    "boxes or images. [default: as in the file]",
 )
 labels = together(_LABELS, encoding("a table of labels", is_eager=True, expose_value=False, callback=_keep))
 selection = together(rows, columns, labels)
 
-root = option("--root", type=click.Path(), help="Folder of the images now. [default: as recorded]")
+root = option("--root", type=click.Path(), help="Folder that holds the images now. [default: as recorded]")
 
 # For running the network of a feature file again.
 recorded_weights = together(
-    option("--weights", metavar="NAME|FILE", help="Where the weights are now. [default: as recorded]"),
+    option(
+        "--weights", metavar="NAME|FILE", help="Weights of the network, if they moved. [default: as recorded]"
+    ),
     weights_dir,
     device,
 )
@@ -372,7 +376,7 @@ metric = option(
     "--metric",
     type=click.Choice(METRICS),
     default=DEFAULT_METRIC,
-    help="Distance: one minus the cosine of the angle, 0 to 2; or the Euclidean distance.",
+    help="Distance: cosine (1 minus the cosine of the angle) or l2 (Euclidean).",
 )
 
 
@@ -380,7 +384,7 @@ def neighbors(default: int, most: int | None = None) -> Callable[[_F], _F]:
     """Declares the number of neighbors per query, ``k``."""
     return count(
         "--neighbors -k k",
-        "How many rows per query.",
+        "Number of neighbors per query.",
         most=most,
         default=default,
         metavar="K",
@@ -394,10 +398,10 @@ def output(text: str) -> Callable[[_F], _F]:
     return option("-o", "--output", type=click.Path(path_type=Path), required=True, help=text)
 
 
-overwrite = flag("--overwrite", "Replace the output once the new one is complete.")
+overwrite = flag("--overwrite", "Replace an existing output when the new one is complete.")
 json = flag("--json as_json", "Print the result as JSON on standard output.")
-quiet = flag("--quiet -q", "No progress bar.")
+quiet = flag("--quiet -q", "Hide progress bars.")
 verbosity = together(
-    flag("--verbose -v", "Say more: all failures, all settings."),
-    flag("--quiet -q", "Say nothing but errors."),
+    flag("--verbose -v", "List every failure and setting."),
+    flag("--quiet -q", "Print only errors."),
 )

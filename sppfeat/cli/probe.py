@@ -24,48 +24,59 @@ _SHOWN = 10
 _SHOWN_SETTINGS = ("folds", "repeats", "seed", "C", "class_weight", "min_per_class")
 
 
-@command(short_help="Say what a linear classifier makes of a feature file, and save it.")
+@command(
+    examples=("sppfeat probe features.h5", "sppfeat probe features.h5 --save model.npz"),
+    groups={
+        "Rows and labels": "--labels --rows --layer --levels --min-per-class --encoding",
+        "Cross-validation": "--folds --repeats --seed --C --class-weight --no-ablation --max-memory",
+        "Output": "--save --overwrite --max-confusions --json --quiet",
+    },
+    rare="--encoding --repeats --class-weight --min-per-class --max-memory --max-confusions",
+)
 @options.feature_file("features")
-@setting(ProbeSettings, "folds", "Of the cross-validation.", type=click.IntRange(2))
-@setting(ProbeSettings, "repeats", "Shuffles of the rows into folds.", type=click.IntRange(1))
-@setting(ProbeSettings, "seed", "Of the first shuffle.", type=click.IntRange(0, 2**31))
-@option("--C", "C", type=float, default=ProbeSettings.C, help="Less is more regularisation.")
+@setting(ProbeSettings, "folds", "Number of cross-validation folds.", type=click.IntRange(2))
+@setting(
+    ProbeSettings, "repeats", "Number of cross-validations with different folds.", type=click.IntRange(1)
+)
+@setting(ProbeSettings, "seed", "Random seed of the folds.", type=click.IntRange(0, 2**31))
+@option(
+    "--C", "C", type=float, default=ProbeSettings.C, help="Inverse regularization strength, as in LinearSVC."
+)
 @setting(
     ProbeSettings,
     "class_weight",
-    "balanced: classes count alike, whatever their size; none: rows do.",
+    "Weights: balanced gives all classes the same weight, none all rows.",
     type=click.Choice(CLASS_WEIGHTS),
 )
 @count(
     "--min-per-class",
-    "Leave out classes with fewer rows; with boxes, with rows in fewer images. [default: --folds]",
+    "Skip classes with fewer rows, or of boxes: with fewer images. [default: --folds]",
     metavar="N",
 )
-@flag("--no-ablation", "Do not try levels and layers by themselves.")
+@flag("--no-ablation", "Skip the scores of single levels and layers.")
 @count(
     "--max-confusions",
-    "Confused pairs of classes to show.",
+    "Number of confused pairs of classes to show.",
     least=0,
     default=_SHOWN,
     former={"--pairs": None},
 )
 @options.selection
-@path("--save", "MODEL", "Fit the classifier on all rows and write it to this file, for 'sppfeat predict'.")
+@path("--save", "MODEL", "Fit a classifier on all rows and save it for 'sppfeat predict'.")
 @options.overwrite
 @option(
     "--max-memory",
     type=NumberRange(0, min_open=True),
     metavar="GB",
-    help="Memory that may be used. [default: a quarter of the machine's]",
+    help="Memory limit. [default: a quarter of the machine's memory]",
 )
 @options.json
 @options.quiet
 def probe(features: Path, max_confusions: int, as_json: bool, quiet: bool, **values: Any) -> None:
-    """Say how well a linear classifier tells the classes of a feature file apart, by cross-validation.
+    """Cross-validate a linear classifier on the features; optionally save it.
 
-    Prints accuracy and mean-class accuracy with their spread over the folds, what each level and each layer
-    gives by itself on the same folds, and the pairs of classes that are confused most often. Boxes of one image
-    are never on both sides of a split.
+    Prints the accuracy and the mean class accuracy with their spread over the folds, the scores of each level and
+    layer alone on the same folds, and the most frequent confusions. All boxes of an image stay in one fold.
     """
     max_memory = values.pop("max_memory")
     values["max_nbytes"] = None if max_memory is None else int(min(max_memory, 2.0**30) * 1e9)
@@ -81,7 +92,7 @@ def probe(features: Path, max_confusions: int, as_json: bool, quiet: bool, **val
         return
     print_result(_text(features, result, values, n_pairs=max_confusions))
     if model is not None:
-        say(f"classifier: {model!s}, fitted on all {result.n_rows} rows")
+        say(f"wrote {model!s}, a classifier fitted on all {result.n_rows} rows")
 
 
 def _text(features: Path, result: "ProbeResult", settings: dict[str, Any], *, n_pairs: int) -> str:
@@ -108,11 +119,11 @@ def _notes(features: Path, result: "ProbeResult", settings: dict[str, Any]) -> l
     rows = counted(sum(size.n_rows for size in result.left_out), "row")
     least = counted(settings["min_per_class"], "image" if result.grouped else "row")
     shown = first_few((f"{escaped(size.name)} {size.n_members}" for size in result.left_out), _SHOWN)
-    too_few = f" with {rows} left out, having fewer than {least} (--min-per-class): {shown}"
+    too_few = f" with fewer than {least} (--min-per-class) skipped, {rows}: {shown}"
     notes = [
-        (result.n_unlabelled, "row without label is", "rows without label are", " left out"),
+        (result.n_unlabelled, "row without label was", "rows without label were", " skipped"),
         (len(result.left_out), "class", None, too_few),
-        (result.n_pending, "image is", "images are", " pending: 'sppfeat extract' has not finished the file"),
+        (result.n_pending, "image is", "images are", " pending: the extraction is not finished"),
         (result.n_failed, "image failed and has", "images failed and have", " no descriptor"),
     ]
     return [

@@ -25,17 +25,24 @@ __all__ = ["reduce"]
 _STAGE_LABELS = {"fit": "fitting", "write": "writing"}
 
 
-@command(short_help="Reduce descriptors to fewer dimensions: PCA, whitening, random projection.")
-@options.feature_file()
-@options.output("The feature file to write.")
-@path(
-    "--from like",
-    "REDUCED",
-    "Reduce as this file was reduced, which must be of descriptors made in the same way; nothing is fitted.",
+@command(
+    examples=(
+        "sppfeat reduce train.h5 -o train256.h5 --components 256 --whiten",
+        "sppfeat reduce val.h5 -o val256.h5 --from train256.h5",
+    ),
+    groups={
+        "Output": "--output --overwrite --dtype --json --quiet",
+        "Reduction": "--from --method --components --whiten --normalize --seed",
+        "Columns and rows to fit on": "--levels --layer --fit-rows --batch-size",
+    },
+    rare="--seed --batch-size --dtype",
 )
-@setting(ReductionSpec, "method", "Principal components, or a Gaussian random projection.")
-@setting(ReductionSpec, "components", "Dimension afterwards.", type=click.IntRange(1))
-@flag("--whiten", "Bring every component to variance 1; pca alone.")
+@options.feature_file()
+@options.output("Feature file to write.")
+@path("--from like", "REDUCED", "Apply the reduction of this file, whose settings must match; fit nothing.")
+@setting(ReductionSpec, "method", "Method: principal components or Gaussian random projection.")
+@setting(ReductionSpec, "components", "Number of components.", type=click.IntRange(1))
+@flag("--whiten", "Scale every component to variance 1 (pca only).")
 @setting(
     ReductionSpec,
     "normalize",
@@ -47,32 +54,29 @@ _STAGE_LABELS = {"fit": "fitting", "write": "writing"}
     "--fit-rows",
     multiple=True,
     metavar="CONDITION",
-    help="Fit on these rows alone; all rows are written: label=NAME, image=PATH (* and ? stand for anything), A:B, "
-    "::K (every K-th), N,N,..., flag=ok|clipped|...; repeatable. [default: all that have a descriptor]",
+    help="Fit on these rows, and write all: label=GLOB, image=GLOB, START:STOP, ::K (every K-th), N,N,... or "
+    "flag=NAME; repeatable. [default: all rows with a descriptor]",
 )
-@setting(ReductionSpec, "seed", "Of what is random in it.", type=click.IntRange(0, 2**32 - 1))
-@auto_or_int(
-    "--batch-size",
-    "Fit incrementally, at least N rows at a time; auto: all at once where they take at most 2 GB.",
-)
-@options.dtype("Of the reduced descriptors.")
+@setting(ReductionSpec, "seed", "Random seed.", type=click.IntRange(0, 2**32 - 1))
+@auto_or_int("--batch-size", "Rows per step of an incremental fit; auto: one step up to 2 GB.")
+@options.dtype("Data type of the reduced features.")
 @options.overwrite
 @options.json
 @options.quiet
 def reduce(file: Path, output: Path, as_json: bool, quiet: bool, **values: Any) -> None:
-    """Reduce the descriptors of a feature file to fewer dimensions: PCA, whitening, random projection.
+    """Reduce features to fewer dimensions: PCA, whitening or random projection.
 
-    The output is a feature file, too: with every image, row, box and label of FILE, with the reduced descriptors, and
-    with what reduced them, which --from applies to other files. Rows without descriptor stay so.
+    The output is a feature file with every image, row, box and label of FILE. It also stores the reduction, which
+    --from applies to other files.
 
-    Rows are written in blocks, whatever the size of the file. What is more than 2 GB of rows is fitted incrementally,
-    which is slower and slightly less exact: to fit on every K-th row (--fit-rows ::K) is often the better way.
+    More than 2 GB of rows are fitted incrementally, which is slower and slightly less exact; fitting on every K-th row
+    (--fit-rows ::K) is often better.
     """
     like = values["like"]
     if like is not None:
         of_output = {name: values.pop(name) for name in ("like", "dtype", "overwrite")}
         for name in given_options(values):
-            raise ConfigError(f"{name} would have no effect: --from reduces as that file was reduced")
+            raise ConfigError(f"{name} has no effect with --from, which applies the reduction of that file")
         values = of_output
     with Bar("reducing", 0, unit="row", shown=not quiet) as bar:
         report = sppfeat.reduce(
@@ -103,5 +107,5 @@ def _text(output: Path, report: "ReduceReport") -> str:
     lines = [f"{output}: {rows}; {dimensions}; {sizes}"]
     if report.explained_variance is not None:
         lines.append(variance_text(report.explained_variance, report.fitted_rows))
-    lines.append(f"{report.seconds:.1f} s, of which {report.fit_seconds:.1f} s to fit")
+    lines.append(f"{report.seconds:.1f} s ({report.fit_seconds:.1f} s for the fit)")
     return "\n".join(lines)

@@ -17,37 +17,39 @@ from sppfeat.config.wording import human_bytes
 __all__ = ["report"]
 
 
-@command(short_help="One page about a feature file: pictures, probe, failures, settings.")
-@options.feature_file()
-@options.output("The page to write: .html.")
-@options.overwrite
-@option("--title", metavar="TEXT", help="Of the page. [default: the file's name]")
-@options.selection
-@option(
-    "--method",
-    type=click.Choice(EMBEDDINGS),
-    default=DEFAULT_EMBEDDING,
-    help="Of the embedding; as 'sppfeat show embedding' has it.",
+@command(
+    examples=("sppfeat report features.h5 -o report.html",),
+    groups={
+        "Output": "--output --overwrite --title --quiet",
+        "Rows and labels": "--rows --levels --layer --labels --encoding",
+        "Content": "--method --max-rows --no-probe --seed --root",
+    },
+    rare="--encoding",
 )
+@options.feature_file()
+@options.output("HTML file to write.")
+@options.overwrite
+@option("--title", metavar="TEXT", help="Title of the page. [default: name of the file]")
+@options.selection
+@option("--method", type=click.Choice(EMBEDDINGS), default=DEFAULT_EMBEDDING, help="Method of the embedding.")
 @count(
     "--max-rows",
-    "Of more rows so many are drawn for the embedding, and as many for the probe.",
+    "Use at most this many randomly chosen rows, for the embedding and for the probe.",
     default=MOST_EMBEDDED,
     former={"--most": None},
 )
-@flag("--no-probe", "Train no classifiers.")
+@flag("--no-probe", "Skip the linear classifier.")
 @options.root
-@count("--seed", "Of all that is drawn.", least=0, most=2**31, default=0)
+@count("--seed", "Random seed.", least=0, most=2**31, default=0)
 @options.quiet
 def report(file: Path, output: Path, no_probe: bool, quiet: bool, **values: Any) -> None:
-    """Write one page about a feature file, for any browser; everything is in it, and it loads nothing.
+    """Write a self-contained HTML report.
 
-    What is in the file, an embedding with pictures, rows beside their nearest rows, what a linear classifier makes of
-    the classes and of each level and layer, distributions of norms and sizes, failures by reason, settings and
-    provenance. Works while another process is writing the file, and without the images, whose pictures are missing
-    then.
+    The page shows an embedding with thumbnails, nearest neighbors, the scores of a linear classifier, norms, sizes,
+    failures and settings. It loads nothing from elsewhere. FILE may be incomplete, and without the images only their
+    thumbnails are missing.
 
-    Needs matplotlib, scikit-learn and jinja2: pip install 'sppfeat[report]'.
+    Requires matplotlib, scikit-learn and jinja2: pip install 'sppfeat[report]'.
     """
     with Bar("reporting", 0, unit="part", shown=not quiet) as bar:
         nbytes = sppfeat.report(

@@ -23,27 +23,38 @@ __all__ = ["search"]
 _STAGE_LABELS = {"describing": "describing queries", "searching": "searching"}
 
 
-@command(short_help="Find the rows of a feature file that are most like an image, a box or a row.")
+@command(
+    examples=(
+        "sppfeat search features.h5 query.jpg",
+        "sppfeat search features.h5 'photo.jpg#10,20,110,220' row:17 -k 5",
+    ),
+    groups={
+        "Search": "--neighbors --metric --one-per-image --include-self",
+        "Rows and labels": "--rows --levels --layer --labels --encoding",
+        "Image and weights": "--root --weights --weights-dir --device",
+        "Output": "--json --quiet",
+    },
+    rare="--encoding --weights-dir",
+)
 @options.feature_file()
 @click.argument("queries", nargs=-1, required=True, metavar="QUERY...")
 @options.neighbors(DEFAULT_NEIGHBORS)
 @options.metric
-@flag("--one-per-image", "Of each image only its nearest row.")
-@flag("--include-self", "A row may be its own neighbour (with --one-per-image: its image may).")
+@flag("--one-per-image", "Show only the nearest row of each image.")
+@flag("--include-self", "Allow a row as its own neighbor, or its image with --one-per-image.")
 @options.selection
 @options.root
 @options.recorded_weights
 @options.json
 @options.quiet
 def search(file: Path, queries: tuple[str, ...], as_json: bool, quiet: bool, **values: Any) -> None:
-    """Find the rows of a feature file that are most like an image, a box or a row.
+    """Find the rows of a feature file that are nearest to an image, a box or a row.
 
-    A QUERY is an image, a box of one (photo.jpg#x0,y0,x1,y1, in pixels of the image as displayed), a row of the file
-    (row:17), a list of such (@FILE), or - for a list on standard input. Images are described with the file's own
-    settings and weights.
+    A QUERY is an image, a box (photo.jpg#x0,y0,x1,y1 in pixels of the upright image), a row of the file (row:17), @FILE
+    (a list of queries) or - (a list on standard input). Images are described with the settings and weights of the file.
 
-    All queries are looked at before anything is computed; if one is wrong, nothing is printed. The search is exact:
-    every row is compared, and rows at the same distance come in the order of the file.
+    The search is exact; rows at equal distance keep the order of the file. An invalid query stops the search before it
+    begins.
     """
     with Bar("preparing", 0, unit="", shown=not quiet) as bar, download_bar() as on_download:
         found = sppfeat.search(

@@ -1,4 +1,4 @@
-"""``sppfeat show``: draws pictures of a feature file, or of an image."""
+"""``sppfeat show``: draws pictures of a feature file or an image."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["show"]
 
-# Options that contradict --from, whose file records these settings.
+# Options that --from excludes: the feature file records these settings.
 _RECORDED = ("backbone", "seed", "layers", "size", "levels", "pool", "exif")
 
 
@@ -40,8 +40,8 @@ def _box(text: str) -> tuple[float, ...]:
 
 _BOX = Parsed("box", _box, refusal="{!r} is not four numbers such as 10,20,110,220")
 
-_picture_option = options.output("The picture to write: .png, .svg or .pdf.")
-_seed_option = count("--seed", "Of all that is drawn.", least=0, most=2**32 - 1, default=0)
+_picture_option = options.output("Picture to write: .png, .svg or .pdf.")
+_seed_option = count("--seed", "Random seed.", least=0, most=2**32 - 1, default=0)
 
 _file_and_output = together(options.feature_file(), _picture_option, options.overwrite)
 
@@ -49,16 +49,29 @@ _file_and_output = together(options.feature_file(), _picture_option, options.ove
 @click.group(
     cls=Group,
     former={"neighbours": "neighbors"},
-    short_help="Draw pictures of an image, or of a feature file.",
 )
 def show() -> None:
-    """Draw pictures, as .png, .svg or .pdf.
+    """Plot pyramids, embeddings, nearest neighbors, norms and image sizes.
 
-    Needs matplotlib: pip install 'sppfeat[plot]'. No window is opened and no display is needed.
+    Pictures are .png, .svg or .pdf files; no display is needed. Requires matplotlib: pip install 'sppfeat[plot]'.
     """
 
 
-@show.command(cls=Command, short_help="The pyramid's bins on a photograph, and what is pooled in them.")
+@show.command(
+    cls=Command,
+    examples=(
+        "sppfeat show image photo.jpg -o pyramid.png",
+        "sppfeat show image --from regions.h5 --row 7 -o row7.png",
+    ),
+    groups={
+        "Output": "--output --overwrite --json",
+        "Row of a feature file": "--from --row --root",
+        "Image": "--box --channel --size --exif",
+        "Network": "--backbone --weights --layer --weights-dir --seed --device",
+        "Pyramid": "--levels --pool --projection --margin",
+    },
+    rare="--weights-dir --seed --exif --projection --margin",
+)
 @click.argument("photo", required=False)
 @_picture_option
 @options.overwrite
@@ -68,47 +81,49 @@ def show() -> None:
     type=_BOX,
     multiple=True,
     metavar="X0,Y0,X1,Y1",
-    help="A box in pixels of the photograph as displayed; repeatable. [default: the whole image]",
+    help="Box in pixels of the upright image; repeatable. [default: whole image]",
 )
-@count("--channel", "Show this channel. [default: all, by their l2 norm]", least=0)
-@path("--from file", "FEATURES", "A feature file: its network and all its settings.")
+@count("--channel", "Show one channel. [default: l2 norm of all channels]", least=0)
+@path("--from file", "FEATURES", "Use the network and settings of this feature file.")
 @option(
     "--row",
     type=int,
     metavar="N",
-    help="Show this row of --from: its image and box; then without PHOTO and --box.",
+    help="Show this row of --from, with its image and box.",
 )
-@option("--root", type=click.Path(), help="Folder of the images of --from now. [default: as recorded]")
+@option("--root", type=click.Path(), help="Folder that holds the images now. [default: as recorded]")
 @options.backbone
 @options.size(f"{DEFAULT_SIZE}; {DEFAULT_BOX_SIZE} with --box")
 @options.levels(DEFAULT_LEVELS)
 @options.pool
-@option("--projection", help="How boxes become cells. [default: sppnet, or of --from]")
+@option(
+    "--projection",
+    metavar="RULE",
+    help="Mapping of boxes to cells: sppnet, paper or roi_pool. [default: sppnet, or as in --from]",
+)
 @option(
     "--margin",
     type=float,
     metavar="PIXELS",
-    help="Network-input pixels by which each box is tightened on each side (sppnet only). [default: 0, or of --from]",
+    help="Shrink boxes on each side by this many network-input pixels (sppnet only). [default: 0, or as in --from]",
 )
 @options.exif
 @options.device
 @options.json
 def image(photo: str | None, as_json: bool, layers: tuple[str, ...], **values: Any) -> None:
-    """Draw the pyramid's bins on a photograph, what is pooled in them, and where it came from.
+    """Draw the pyramid's bins on a photograph, with the pooled values.
 
-    For PHOTO, or boxes in it, and each layer: the network input with the box (dashed) and its region, the cells that
-    are pooled (solid); the map; for each level the pooled vectors, as the l2 norm over all channels; and below
-    them the bins with all their cells, and how many channels have their maximum in which cell. Values are those
-    before scaling, from one run of the network.
+    For PHOTO or its boxes, and for each layer, the picture shows the network input with the box (dashed) and the pooled
+    cells (solid), the feature map, the pooled vectors of each level, and the cells that hold the maxima. Values are
+    taken before normalization.
 
-    With --from FEATURES everything is as that file was made; with --row N, too, that row of it is drawn. Up to
-    6 boxes of layers, and 6 levels.
+    With --from FEATURES, the file gives all settings; --row N draws one of its rows.
     """
     if values["file"] is None:
         values["layer"] = layers
     else:
         for name in given_options(_RECORDED):
-            raise ConfigError(f"{name} is given, and --from, which has it already: leave one of them out")
+            raise ConfigError(f"{name} and --from exclude each other: the feature file sets {name}")
         unused = {*_RECORDED, *(() if given_options(["weights"]) else ("weights",))}
         values = {name: value for name, value in values.items() if name not in unused}
     with download_bar() as on_download:
@@ -119,25 +134,33 @@ def image(photo: str | None, as_json: bool, layers: tuple[str, ...], **values: A
         _say_picture(picture)
 
 
-@show.command(cls=Command, short_help="Rows as points of a plane, coloured by class, with pictures.")
+@show.command(
+    cls=Command,
+    examples=("sppfeat show embedding features.h5 -o embedding.png --method tsne",),
+    groups={
+        "Output": "--output --overwrite",
+        "Rows and labels": "--rows --levels --layer --labels --encoding",
+        "Embedding": "--method --max-rows --thumbnails --root --seed",
+    },
+    rare="--encoding",
+)
 @_file_and_output
 @options.selection
 @option(
     "--method",
     type=click.Choice(EMBEDDINGS),
     default=DEFAULT_EMBEDDING,
-    help="The two directions of largest variance; or neighbourhoods, of 50 principal components. umap: pip install "
-    "'sppfeat[umap]'.",
+    help="Method: principal components, or t-SNE or UMAP of 50 of them (umap: pip install 'sppfeat[umap]').",
 )
 @count(
     "--max-rows",
-    "Of more rows so many are drawn at random; they are in memory, twice.",
+    "Plot at most this many randomly chosen rows (held in memory twice).",
     default=MOST_EMBEDDED,
     former={"--most": None},
 )
 @count(
     "--thumbnails",
-    "How many rows at most are pictured.",
+    "Number of rows shown as thumbnails.",
     least=0,
     default=MOST_PICTURED,
     former={"--pictures": None},
@@ -145,77 +168,79 @@ def image(photo: str | None, as_json: bool, layers: tuple[str, ...], **values: A
 @options.root
 @_seed_option
 def embedding(file: Path, output: Path, **values: Any) -> None:
-    """Draw rows as points of a plane, coloured by class, some of them as pictures of their image or box.
+    """Plot rows as points of a plane, colored by class, with thumbnails.
 
-    Classes have a colour and a shape; of more than 20 the most frequent ones, and the others are grey. Needs
-    scikit-learn, too: pip install 'sppfeat[sklearn]'.
+    Each class has a color and a shape; if there are more than 20 classes, the rare ones are gray. Requires
+    scikit-learn: pip install 'sppfeat[sklearn]'.
     """
     _say_picture(sppfeat.show_embedding(file, output, **values))
 
 
-@show.command(cls=Command, short_help="A contact sheet: rows beside the rows that are nearest to them.")
+@show.command(
+    cls=Command,
+    examples=("sppfeat show neighbors features.h5 row:0 query.jpg -o neighbors.png",),
+    groups={
+        "Output": "--output --overwrite --quiet",
+        "Neighbors": "--neighbors --random --metric --one-per-image --seed",
+        "Rows and labels": "--rows --levels --layer --labels --encoding",
+        "Image and weights": "--root --weights --weights-dir --device",
+    },
+    rare="--encoding --weights-dir",
+)
 @options.feature_file()
 @click.argument("queries", nargs=-1, metavar="[QUERY]...")
 @_picture_option
 @options.overwrite
 @options.neighbors(SHEET_NEIGHBORS, most=50)
-@count(
-    "--random n_random",
-    "Without a QUERY: so many rows, drawn at random.",
-    most=100,
-    default=SHEET_QUERIES,
-)
+@count("--random n_random", "Number of random queries if no QUERY is given.", most=100, default=SHEET_QUERIES)
 @options.metric
-@flag("--one-per-image", "Of each image only its nearest row, and none of the query's own.")
+@flag("--one-per-image", "Show only the nearest row of each image, and none of the query's own image.")
 @options.selection
 @options.root
 @options.recorded_weights
 @_seed_option
 @options.quiet
 def neighbors(file: Path, queries: tuple[str, ...], output: Path, quiet: bool, **values: Any) -> None:
-    """Draw a contact sheet: in each line a query, then the rows that are nearest to it, with distance and class.
+    """Draw a contact sheet of queries and their nearest rows.
 
-    A QUERY is what `sppfeat search` takes: an image, a box of one (photo.jpg#x0,y0,x1,y1), a row of the file
-    (row:17), a list of such (@FILE), or - for a list on standard input. Without any, rows are drawn at random, of
-    different classes. Neighbours of the query's class have a tick and a solid frame, others a cross and a dashed
-    one. Boxes are outlined in what surrounds them.
+    A QUERY is an image, a box (photo.jpg#x0,y0,x1,y1), a row of the file (row:17), @FILE (a list of queries) or - (a
+    list on standard input). Without QUERY, random rows of different classes are drawn.
+
+    Neighbors of the query's class have a tick and a solid frame, others a cross and a dashed frame.
     """
     with Bar("searching", 0, unit="row", shown=not quiet) as bar:
         picture = sppfeat.show_neighbors(file, output, queries, on_progress=bar.move_to, **values)
     _say_picture(picture)
 
 
-@show.command(cls=Command, short_help="Histograms of the norms of descriptors, layer by layer.")
+@show.command(cls=Command, examples=("sppfeat show norms features.h5 -o norms.png",))
 @_file_and_output
 @options.rows
 @options.columns
 @count(
     "--max-rows",
-    "Of more rows so many are drawn at random.",
+    "Measure at most this many randomly chosen rows.",
     default=MOST_NORMS,
     former={"--most": None},
 )
 @_seed_option
 def norms(file: Path, output: Path, **values: Any) -> None:
-    """Draw histograms of the l2 norms of descriptors, one per layer.
+    """Plot histograms of the l2 norms of descriptors, one per layer.
 
-    The norms are those of the file, after its --normalize. Rows that are zero throughout a layer are counted.
+    Norms are measured after --normalize of 'sppfeat extract'. Rows that are zero in a layer are counted.
     """
     _say_picture(sppfeat.show_norms(file, output, **values))
 
 
-@show.command(cls=Command, short_help="Widths by heights of images or boxes, with histograms.")
+@show.command(cls=Command, examples=("sppfeat show sizes regions.h5 -o sizes.png --of boxes",))
 @_file_and_output
 @option(
-    "--of",
-    type=click.Choice(SIZES_OF),
-    default=SIZES_OF[0],
-    help="Sizes of images as displayed; or of boxes, as far as they lie inside their image.",
+    "--of", type=click.Choice(SIZES_OF), default=SIZES_OF[0], help="Sizes of images, or of boxes inside them."
 )
 def sizes(file: Path, output: Path, **values: Any) -> None:
-    """Draw widths by heights of images or boxes, with a histogram of either and lines of common aspect ratios.
+    """Plot widths and heights of images or boxes, with histograms.
 
-    Images that failed are left out, and counted.
+    Lines show common aspect ratios. Failed images are left out and counted.
     """
     _say_picture(sppfeat.show_sizes(file, output, **values))
 

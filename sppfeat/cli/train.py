@@ -73,15 +73,35 @@ def _setting(setting: "dataclasses.Field[Any]") -> Callable[[Any], Any]:
     return option(flag, setting.name, **more)
 
 
-@command(short_help="Train a network with the pyramid in it, by labels or by other networks.")
+@command(
+    examples=(
+        "sppfeat train photos -o run --val-fraction 0.1",
+        "sppfeat train train -o run --val val --backbone resnet18 --weights DEFAULT",
+        "sppfeat train photos -o run --teacher resnet50",
+        "sppfeat train photos -o run --resume",
+    ),
+    groups={
+        "Images and labels": "--val --val-fraction --labels --encoding",
+        "Output and resume": "--output --resume --overwrite --dry-run --checkpoint-minutes --weights-dtype",
+        "Network": "--backbone --weights --layer --freeze --levels --pool --hidden --dropout --weights-dir",
+        "Distillation": "--teacher --distill",
+        "Views": "--sizes --views --round-to --min-crop --color-jitter --flip --val-sizes --val-every",
+        "Optimization": "--epochs --batch-size --lr --optimizer --weight-decay --warmup-epochs --label-smoothing --ema "
+        "--seed",
+        "Running": "--device --precision --workers --json --verbose --quiet",
+    },
+    rare="--encoding --checkpoint-minutes --weights-dtype --weights-dir --layer --pool --hidden --dropout --distill "
+    "--round-to --min-crop --color-jitter --flip --val-sizes --val-every --weight-decay --warmup-epochs "
+    "--label-smoothing --ema",
+)
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", shell_complete=complete_files)
-@options.output("The folder for weights (model.pth), checkpoints, log and the list of images.")
+@options.output("Folder for weights (model.pth), checkpoints and log.")
 @option(
     "--val",
     "validation",
     multiple=True,
     metavar="INPUT",
-    help="Images to validate on, in folders of the same classes; repeatable.",
+    help="Validation images, in folders of the same classes; repeatable.",
 )
 @_settings(DataSettings, "val_fraction", "labels")
 @options.encoding("text tables and lists")
@@ -89,25 +109,26 @@ def _setting(setting: "dataclasses.Field[Any]") -> Callable[[Any], Any]:
     "--backbone",
     default=DEFAULT_BACKBONE,
     shell_complete=complete_backbones,
+    metavar="NAME",
     help="Network to train; see 'sppfeat backbones'.",
 )
 @option(
     "--weights",
     default="none",
     shell_complete=complete_weights,
-    metavar="NAME|FILE|none",
-    help="Weights to begin with, as for 'extract'; none: random values.",
+    metavar="NAME|FILE",
+    help="Initial weights: a name, a file or none (random).",
 )
 @options.weights_dir
-@option("--layer", metavar="NODE", help="Layer that the pyramid pools. [default: the last feature map]")
+@option("--layer", metavar="NODE", help="Layer to pool. [default: last feature map]")
 @_settings(NetworkSettings)
 @option(
     "--teacher",
     "teachers",
     type=_TEACHER,
     multiple=True,
-    metavar="NAME[:LAYER,...][=NAME|FILE]",
-    help="Learn from this backbone (these layers of it, with these weights) instead of labels; repeatable.",
+    metavar="TEACHER",
+    help="Learn from this backbone instead of labels: NAME[:LAYER,...][=WEIGHTS]; repeatable.",
 )
 @_settings(Recipe, "distill")
 @_settings(DataSettings, "sizes", "views", "round_to", "min_crop", "color", "flip", "val_sizes", "val_every")
@@ -122,16 +143,14 @@ def _setting(setting: "dataclasses.Field[Any]") -> Callable[[Any], Any]:
 @options.json
 @options.verbosity
 def train(quiet: bool, verbose: bool, as_json: bool, **values: Any) -> None:
-    """Train a network with the pyramid in it, by labels or by other networks.
+    """Train or fine-tune an SPP network, from labels or by distillation.
 
-    INPUT is a folder, an image file, @FILE or -, as for 'extract'. With one folder per class the network learns
-    the classes: backbone, pyramid, fully connected layers, classifier. With --teacher it needs no labels: it learns
-    what the teachers' networks make of the same pixels.
+    INPUT is a folder, image file, @FILE or -, as for 'sppfeat extract'. With one folder per class, the network
+    (backbone, pyramid, fully connected layers) learns the classes. With --teacher, the backbone learns the features of
+    other networks and needs no labels.
 
-    model.pth in the output folder is what 'extract --backbone ... --weights' takes. It says how it was made. Ctrl-C
-    ends with a checkpoint, from which the same command with --resume continues as if nothing had been.
-
-    Exit codes: 0 done; 1 error; 2 wrong usage; 3 finished, but some images could not be read; 130 interrupted.
+    Use the result with 'sppfeat extract --backbone NAME --weights run/model.pth'. Ctrl-C saves a checkpoint; --resume
+    continues as if uninterrupted.
     """
     for name, reason in _without_effect(values):
         for given in given_options([name]):

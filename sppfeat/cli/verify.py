@@ -19,23 +19,25 @@ if TYPE_CHECKING:
 __all__ = ["verify"]
 
 
-@command(short_help="Check a feature file, and compute rows again.")
+@command()
 @options.feature_file()
-@count("--recompute", "Compute K random rows again and compare.", least=0, default=0, metavar="K")
-@option("--seed", type=int, default=0, help="Of the choice of rows.")
+@count(
+    "--recompute", "Compute this many random rows again and compare them.", least=0, default=0, metavar="N"
+)
+@option("--seed", type=int, default=0, help="Random seed of --recompute.")
 @options.root
 @options.recorded_weights
 @options.json
 @options.quiet
 def verify(file: Path, as_json: bool, quiet: bool, **values: Any) -> None:
-    """Check a feature file: structure, NaN, infinities, zero and duplicate rows, status counts.
+    """Check a feature file for corruption; optionally recompute random rows.
 
-    With --recompute K, K random rows are computed again from their images, one at a time, and compared:
-    relative l2 difference at most 1e-5 for fp32 (0.01 for tf32 and fp16, 0.06 for bf16; 0.001 more for
-    float16 files).
+    The checks cover the structure of the file, NaN and infinities, zero and duplicate rows, and images that changed
+    since they were extracted. Zero rows, duplicates and changed images are warnings; any other finding is a problem
+    and gives exit code 1.
 
-    Exit code 1 if there is a problem. Zero and duplicate rows are warnings: images may be like that. So
-    are images that changed since they were extracted.
+    A recomputed row may differ by a relative l2 distance of 1e-5 for fp32, 0.01 for tf32 and fp16, and 0.06 for bf16;
+    float16 files may differ by 0.001 more.
     """
     with Bar("verifying", 0, unit="row", shown=not quiet) as bar, download_bar() as on_download:
         found = sppfeat.verify(file, on_progress=bar.move_to, on_download=on_download, **values)

@@ -13,6 +13,7 @@ from sppfeat.errors import ConfigError
 __all__ = [
     "BOX_FORMATS",
     "BOX_ORIGINS",
+    "BOX_STYLES",
     "DEFAULT_CONVENTIONS",
     "MULTIVIEW_SCALES",
     "BoxConvention",
@@ -117,6 +118,18 @@ DEFAULT_CONVENTIONS = {
 """The convention of each format of box files, unless options override it."""
 
 BOX_FORMATS = tuple(DEFAULT_CONVENTIONS)
+
+BOX_STYLES = {
+    "coco": BoxConvention(coords="xywh"),
+    "pascal_voc": BoxConvention(origin=1, ends="inclusive"),  # of the dataset; Albumentations counts from 0
+    "yolo": BoxConvention(coords="cxcywh", units="normalized"),
+    "albumentations": BoxConvention(units="normalized"),
+    "torchvision": BoxConvention(),
+    "tensorflow": BoxConvention(units="normalized", order="yx"),
+    "label_studio": BoxConvention(coords="xywh", units="percent"),
+    "selective_search": BoxConvention(origin=1, ends="inclusive", order="yx"),  # MATLAB files for R-CNN
+}
+"""Conventions by the name of the program or dataset that uses them."""
 
 
 class GridSpec(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from sppfeat.config.distribution import Rank, RayOptions, RunOptions, ShardChoice, parse_shard
 from sppfeat.config.extract_config import ExtractConfig
-from sppfeat.config.regions import MULTIVIEW_SCALES, RegionSpec
+from sppfeat.config.regions import BOX_STYLES, MULTIVIEW_SCALES, BoxConvention, RegionSpec
 from sppfeat.config.specs import (
     DEFAULT_BACKBONE,
     DEFAULT_BOX_SIZE,
@@ -80,7 +80,8 @@ class BoxChoice:
         box_names: which name of an image counts, ``inside`` an annotation or that of its ``file``; None: the file's,
             where it is that of an input.
         box_images, box_categories: files of COCO instances that name the ids of images and categories of results.
-        box_coords, box_units, box_origin, box_ends, box_order: None for the convention of the format.
+        box_style: one of :data:`sppfeat.config.regions.BOX_STYLES`; None for the convention of the format.
+        box_coords, box_units, box_origin, box_ends, box_order: None for the convention of the style or format.
     """
 
     boxes: str
@@ -89,6 +90,7 @@ class BoxChoice:
     box_names: str | None = None
     box_images: str | None = None
     box_categories: str | None = None
+    box_style: str | None = None
     box_coords: str | None = None
     box_units: str | None = None
     box_origin: int | None = None
@@ -97,6 +99,20 @@ class BoxChoice:
     margin: float = RegionSpec.margin
     drop_duplicates: bool = RegionSpec.drop_duplicates
     projection: str = RegionSpec.projection
+
+    def __post_init__(self) -> None:
+        if self.box_style is not None:
+            check_choice("box-style", self.box_style, tuple(BOX_STYLES))
+
+    def convention(self, default: BoxConvention) -> BoxConvention:
+        """Return the convention of the box file: single options override the style, which overrides ``default``."""
+        return (BOX_STYLES[self.box_style] if self.box_style else default).replace(
+            coords=self.box_coords,
+            units=self.box_units,
+            origin=self.box_origin,
+            ends=self.box_ends,
+            order=self.box_order,
+        )
 
     @property
     def is_file(self) -> bool:

@@ -227,13 +227,7 @@ def read_chosen_boxes(choice: BoxChoice | None, *, encoding: str | None = None) 
         images=choice.box_images,
         categories=choice.box_categories,
     )
-    convention = found.table.convention.replace(
-        coords=choice.box_coords,
-        units=choice.box_units,
-        origin=choice.box_origin,
-        ends=choice.box_ends,
-        order=choice.box_order,
-    )
+    convention = choice.convention(found.table.convention)
     return dataclasses.replace(found, table=dataclasses.replace(found.table, convention=convention))
 
 

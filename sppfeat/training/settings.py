@@ -108,49 +108,49 @@ def _parse_hidden(widths: Any) -> tuple[int, ...]:
 class DataSettings:
     """Settings of the images: classes, validation, sizes in pixels, and random changes."""
 
-    val_fraction: float = _setting(
-        0.0, "Hold out this share of each class for validation.", least=0, most=0.9
-    )
+    val_fraction: float = _setting(0.0, "Share of each class to hold out for validation.", least=0, most=0.9)
     labels: str = _setting(
         "auto",
-        "Class labels. auto: the first-level folders, or those below train, val and test, if all images lie in two or "
-        "more; folder: the first-level folders in any case; parent: the folder of each image.",
+        "Class labels: auto, folder (top level) or parent (of each image).",
         choices=("auto", "folder", "parent"),
+        metavar="SOURCE",
     )
     sizes: tuple[int, ...] = _setting(
         (224,),
-        "Sizes of the network input; each epoch has one of them, in turn.",
+        "Sizes of the network input; epochs take them in turn.",
         parse=lambda sizes: _parse_sizes("sizes", sizes),
         metavar="PIXELS,...",
     )
     views: str = _setting(
         "crop",
-        "crop: random crops, as squares; full: whole images at their own aspect ratio, in batches of equal shapes.",
+        "Training views: crop (random square crops) or full (whole images, batched by shape).",
         choices=("crop", "full"),
     )
     round_to: int = _setting(
         32,
-        "With --views full: round both sides to multiples of K pixels; 1: not.",
+        "Round both sides of whole images to multiples of K pixels (--views full).",
         least=1,
         most=1024,
         metavar="K",
     )
-    min_crop: float = _setting(0.2, "Smallest area of a random crop.", least=0.01, most=1)
+    min_crop: float = _setting(
+        0.2, "Smallest area of a random crop, as a share of the image.", least=0.01, most=1
+    )
     color: float = _setting(
         0.3,
-        "Strength of random changes of brightness, contrast and saturation; 0: none.",
+        "Strength of random brightness, contrast and saturation; 0 turns it off.",
         least=0,
         most=1,
         flag="color-jitter",
     )
-    flip: bool = _setting(True, "Mirror half of the images.")
+    flip: bool = _setting(True, "Mirror half of the images at random.")
     val_sizes: tuple[int, ...] = _setting(
         (),
-        "Short sides at which validation images are run, whole. [default: those of --sizes]",
+        "Short sides of whole validation images. [default: --sizes]",
         parse=lambda sizes: _parse_sizes("val-sizes", sizes) if sizes else (),
         metavar="PIXELS,...",
     )
-    val_every: int = _setting(1, "Epochs between validations.", least=1)
+    val_every: int = _setting(1, "Number of epochs between validations.", least=1)
 
     def __post_init__(self) -> None:
         _check_fields(self)
@@ -161,18 +161,18 @@ class DataSettings:
 class NetworkSettings:
     """Settings of the layers after the backbone: the pyramid and the classifier."""
 
-    freeze: bool = _setting(False, "Keep the backbone as it is and train what is behind the pyramid.")
+    freeze: bool = _setting(False, "Freeze the backbone and train only the layers after the pyramid.")
     levels: tuple[int, ...] = _setting(
-        DEFAULT_LEVELS, "The pyramid: n stands for n x n bins.", parse=parse_levels, metavar="N,N,..."
+        DEFAULT_LEVELS, "Pyramid levels of N x N bins.", parse=parse_levels, metavar="N,N,..."
     )
-    pool: str = _setting("max", "What is taken of each bin.", choices=CHOICES["pool"])
+    pool: str = _setting("max", "Pooling operator within each bin.", choices=CHOICES["pool"])
     hidden: tuple[int, ...] = _setting(
         (512, 512),
-        "Widths of the fully connected layers between pyramid and classifier: fc6, fc7.",
+        "Widths of the fully connected layers before the classifier.",
         parse=_parse_hidden,
         metavar="N,...|none",
     )
-    dropout: float = _setting(0.5, "Behind each of them.", least=0, most=0.95)
+    dropout: float = _setting(0.5, "Dropout after each fully connected layer.", least=0, most=0.95)
 
     def __post_init__(self) -> None:
         _check_fields(self)
@@ -221,32 +221,34 @@ class Recipe:
 
     distill: str = _setting(
         "map",
-        "What a teacher is asked for: its feature map, or the descriptor that is pooled from it.",
+        "Target of distillation: the teacher's feature map or its pooled descriptor.",
         choices=("map", "descriptor"),
     )
-    epochs: int = _setting(30, "Passes over the images.", least=1)
+    epochs: int = _setting(30, "Number of passes over the images.", least=1)
     batch_size: int = _setting(64, "Images per step.", least=1)
-    optimizer: str = _setting("adamw", "sgd has Nesterov momentum 0.9.", choices=("adamw", "sgd"))
+    optimizer: str = _setting(
+        "adamw", "Optimizer: AdamW, or SGD with Nesterov momentum 0.9.", choices=("adamw", "sgd")
+    )
     learning_rate: float | None = _setting(
         None,
-        "Highest learning rate; falls to 0 along a cosine. [default: 0.0005, with --teacher 0.002; sgd: 20 x that]",
+        "Peak learning rate of the cosine schedule. [default: 0.0005; with --teacher 0.002; 20 times that for sgd]",
         least=1e-9,
         most=100,
         flag="lr",
     )
-    weight_decay: float = _setting(0.02, "Of weights, not of biases and scales.", least=0, most=10)
-    warmup_epochs: float = _setting(1.0, "In which the learning rate rises.")
-    label_smoothing: float = _setting(0.1, "Share spread over all classes.", least=0, most=0.9)
+    weight_decay: float = _setting(0.02, "Weight decay, except for biases and scales.", least=0, most=10)
+    warmup_epochs: float = _setting(1.0, "Number of epochs of linear warm-up.")
+    label_smoothing: float = _setting(0.1, "Label smoothing.", least=0, most=0.9)
     ema: float = _setting(
         0.99,
-        "Decay per step of the running mean of the weights, which is what is validated and saved; 0: none.",
+        "Decay per step of the averaged weights, which are validated and saved; 0 turns it off.",
         least=0,
         most=0.999999,
     )
-    seed: int = _setting(
-        0, "Of initial weights, split, order, augmentation and dropout.", least=0, most=_MAX_SEED
+    seed: int = _setting(0, "Random seed.", least=0, most=_MAX_SEED)
+    precision: str = _setting(
+        "fp32", "Compute precision; bf16 is autocast with float32 weights.", choices=("fp32", "tf32", "bf16")
     )
-    precision: str = _setting("fp32", "bf16: autocast, weights in float32.", choices=("fp32", "tf32", "bf16"))
 
     def __post_init__(self) -> None:
         _check_fields(self)
@@ -299,13 +301,15 @@ class TrainRun:
     device: str = "auto"
     weights_dir: StrPath | None = None
     workers: int | None = _setting(None, "", least=0)
-    weights_dtype: str = _setting("float32", "Of the saved weights.", choices=("float32", "float16"))
-    checkpoint_minutes: float = _setting(
-        5.0, "Between checkpoints, besides those after each epoch.", least=0, most=10_000
+    weights_dtype: str = _setting(
+        "float32", "Data type of the saved weights.", choices=("float32", "float16")
     )
-    resume: bool = _setting(False, "Continue the training in the output folder, from its last checkpoint.")
-    overwrite: bool = _setting(False, "Start anew, whatever is in the output folder.")
-    dry_run: bool = _setting(False, "Print the plan and stop.")
+    checkpoint_minutes: float = _setting(
+        5.0, "Minutes between checkpoints within an epoch.", least=0, most=10_000
+    )
+    resume: bool = _setting(False, "Continue from the last checkpoint of the output folder.")
+    overwrite: bool = _setting(False, "Start over and replace the files in the output folder.")
+    dry_run: bool = _setting(False, "Print the plan and exit.")
 
     def __post_init__(self) -> None:
         _check_fields(self)

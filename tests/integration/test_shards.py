@@ -421,8 +421,8 @@ def test_pending_images_of_other_shards_are_no_interruption(folder, tmp_path):
         (("--shard", "1/2", "--shared", "-o", "{shard}.h5"), "all shards have one output"),
         (("-o", "{shard}.h5"), "it goes with shards"),
         (("--shard-size", "1MB"), "allowed with --shard-size: a name with {shard}"),
-        (("--shard-size", "1 mile"), "is no size; allowed: bytes"),
-        (("--shard-size", "IB"), "is no size; allowed: bytes"),
+        (("--shard-size", "1 mile"), "is not a size; allowed: bytes"),
+        (("--shard-size", "IB"), "is not a size; allowed: bytes"),
     ],
 )
 def test_wrong_usage(folder, tmp_path, arguments, said, monkeypatch):

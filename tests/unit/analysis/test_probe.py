@@ -383,10 +383,9 @@ def test_the_command_says_what_is_left_out(tmp_path):
     with h5py.File(path, "r+") as opened:
         opened["images/status"][-1] = 0
     result = run(path, "-q")
-    assert "note: 2 rows without label are left out" in result.stdout
+    assert "note: 2 rows without label were skipped" in result.stdout
     assert (
-        "note: 1 class with 3 rows left out, having fewer than 5 rows (--min-per-class): \\udcff 3"
-        in result.stdout
+        "note: 1 class with fewer than 5 rows (--min-per-class) skipped, 3 rows: \\udcff 3" in result.stdout
     )
     assert "note: 1 image is pending" in result.stdout
     assert "\x1b" not in result.stdout

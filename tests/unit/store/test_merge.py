@@ -438,7 +438,7 @@ def test_the_command_says_what_it_made(tmp_path, shards):
     assert "the descriptors stay in the shards" in said.stderr
     run(tmp_path / "m.h5", *shards, code=1)
     said = run(tmp_path / "m.h5", *shards, "--copy", "--overwrite")
-    assert "it needs the shards no more" in said.stderr
+    assert "the shards are no longer needed" in said.stderr
     run(tmp_path / "n.h5", code=2)
     assert run(shards[0], *shards, "--overwrite", code=2).stderr.endswith("allowed: another file\n")
     assert "are in none of the files" in run(tmp_path / "n.h5", shards[0], code=1).stderr
