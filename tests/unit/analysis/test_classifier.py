@@ -68,9 +68,8 @@ def test_a_table_has_what_scikit_learn_says(features, model, folder):
         assert float(line["score"]) == pytest.approx(decision[i].max(), abs=1e-5)
     right = np.mean(decision.argmax(axis=1)[y >= 0] == y[y >= 0])
     assert result.stderr == (
-        "note: 25 of 26 rows are among those that the classifier learned from: of others it gets fewer right, "
-        "as 'sppfeat probe' says\n"
-        f"accuracy: {100 * right:.1f} % of 25 rows of classes that it knows\n"
+        "note: 25 of 26 rows were used to fit the classifier; 'sppfeat probe' estimates the accuracy on unseen images\n"
+        f"accuracy on 25 labeled rows: {100 * right:.1f} %\n"
     )
     assert b"\xff" in result.stdout_bytes
     assert run("predict", model, features, "-q", "--scores", "-o", folder / "p.csv").stdout == ""
@@ -153,9 +152,9 @@ def test_other_labels_and_rows_without_descriptor(features, model, tmp_path):
         opened["images/status"][1] = 2
     result = run("predict", model, path, "-q")
     assert [line["row"] for line in lines_of(result.stdout_bytes)] == ["0", "2", "3"]
-    assert "note: 1 row of the file has no descriptor" in result.stderr
+    assert "note: 1 row has no descriptor and was skipped" in result.stderr
     assert "note: 1 row is of classes that the classifier does not know" in result.stderr
-    assert "% of 1 row " in result.stderr
+    assert "accuracy on 1 labeled row: " in result.stderr
     (tmp_path / "l.csv").write_text("row,label\n0,cat\n3,d\n")
     result = run("predict", model, path, "-q", "--labels", tmp_path / "l.csv")
     assert [line["label"] for line in lines_of(result.stdout_bytes)] == ["cat", "", "d"]
@@ -203,7 +202,7 @@ def test_files_of_other_settings(features, model, tmp_path, settings, message):
     result = run("predict", model, path, "-q", "-o", tmp_path / "p.csv")
     assert (tmp_path / "p.csv").exists() == (message is None)
     assert result.exit_code == (0 if message is None else 1), result.output
-    assert re.search(message or "^note: 25 of 26 rows .*\naccuracy: .*\n$", result.stderr)
+    assert re.search(message or "^note: 25 of 26 rows .*\naccuracy on .*\n$", result.stderr)
     assert message is None or result.stderr.count("\n") == 1
 
 
