@@ -106,8 +106,7 @@ class Option(click.Option):
             default_text = f"[default: {default}]"
         else:
             default_text = ""
-        text = " ".join(filter(None, [self.help, default_text]))
-        return names, text.replace("[default: ", f"[default:{_NO_BREAK}")
+        return names, " ".join(filter(None, [self.help, default_text]))
 
     def _placeholder(self) -> str:
         if self.metavar:
@@ -330,7 +329,9 @@ def _without_variable(option: click.Option | None) -> click.Option | None:
 
 def _records(options: Sequence[click.Parameter], ctx: click.Context) -> list[tuple[str, str]]:
     records = (option.get_help_record(ctx) for option in options if isinstance(option, click.Option))
-    return [record for record in records if record]
+    return [
+        (record[0], record[1].replace("[default: ", f"[default:{_NO_BREAK}")) for record in records if record
+    ]
 
 
 def _write_lines(formatter: click.HelpFormatter, heading: str, lines: Sequence[str]) -> None:
