@@ -22,7 +22,7 @@ from sppfeat.config.specs import ReductionSpec
 from sppfeat.config.values import CHOICES, StrPath, check_choice
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError, StoreError
-from sppfeat.files.outputs import OutputLock, check_new_file, check_output, layout_of
+from sppfeat.files.outputs import OutputLock, check_feature_path, check_new_file, check_output, layout_of
 from sppfeat.store.comparability import extraction_differences
 from sppfeat.store.descriptor_columns import select_columns
 from sppfeat.store.layout import create_reduced_file
@@ -131,6 +131,7 @@ def reduce(
         levels=None if levels is None else tuple(levels),
         fit_rows=tuple(fit_rows),
     )
+    check_feature_path(output)
     target = Path(output)
     for name, other in (("the input", features), ("the file of --from", like)):
         if other is not None and os.path.realpath(other) == os.path.realpath(target):

@@ -18,6 +18,7 @@ from sppfeat.extraction.report import PlanSummary, result_notes
 from sppfeat.extraction.run import OnProbe, open_run
 from sppfeat.extraction.shard_files import open_parts_in_turn
 from sppfeat.files.downloads import OnDownload
+from sppfeat.files.outputs import check_feature_path
 from sppfeat.store.schema import BoxCounts
 
 __all__ = ["ExtractResult", "extract", "open_part", "open_parts"]
@@ -145,6 +146,7 @@ def open_parts(
     Raises:
         SppfeatError: see :func:`extract`.
     """
+    check_feature_path(request.output)
     if request.ray is not None:
         from sppfeat.extraction.ray_parts import open_parts_on_ray
 

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import shlex
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -16,9 +17,11 @@ from sppfeat.errors import ConfigError, StoreError
 
 __all__ = [
     "OutputLock",
+    "check_feature_path",
     "check_new_file",
     "check_output",
     "extension_of",
+    "format_suffix",
     "is_being_written",
     "layout_of",
     "put_in_place",
@@ -32,6 +35,16 @@ __all__ = [
     "written_aside",
 ]
 
+# Suffixes of feature files, of the formats that 'sppfeat export' writes, and of other formats.
+_FEATURES = ".h5 .hdf5 .hdf .he5"
+_EXPORTED = (
+    ".csv .csv.gz .libsvm .mat .npy .npz .parquet .pq .pt .pth .safetensors .svm .svmlight .tsv .tsv.gz .zarr"
+)
+_OTHERS = (
+    ".7z .arrow .avro .bin .bz2 .ckpt .db .doc .docx .feather .gif .gz .html .jpeg .jpg .json .jsonl .log .md .ndjson "
+    ".onnx .orc .pdf .pickle .pkl .png .skops .sqlite .svg .tar .tgz .tif .tiff .txt .webp .xls .xlsx .xml .xz .yaml "
+    ".yml .zip .zst"
+)
 _LONGEST_NAME = 240  # bytes of a file name; file systems allow 255
 _SUFFIX = ".lock"
 _N_LOOKS, _LOOK_SECONDS = 2, 0.01
@@ -53,6 +66,39 @@ def check_output(path: Path) -> None:
     except OSError as error:  # such as: it does not exist
         if error.errno == errno.ENAMETOOLONG:
             raise StoreError(f"cannot use {str(path)!r} as output: {error.strerror}") from error
+
+
+def format_suffix(path: StrPath) -> str:
+    """Return the suffix of a path, in lower case, if it is that of a known file format; else an empty text.
+
+    Example:
+        >>> format_suffix("a.csv.gz"), format_suffix("B.H5"), format_suffix("run-0.5")
+        ('.csv.gz', '.h5', '')
+    """
+    name = os.path.basename(os.fspath(path)).lower()
+    return max(filter(name.endswith, f"{_FEATURES} {_EXPORTED} {_OTHERS}".split()), key=len, default="")
+
+
+def check_feature_path(path: StrPath) -> None:
+    """Raise ConfigError if a feature file cannot have this path: ``-``, or the suffix of another format.
+
+    Any other suffix is allowed, or none.
+    """
+    shown, suffix = os.fspath(path), format_suffix(path)
+    if shown == "-":
+        raise ConfigError(
+            "cannot write a feature file to standard output; write a feature file (.h5), then: "
+            "sppfeat export features.h5 -o - --format csv"
+        )
+    if not suffix or suffix in _FEATURES.split():
+        return
+    found = f"the output {shown!r} would be an HDF5 file with the suffix {suffix}"
+    if suffix not in _EXPORTED.split():
+        raise ConfigError(f"{found}; use .h5 ('sppfeat export' writes other formats)")
+    folder, name = os.path.split(shown)
+    features = os.path.join(folder, f"{name[: -len(suffix)] or 'features'}.h5")
+    command = f"sppfeat export {shlex.quote(features)} -o {shlex.quote(shown)}"
+    raise ConfigError(f"{found}; write a feature file (.h5), then: {command}")
 
 
 def check_new_file(path: Path, *, inputs: Sequence[object] = (), overwrite: bool) -> None:

@@ -22,7 +22,7 @@ from sppfeat.config.values import StrPath
 from sppfeat.config.wording import counted, first_few
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.files.columns import ClassNumbers
-from sppfeat.files.outputs import OutputLock, check_new_file, is_being_written
+from sppfeat.files.outputs import OutputLock, check_feature_path, check_new_file, is_being_written
 from sppfeat.files.places import FileVersion
 from sppfeat.files.remote import url_of
 from sppfeat.files.remote.output import local_output
@@ -125,6 +125,7 @@ def merge_shards(
         StoreError: a file is incomplete, or cannot be read or written; or the files do not hold each image of one
             extraction exactly once.
     """
+    check_feature_path(output)
     if not shards:
         raise ConfigError("no shards to merge; name one or more")
     url = url_of(output)

@@ -15,6 +15,7 @@ from sppfeat.config.request import BackboneChoice
 from sppfeat.config.specs import DEFAULT_LEVELS, parse_levels
 from sppfeat.config.values import CHOICES, StrPath, check_choice, check_encoding, set_fields, whole_number
 from sppfeat.errors import ConfigError
+from sppfeat.files.outputs import format_suffix
 
 __all__ = [
     "DataSettings",
@@ -333,6 +334,11 @@ class TrainRequest:
 
     def __post_init__(self) -> None:
         check_encoding(self.encoding)
+        if str(self.output) == "-" or format_suffix(self.output):
+            raise ConfigError(
+                f"the output {str(self.output)!r} is not a folder; give one, such as 'run', for the network "
+                "(model.pth), its checkpoint and the log"
+            )
         if self.validation and self.settings.data.val_fraction:
             raise ConfigError(
                 "val and val-fraction: validation images are either given or held out, not both"

@@ -239,3 +239,29 @@ def test_a_second_writer_is_refused(folder, tmp_path):
     with OutputLock(tmp_path / "f.h5"):
         result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY, code=1)
     assert "another process is writing" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("extract", "photos", "-o", "d.csv"),
+        ("extract", "photos", "-o", "-"),
+        ("extract", "photos", "-o", "d-{shard}.npz", "--shard", "1/2"),
+        ("extract", "photos", "-o", "d.pt", "--dry-run"),
+        ("merge", "d.parquet", "a.h5"),
+        ("reduce", "a.h5", "-o", "d.mat"),
+        ("train", "photos", "-o", "run.pth"),
+        ("train", "photos", "-o", "-"),
+        ("report", "a.h5", "-o", "d.pdf"),
+        ("show", "sizes", "a.h5", "-o", "d.h5"),
+        ("export", "a.h5", "-o", "d.h5"),
+        ("probe", "a.h5", "--save", "d.pkl"),
+    ],
+)
+def test_outputs_that_would_mislead_are_refused_before_any_work(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    for name in ("photos", "a.h5"):
+        (tmp_path / name).mkdir()  # nothing reads them
+    result = run(*command, code=2)
+    assert result.stderr.startswith("Error: ")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5", "photos"]

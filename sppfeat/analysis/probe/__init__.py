@@ -13,7 +13,7 @@ from sppfeat.analysis.probe.classifier import Predictions, fit_classifier, predi
 from sppfeat.analysis.probe.validation import ProbeResult, cross_validate
 from sppfeat.config.values import StrPath
 from sppfeat.errors import ConfigError
-from sppfeat.files.outputs import check_new_file
+from sppfeat.files.outputs import check_new_file, format_suffix
 from sppfeat.store.labels import LabelSource
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.rows import RowsLike
@@ -79,10 +79,8 @@ def probe(
         max_nbytes=max_nbytes,
     )
     model = None if save is None else Path(save)
-    if model is not None and model.suffix == ".skops":
-        raise ConfigError(
-            f"--save {str(model)!r}: classifiers are no longer .skops files; use {model.stem}.npz"
-        )
+    if model is not None and format_suffix(model) not in ("", ".npz"):
+        raise ConfigError(f"--save {str(model)!r}: classifiers are .npz files; use {model.stem}.npz")
     with FeatureFile(Path(features)) as file:
         if model is not None:
             check_new_file(model, inputs=[*file.read_paths, labels], overwrite=overwrite)

@@ -408,7 +408,7 @@ def test_json_has_the_fields_of_the_readme(tmp_path):
         (["--max-memory", "nan"], "nan is not a number", 2),
         (["--max-memory", "0.0000001"], "--max-memory", 2),
         (["--save", "gone/m.npz"], "the folder of the output does not exist", 1),
-        (["--save", "m.skops"], "classifiers are no longer .skops files; use m.npz", 2),
+        (["--save", "m.skops"], "classifiers are .npz files; use m.npz", 2),
     ],
 )
 def test_wrong_usage(boxes, args, message, code):

@@ -1,11 +1,12 @@
 """Files that take their names once they are complete."""
 
 import os
+from pathlib import Path
 
 import pytest
 
-from sppfeat.errors import StoreError
-from sppfeat.files.outputs import replace_file, whole_file, whole_files
+from sppfeat.errors import ConfigError, StoreError
+from sppfeat.files.outputs import check_feature_path, format_suffix, replace_file, whole_file, whole_files
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path):
@@ -88,3 +89,48 @@ def test_long_names_in_a_group_do_not_collide(tmp_path):
         for file, path in zip(files, paths, strict=True):
             file.write(path.suffix.encode())
     assert [path.read_bytes() for path in paths] == [b".npy", b".csv"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "f.h5",
+        "F.HDF5",
+        "f.hdf",
+        "f.he5",
+        "features",
+        "v1.2",
+        "a.csv/f",
+        "f.csv.h5",
+        ".h5",
+        "s3://bucket/f.h5",
+        "f-{shard}.h5",
+    ],
+)
+def test_feature_files_may_have_any_name_that_does_not_mislead(name):
+    check_feature_path(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("d.csv", "sppfeat export d.h5 -o d.csv"),
+        ("a b/d.TSV.gz", "sppfeat export 'a b/d.h5' -o 'a b/d.TSV.gz'"),
+        ("-", "sppfeat export features.h5 -o - --format csv"),
+        (".pt", "sppfeat export features.h5 -o .pt"),
+        ("s3://bucket/d.npz", "sppfeat export s3://bucket/d.h5 -o s3://bucket/d.npz"),
+        ("d.pkl", "use .h5 ('sppfeat export' writes other formats)"),
+        ("d.h5.gz", "use .h5 ('sppfeat export' writes other formats)"),
+    ],
+)
+def test_feature_files_are_not_named_like_other_formats(name, command):
+    with pytest.raises(ConfigError) as refusal:
+        check_feature_path(Path(name) if "/" not in name else name)
+    assert str(refusal.value).endswith(command)
+
+
+def test_all_formats_of_exports_are_known():
+    from sppfeat.analysis.export import _FORMATS
+
+    suffixes = [suffix for form in _FORMATS.values() for suffix in form.suffixes]
+    assert [*map(format_suffix, suffixes)] == suffixes
