@@ -39,7 +39,7 @@ class RegionCell(TypedDict):
     Attributes:
         boxes: number of boxes.
         calls: number of calls that they are divided into to limit memory.
-        contenders: timing of each contender; null if it exceeded the time limit.
+        contenders: timing of each contender; None if it exceeded the time limit.
     """
 
     boxes: int
@@ -52,7 +52,7 @@ class MapCell(TypedDict):
 
     Attributes:
         maps: number of maps.
-        contenders: timing of each contender; null if it exceeded the time limit.
+        contenders: timing of each contender; None if it exceeded the time limit.
     """
 
     maps: int
@@ -94,8 +94,8 @@ def region_contenders(feature_map: Tensor, levels: Sequence[int], mode: str) -> 
 
     A region is the index of a map, then x0, y0, x1, y1 in cells, half-open. Each function holds the map in the memory
     layout that suits it: ours channels-last, like a network's output; the others contiguous, to which they would
-    convert it anyway. ``roi_pool`` takes only maxima and is missing for ``avg``. ``write_once`` pools nothing; it shows
-    the time for writing the result, which no contender can beat.
+    convert it anyway. ``roi_pool`` computes only maxima and is missing for ``avg``. ``write_once`` pools nothing: its
+    time for writing the result is a lower bound for all contenders.
     """
     plain, channels_last = feature_map.contiguous(), _channels_last(feature_map)
 
@@ -162,8 +162,8 @@ def bench_pooling(
 ) -> PoolingBench:
     """Measures all contenders in turn.
 
-    A contender that takes longer than ``budget_seconds`` for a number of boxes has None in place of its timing.
-    ``map_hw`` is in cells; ``draw_seed`` is that of map and boxes.
+    The timing of a contender that takes longer than ``budget_seconds`` is None. ``map_hw`` is in cells; ``draw_seed``
+    seeds the map and the boxes.
     """
     chosen = choose_device(device, _PRECISION)
     with torch.inference_mode(), device_memory(chosen):
@@ -174,8 +174,8 @@ def bench_pooling(
         regions = F.pad(boxes, (1, 0)).to(chosen)
         dimension = n_channels * sum(n * n for n in levels)
         step = max(1, _MOST_VALUES // dimension)
-        of_regions, of_maps = region_contenders(maps[:1], levels, pool), map_contenders(levels, pool)
-        n_contenders = len(counts) * len(of_regions) + len(_N_MAPS) * len(of_maps)
+        box_poolers, map_poolers = region_contenders(maps[:1], levels, pool), map_contenders(levels, pool)
+        n_contenders = len(counts) * len(box_poolers) + len(_N_MAPS) * len(map_poolers)
         on_pass = counted_passes(n_contenders * (1 + repetitions), on_progress)
 
         def measure(
@@ -199,11 +199,11 @@ def bench_pooling(
             "budget_seconds": budget_seconds,
             "repetitions": repetitions,
             "regions": [
-                {"boxes": n, "calls": -(-n // step), "contenders": measure(of_regions, regions[:n], step)}
+                {"boxes": n, "calls": -(-n // step), "contenders": measure(box_poolers, regions[:n], step)}
                 for n in counts
             ],
-            "same_values": same_values(of_regions, regions[:_COMPARED]),
-            "whole": [{"maps": n, "contenders": measure(of_maps, maps[:n], n)} for n in _N_MAPS],
+            "same_values": same_values(box_poolers, regions[:_COMPARED]),
+            "whole": [{"maps": n, "contenders": measure(map_poolers, maps[:n], n)} for n in _N_MAPS],
         }
 
 

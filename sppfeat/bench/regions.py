@@ -1,4 +1,4 @@
-"""Time for the descriptors of many boxes of one image: one run of the network, compared with one run per box."""
+"""Time for the descriptors of many boxes of one image: one run of the network compared with one run per box."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ class Rung(TypedDict):
         spp: one run of the image.
         rcnn: one run per box.
         speedup: time of one run per box divided by the time of one run.
-        extrapolated_from: number of boxes that ``rcnn`` was scaled from; null if it was measured.
+        extrapolated_from: number of boxes that ``rcnn`` was scaled from; None if it was measured.
     """
 
     boxes: int
@@ -47,7 +47,7 @@ class Crossover(TypedDict):
 
     Attributes:
         boxes: smallest measured number from which one run is always faster.
-        above: largest measured number with which it is not; null if there is none.
+        above: largest measured number with which one run is not faster; None without one.
         is_extrapolated: true if the time of one run per box was scaled at ``boxes``.
     """
 
@@ -60,14 +60,14 @@ class RegionsBench(Conditions):
     """The result of ``sppfeat bench regions``.
 
     Attributes:
-        image: path of the image; null for a synthetic photograph.
+        image: path of the image; None for a synthetic photograph.
         image_hw: height and width of the image, in pixels.
         input_hw: height and width of the network input for one run, in pixels.
         crop_hw: height and width of the warped crops, in pixels.
         crop_batch: number of crops in a batch.
         repetitions: number of measurements of each way.
         ladder: timings for increasing numbers of boxes.
-        crossover: number of boxes from which one run is faster; null if it never is.
+        crossover: number of boxes from which one run is faster; None if it never is.
     """
 
     image: str | None
@@ -84,7 +84,7 @@ class BoxContenders:
     """The two ways from the decoded pixels of an image to descriptors of boxes: one run, or one run per box.
 
     The image is 8-bit RGB at its full size. ``boxes_px`` are ``(K, 4)`` int64 ``x0, y0, x1, y1`` in its pixels,
-    half-open; none is empty, and all lie inside. ``size`` is the short side of the network input for the one run.
+    half-open, inside the image and not empty. ``size`` is the short side of the network input for the one run.
     """
 
     def __init__(
@@ -130,10 +130,10 @@ def bench_regions(
     """Measures both ways for increasing numbers of boxes.
 
     Args:
-        image: an image file, or None for a synthetic photograph.
+        image: path of an image; None for a synthetic photograph.
         n_crops: largest number of boxes to crop, warp and run separately; the time for more is scaled from these.
-        **network: network, pyramid, precision and device, as options of :class:`sppfeat.extractor.Extractor`; among
-            them ``device`` and ``weights``.
+        **network: network, pyramid, precision and device, as for :class:`sppfeat.Extractor`; ``device`` and
+            ``weights`` are required.
     """
     photo = _open_photo(image, draw_seed)
     image_hw = (photo.height, photo.width)
@@ -183,7 +183,7 @@ def _climb(
     repetitions: int,
     on_progress: Callable[[int, int], None],
 ) -> list[Rung]:
-    """Measures both ways up to ``n_crops`` boxes; for more, measures one run and scales the other way."""
+    """Measures both ways for up to ``n_crops`` boxes; for more, scales the time of one run per box."""
     n_crops = min(n_crops, n_boxes)
     if n_crops < n_boxes:  # scale the time of full batches, if possible
         n_crops = n_crops - n_crops % contenders.crop_batch or n_crops

@@ -1,4 +1,4 @@
-"""Time of an extraction, stage by stage and as a whole, compared with the network alone and with a plain loop."""
+"""Time of an extraction by stage and as a whole, compared with the bare network and with a plain loop."""
 
 import contextlib
 import dataclasses
@@ -219,7 +219,9 @@ def find_bound(seconds: dict[str, float], n_workers: int) -> str:
 class WholeRun:
     """A whole extraction, with its own network, workers and file, which is deleted after each run.
 
-    ``n_workers`` decoding processes ran last time, and ``n_failed`` images failed.
+    Attributes:
+        n_workers: number of decoding processes in the last run.
+        n_failed: number of images that failed in the last run.
     """
 
     def __init__(self, request: Request) -> None:
@@ -228,7 +230,7 @@ class WholeRun:
         self.n_failed = 0
 
     def run(self) -> dict[str, float]:
-        """Runs once; returns seconds of ``prepare`` (before the first image) and ``extract`` (all the rest)."""
+        """Runs once; returns the seconds of ``prepare`` (before the first image) and ``extract`` (the rest)."""
         folder = self._request.output.parent
         folder.mkdir(exist_ok=True)
         start = time.perf_counter()
@@ -243,7 +245,7 @@ class WholeRun:
 
 
 def run_bare_network(describer: Describer, batches: Iterable[npt.NDArray[np.uint8]]) -> dict[str, float]:
-    """Seconds of ``forward``: the network alone, on batches ``(N, H, W, 3)`` that are already on the device."""
+    """Seconds of ``forward``: the bare network on batches ``(N, H, W, 3)``, copied to the device in advance."""
     seconds = 0.0
     for pixels in batches:
         batch = describer.make_batch(pixels)
@@ -264,8 +266,8 @@ def run_plain_loop(
 ) -> npt.NDArray[np.float32]:
     """Descriptors from the loop that most people write: Pillow, one image at a time, float32, adaptive pooling.
 
-    The network is neither folded nor converted, and on ``device``. ``images`` are paths, each with height and width of
-    its network input in pixels. Returns ``(N, D)`` float32.
+    ``backbone`` is not folded and runs on ``device``. ``images`` are paths, each with height and width of its network
+    input in pixels. Returns ``(N, D)`` float32.
     """
     spec = backbone.spec
     mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (spec.mean, spec.std))

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from sppfeat.config.specs import InputSpec
+from sppfeat.config.wording import counted
 from sppfeat.decoding.images import read_image
 from sppfeat.errors import ConfigError, ImageError, StoreError
 from sppfeat.inputs import FileStorage, list_images
@@ -28,13 +29,20 @@ def choose_images(
 ) -> tuple[list[str], int]:
     """Chooses up to ``n`` images evenly from folders, image files and lists of them.
 
-    Each image is decoded once, to leave out unreadable ones and to bring the others into the system's cache. Returns
-    the paths of the images that can be decoded, and the number of chosen images that cannot; refuses inputs without
-    an image that can.
+    Each chosen image is decoded once: unreadable ones are left out, the others enter the system's cache.
+
+    Returns:
+        The paths of the readable images, and the number of unreadable ones.
+
+    Raises:
+        ConfigError: the inputs include something else.
+        ImageError: none of the chosen images can be read.
     """
     listing = list_images(inputs, labels="none")
     if not isinstance(listing.storage, FileStorage):
-        raise ConfigError("the inputs are not all folders, image files and lists of them; allowed: those")
+        raise ConfigError(
+            "the inputs include archives or remote files; allowed: folders, images and lists of them"
+        )
     n = min(n, len(listing.paths))
     good: list[str] = []
     reasons: list[str] = []
@@ -47,18 +55,18 @@ def choose_images(
             reasons.append(f"{path!r}: {error}")
         on_image(i + 1, n)
     if not good:
-        raise ImageError(f"none of the images ({n}) can be read; the first: {reasons[0]}")
+        raise ImageError(f"none of {counted(n, 'image')} can be read; the first: {reasons[0]}")
     return good, len(reasons)
 
 
 def draw_boxes(n: int, extent_hw: tuple[int, int], *, shortest: int, seed: int) -> npt.NDArray[np.int64]:
-    """Draws boxes with log-uniform sides at uniform places; a smaller ``n`` gives the first of the same boxes.
+    """Draws boxes with log-uniform sides at uniform positions; a smaller ``n`` gives the first of the same boxes.
 
-    Returns ``(n, 4)`` int64 ``x0, y0, x1, y1`` in the unit of ``extent_hw``, pixels or cells, half-open; none is empty,
-    and all lie inside. The shortest side is ``shortest``, or less if the extent is smaller.
+    Returns ``(n, 4)`` int64 ``x0, y0, x1, y1`` in the unit of ``extent_hw``, pixels or cells, half-open, inside the
+    extent and not empty. Sides are ``shortest`` or longer, unless the extent is smaller.
     """
     extent = np.array(extent_hw[::-1], dtype=np.float64)
-    uniform = np.random.default_rng(seed).random((n, 2, 2))  # of each box: its sides, its place
+    uniform = np.random.default_rng(seed).random((n, 2, 2))  # sides and position of each box
     least = np.minimum(shortest, extent)
     side = np.floor(np.exp(np.log(least) + uniform[:, 0] * np.log((extent + 1) / least)))
     side = side.clip(least, extent)

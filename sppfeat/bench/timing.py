@@ -1,4 +1,4 @@
-"""Timings: medians of passes that take turns, and the conditions under which they were taken."""
+"""Timings: medians of passes that take turns, and the machine and descriptors that they hold for."""
 
 import itertools
 import math
@@ -34,7 +34,7 @@ _CPUINFO = Path("/proc/cpuinfo")
 _CPU = torch.device("cpu")
 
 Pass: TypeAlias = Callable[[], Mapping[str, float]]
-"""Does the work once; returns seconds by name, for one or more parts of it, or nothing if it was stopped."""
+"""Does the work once; returns the seconds of one or more parts by name, or nothing if it was stopped."""
 
 
 class Timing(TypedDict):
@@ -190,7 +190,7 @@ def describe_machine(device: torch.device, precision: str) -> Machine:
 def describe_conditions(
     config: ExtractConfig, device: torch.device, *, weights: str, dimension: int
 ) -> Conditions:
-    """Describes the machine and the descriptors of a measurement; ``weights`` is what the user asked for."""
+    """Describes the machine and the descriptors of a measurement; ``weights`` is the user's choice."""
     spec, descriptor = config.backbone, config.descriptor
     return {
         "machine": describe_machine(device, config.precision),

@@ -1,6 +1,6 @@
-"""Batches of pixels to train on: planned per epoch, decoded, cropped, mirrored and recolored in worker processes.
+"""Batches of pixels to train on: planned per epoch; decoded, cropped, mirrored and recolored in worker processes.
 
-The batches of an epoch depend on seed and epoch number alone, not on earlier epochs.
+The batches of an epoch depend only on the seed and the number of the epoch.
 """
 
 import contextlib
@@ -36,9 +36,13 @@ _BATCHES_AHEAD = 4  # per worker
 
 
 class PixelBatch(NamedTuple):
-    """The pixels ``(n, 3, H, W)`` uint8 RGB and labels ``(n,)`` int64 of images, which are indices in the listing.
+    """The pixels of some images.
 
-    ``failures`` are the reasons why other images of the batch could not be read.
+    Attributes:
+        images: ``(n,)`` int64 indices in the listing.
+        labels: ``(n,)`` int64 classes.
+        pixels: ``(n, 3, H, W)`` uint8 RGB.
+        failures: reasons why other images of the batch could not be read, by index.
     """
 
     images: Tensor
@@ -53,11 +57,11 @@ def epoch_batches(
     """Makes the batches of an epoch, numbered from 0, in random order.
 
     With ``crop``, all batches are full, and each epoch leaves out the remaining images. With ``full``, the images of a
-    batch have equal shapes, and no image is left out.
+    batch have equal shapes, and each epoch has all images.
     """
     generator = np.random.default_rng([seed, 1, epoch])
     order = generator.permutation(examples.images)
-    # As in He et al., TPAMI 2015, section 2.3, each epoch has a single size, and the sizes take turns.
+    # Each epoch has a single size, and the sizes take turns: He et al., TPAMI 2015, section 2.3.
     size = data.sizes[epoch % len(data.sizes)]
     if data.views == "crop":
         n_full = max(1, len(order) // batch_size)
@@ -71,9 +75,9 @@ def epoch_batches(
 def whole_image_batches(
     examples: Examples, data: DataSettings, *, size: int, batch_size: int, min_side: int
 ) -> list[Batch]:
-    """Makes batches of whole images with a short side of ``size`` pixels, of one shape each, the largest shape first.
+    """Makes batches of whole images with a short side of ``size`` pixels; each has one shape, the largest first.
 
-    Images too elongated for the network, whose smallest side is ``min_side`` pixels, are left out.
+    Images that are too elongated for the network, with its smallest side of ``min_side`` pixels, are left out.
     """
     images = examples.images
     input_hw, _ = input_sizes(examples.image_hw[images], full_input(data, size=size, min_side=min_side))
@@ -92,10 +96,10 @@ def load_batches(
     first: int = 0,
     pin_memory: bool = False,
 ) -> Iterator[PixelBatch]:
-    """Yields the pixels of batches, from the ``first`` one on, in order; DecoderError if a worker process died.
+    """Yields the pixels of batches in order, starting at ``first``; DecoderError if a worker process dies.
 
-    The pixels of an image depend on ``seed`` and its position in the batches, not on the worker that reads it. From
-    page-locked memory (``pin_memory``), copies to a GPU are asynchronous.
+    The pixels of an image depend on ``seed`` and its position in the batches, not on the worker that reads it.
+    ``pin_memory`` puts them into page-locked memory, for asynchronous copies to a GPU.
     """
     loader = DataLoader(
         _Batches(batches, examples, data, resample, tuple(seed)),
@@ -118,21 +122,21 @@ def load_batches(
         if not dead:
             raise
         raise DecoderError(
-            f"a process that reads images died ({describe_exit(dead[0])}): an image may crash its decoder "
-            "('extract' of the same images would name it), or memory, shared memory included, may be short "
-            "(fewer --workers need less)"
+            f"a process that reads images died ({describe_exit(dead[0])}): either an image crashed its decoder "
+            "('sppfeat extract' on the same images names it), or memory or shared memory is short (fewer --workers "
+            "need less)"
         ) from error
 
 
 def _ignore_signals(worker: int) -> None:  # noqa: ARG001
-    """Ignores Ctrl-C and a closing terminal in a worker; they reach all processes, and the training one decides."""
+    """Ignores Ctrl-C and a closing terminal in a worker, because the main process handles them."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
 def _child_handler_kept() -> Iterator[None]:
-    """Keeps torch from installing its signal handler, which raises anywhere in the code when a worker dies."""
+    """Undoes torch's signal handler, which raises an error at any point in the code when a worker dies."""
     if threading.current_thread() is not threading.main_thread():  # torch installs it only in the main thread
         yield
         return
@@ -160,10 +164,10 @@ class _Batches(Dataset[PixelBatch]):
         with torch.random.fork_rng(devices=[]):
             seed = np.random.SeedSequence([*self.seed, place]).generate_state(1, np.uint64)
             torch.manual_seed(int(seed[0] >> np.uint64(1)))
-            change = _augmentation(self.data, input_hw, self.resample)
+            augment = _augmentation(self.data, input_hw, self.resample)
             for image in batch.images:
                 try:
-                    pixels.append(change(self._picture(image, input_hw)))
+                    pixels.append(augment(self._read(image, input_hw)))
                     read.append(image)
                 except ImageError as error:
                     failures[image] = f"{self.examples.name(image)!r}: {error}"
@@ -171,8 +175,8 @@ class _Batches(Dataset[PixelBatch]):
         images = torch.tensor(read, dtype=torch.int64)
         return PixelBatch(images, torch.from_numpy(self.examples.labels)[images], stacked, failures)
 
-    def _picture(self, image: int, input_hw: tuple[int, int]) -> Image.Image:
-        """An image at the size of its file; with ``full``, at the size of the network input."""
+    def _read(self, image: int, input_hw: tuple[int, int]) -> Image.Image:
+        """Reads an image; with ``full``, resizes it to the network input."""
         path = self.examples.path(image)
         picture = read_image(path, exif="apply", max_pixels=DEFAULT_MAX_DECODE_PIXELS)
         if self.data.views == "crop":

@@ -1,4 +1,4 @@
-"""The files of a training: checkpoints to continue from, the weights, the log and the list of images."""
+"""The files of a training: checkpoints, weights, log and list of images."""
 
 import contextlib
 import hashlib
@@ -26,7 +26,7 @@ __all__ = ["TrainFolder", "describe_training"]
 _FORMAT = "sppfeat-training"
 _VERSION = 1
 
-# Entries that may differ on resume: versions of packages, and the name of the initial weights, whose checksum counts.
+# Entries that may differ on resume: versions of packages, and the name of the initial weights (their checksum counts).
 _FREE = ("made_by", "torch", "torchvision", "settings.backbone.weights")
 
 
@@ -51,10 +51,9 @@ def describe_training(
 
 
 class TrainFolder:
-    """The folder of a training; all its files stay complete, even if the process dies while writing.
+    """The folder of a training, whose files stay complete even if the process dies while writing.
 
-    Its methods raise StoreError if a file cannot be written; the previous one remains. :meth:`hold` makes the folder if
-    needed; its parent must exist.
+    Methods raise StoreError if a file cannot be written, and keep its previous version.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -69,21 +68,21 @@ class TrainFolder:
         shown = repr(str(self.folder))
         # os.path, because methods of Path raise if a name is too long or a folder must not be entered.
         if os.path.lexists(self.folder) and not os.path.isdir(self.folder):
-            raise StoreError(f"the output {shown} is no folder")
+            raise StoreError(f"the output {shown} is not a folder")
         parent = self.folder.absolute().parent
         if not os.path.isdir(parent):
             raise StoreError(f"the folder of the output does not exist: {str(parent)!r}")
         has_checkpoint = os.path.exists(self.checkpoint)
         if resume and not has_checkpoint:
-            raise StoreError(f"there is no training to resume: {str(self.checkpoint)!r} does not exist")
+            raise StoreError(f"no training to resume: {str(self.checkpoint)!r} does not exist")
         if has_checkpoint and not (resume or overwrite):
             raise StoreError(
-                f"{shown} holds a training already; --resume continues it, --overwrite starts anew"
+                f"{shown} already holds a training; --resume continues it, --overwrite starts over"
             )
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
-        """Creates the folder and locks it against other trainings; removes it at the end if it is new and empty."""
+        """Creates the folder, whose parent must exist, and locks it; removes it at the end if it is new and empty."""
         is_new = not os.path.lexists(self.folder)
         try:
             self.folder.mkdir(exist_ok=True)
@@ -94,7 +93,7 @@ class TrainFolder:
                 yield
         finally:
             if is_new:
-                with contextlib.suppress(OSError):  # it is not empty
+                with contextlib.suppress(OSError):  # not empty
                     self.folder.rmdir()
 
     def clear(self) -> None:
@@ -110,29 +109,29 @@ class TrainFolder:
         _save(self.checkpoint, {"format": _FORMAT, "version": _VERSION, **state})
 
     def read_checkpoint(self, provenance: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Reads the last checkpoint; StoreError names what differs if it is not of the training with this record."""
+        """Reads the last checkpoint; StoreError names each difference between its record and ``provenance``."""
         shown = repr(str(self.checkpoint))
         try:
             content = read_tensors(self.checkpoint)
         except WeightsError as error:
             raise StoreError(f"the training cannot be resumed: {error}") from error
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
-            raise StoreError(f"{shown} is no checkpoint of a training")
+            raise StoreError(f"{shown} is not a checkpoint of a training")
         if content.get("version") != _VERSION:
             raise StoreError(f"{shown} has version {content.get('version')!r}; this sppfeat reads {_VERSION}")
         if provenance is not None:
-            before, now = _flat(json.loads(content["provenance"])), _flat(provenance)
+            before, now = _flatten(json.loads(content["provenance"])), _flatten(provenance)
             differing = [
                 f"{name} is {now.get(name)!r}, was {before.get(name)!r}"
                 for name in sorted({*before, *now})
                 if name not in _FREE and before.get(name) != now.get(name)
             ]
             if differing:
-                raise StoreError(f"{shown} is of another training: {'; '.join(differing)}")
+                raise StoreError(f"{shown} belongs to another training: {'; '.join(differing)}")
         return content
 
     def write_weights(self, content: Mapping[str, Any]) -> None:
-        """Writes the weights file, which ``--weights`` takes."""
+        """Writes the weights file, for ``--weights``."""
         _save(self.weights, dict(content))
 
     def write_log(self, history: Iterable[Mapping[str, Any]]) -> None:
@@ -158,7 +157,7 @@ def _save(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _images_sha256(examples: Examples) -> str:
-    """SHA-256 of relative paths, sizes and labels, which does not change if the folder of the images moves."""
+    """SHA-256 of relative paths, sizes and labels, which stays the same when the folder of the images moves."""
     digest = hashlib.sha256()
     for image in examples.images.tolist():
         row = (examples.listing.paths[image], *examples.image_hw[image].tolist(), int(examples.labels[image]))
@@ -166,9 +165,9 @@ def _images_sha256(examples: Examples) -> str:
     return digest.hexdigest()
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in values.items():
         path = f"{prefix}{name}"
-        flat |= _flat(value, f"{path}.") if isinstance(value, dict) else {path: value}
+        flat |= _flatten(value, f"{path}.") if isinstance(value, dict) else {path: value}
     return flat

@@ -57,13 +57,20 @@ class Examples:
         """Absolute path of an image of the listing, as text."""
         return os.fsdecode(self.path(image))
 
-    def of(self, images: npt.NDArray[np.int64]) -> "Examples":
-        """The same examples narrowed to ``(k,)`` images of the listing."""
+    def only(self, images: npt.NDArray[np.int64]) -> "Examples":
+        """The same examples, restricted to ``(k,)`` images of the listing."""
         return replace(self, images=np.sort(images))
 
 
 class ImageSets(NamedTuple):
-    """The images of a training, reasons why others are left out, by path, and notes for the user."""
+    """The images of a training.
+
+    Attributes:
+        train: images to train on.
+        validation: images to validate on; None without validation.
+        left_out: reasons why other images are left out, by path.
+        notes: notes for the user.
+    """
 
     train: Examples
     validation: Examples | None
@@ -83,7 +90,7 @@ def read_image_sets(
     for name, sizes in (("sizes", data.sizes), ("val-sizes", data.val_sizes)):
         if min(sizes) < min_side:
             shown = ", ".join(map(str, sizes))
-            raise ConfigError(f"{name} are {shown}; allowed: {min_side} pixels or more here")
+            raise ConfigError(f"{name} are {shown}; allowed: {min_side} pixels or more with these networks")
     settings = DecodeSettings("apply", "bilinear")
     decoder: Decoder = DecoderPool(settings, n_workers=n_workers) if n_workers else InlineDecoder(settings)
     validation = None
@@ -95,7 +102,7 @@ def read_image_sets(
         if not has_teachers:
             _check_classes(train)
         if request.validation:
-            labels = "folder" if labels == "auto" else labels  # even if there is only one class
+            labels = "folder" if labels == "auto" else labels  # even for a single class
             validation, others = read_examples(
                 request.validation, decoder, labels=labels, encoding=request.encoding, on_probe=on_probe
             )
@@ -104,11 +111,11 @@ def read_image_sets(
                 validation = with_classes(validation, train.classes)
     notes = _notes(train, validation)
     if data.views == "full":
-        train = _fitting(train, data, data.sizes, min_side, left_out)
+        train = _runnable(train, data, data.sizes, min_side, left_out)
     if data.val_fraction:
         train, validation = split_examples(train, data.val_fraction, seed=request.settings.recipe.seed)
     if validation is not None:
-        validation = _fitting(validation, data, data.val_sizes, min_side, left_out)
+        validation = _runnable(validation, data, data.val_sizes, min_side, left_out)
     return ImageSets(train, validation, left_out, notes)
 
 
@@ -120,11 +127,13 @@ def read_examples(
     encoding: str | None = None,
     on_probe: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Examples, dict[str, str]]:
-    """Lists images and reads their headers; returns those that can be read, and reasons why others cannot, by path."""
+    """Lists images and reads their headers; returns the readable ones, and reasons why others are not, by path."""
     listing = list_images(inputs, labels=labels, encoding=encoding)
     paths = [os.path.join(listing.root, path) for path in listing.paths]
     if not isinstance(listing.storage, FileStorage):
-        raise ConfigError("the inputs are not all folders, image files and lists of them; allowed: those")
+        raise ConfigError(
+            "the inputs include archives or remote files; allowed: folders, images and lists of them"
+        )
     image_hw, errors = read_sizes(
         listing.storage, np.arange(len(paths)), decoder=decoder, scratch=Path(), on_probe=on_probe
     )
@@ -132,7 +141,9 @@ def read_examples(
     unreadable = {os.fsdecode(paths[image]): reason for image, reason in errors.items()}
     if not len(images):
         path, reason = next(iter(unreadable.items()))
-        raise ConfigError(f"none of the images ({len(paths)}) can be read, such as {path!r}: {reason}")
+        raise ConfigError(
+            f"none of {counted(len(paths), 'image')} can be read; the first, {path!r}: {reason}"
+        )
     classes = tuple(os.fsdecode(name) for name in listing.classes)
     return Examples(listing, image_hw, images, listing.labels, classes), unreadable
 
@@ -148,27 +159,27 @@ def split_examples(examples: Examples, fraction: float, *, seed: int) -> tuple[E
         if n_held_out == len(own):
             name = examples.classes[label] if label >= 0 else "images without a class"
             raise ConfigError(
-                f"val-fraction {fraction:g} leaves none of the {len(own)} of {name!r} to train on"
+                f"val-fraction {fraction:g} leaves no image of {name!r} to train on (it has {len(own)})"
             )
         held_out.append(own[:n_held_out])
     validation = np.concatenate(held_out)
     if not len(validation):
         raise ConfigError(
-            f"val-fraction {fraction:g} of {counted(len(examples), 'image')} in {counted(len(held_out), 'class')} "
-            "is none"
+            f"val-fraction {fraction:g} holds out none of {counted(len(examples), 'image')} in "
+            f"{counted(len(held_out), 'class')}"
         )
-    return examples.of(np.setdiff1d(examples.images, validation)), examples.of(validation)
+    return examples.only(np.setdiff1d(examples.images, validation)), examples.only(validation)
 
 
 def with_classes(examples: Examples, classes: Sequence[str]) -> Examples:
-    """Renumbers the labels of validation images as indices into the classes that are trained, which they must have."""
+    """Renumbers the labels of validation images as indices into the classes to train; ConfigError for other classes."""
     index = {name: i for i, name in enumerate(classes)}
     labels = examples.labels[examples.images]
     unknown = sorted({examples.classes[label] for label in np.unique(labels[labels >= 0])} - set(index))
     if unknown or (labels < 0).any():
-        found = f"classes {', '.join(map(repr, unknown[:5]))}" if unknown else "images without a class"
+        found = f"other classes, such as {', '.join(map(repr, unknown[:5]))}" if unknown else "no class"
         raise ConfigError(
-            f"the validation has {found}; allowed: {counted(len(classes), 'class that is', 'classes that are')} trained"
+            f"the validation images have {found}; allowed: the {counted(len(classes), 'class', 'classes')} to train"
         )
     renamed = np.array([*(index.get(name, -1) for name in examples.classes), -1], dtype=np.int64)
     return replace(examples, labels=renamed[examples.labels], classes=tuple(classes))
@@ -188,7 +199,7 @@ def _notes(train: Examples, validation: Examples | None) -> list[str]:
         n_shared = sum(validation.path(image) in paths for image in validation.images.tolist())
         if n_shared:
             shared = f"{n_shared} of {counted(len(validation), 'validation image')}"
-            notes.append(f"{shared} {'is' if n_shared == 1 else 'are'} trained on too")
+            notes.append(f"{shared} {'is' if n_shared == 1 else 'are'} also among the training images")
     return notes
 
 
@@ -196,26 +207,26 @@ def _check_classes(examples: Examples) -> None:
     labels = examples.labels[examples.images]
     n_without = int((labels < 0).sum())
     if len(np.unique(labels)) < 2 or n_without:
-        found = f"{n_without} of {len(labels)} images have none" if n_without else "there is one class only"
+        found = f"{n_without} of {len(labels)} images have no label" if n_without else "found a single class"
         raise ConfigError(
-            f"class labels are needed, and {found}; allowed: two or more folders of images, one per class, "
-            "or --teacher, which needs no labels"
+            f"training needs class labels: {found}; give two or more folders of images, one per class, or use "
+            "--teacher, which needs no labels"
         )
 
 
-def _fitting(
+def _runnable(
     examples: Examples, data: DataSettings, sizes: Sequence[int], min_side: int, left_out: dict[str, str]
 ) -> Examples:
-    """The images that can run whole at all sizes; adds the reasons why others cannot to ``left_out``."""
+    """The images that can run whole at all sizes; adds the reasons for others to ``left_out``."""
     reasons: dict[int, str] = {}
     for size in sizes:
         spec = full_input(data, size=size, min_side=min_side)
         reasons |= input_sizes(examples.image_hw[examples.images], spec)[1]
-    too_odd = {examples.name(int(examples.images[i])): reasons[i] for i in sorted(reasons)}
-    if len(too_odd) == len(examples):
-        path, reason = next(iter(too_odd.items()))
+    reasons_by_name = {examples.name(int(examples.images[i])): reasons[i] for i in sorted(reasons)}
+    if len(reasons_by_name) == len(examples):
+        path, reason = next(iter(reasons_by_name.items()))
         raise ConfigError(
-            f"none of the images ({len(examples)}) can be run whole, such as {path!r}: {reason}"
+            f"none of {counted(len(examples), 'image')} can be run whole; the first, {path!r}: {reason}"
         )
-    left_out |= too_odd
-    return examples.of(np.delete(examples.images, sorted(reasons)))
+    left_out |= reasons_by_name
+    return examples.only(np.delete(examples.images, sorted(reasons)))

@@ -1,4 +1,4 @@
-"""Learners: a backbone with the modules after it and their loss, against class labels or other networks' maps."""
+"""Learners: a backbone with the modules after it, and the loss against class labels or other networks' maps."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,7 +31,7 @@ _LEAST_STD = 0.1
 
 
 class Body(nn.Module):
-    """A backbone as a module that maps pixels to the feature maps of its layers; folded, it could not be trained."""
+    """A backbone as a module from pixels to the feature maps of its layers; it must not be folded, to be trained."""
 
     mean: Tensor
     std: Tensor
@@ -51,7 +51,7 @@ class Body(nn.Module):
 
 
 class BatchResult(NamedTuple):
-    """The mean loss of a batch, and scores ``(N, K)``: per class, or the explained variance per layer of teachers."""
+    """The mean loss of a batch, and scores ``(N, K)`` per class, or explained variance per layer of the teachers."""
 
     loss: Tensor
     scores: Tensor
@@ -60,8 +60,8 @@ class BatchResult(NamedTuple):
 class PyramidClassifier(nn.Module):
     """A classifier for feature maps of any size: the pyramid, then fully connected layers.
 
-    As in He et al., TPAMI 2015, section 2.2, the concatenated levels are the input of fc6. Unlike there, the descriptor
-    and the output of each hidden layer are normalized (Ba et al.: *Layer Normalization*, 2016).
+    The concatenated levels are the input of fc6 (He et al., TPAMI 2015, section 2.2). Unlike in the paper, the
+    descriptor and the output of each hidden layer are normalized (Ba et al.: *Layer Normalization*, 2016).
     """
 
     def __init__(self, n_channels: int, settings: NetworkSettings, n_classes: int) -> None:
@@ -69,7 +69,7 @@ class PyramidClassifier(nn.Module):
         self.pyramid = SpatialPyramidPool2d(settings.levels, settings.pool)
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         width = n_channels * sum(n * n for n in settings.levels)
-        # Maxima over many channels are large and never negative: without normalization all units die in a few steps.
+        # Maxima over many channels are large and never negative. Without normalization, all units die in a few steps.
         layers["norm5"] = nn.LayerNorm(width, elementwise_affine=False)
         for i, hidden in enumerate(settings.hidden):
             layers[f"fc{i + 6}"] = nn.Linear(width, hidden)
@@ -89,7 +89,7 @@ class PyramidClassifier(nn.Module):
 class ClassLearner(nn.Module):
     """Learns class labels by cross-entropy, with the pyramid between backbone and classifier.
 
-    ``label_smoothing`` applies only in training; ``freeze`` keeps the body, and the statistics of its normalizations.
+    ``label_smoothing`` applies only in training; ``freeze`` keeps the body and the statistics of its normalizations.
     """
 
     def __init__(
@@ -124,8 +124,8 @@ class ClassLearner(nn.Module):
 class TeacherAdapter(nn.Module):
     """A linear map from the student's channels to the standardized channels of a teacher, applied cell by cell.
 
-    With ``map``, the finer of the two maps is averaged to the grid of the coarser one; with ``descriptor``, the bins of
-    the pyramid take the place of cells.
+    With ``map``, the finer map is averaged to the grid of the coarser one. With ``descriptor``, the bins of the pyramid
+    replace the cells.
     """
 
     mean: Tensor
@@ -142,32 +142,33 @@ class TeacherAdapter(nn.Module):
 
     def moments(self, teacher_map: Tensor) -> Tensor:
         """Computes number, sum and sum of squares of each channel of a teacher's map: ``(3, C)`` float64."""
-        values = self._taken(teacher_map).transpose(0, 1).flatten(1).cpu().double()
+        values = self._cells(teacher_map).transpose(0, 1).flatten(1).cpu().double()
         return torch.stack(
             [torch.full((len(values),), values.shape[1]), values.sum(1), values.square().sum(1)]
         )
 
     def standardize_by(self, moments: Sequence[Tensor]) -> None:
-        """Sets the mean and the standard deviation of each channel from the moments of some of the teacher's maps."""
+        """Sets the mean and standard deviation of each channel from the moments of sample maps of the teacher."""
         n, total, squares = torch.stack(list(moments)).sum(0)
         mean = total / n
         self.mean.copy_(mean[None, :, None, None])
         std = (squares / n - mean.square()).clamp_min(0).sqrt()
-        # Without a lower bound, a channel that is hardly ever active in the sample would dominate the loss.
+        # Without a lower bound, a channel that is rarely active in the sample would dominate the loss.
         std = std.clamp_min(_LEAST_STD * std.square().mean().sqrt())
         self.scale.copy_(torch.where(std > 0, 1 / std, 0)[None, :, None, None])
 
     def target(self, teacher_map: Tensor) -> Tensor:
         """Converts a teacher's map to the student's target, ``(N, C, H, W)`` standardized."""
-        return (self._taken(teacher_map) - self.mean) * self.scale
+        return (self._cells(teacher_map) - self.mean) * self.scale
 
     def forward(self, feature_map: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Computes prediction and target, ``(N, C, H, W)`` each, at the coarser grid of the two."""
-        taken = self._taken(feature_map)
-        cells = min(taken.shape[2], target.shape[2]), min(taken.shape[3], target.shape[3])
-        return self.linear(_averaged(taken, cells)), _averaged(target, cells)
+        values = self._cells(feature_map)
+        grid = min(values.shape[2], target.shape[2]), min(values.shape[3], target.shape[3])
+        return self.linear(_average_to(values, grid)), _average_to(target, grid)
 
-    def _taken(self, feature_map: Tensor) -> Tensor:
+    def _cells(self, feature_map: Tensor) -> Tensor:
+        """The map itself, or with ``descriptor`` its pooled bins as ``(N, C, bins, 1)``."""
         if self._distill == "map":
             return feature_map
         pooled = pool_levels(feature_map, self._levels, self._pool)
@@ -175,7 +176,7 @@ class TeacherAdapter(nn.Module):
 
 
 class TeacherLearner(nn.Module):
-    """Learns the maps or descriptors of teachers for the same pixels: mean squared error of standardized values.
+    """Learns the maps or descriptors of teachers for the same pixels, by mean squared error of standardized values.
 
     Each layer of each teacher has an adapter and a name.
     """
@@ -189,8 +190,8 @@ class TeacherLearner(nn.Module):
         feature_map = self.body(pixels)[0]
         errors = []
         for adapter, target in zip(self.adapters, targets, strict=True):
-            given, wanted = adapter(feature_map, target)
-            errors.append((given.float() - wanted.float()).square().mean((1, 2, 3)))
+            predicted, wanted = adapter(feature_map, target)
+            errors.append((predicted.float() - wanted.float()).square().mean((1, 2, 3)))
         error = torch.stack(errors, 1)
         return BatchResult(error.mean(0).sum(), 1 - error.detach())
 
@@ -206,7 +207,7 @@ class Teachers(nn.Module):
     def __init__(self, bodies: Sequence[Body], adapters: Sequence[TeacherAdapter]) -> None:
         super().__init__()
         self.bodies = nn.ModuleList(bodies).eval().requires_grad_(False)
-        self._adapters = tuple(adapters)  # a tuple, because they are modules of the learner
+        self._adapters = tuple(adapters)  # a tuple, because the learner owns these modules
 
     @torch.no_grad()
     def targets(self, pixels: Tensor) -> list[Tensor]:
@@ -215,11 +216,11 @@ class Teachers(nn.Module):
 
     @torch.no_grad()
     def standardize(self, samples: Iterable[Tensor]) -> None:
-        """Sets the means and deviations of the teachers' channels from some batches of pixels."""
+        """Sets the means and deviations of the teachers' channels from sample batches of pixels."""
         moments = [[adapter.moments(fmap) for adapter, fmap in self._maps(pixels)] for pixels in samples]
         if not moments:
             raise SppfeatError(
-                "no image could be read of those that the teachers' channels are standardised by"
+                "cannot standardize the teachers' channels: none of the sample images could be read"
             )
         for adapter, of_layer in zip(self._adapters, zip(*moments, strict=True), strict=True):
             adapter.standardize_by(of_layer)
@@ -230,7 +231,7 @@ class Teachers(nn.Module):
 
 
 Learner: TypeAlias = ClassLearner | TeacherLearner
-"""A module that computes the loss and the scores of ``(N, 3, H, W)`` uint8 pixels against labels or targets."""
+"""A module that computes loss and scores of ``(N, 3, H, W)`` uint8 pixels, from labels or targets."""
 
 
 def evaluate(
@@ -241,24 +242,25 @@ def evaluate(
 ) -> dict[str, float]:
     """Runs a learner on some images in evaluation mode.
 
-    Returns the number of ``images``, their mean ``loss``, and the measures of the learner's ``judge``.
+    Returns the number of ``images``, their mean ``loss``, and the measures of :meth:`judge`.
     """
     learner.eval()
     labels, scores, loss = [], [], 0.0
     with torch.no_grad():
         for batch in batches:
             if len(batch.labels):
-                answer = run(learner, batch)
+                result = run(learner, batch)
                 labels.append(batch.labels)
-                scores.append(answer.scores.float().cpu())
-                loss += float(answer.loss) * len(batch.labels)
+                scores.append(result.scores.float().cpu())
+                loss += float(result.loss) * len(batch.labels)
     if not labels:
-        raise SppfeatError("no image to validate on could be read")
-    every = torch.cat(labels)
-    return {"images": len(every), "loss": loss / len(every), **learner.judge(torch.cat(scores), every)}
+        raise SppfeatError("none of the validation images could be read")
+    all_labels = torch.cat(labels)
+    n = len(all_labels)
+    return {"images": n, "loss": loss / n, **learner.judge(torch.cat(scores), all_labels)}
 
 
-def _averaged(feature_map: Tensor, cells: tuple[int, int]) -> Tensor:
-    """Averages a map ``(N, C, H, W)`` down to ``(N, C, *cells)``."""
-    is_there = feature_map.shape[-2:] == cells
-    return feature_map if is_there else nn.functional.adaptive_avg_pool2d(feature_map, cells)
+def _average_to(feature_map: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Averages a map ``(N, C, H, W)`` down to ``(N, C, *grid)``."""
+    has_grid = feature_map.shape[-2:] == grid
+    return feature_map if has_grid else nn.functional.adaptive_avg_pool2d(feature_map, grid)

@@ -1,4 +1,4 @@
-"""A run of a training, from inputs to weights: prepares it, begins or resumes it, and trains."""
+"""A run of a training, from inputs to weights."""
 
 import contextlib
 import dataclasses
@@ -85,9 +85,9 @@ class TrainResult(TypedDict):
         finished: false if it was interrupted.
         epochs: number of finished epochs.
         seconds: duration of this run.
-        weights: the weights file; null before the end of the first epoch.
+        weights: path of the weights file; None before the end of the first epoch.
         left_out: images that could not be read or run, with the reasons.
-        last: the last epoch, as in ``log.jsonl``; null before the end of the first one.
+        last: the last epoch, as in ``log.jsonl``; None before the end of the first one.
     """
 
     finished: bool
@@ -108,7 +108,7 @@ def train(
     on_epoch: Callable[[EpochEntry], None] = lambda entry: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
-    """Trains a network that contains a spatial pyramid; after an interruption, ``resume`` continues it.
+    """Trains a network with a spatial pyramid; ``resume`` continues an interrupted training.
 
     Args:
         request: images, settings and output folder.
@@ -125,8 +125,8 @@ def train(
     Raises:
         ConfigError: settings contradict each other, or do not fit the images or this machine.
         WeightsError: weights cannot be loaded.
-        StoreError: the folder already holds a training, or another one than the one to resume, or cannot be written to.
-        SppfeatError: no image can be read, or the loss is no longer a number.
+        StoreError: the folder holds a training that is not to be resumed, or a different one, or cannot be written to.
+        SppfeatError: no image can be read, or the loss is not finite.
     """
     with prepare_training(request, on_probe=on_probe, on_download=on_download) as training:
         plan = training.summary()
@@ -154,7 +154,7 @@ def train(
 
 @dataclass(frozen=True)
 class Training:
-    """A training that is ready to run; ``backbone`` has the initial weights, ``provenance`` goes into all files."""
+    """A training that is ready to run. ``backbone`` has the initial weights; ``provenance`` goes into its files."""
 
     request: TrainRequest
     folder: TrainFolder
@@ -171,7 +171,7 @@ class Training:
         if settings.recipe.precision == "bf16" and (note := bfloat16_note(self.trainer.device, "bf16")):
             notes.append(note)
         if settings.network.freeze and settings.backbone.weights == "none":
-            notes.append("--freeze with --weights none: the backbone that is kept as it is has random values")
+            notes.append("--freeze with --weights none keeps the random weights of the backbone")
         return {
             "output": str(self.folder.folder),
             "images": len(sets.train),
@@ -200,29 +200,29 @@ class Training:
         should_stop: Callable[[], bool] = lambda: False,
         seconds: Callable[[], float] = time.monotonic,
     ) -> bool:
-        """Trains, and returns True unless it was stopped; ``seconds`` is the clock for the time between checkpoints.
+        """Trains; writes checkpoints every few minutes, and checkpoint, weights and log after each epoch.
 
-        It writes checkpoints every few minutes and after each epoch, weights and log after each epoch.
+        Returns True unless it was stopped. ``seconds`` is the clock for the time between checkpoints.
         """
         if not self.request.run.resume:
-            # Written before the old files are removed, so that from now on there is always something to resume.
+            # Written before the old files are removed, so that the folder always has a training to resume.
             self._write_checkpoint()
             self.folder.clear()
             self.folder.write_images(self.sets)
-        every = 60 * self.request.run.checkpoint_minutes
+        interval = 60 * self.request.run.checkpoint_minutes
         last = seconds()
 
         def after_step(progress: Progress) -> None:
             nonlocal last
             on_step(progress)
-            if seconds() - last >= every:
+            if seconds() - last >= interval:
                 self._write_checkpoint()
                 last = seconds()
 
         while self.trainer.progress.epoch < self.request.settings.recipe.epochs:
             is_whole = self.trainer.run_epoch(on_step=after_step, should_stop=should_stop)
             if is_whole:
-                self.write_weights()  # before the checkpoint, because a resumed run does not write them again
+                self.write_weights()  # before the checkpoint: a resumed run does not write them again
                 self.folder.write_log(self.trainer.progress.history)
             self._write_checkpoint()
             last = seconds()
@@ -234,12 +234,12 @@ class Training:
         return True
 
     def write_weights(self) -> None:
-        """Writes the weights file with the student's backbone and the layers after it."""
+        """Writes the weights file: the trained backbone and, with classes, the layers after it."""
         dtype = getattr(torch, self.request.run.weights_dtype)
         result = self.trainer.result
-        content: dict[str, Any] = {"state_dict": _stored(result.body.network, dtype)}
+        content: dict[str, Any] = {"state_dict": _state_for_file(result.body.network, dtype)}
         if isinstance(result, ClassLearner):
-            content["head"] = _stored(result.classifier, dtype)
+            content["head"] = _state_for_file(result.classifier, dtype)
             content["classes"] = list(self.sets.train.classes)
         history = self.trainer.progress.history
         content["provenance"] = json.dumps({**self.provenance, "history": history}, indent=1)
@@ -256,7 +256,7 @@ def prepare_training(
     on_probe: Callable[[int, int], None] = lambda done, total: None,
     on_download: OnDownload = lambda name, done, total: None,
 ) -> Iterator[Training]:
-    """Prepares a training, and keeps its folder locked until the context ends; see :func:`train`."""
+    """Prepares a training and locks its folder until the context ends; see :func:`train`."""
     settings, run = request.settings, request.run
     folder = TrainFolder(request.output)
     with contextlib.nullcontext() if run.dry_run else folder.hold():
@@ -275,12 +275,12 @@ def prepare_training(
         sets = read_image_sets(request, min_side=min_side, n_workers=n_workers, on_probe=on_probe)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(settings.recipe.seed)
-            learner, to_learn_from = _make_learner(settings, backbone, teachers, len(sets.train.classes))
+            learner, teacher_networks = _make_learner(settings, backbone, teachers, len(sets.train.classes))
             provenance = describe_training(settings, backbone, teachers, sets)
             trainer = Trainer(
                 settings,
                 learner,
-                to_learn_from,
+                teacher_networks,
                 sets,
                 resample=backbone.spec.interpolation,
                 min_side=min_side,
@@ -297,7 +297,7 @@ def prepare_training(
 def _make_learner(
     settings: TrainSettings, backbone: Backbone, teachers: dict[str, Backbone], n_classes: int
 ) -> tuple[Learner, Teachers | None]:
-    """Makes the student with the layers after it, and its teachers if it has some."""
+    """Makes the student with the layers after it, and its teachers, if any."""
     body, n_channels, network = Body(backbone), backbone.channels[0], settings.network
     if not teachers:
         classifier = PyramidClassifier(n_channels, network, n_classes)
@@ -309,13 +309,13 @@ def _make_learner(
     return TeacherLearner(body, adapters, names), Teachers(list(map(Body, teachers.values())), adapters)
 
 
-def _stored(module: torch.nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Copies a module's state for a file, floating-point numbers as ``dtype``, which must hold them."""
+def _state_for_file(module: torch.nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Copies a module's state for a file, with floating-point numbers as ``dtype``."""
     state = {
         name: (value.to(dtype) if value.is_floating_point() else value).cpu().contiguous()
         for name, value in module.state_dict().items()
     }
     for name, value in state.items():
         if not bool(torch.isfinite(value).all()):
-            raise SppfeatError(f"the weights {name!r} have values that are not finite as {str(dtype)[6:]}")
+            raise SppfeatError(f"the weights {name!r} are not finite as {str(dtype)[6:]}")
     return state

@@ -1,7 +1,7 @@
-"""Settings of a training: images, network, optimization and run; checked here, and recorded in its checkpoints.
+"""Settings of a training: images, network, optimization and run.
 
-A field declares all of a setting: its default, its help text, and the values that are allowed. The command line makes
-its options from the fields; this module imports neither torch nor numpy, because ``--help`` reads it.
+A field declares the default, the help text and the allowed values of a setting; the command line makes its options from
+the fields. Checkpoints record the settings. This module imports neither torch nor numpy, because ``--help`` reads it.
 """
 
 import dataclasses
@@ -59,7 +59,7 @@ def flag_of(setting: "dataclasses.Field[Any]") -> str:
 
 
 def _check_fields(settings: Any) -> None:
-    """Checks all fields of settings, and sets each to the one form that is compared and recorded."""
+    """Checks all fields of settings, and converts each to the form that is compared and recorded."""
     for setting in dataclasses.fields(settings):
         name, value, about = flag_of(setting), getattr(settings, setting.name), setting.metadata
         if about.get("choices"):
@@ -95,7 +95,7 @@ def _parse_sizes(name: str, sizes: Any) -> tuple[int, ...]:
     allowed = "numbers of pixels such as 180,224"
     checked = _parse_numbers(name, sizes, 8, _MAX_SIDE, unit="pixels", allowed=allowed)
     if not checked or len(set(checked)) != len(checked):
-        raise ConfigError(f"{name} are {sizes!r}; allowed: one or more, each once")
+        raise ConfigError(f"{name} are {sizes!r}; allowed: one or more different sizes")
     return checked
 
 
@@ -181,7 +181,7 @@ class NetworkSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherChoice:
-    """A network to learn from: backbone, node names of layers (the default layer if empty), name or file of weights."""
+    """A network to learn from: backbone, layers (the default layer if empty), and name or file of weights."""
 
     name: str
     layers: tuple[str, ...] = ()
@@ -206,7 +206,7 @@ class TeacherChoice:
         layers = tuple(listed.split(",")) if colon else ()
         if not name or (sign and not weights) or not all(layers):
             raise ConfigError(
-                f"teacher is {text!r}; allowed: NAME, NAME:LAYER,LAYER, and =WEIGHTS behind either, "
+                f"teacher is {text!r}; allowed: NAME or NAME:LAYER,LAYER, each with or without =WEIGHTS, "
                 "such as resnet50:layer3,layer4=resnet50.pth"
             )
         return cls(name=name, layers=layers, weights=weights if sign else cls.weights)
@@ -217,7 +217,7 @@ class Recipe:
     """Settings of the optimization.
 
     The learning rate rises linearly from a hundredth of its peak in the warm-up, and falls to 0 along a cosine. The
-    running mean of the weights (``ema``) decays by at most ``(1 + n) / (10 + n)`` in step ``n``.
+    decay of the running mean of the weights (``ema``) is at most ``(1 + n) / (10 + n)`` in step ``n``.
     """
 
     distill: str = _setting(
@@ -258,9 +258,9 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """All settings that the result of a training depends on, apart from its images and its initial weights.
+    """The settings that the result of a training depends on, besides its images and initial weights.
 
-    Without ``teachers``, networks to learn from, it learns class labels.
+    ``teachers`` are the networks to learn from; without them, class labels are learned.
     """
 
     backbone: BackboneChoice
@@ -271,12 +271,12 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         if len(self.backbone.layers) > 1:
-            raise ConfigError(f"layers are {list(self.backbone.layers)}; a training takes one")
+            raise ConfigError(f"layers are {list(self.backbone.layers)}; allowed: one layer")
         if self.teachers and self.network.freeze:
-            raise ConfigError("freeze: a teacher trains the backbone, which is to be kept as it is")
+            raise ConfigError("--freeze and --teacher contradict each other: a teacher trains the backbone")
         names = [teacher.name for teacher in self.teachers]
         if len(set(names)) != len(names):
-            raise ConfigError(f"teachers are {', '.join(names)}; each can be given once")
+            raise ConfigError(f"teachers are {', '.join(names)}; allowed: each network once")
 
     @property
     def learning_rate(self) -> float:
@@ -295,8 +295,8 @@ class TrainSettings:
 class TrainRun:
     """Settings of a run, which affect the result of the training only by rounding.
 
-    ``device`` is as for ``extract``, ``weights_dir`` a folder to search first for named weights, ``workers`` the number
-    of processes that decode (None: by the number of cores; 0: none).
+    ``device`` is as for ``extract``, ``weights_dir`` is a folder to search first for named weights, and ``workers`` the
+    number of decoding processes (None: by the number of cores).
     """
 
     device: str = "auto"
@@ -315,14 +315,14 @@ class TrainRun:
     def __post_init__(self) -> None:
         _check_fields(self)
         if self.resume and self.overwrite:
-            raise ConfigError("resume and overwrite contradict each other")
+            raise ConfigError("--resume and --overwrite contradict each other: leave one out")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRequest:
-    """The request for a training: images to train on, as for ``extract``, and to validate on; settings; the folder.
+    """A request for a training: inputs to train on and to validate on, as for ``extract``, output folder and settings.
 
-    ``encoding`` is that of text tables and lists without a byte order mark; None for UTF-8.
+    ``encoding`` applies to text tables and lists without a byte order mark; None means UTF-8.
     """
 
     inputs: tuple[str, ...]
@@ -340,6 +340,4 @@ class TrainRequest:
                 "(model.pth), its checkpoint and the log"
             )
         if self.validation and self.settings.data.val_fraction:
-            raise ConfigError(
-                "val and val-fraction: validation images are either given or held out, not both"
-            )
+            raise ConfigError("--val and --val-fraction contradict each other: leave one out")

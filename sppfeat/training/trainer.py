@@ -1,4 +1,4 @@
-"""The training loop: batches, steps and validation; interruptions do not change the result."""
+"""The training loop: batches, steps and validation. Interruptions do not change the result."""
 
 import contextlib
 import dataclasses
@@ -60,9 +60,16 @@ class EpochEntry(TypedDict, total=False):
 
 @dataclass
 class Progress:
-    """The current ``epoch`` of a training, from 0, with its finished batches, images, sum of losses and seconds.
+    """The progress of a training.
 
-    ``failures`` are lines about images that could not be read, ``history`` the log entries of finished epochs.
+    Attributes:
+        epoch: number of the current epoch, from 0.
+        batch: number of its finished batches.
+        images: number of images in these batches.
+        loss: sum of the losses of these images.
+        seconds: time that these batches took.
+        failures: lines about images that could not be read.
+        history: log entries of finished epochs.
     """
 
     epoch: int = 0
@@ -75,14 +82,14 @@ class Progress:
 
 
 class _StopError(Exception):
-    """The training is to stop after the batch that has just been done."""
+    """The caller wants to stop after the current batch."""
 
 
 class Trainer:
     """Trains a learner; its state after each of the ``n_steps`` steps depends only on settings and images.
 
     Args:
-        teachers: the networks that it learns from, or None for class labels.
+        teachers: the networks to learn from; None for class labels.
         resample: name of the Pillow filter for resizing.
         min_side: smallest side of an input that the networks accept, in pixels.
     """
@@ -121,7 +128,7 @@ class Trainer:
 
     @property
     def result(self) -> Learner:
-        """The learner to validate and save: the moving average of the parameters if there is one."""
+        """The learner to validate and save: the moving average of the parameters, or without one the learner itself."""
         return self.learner if self._average is None else cast(Learner, self._average.module)
 
     @property
@@ -136,7 +143,7 @@ class Trainer:
             "learner": self.learner.state_dict(),
             "average": None if self._average is None else self._average.state_dict(),
             "optimizer": self._optimizer.state_dict(),
-            "schedule": _plain(self._schedule.state_dict()),
+            "schedule": _without_functions(self._schedule.state_dict()),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
@@ -154,7 +161,7 @@ class Trainer:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
 
     def run_epoch(self, *, on_step: Callable[["Progress"], None], should_stop: Callable[[], bool]) -> bool:
-        """Runs the remaining steps of the current epoch, then validates; returns False if it was stopped before."""
+        """Runs the remaining steps of the current epoch and validates; returns False if it was stopped."""
         progress = self.progress
         try:
             self._run_batches(on_step, should_stop)
@@ -162,7 +169,7 @@ class Trainer:
         except _StopError:
             return False
         except DecoderError:
-            if should_stop():  # the signal that stops this process may have killed its workers
+            if should_stop():  # the signal may have killed the workers, too
                 return False
             raise
         self.progress = Progress(
@@ -175,7 +182,7 @@ class Trainer:
         progress, recipe = self.progress, self._settings.recipe
         self.learner.train()
         started = time.monotonic()
-        for batch in self._noted(self._load_epoch(), should_stop):
+        for batch in self._collect_failures(self._load_epoch(), should_stop):
             if len(batch.images):
                 progress.loss += self._step(batch) * len(batch.images)
                 progress.images += len(batch.images)
@@ -186,7 +193,9 @@ class Trainer:
             started = now
             on_step(progress)
         if not progress.images:
-            raise SppfeatError(f"no image of epoch {progress.epoch + 1} of {recipe.epochs} could be read")
+            raise SppfeatError(
+                f"none of the images of epoch {progress.epoch + 1} of {recipe.epochs} could be read"
+            )
 
     def standardize_teachers(self) -> None:
         """Sets the means and deviations of the teachers' channels from the first images of the training."""
@@ -194,7 +203,7 @@ class Trainer:
             n_batches = -(-_SAMPLES // self._settings.recipe.batch_size)
             batches = itertools.islice(self._load_epoch(n_workers=0), n_batches)
             self._teachers.standardize(self._to_device(b.pixels) for b in batches if len(b.images))
-            self._average = self._new_average()  # it holds a copy of the adapters
+            self._average = self._new_average()  # the old one has a copy of the adapters
 
     def _validate(self, images: Examples, size: int, should_stop: Callable[[], bool]) -> dict[str, float]:
         """Evaluates the result on whole images with a short side of ``size`` pixels."""
@@ -207,18 +216,20 @@ class Trainer:
             batches, images, plain, resample=self._resample, seed=(0,), n_workers=self._n_workers
         )
         with self._computing():
-            return evaluate(self.result, self._noted(loaded, should_stop), run=self._run)
+            return evaluate(self.result, self._collect_failures(loaded, should_stop), run=self._run)
 
     def _run(self, learner: Learner, batch: PixelBatch) -> BatchResult:
         pixels, teachers = self._to_device(batch.pixels), self._teachers
         is_half = self._settings.recipe.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=is_half):
             targets = self._to_device(batch.labels) if teachers is None else teachers.targets(pixels)
-            answer: BatchResult = learner(pixels, targets)
-        return answer
+            result: BatchResult = learner(pixels, targets)
+        return result
 
-    def _noted(self, batches: Iterable[PixelBatch], should_stop: Callable[[], bool]) -> Iterator[PixelBatch]:
-        """Yields the batches, notes the images that could not be read, and stops after a batch if it should."""
+    def _collect_failures(
+        self, batches: Iterable[PixelBatch], should_stop: Callable[[], bool]
+    ) -> Iterator[PixelBatch]:
+        """Yields the batches and records their failures; stops after a batch on request."""
         for batch in batches:
             self.progress.failures += sorted(set(batch.failures.values()) - set(self.progress.failures))
             yield batch
@@ -229,28 +240,28 @@ class Trainer:
         self._optimizer.zero_grad(set_to_none=True)
         with self._computing():
             try:
-                answer = self._run(self.learner, batch)
-            # Batch normalization has nothing to normalize in one cell of one image.
+                result = self._run(self.learner, batch)
+            # Batch normalization cannot normalize a single cell of a single image.
             except ValueError as error:
                 n, _, height, width = batch.pixels.shape
                 raise ConfigError(
-                    f"{self._settings.backbone.name} cannot be trained on a batch of {n} of {height} x {width} pixels: "
-                    f"{error}"
+                    f"{self._settings.backbone.name} cannot be trained on a batch of size {n} with {height} x {width} "
+                    f"pixels: {error}"
                 ) from error
-            loss = float(answer.loss.detach())
+            loss = float(result.loss.detach())
             if not math.isfinite(loss):
                 raise SppfeatError(
-                    f"the loss is {loss} in epoch {self.progress.epoch + 1}, batch {self.progress.batch + 1}: "
-                    "a lower learning rate may help"
+                    f"the loss is {loss} in epoch {self.progress.epoch + 1}, batch {self.progress.batch + 1}; "
+                    "try a lower --lr"
                 )
-            answer.loss.backward()  # type: ignore[no-untyped-call]
+            result.loss.backward()  # type: ignore[no-untyped-call]
             self._optimizer.step()
         if self._average is not None:
             self._average.update_parameters(self.learner)
         return loss
 
     def _entry(self, should_stop: Callable[[], bool]) -> EpochEntry:
-        """Makes the log entry of the epoch that has just ended, with its validation."""
+        """Makes the log entry of the finished epoch, with its validation if one is due."""
         progress, data = self.progress, self._settings.data
         entry: EpochEntry = {
             "epoch": progress.epoch + 1,
@@ -305,7 +316,7 @@ class Trainer:
 def _optimizer(learner: Learner, settings: TrainSettings) -> torch.optim.Optimizer:
     recipe, rate = settings.recipe, settings.learning_rate
     trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
-    # Biases, and scales and shifts of normalizations, get no weight decay.
+    # No weight decay for biases, and for scales and shifts of normalizations.
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
@@ -317,7 +328,7 @@ def _optimizer(learner: Learner, settings: TrainSettings) -> torch.optim.Optimiz
 
 
 def _schedule(optimizer: torch.optim.Optimizer, warmup: int, n_steps: int) -> LRScheduler:
-    """Schedule of the learning rate: linear from a hundredth of the peak, then half a cosine down to 0."""
+    """The learning rate: a linear rise from a hundredth of the peak, then half a cosine down to 0."""
     falling = CosineAnnealingLR(optimizer, max(1, n_steps - warmup))
     if not warmup:
         return falling
@@ -326,14 +337,14 @@ def _schedule(optimizer: torch.optim.Optimizer, warmup: int, n_steps: int) -> LR
 
 
 def _average(decay: float, averaged: Any, current: Any, n: Any) -> None:
-    """Updates moving averages of parameters; a smaller decay in the first steps soon forgets the initial values."""
+    """Updates moving averages of parameters; a smaller decay in the first steps forgets the initial values sooner."""
     step = min(decay, (1 + int(n)) / (10 + int(n)))
     get_ema_multi_avg_fn(step)(averaged, current, n)  # type: ignore[no-untyped-call]
 
 
-def _plain(state: dict[str, Any]) -> dict[str, Any]:
-    """Drops objects that a checkpoint cannot hold from the state of a schedule."""
+def _without_functions(state: dict[str, Any]) -> dict[str, Any]:
+    """Removes functions, which a checkpoint cannot hold, from the state of a schedule."""
     plain = {name: value for name, value in state.items() if not callable(value)}
     if "_schedulers" in plain:
-        plain["_schedulers"] = [_plain(inner) for inner in plain["_schedulers"]]
+        plain["_schedulers"] = [_without_functions(inner) for inner in plain["_schedulers"]]
     return plain

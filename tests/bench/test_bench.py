@@ -1,4 +1,4 @@
-"""What ``sppfeat bench`` reports, and that its contenders compute what they say; never how fast."""
+"""Reports of ``sppfeat bench``, and values that its contenders compute; no speeds."""
 
 import dataclasses
 import functools
@@ -137,7 +137,6 @@ def test_regions_of_an_image_of_the_user_with_all_boxes_measured(tmp_path):
 
 def test_text_marks_what_was_not_measured():
     result = bench("regions", *NETWORK, "--size", 48, "--max-boxes", 4, "--max-crops", 2, "--repeats", 1)
-    assert "measuring" in result.stderr
     assert re.search(r"^ +4 .*\* +[\d.]+$", result.stdout, re.MULTILINE)
     assert re.search(r"^ +2 +[\d.e-]+ +[\d.e-]+ +[\d.]+$", result.stdout, re.MULTILINE)
     assert "* not measured with so many: 2 boxes, scaled in proportion" in result.stdout
@@ -362,7 +361,7 @@ def test_no_readable_image_is_an_error(tmp_path):
     (tmp_path / "a.jpg").write_text("not a picture")
     (tmp_path / "b.jpg").touch()
     result = bench("extract", tmp_path, *NETWORK, code=1)
-    assert "none of the images (2) can be read; the first: " in result.stderr
+    assert "none of 2 images can be read; the first: " in result.stderr
     write_image(tmp_path / "long.png", 1, 20_000, seed=0)
     result = bench("extract", tmp_path / "long.png", *NETWORK, code=1)
     assert "no image can be run: too elongated" in result.stderr

@@ -1,4 +1,4 @@
-"""Turns, medians and budgets, by a clock that goes as it is told."""
+"""Turns, medians and budgets, measured with a clock that the tests set."""
 
 import torch
 
@@ -7,7 +7,7 @@ from sppfeat.bench.timing import counted_passes, interleave, timed
 
 
 class Clock:
-    """The time, which passes only where a contender says so."""
+    """A clock that only contenders advance."""
 
     def __init__(self):
         self.now = 0.0
@@ -17,7 +17,7 @@ class Clock:
         return self.now
 
     def contender(self, name, seconds, *, pieces=1):
-        """Take the next of these seconds at each run, in equal pieces."""
+        """Makes a contender whose runs take these seconds, one after the other, in equal pieces."""
         left = iter(seconds)
 
         def run():

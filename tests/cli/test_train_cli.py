@@ -165,9 +165,9 @@ def test_an_output_that_cannot_be_gives_exit_code_1_before_anything_is_read(clas
 @pytest.mark.usefixtures("tiny_network")
 def test_what_the_user_should_know_is_said(classes, tmp_path):
     result = run(classes, classes, "-o", tmp_path / "run", *TINY, "--val", classes, "--freeze", "--dry-run")
-    assert "note:       8 images are named more than once: each is taken once" in result.stdout
-    assert "note:       8 of 8 validation images are trained on too" in result.stdout
-    assert "--freeze with --weights none: the backbone that is kept as it is has" in result.stdout
+    assert "note:       8 images are named more than once; each gets one row" in result.stdout
+    assert "note:       8 of 8 validation images are also among the training images" in result.stdout
+    assert "--freeze with --weights none keeps the random weights of the backbone" in result.stdout
 
 
 @pytest.mark.usefixtures("tiny_network")

@@ -678,4 +678,4 @@ def test_training_and_benches_refuse_archives(packed, tmp_path):
     for command in (("bench", "extract"), ("train",)):
         output = ("-o", tmp_path / "out") if command == ("train",) else ()
         result = run(*command, packed / "a.tar", *output, code=2)
-        assert "the inputs are not all folders, image files and lists of them" in result.stderr
+        assert "the inputs include archives or remote files; allowed: folders, images" in result.stderr

@@ -195,8 +195,8 @@ def test_the_loss_of_teachers_is_the_sum_of_mean_squares_and_the_mean_explains_n
     assert all(-0.05 < share < 1 for share in explained.values())
 
 
-def test_nothing_to_standardise_by():
-    with pytest.raises(SppfeatError, match="no image could be read"):
+def test_nothing_to_standardize_by():
+    with pytest.raises(SppfeatError, match="none of the sample images could be read"):
         Teachers([body()], [TeacherAdapter(16, 16, SETTINGS, "map")]).standardize([])
 
 
@@ -214,7 +214,7 @@ def test_an_evaluation_weighs_batches_by_their_images_and_passes_over_empty_ones
     assert found["images"] == 4
     assert found["loss"] == pytest.approx(float(whole.loss.detach()), rel=1e-5)
     assert found["top1"] == pytest.approx(float(right))
-    with pytest.raises(SppfeatError, match="no image to validate on could be read"):
+    with pytest.raises(SppfeatError, match="none of the validation images could be read"):
         evaluate(learner, parts[1:2], run=run)
 
 

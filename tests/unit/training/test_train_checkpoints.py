@@ -41,8 +41,8 @@ def test_a_write_that_fails_leaves_what_was_there(folder, monkeypatch, call, num
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"a": 1}, "is no checkpoint of a training"),
-        ([1], "is no checkpoint of a training"),
+        ({"a": 1}, "is not a checkpoint of a training"),
+        ([1], "is not a checkpoint of a training"),
         ({"format": "sppfeat-training", "version": 99}, "has version 99; this sppfeat reads 1"),
     ],
 )
@@ -73,7 +73,7 @@ def test_only_one_training_holds_a_folder_and_an_empty_one_is_removed(folder, tm
 def test_names_that_are_not_utf_8_are_listed_as_they_are(folder):
     listing = listing_of(b"/t", PathTable([b"a/\xff\r1.png", b"b/2.png"]), np.array([0, -1]), (b"a",))
     examples = Examples(listing, np.ones((2, 2), np.int32), np.arange(2), listing.labels, ("a",))
-    folder.write_images(ImageSets(examples.of(np.array([0])), examples.of(np.array([1])), {}, []))
+    folder.write_images(ImageSets(examples.only(np.array([0])), examples.only(np.array([1])), {}, []))
     with open(folder.images, newline="", errors="surrogateescape") as file:
         rows = list(csv.reader(file))
     assert rows == [

@@ -52,9 +52,11 @@ def test_another_seed_is_another_split():
 
 
 def test_a_split_that_leaves_nothing():
-    with pytest.raises(ConfigError, match=r"val-fraction 0.9 leaves none of the 1 of 'c1' to train on"):
+    with pytest.raises(
+        ConfigError, match=r"val-fraction 0.9 leaves no image of 'c1' to train on \(it has 1\)"
+    ):
         split_examples(examples_of([20, 1]), 0.9, seed=0)
-    with pytest.raises(ConfigError, match=r"val-fraction 0.01 of 20 images in 2 classes is none"):
+    with pytest.raises(ConfigError, match=r"val-fraction 0.01 holds out none of 20 images in 2 classes"):
         split_examples(examples_of([10, 10]), 0.01, seed=0)
 
 
@@ -69,7 +71,8 @@ def test_classes_are_matched_by_name():
 
 def test_a_class_that_is_not_trained():
     with pytest.raises(
-        ConfigError, match=r"^the validation has classes 'c1'; allowed: 1 class that is trained"
+        ConfigError,
+        match=r"^the validation images have other classes, such as 'c1'; allowed: the 1 class to train",
     ):
         with_classes(examples_of([1, 1]), ("c0",))
     left_out = examples_of([1, 1], left_out=[1])
@@ -96,5 +99,5 @@ def test_headers_are_read_and_the_reasons_kept(tmp_path):
 
 def test_no_image_can_be_read(tmp_path):
     (tmp_path / "2.png").write_text("no picture")
-    with pytest.raises(ConfigError, match=r"none of the images \(1\) can be read, such as '.*2.png': "):
+    with pytest.raises(ConfigError, match=r"none of 1 image can be read; the first, '.*2.png': "):
         read_examples([str(tmp_path)], DECODER, labels="none")

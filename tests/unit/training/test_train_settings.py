@@ -27,7 +27,7 @@ from sppfeat.training.settings import (
         (DataSettings, "color", float("nan"), "0 to 1"),
         (DataSettings, "round_to", 0, "1 to 1024"),
         (DataSettings, "sizes", (7,), "8 to 4096 pixels"),
-        (DataSettings, "sizes", (64, 64), "one or more, each once"),
+        (DataSettings, "sizes", (64, 64), "one or more different sizes"),
         (DataSettings, "sizes", "180;224", "numbers of pixels such as 180,224"),
         (DataSettings, "sizes", "180,", "numbers of pixels such as 180,224"),
         (DataSettings, "val_sizes", (9000,), "8 to 4096 pixels"),
@@ -89,22 +89,22 @@ def test_a_teacher_as_text(text, name, layers, weights):
 
 @pytest.mark.parametrize("text", ["", "=none", "resnet18=", "resnet18:layer3,"])
 def test_a_text_that_is_no_teacher(text):
-    with pytest.raises(ConfigError, match=r"^teacher is .*; allowed: NAME, NAME:LAYER,LAYER"):
+    with pytest.raises(ConfigError, match=r"^teacher is .*; allowed: NAME or NAME:LAYER,LAYER, each"):
         TeacherChoice.parse(text)
 
 
 def test_settings_that_do_not_go_together():
     two = BackboneChoice(name="resnet18", layers=("layer3", "layer4"))
     teacher = TeacherChoice(name="resnet18")
-    with pytest.raises(ConfigError, match=r"layers are \['layer3', 'layer4'\]; a training takes one"):
+    with pytest.raises(ConfigError, match=r"layers are \['layer3', 'layer4'\]; allowed: one layer"):
         TrainSettings(backbone=two)
-    with pytest.raises(ConfigError, match="freeze: a teacher trains the backbone"):
+    with pytest.raises(ConfigError, match="a teacher trains the backbone"):
         settings(teachers=(teacher,), network=NetworkSettings(freeze=True))
-    with pytest.raises(ConfigError, match="teachers are resnet18, resnet18; each can be given once"):
+    with pytest.raises(ConfigError, match="teachers are resnet18, resnet18; allowed: each network once"):
         settings(teachers=(teacher, teacher))
-    with pytest.raises(ConfigError, match="resume and overwrite contradict each other"):
+    with pytest.raises(ConfigError, match="--resume and --overwrite contradict each other"):
         TrainRun(resume=True, overwrite=True)
-    with pytest.raises(ConfigError, match="val and val-fraction"):
+    with pytest.raises(ConfigError, match="--val and --val-fraction contradict each other"):
         TrainRequest(inputs=("a",), output="b", settings=settings(val_fraction=0.5), validation=("c",))
 
 
