@@ -94,6 +94,11 @@ class ContactSheet:
     metric: str
 
     @property
+    def has_classes(self) -> bool:
+        """True if neighbors of the query's class and of other classes were possible."""
+        return any(line.n_judged and 0 < line.n_alike < line.n_labeled for line in self.lines)
+
+    @property
     def n_judged(self) -> int:
         """Number of neighbors that have a class and whose query has one."""
         return sum(line.n_judged for line in self.lines)
@@ -258,8 +263,8 @@ def sheet_text(sheet: ContactSheet) -> str:
     nearest = "nearest row" if n_found == 1 else f"{n_found} nearest rows"
     whose = "its" if len(sheet.lines) == 1 else "their"
     text = f"{queries} (left) and {whose} {nearest} by {sheet.metric} distance"
-    if sheet.n_judged:
-        text += f"; {sheet.n_same} of {sheet.n_judged} of the query's class"
+    if sheet.has_classes:
+        text += f"; {sheet.n_same} of {sheet.n_possible} possible neighbors have the query's class"
     return text
 
 
@@ -285,8 +290,10 @@ def draw_sheet(sheet: ContactSheet, thumbnails: Mapping[int | str, Thumbnail]) -
         own = thumbnails.get(line.query.text if line.query.row is None else line.query.row)
         _draw_cell(axes, own, 0.5, y, _QUERY, (line.label or "query", os.path.basename(line.name)))
         for j, neighbor in enumerate(line.neighbors):
-            texts = (neighbor.label or os.path.basename(neighbor.name), rounded(neighbor.distance, 3))
-            x, frame = 1.5 + _AFTER_QUERY + j, _FRAMES[neighbor.is_same]
+            label = neighbor.label if sheet.has_classes else ""
+            texts = (label or os.path.basename(neighbor.name), rounded(neighbor.distance, 3))
+            x = 1.5 + _AFTER_QUERY + j
+            frame = _FRAMES[neighbor.is_same if sheet.has_classes else None]
             _draw_cell(axes, thumbnails.get(neighbor.row), x, y, frame, texts)
     axes.set(title=sheet_text(sheet), xlim=(0, width), ylim=(height, 0))
     return figure

@@ -56,12 +56,10 @@ _RATIOS = ((16, 9), (4, 3), (1, 1), (3, 4), (9, 16))
 _LOG_RATIOS = ((4, 1), (1, 1), (1, 4))
 _GRAY = "#8A8A8A"
 _WIDE_RANGE = 8  # ratio of the largest to the smallest side at which axes become logarithmic
-_VERY_WIDE_RANGE = 1000  # ratio at which only powers of ten are labeled
+# Digits to label on logarithmic axes, by the ratio up to which they leave space for each other.
+_LABELED = {100: (1, 2, 5), 1000: (1, 3), float("inf"): (1,)}
 _N_BINS = 40
-_WHAT = {
-    "images": ("image as displayed", "images as displayed"),
-    "boxes": ("box, as far as inside its image", "boxes, as far as inside their image"),
-}
+_NOUNS = {"images": ("image", "images"), "boxes": ("box", "boxes")}
 _SIDE = 5.4  # inches
 
 
@@ -244,16 +242,14 @@ def measure_sizes(file: FeatureTable, *, of: str = "images") -> Sizes:
 
 def sizes_text(sizes: Sizes) -> str:
     """Describes sizes in one line."""
-    n = len(sizes.widths)
-    text = counted(n, *_WHAT[sizes.of], thousands=",")
-    if n:
-        same = len(np.unique(np.stack([sizes.widths, sizes.heights]), axis=1).T)
-        median = f"{np.median(sizes.widths):.0f} x {np.median(sizes.heights):.0f}"
-        different = counted(same, "size", "different sizes", thousands=",")
-        text += f": {different}, median {median} (width x height)"
+    text = counted(len(sizes.widths), *_NOUNS[sizes.of], thousands=",")
+    if len(sizes.widths):
+        n_sizes = len(np.unique(np.stack([sizes.widths, sizes.heights]), axis=1).T)
+        median = f"{np.median(sizes.widths):.0f} x {np.median(sizes.heights):.0f} (width x height)"
+        text += f", all {median}" if n_sizes == 1 else f", {n_sizes:,} sizes, median {median}"
     if sizes.n_left_out:
-        why = "failed or of unknown size" if sizes.of == "images" else "without descriptor"
-        text += f"; {sizes.n_left_out:,} {why} not counted"
+        why = "failed or of unknown size" if sizes.of == "images" else "without a descriptor"
+        text += f"; {sizes.n_left_out:,} {why} not shown"
     return text
 
 
@@ -281,25 +277,27 @@ def draw_sizes(sizes: Sizes, *, title: str = "", side: float = _SIDE) -> "Figure
     if is_log:
         from matplotlib.ticker import LogLocator, NullFormatter
 
-        subs = (1, 2, 5) if high / low < _VERY_WIDE_RANGE else (1,)
+        subs = next(digits for ratio, digits in _LABELED.items() if high / low < ratio)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(LogLocator(10, subs=subs))
-            axis.set_major_formatter("{x:g}")
+            axis.set_major_formatter("{x:,.6g}")
             axis.set_minor_formatter(NullFormatter())
     return figure
 
 
 def _draw_ratios(axes: "Axes", limits: tuple[float, float], ratios: tuple[tuple[int, int], ...]) -> None:
-    """Draws lines of constant aspect ratio, labeled at the edge of the plot."""
+    """Draws lines of constant aspect ratio, labeled outside the plot, where no points are."""
     low, high = limits
     for width, height in ratios:
         ratio = width / height
         ends: npt.NDArray[np.float64] = np.array([max(low, low * ratio), min(high, high * ratio)])
         axes.plot(ends, ends / ratio, color=_GRAY, linewidth=0.6, linestyle=":", zorder=1)
-        offset, va = ((-2, 2), "bottom") if ratio > 1 else ((-3 if ratio < 1 else -12, -1), "top")
-        look: dict[str, Any] = {"ha": "right", "va": va, "fontsize": 6, "color": _GRAY, "zorder": 1}
+        look: Any = {"ha": "left" if ratio >= 1 else "center", "va": "center" if ratio > 1 else "bottom"}
+        offset = (2 * (ratio >= 1), 2 * (ratio <= 1))
         end = (ends[1], ends[1] / ratio)
-        axes.annotate(f"{width}:{height}", end, offset, textcoords="offset points", **look)
+        axes.annotate(
+            f"{width}:{height}", end, offset, textcoords="offset points", fontsize=6, color=_GRAY, **look
+        )
 
 
 def _draw_cells(

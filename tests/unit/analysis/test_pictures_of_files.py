@@ -225,6 +225,24 @@ def test_colors_say_how_many_images_have_a_size_and_the_picture_what_they_mean(p
     assert all(figure.bbox.x0 <= place.x0 < place.x1 <= figure.bbox.x1 for _, place in found)
 
 
+@pytest.mark.parametrize("high", [300, 1300, 9000, 200_000])
+def test_texts_beside_sizes_cover_neither_points_nor_each_other(high):
+    sides = np.geomspace(20, high, 60)
+    sizes = Sizes("images", np.tile(sides, 60), np.repeat(sides, 60), 0)
+    with drawing():
+        figure = draw_sizes(sizes)
+        figure.draw_without_rendering()
+        (axes,) = (each for each in figure.axes if each.get_xlabel())
+        (low, top) = axes.get_xlim()
+        ticks = [
+            t for a in (axes.xaxis, axes.yaxis) for t in a.get_major_ticks() if low <= t.get_loc() <= top
+        ]
+        texts = [text.get_window_extent() for text in (*axes.texts, *(tick.label1 for tick in ticks))]
+    assert len(ticks) >= 4
+    for a, b in itertools.combinations([*texts, axes.get_window_extent()], 2):
+        assert not a.padded(-1).overlaps(b), (a, b)
+
+
 def test_norms_of_reduced_rows_are_said_to_be_as_they_are(path, tmp_path):
     reduce(path, tmp_path / "r.h5", components=2, normalize="l2")
     with FeatureFile(tmp_path / "r.h5") as file:
@@ -247,6 +265,17 @@ def test_a_sheet_says_what_it_shows_where_there_is_little(file, selection):
     with drawing():
         found = texts_of(draw_sheet(sheet, {}))
     assert sheet.lines[0].neighbors[0].name in "\n".join(text for text, _ in found)
+
+
+def test_neighbors_are_marked_only_where_there_are_several_classes(file, selection):
+    several, one = (sheet_of(rows, 1, 2) for rows in (selection, file.select(labels=["a"] * 24)))
+    assert sheet_text(several).endswith("; 2 of 2 possible neighbors have the query's class")
+    assert sheet_text(one) == "1 query (left) and its 2 nearest rows by cosine distance"
+    for sheet, is_marked in ((several, True), (one, False)):
+        with drawing():
+            texts = "".join(text for text, _ in texts_of(draw_sheet(sheet, {})))
+        assert ("\N{CHECK MARK}" in texts) == is_marked
+        assert (sheet.lines[0].neighbors[0].name in texts) == (not is_marked)
 
 
 def test_a_contact_sheet_has_the_nearest_rows_and_not_the_query(selection):
