@@ -15,7 +15,6 @@ from sppfeat.analysis.show.figure import (
     Picture,
     check_picture_path,
     new_figure,
-    widened,
     write_picture,
 )
 from sppfeat.analysis.wording import nonfinite_text, rounded, sample_text
@@ -46,7 +45,7 @@ __all__ = [
 
 _BLOCK_NBYTES = 16 << 20  # size of a block of descriptors; float64 copies take four times as much
 
-# Odd numbers, so that a single norm stands in the middle.
+_HISTOGRAM, _SENTENCE = 2.5, 0.6  # heights in inches
 _FEWEST_BINS, _MOST_BINS = 9, 41
 _NARROW = 1e-4  # norms with a smaller relative spread count as equal
 
@@ -150,18 +149,26 @@ def measure_norms(selection: Selection, *, most: int = MOST_NORMS, seed: int = 0
 
 
 def draw_norms(norms: Norms, layers: Sequence[int], *, has_titles: bool = False) -> "Figure":
-    """Draws one histogram for each of the numbered layers, one below the other; inside ``drawing``."""
+    """Draws a histogram, or writes a sentence if all norms are equal, for each of the numbered layers.
+
+    Panels are one below the other. Call this inside ``drawing``.
+    """
     from matplotlib.ticker import MaxNLocator
 
-    figure = new_figure(5.5 if has_titles else 3.2, 2.5 * len(layers))
-    for axes, layer in zip(figure.subplots(len(layers), 1, squeeze=False)[:, 0], layers, strict=True):
+    heights = [_SENTENCE if norms.is_uniform(layer) else _HISTOGRAM for layer in layers]
+    figure = new_figure(5.5 if has_titles else 3.2, sum(heights))
+    panels = figure.subplots(len(layers), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
+    how = "" if norms.normalize == "none" else f", after --normalize {norms.normalize}"
+    for axes, layer in zip(panels, layers, strict=True):
+        if norms.is_uniform(layer):
+            axes.axis("off")
+            equal = f"\nAll l2 norms are equal{how}." if len(norms.values) else ""
+            axes.text(0, 0.5, norms_text(norms, layer) + equal, va="center", wrap=True)
+            continue
         values = norms.values[:, layer]
-        if len(values):
-            limits = widened(float(values.min()), float(values.max()), 0.5)
-            # Few values get few bins, so that most bins are not empty.
-            n_bins = min(max(2 * int(len(values) ** 0.5) + 1, _FEWEST_BINS), _MOST_BINS)
-            axes.hist(values, bins=n_bins, range=limits, color=COLORS[6])
-        how = "" if norms.normalize == "none" else f", after --normalize {norms.normalize}"
+        # Few values get few bins, so that most bins are not empty.
+        n_bins = min(max(2 * int(len(values) ** 0.5) + 1, _FEWEST_BINS), _MOST_BINS)
+        axes.hist(values, bins=n_bins, color=COLORS[6])
         axes.set(xlabel=f"l2 norm{how}", ylabel="rows")
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         if has_titles:

@@ -18,7 +18,14 @@ from sppfeat.analysis.reduce import reduce
 from sppfeat.analysis.rows import count_labels, draw_classes, draw_rows, draw_stratified
 from sppfeat.analysis.search import Query, describe_queries
 from sppfeat.analysis.show.contact_sheet import draw_queries, draw_sheet, make_contact_sheet, sheet_text
-from sppfeat.analysis.show.distributions import Sizes, draw_sizes, measure_norms, measure_sizes, norms_text
+from sppfeat.analysis.show.distributions import (
+    Sizes,
+    draw_norms,
+    draw_sizes,
+    measure_norms,
+    measure_sizes,
+    norms_text,
+)
 from sppfeat.analysis.show.embedding import (
     MOST_NAMED,
     draw_embedding,
@@ -249,6 +256,11 @@ def test_norms_of_reduced_rows_are_said_to_be_as_they_are(path, tmp_path):
         norms = measure_norms(file.select())
     assert norms.normalize == "l2"
     assert norms_text(norms, 0) == "pca: 23 rows, all 1.000"
+    with drawing():
+        figure = draw_norms(norms, [0], has_titles=True)
+        (text,) = [text for text, _ in texts_of(figure)]
+    assert text == "pca: 23 rows, all 1.000\nAll l2 norms are equal, after --normalize l2."
+    assert not figure.axes[0].patches
 
 
 def sheet_of(selection, n, k, **how):
