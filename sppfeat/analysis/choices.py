@@ -14,6 +14,7 @@ __all__ = [
     "EMBEDDINGS",
     "EXPORT_DTYPES",
     "EXPORT_FORMATS",
+    "EXPORT_SUFFIXES",
     "METRICS",
     "MOST_EMBEDDED",
     "MOST_NORMS",
@@ -21,6 +22,8 @@ __all__ = [
     "SHEET_NEIGHBORS",
     "SHEET_QUERIES",
     "SIZES_OF",
+    "STREAM_FORMATS",
+    "TEXT_FORMATS",
     "ProbeSettings",
 ]
 
@@ -40,7 +43,21 @@ MOST_NORMS = 20_000  # maximum number of rows to measure norms of
 SIZES_OF = ("images", "boxes")
 CLASS_WEIGHTS = ("balanced", "none")
 
-EXPORT_FORMATS = ("npz", "npy", "parquet", "svmlight", "mat", "csv", "tsv")
+EXPORT_SUFFIXES = {
+    "npz": (".npz",),
+    "npy": (".npy",),
+    "pt": (".pt", ".pth"),
+    "safetensors": (".safetensors",),
+    "zarr": (".zarr",),
+    "parquet": (".parquet", ".pq"),
+    "svmlight": (".svm", ".svmlight", ".libsvm"),
+    "mat": (".mat",),
+    "csv": (".csv", ".csv.gz"),
+    "tsv": (".tsv", ".tsv.gz"),
+}
+EXPORT_FORMATS = tuple(EXPORT_SUFFIXES)
+STREAM_FORMATS = ("npz", "npy", "pt", "safetensors", "svmlight", "csv", "tsv")  # can be written to a pipe
+TEXT_FORMATS = ("svmlight", "csv", "tsv")
 EXPORT_DTYPES = ("float32", "float16", "float64")
 
 # Chosen for rows of norm 1. On one of five folds of Caltech-101 (3030 x 10752), accuracy was 85.6 % with C = 1.7,

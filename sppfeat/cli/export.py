@@ -1,13 +1,14 @@
 """``sppfeat export``: writes the features of a file in a format of other programs."""
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 import sppfeat
-from sppfeat.analysis.choices import EXPORT_DTYPES, EXPORT_FORMATS
+from sppfeat.analysis.choices import EXPORT_DTYPES, EXPORT_FORMATS, TEXT_FORMATS
 from sppfeat.cli import options
 from sppfeat.cli.bars import Bar
 from sppfeat.cli.command import command
@@ -21,10 +22,12 @@ if TYPE_CHECKING:
 
 __all__ = ["export"]
 
+_NOT_JSON = ("stored_dtype", "unknown_names", "left_out")
 
 @command(
     examples=(
         "sppfeat export features.h5 -o features.npz",
+        "sppfeat export features.h5 -o features.pt",
         "sppfeat export features.h5 -o - --format csv --rows 'label=cat'",
     ),
     groups={
@@ -40,8 +43,8 @@ __all__ = ["export"]
     required=True,
     type=click.Path(),
     metavar="FILE|-",
-    help="File to write: .npz, .npy, .parquet, .svm, .mat, .csv, .tsv or .csv.gz; - is standard output (csv, tsv, "
-    "svmlight).",
+    help="File to write: .npz, .npy, .pt, .safetensors, .zarr, .parquet, .svm, .mat, .csv, .tsv or .csv.gz; - is "
+    "standard output, with --format.",
 )
 @option(
     "--format",
@@ -78,12 +81,14 @@ def export(file: Path, output: str, as_json: bool, quiet: bool, **values: Any) -
         raise ConfigError("--json and -o - both write to standard output; give -o a file")
     with Bar("writing", 0, unit="row", shown=not quiet) as bar:
         target = standard_output() if is_stream else output
+        if is_stream and values["export_format"] not in (None, *TEXT_FORMATS) and sys.stdout.isatty():
+            raise ConfigError("-o - would print bytes on the terminal; redirect or pipe standard output")
         result = sppfeat.export(file, target, on_progress=bar.move_to, **values)
     if not result.rows:
         say("note: no row with a descriptor is selected; the output is empty")
     if as_json:
         found = dataclasses.asdict(result)
-        print_json({name: found[name] for name in found if name not in ("stored_dtype", "unknown_names")})
+        print_json({name: found[name] for name in found if name not in _NOT_JSON})
     elif not is_stream:
         say(_text(result, wanted=values["dtype"]))
 
@@ -98,5 +103,10 @@ def _text(result: "ExportResult", *, wanted: str | None) -> str:
     if n:
         lines.append(
             f"note: {counted(n, 'row has no descriptor and holds NaN', 'rows have no descriptor and hold NaN')}"
+        )
+    if result.left_out:
+        lines.append(
+            f"note: left out {', '.join(result.left_out)}, too long for the header of a .safetensors file; a .pt file "
+            "holds them"
         )
     return "\n".join([*lines, *result.paths])

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ import command_line
 import h5py
 import numpy as np
 import pytest
+import torch
 from box_rows import plan_of as plan_of_boxes
 from box_rows import rows_of
 from feature_files import BLOCKS, config, descriptors, fill, new_file, plan_of, write
@@ -26,9 +28,9 @@ from hypothesis.extra.numpy import arrays
 from json_fields import check_fields
 
 import sppfeat
-from sppfeat.analysis.choices import EXPORT_FORMATS
+from sppfeat.analysis.choices import EXPORT_FORMATS, STREAM_FORMATS
 from sppfeat.analysis.export import export
-from sppfeat.analysis.export_writers import Contents, number_texts
+from sppfeat.analysis.export.text import Contents, number_texts
 from sppfeat.config.specs import InputSpec
 from sppfeat.config.values import EncodedPath
 from sppfeat.errors import ConfigError, LabelError, StoreError
@@ -103,7 +105,10 @@ def read_separated(path: Path, n_beside: int = 8):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("suffix", [".npz", ".npy", ".parquet", ".svm", ".mat", ".csv", ".tsv.gz"])
+@pytest.mark.parametrize(
+    "suffix",
+    [".npz", ".npy", ".pt", ".safetensors", ".zarr", ".parquet", ".svm", ".mat", ".csv", ".tsv.gz"],
+)
 def test_every_value_of_every_row_is_read_back(file, tmp_path, suffix, dtype, levels, rows):
     if suffix == ".mat":
         dtype = dtype.replace("float16", "float64")
@@ -122,7 +127,8 @@ def test_every_value_of_every_row_is_read_back(file, tmp_path, suffix, dtype, le
     assert list(paths) == (escaped if "mat" in result.format else selection.paths)
     assert list(numbers) == selection.rows.tolist()
     assert sorted(os.listdir(tmp_path)) == sorted(os.path.basename(path) for path in result.paths)
-    assert result.bytes == sum(os.path.getsize(path) for path in result.paths)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert result.bytes == sum(os.path.getsize(path) for path in files)
     assert (result.rows, result.dimension, result.dtype) == (*wanted.shape, dtype)
     assert result.rows_without_descriptor == sum(row in (3, 4) for row in selection.rows)
 
@@ -134,6 +140,37 @@ def _npz(path, selection):
         assert np.array_equal(found["boxes"], selection.file.boxes[selection.rows])
         assert json.loads(str(found["about"][0]))["root"] == "/data"
         return found["X"], found["y"], found["paths"].tolist(), found["rows"]
+
+
+def _pt(path, selection):
+    found = torch.load(path, weights_only=True)
+    mapped = torch.load(path, weights_only=True, mmap=True)
+    assert torch.equal(mapped["X"].nan_to_num(), found["X"].nan_to_num())
+    return _tensors(found, json.loads(found["about"]), selection)
+
+
+def _safetensors(path, selection):
+    opened = pytest.importorskip("safetensors").safe_open(path, "pt")
+    texts = {name: json.loads(text) for name, text in opened.metadata().items()}
+    tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - it is no dictionary
+    return _tensors(tensors | texts, texts["about"], selection)
+
+
+def _tensors(found, about, selection):
+    assert found["columns"] == list(selection.columns.names())
+    assert found["classes"] == about["classes"] == names(CLASSES)
+    assert np.array_equal(found["boxes"].numpy(), selection.file.boxes[selection.rows])
+    assert found["X"].is_contiguous()
+    return found["X"].numpy(), found["y"].tolist(), found["paths"], found["rows"].tolist()
+
+
+def _zarr(path, selection):
+    group = pytest.importorskip("zarr").open_group(str(path), mode="r")
+    assert group.attrs["root"] == "/data"
+    assert group["columns"][:].tolist() == list(selection.columns.names())
+    assert group["classes"][:].tolist() == group.attrs["classes"] == names(CLASSES)
+    assert np.array_equal(group["boxes"][:], selection.file.boxes[selection.rows])
+    return group["X"][:], group["y"][:], group["paths"][:].tolist(), group["rows"][:]
 
 
 def _of_table(lines):
@@ -195,6 +232,9 @@ def _separated(path, selection):
 READERS = {
     ".npz": _npz,
     ".npy": _npy,
+    ".pt": _pt,
+    ".safetensors": _safetensors,
+    ".zarr": _zarr,
     ".parquet": _parquet,
     ".svm": _svm,
     ".mat": _mat,
@@ -207,7 +247,7 @@ def test_boxes_come_with_all_that_is_known_of_them(box_path, tmp_path):
     loadmat = pytest.importorskip("scipy.io").loadmat
     parquet = pytest.importorskip("pyarrow.parquet")
     with FeatureFile(box_path) as file:
-        for name in ("x.csv", "x.npz", "x.mat"):
+        for name in ("x.csv", "x.npz", "x.mat", "x.pt", "x.safetensors", "x.zarr"):
             export(file.select(rows="status=any"), tmp_path / name)
         export(file.select(), tmp_path / "x.parquet")
         wanted = {"flag": file.row_flag.tolist(), "source": [0, 1, 2]}
@@ -216,12 +256,22 @@ def test_boxes_come_with_all_that_is_known_of_them(box_path, tmp_path):
     notes = ["note 0", "note 1", "note 2"]
     _, lines, _ = read_separated(tmp_path / "x.csv", 15)
     assert [line["extra:note"] for line in lines] == notes
+    tensors = torch.load(tmp_path / "x.pt", weights_only=True)
+    opened = pytest.importorskip("safetensors").safe_open(tmp_path / "x.safetensors", "np")
+    safe = {name: json.loads(text) for name, text in opened.metadata().items()}
+    safe |= {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - it is no dictionary
+    zarr = pytest.importorskip("zarr").open_group(str(tmp_path / "x.zarr"), mode="r")
     with np.load(tmp_path / "x.npz", allow_pickle=False) as npz:
+        assert set(tensors) == set(safe) == set(npz) == {*zarr.array_keys(), "about"}
+        assert tensors["extra"] == safe["extra"] == zarr["extra"][:].tolist() == npz["extra"].tolist()
         mat = loadmat(tmp_path / "x.mat", simplify_cells=True)
         for name, values in wanted.items():
             assert [type(values[0])(line[name]) for line in lines] == values
             assert npz[name].tolist() == values
             assert mat[name].tolist() == values
+            assert np.asarray(tensors[name]).tolist() == values
+            assert np.asarray(safe[name]).tolist() == values
+            assert zarr[name][:].tolist() == values
         assert npz["extra_names"].tolist() == ["note"]
         assert npz["extra"].tolist() == [[note] for note in notes]
         assert np.array_equal(npz["boxes"], box)
@@ -279,7 +329,7 @@ def test_half_precision_becomes_what_the_format_has(tmp_path):
 
 def test_labels_that_svmlight_cannot_say(file, tmp_path):
     labels = {"a/1.jpg": "x"}
-    with pytest.raises(LabelError, match="3 rows have no label, the first is row 1"):
+    with pytest.raises(LabelError, match="3 rows have no label; the first is row 1"):
         export(file.select(labels=labels), tmp_path / "x.svm")
     export(file.select(labels=labels, rows="label=*"), tmp_path / "x.svm")
     assert (tmp_path / "x.svm").read_text().startswith("0 4:")
@@ -298,7 +348,9 @@ def test_labels_that_svmlight_cannot_say(file, tmp_path):
 def test_an_exported_table_says_labels_again(file, tmp_path):
     selection = file.select()
     export(selection, tmp_path / "x.npy")
-    with pytest.raises(LabelError, match="is not UTF-8; allowed: UTF-8; --encoding"):  # a class of the file
+    with pytest.raises(
+        LabelError, match=r"is not UTF-8; allowed: UTF-8; .*--encoding"
+    ):  # a class of the file
         file.select(labels=tmp_path / "x.csv")
     again = file.select(labels=EncodedPath(str(tmp_path / "x.csv"), "utf-8"))
     assert [again.target_names[i] for i in again.y] == [selection.target_names[i] for i in selection.y]
@@ -309,10 +361,10 @@ def test_an_exported_table_says_labels_again(file, tmp_path):
 
 def test_wrong_usage(path, tmp_path):
     for arguments, message in [
-        (["-o", tmp_path / "x.json"], "x.json' says no format; allowed: .npz"),
-        (["-o", tmp_path / ".csv"], "says no format"),
-        (["-o", "-"], "for standard output the format is not given; allowed: --format svmlight|csv|tsv"),
-        (["-o", "-", "--format", "npz"], "for standard output the format is npz"),
+        (["-o", tmp_path / "x.json"], "x.json' is not that of an export format; use .npz .npy .pt .pth"),
+        (["-o", tmp_path / ".csv"], "is not that of an export format"),
+        (["-o", "-"], "a stream needs a format; use --format npz|npy|pt|safetensors|svmlight|csv|tsv"),
+        (["-o", "-", "--format", "zarr"], "zarr cannot be written to a stream; use --format npz"),
         (["-o", "-", "--format", "csv", "--json"], "--json prints to standard output"),
         (["-o", tmp_path / "x.csv", "--dtype", "int8"], "'int8' is not one of"),
         (["-o", tmp_path / "x.csv", "--levels", "3"], "levels are 3; in this file: 1, 2"),
@@ -364,7 +416,10 @@ def test_nothing_stays_of_what_was_interrupted(file, tmp_path, name):
     assert (tmp_path / name).read_text() == "before"
 
 
-@pytest.mark.parametrize("name", ["x.npz", "x.npy", "x.svm", "x.csv", "x.mat", "x.parquet"])
+@pytest.mark.parametrize(
+    "name",
+    ["x.npz", "x.npy", "x.pt", "x.safetensors", "x.zarr", "x.svm", "x.csv", "x.mat", "x.parquet"],
+)
 def test_a_full_disk_is_said_and_nothing_is_left(tmp_path, mount_disk, name, capfd):
     path, disk = tmp_path / "f.h5", mount_disk(1)
     create_file(path, plan_of(["1.jpg"] * 12), config(), (ColumnBlock("layer3", 1, 50_000, 0, 50_000),))
@@ -376,8 +431,8 @@ def test_a_full_disk_is_said_and_nothing_is_left(tmp_path, mount_disk, name, cap
 
 def test_more_than_matlab_5_holds(file, tmp_path, monkeypatch):
     pytest.importorskip("scipy")
-    monkeypatch.setattr("sppfeat.analysis.export_writers._MAT_LIMIT", 4096 + 64)
-    with pytest.raises(ConfigError, match=r"less than 2 GiB; found: 4 x 15 float32: 240 bytes; .*h5read"):
+    monkeypatch.setattr("sppfeat.analysis.export.arrays._MAT_LIMIT", 4096 + 64)
+    with pytest.raises(ConfigError, match=r"less than 2 GiB; found: 4 x 15 float32: 240 bytes. .*h5read"):
         export(file.select(), tmp_path / "x.mat")
     assert os.listdir(tmp_path) == []
 
@@ -388,7 +443,7 @@ def test_several_blocks_are_one_export(file, tmp_path, monkeypatch):
         export(selection, tmp_path / f"{form}1.{form}", export_format=form)
     blocks = Contents.blocks
     monkeypatch.setattr(Contents, "blocks", lambda self, nbytes=0: blocks(self, 2 * 15 * 4))
-    monkeypatch.setattr("sppfeat.analysis.export_writers._ROWS_AT_ONCE", 2)
+    monkeypatch.setattr("sppfeat.analysis.export.text._ROWS_AT_ONCE", 2)
     monkeypatch.setattr("sppfeat.store.row_table._TEXTS_AT_ONCE", 2)
     for form in EXPORT_FORMATS:
         seen: list[tuple[int, int]] = []
@@ -400,6 +455,13 @@ def test_several_blocks_are_one_export(file, tmp_path, monkeypatch):
 
             assert pq.ParquetFile(two).num_row_groups == 3
             assert pq.read_table(one)["path"] == pq.read_table(two)["path"]
+        elif form == "zarr":
+            import zarr
+
+            before, after = (zarr.open_group(str(folder), mode="r") for folder in (one, two))
+            assert all(
+                np.array_equal(before[name][:], after[name][:], equal_nan=name == "X") for name in before
+            )
         else:  # scipy writes the time into the head
             assert one.read_bytes()[128:] == two.read_bytes()[128:]
 
@@ -412,6 +474,68 @@ def test_a_file_without_a_descriptor(tmp_path):
     run(path, "-o", tmp_path / "y.NPZ", "--rows", "status=any")
     with np.load(tmp_path / "y.NPZ") as found:
         assert np.isnan(found["X"]).all()
+
+
+def test_texts_that_exceed_the_header_of_safetensors_are_left_out_by_name(path, tmp_path, monkeypatch):
+    export(path, tmp_path / "x.safetensors", levels=[1])
+    (nbytes,) = struct.unpack("<Q", (tmp_path / "x.safetensors").read_bytes()[:8])
+    for limit, left_out in [(nbytes + 64, ()), (nbytes - 8, ("paths",))]:
+        monkeypatch.setattr("sppfeat.analysis.export.tensors._HEADER_LIMIT", limit)
+        assert export(path, tmp_path / "x.safetensors", levels=[1], overwrite=True).left_out == left_out
+        opened = pytest.importorskip("safetensors").safe_open(tmp_path / "x.safetensors", "np")
+        assert set(opened.metadata()) == {"about", "classes", "columns", "paths"} - {*left_out}
+        assert (tmp_path / "x.safetensors").stat().st_size <= nbytes + 4096
+    text = run(path, "-o", tmp_path / "y.safetensors", "--levels", "1").output
+    assert (
+        "note: left out paths, too long for the header of a .safetensors file; a .pt file holds them" in text
+    )
+
+
+@pytest.fixture
+def group(file, tmp_path):
+    """A Zarr export of all rows."""
+    pytest.importorskip("zarr")
+    export(file.select(rows="status=any"), tmp_path / "x.zarr")
+    return tmp_path / "x.zarr"
+
+
+def test_a_zarr_group_is_replaced_whole_or_not_at_all(file, group, tmp_path):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    (group / "mine").write_text("x")
+    with pytest.raises(StoreError, match=r"x.zarr' exists; --overwrite replaces it"):
+        export(file.select(), group)
+    with pytest.raises(KeyboardInterrupt):
+        export(file.select(), group, overwrite=True, on_progress=interrupt)
+    assert (group / "mine").exists()
+    (tmp_path / "link.zarr").symlink_to(group)
+    assert export(file.select(rows=[0]), tmp_path / "link.zarr/", overwrite=True).rows == 1
+    assert not (group / "mine").exists()
+    assert sorted(os.listdir(tmp_path)) == ["link.zarr", "x.zarr"]
+    assert _zarr(group, file.select(rows=[0]))[3].tolist() == [0]
+
+
+def test_a_group_put_aside_by_a_killed_process_returns(file, group, tmp_path):
+    group.rename(tmp_path / ".x.zarr.old")
+    (tmp_path / ".x.zarr.part").mkdir()
+    with pytest.raises(StoreError, match="exists; --overwrite replaces it"):
+        export(file.select(rows=[0]), group)
+    assert os.listdir(tmp_path) == ["x.zarr"]
+
+
+def test_folders_of_other_files_are_never_replaced(path, group, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "file").touch()
+    (group / "f.h5").write_bytes(path.read_bytes())
+    for source, output, code, message in [
+        (path, "photos", 1, "photos' is a folder of other files, which is never replaced"),
+        (path, "file", 1, "file' is a file; this format is a folder"),
+        (group / "f.h5", "x.zarr", 2, "x.zarr' holds the input"),
+    ]:
+        arguments = ["-o", tmp_path / output, "--format", "zarr", "--overwrite"]
+        assert message in run(source, *arguments, code=code).output
+    assert sorted(os.listdir(tmp_path)) == ["file", "photos", "x.zarr"]
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -432,19 +556,34 @@ def test_json_has_the_fields_that_the_readme_says(path, tmp_path):
     }
     check_fields("export", found)
     again = sppfeat.export(path, tmp_path / "y.svm", rows="image=a/*", levels=[2])
-    assert {**dataclasses.asdict(again), **found} == {**found, "stored_dtype": "float32", "unknown_names": 0}
+    assert dataclasses.asdict(again) | found == found | {
+        "stored_dtype": "float32",
+        "unknown_names": 0,
+        "left_out": (),
+    }
     assert (tmp_path / "y.svm").read_bytes() == (tmp_path / "x.svm").read_bytes()
 
 
 def test_standard_output_holds_what_the_file_would(path, tmp_path):
-    for form in ("csv", "tsv", "svmlight"):
+    for form in STREAM_FORMATS:
         stream = io.BytesIO()
         assert sppfeat.export(path, stream, export_format=form).paths == ()
         result = run(path, "-o", "-", "--format", form)
-        assert result.stdout_bytes == stream.getvalue()
         out = tmp_path / f"x-{form}"
         run(path, "-o", out, "--format", form, "-q")
-        assert result.stdout_bytes == out.read_bytes()
+        assert result.stdout_bytes == stream.getvalue() == out.read_bytes()
+
+
+@pytest.mark.parametrize("form", ["pt", "safetensors", "npz"])
+def test_a_pipe_holds_what_the_readers_accept(path, tmp_path, form):
+    out = tmp_path / f"x.{form}"
+    command = (
+        f"{sys.executable} -m sppfeat export {path} -o - --format {form} -q --rows status=any | cat > {out}"
+    )
+    subprocess.run(command, shell=True, check=True)
+    with FeatureFile(path) as file:
+        _, _, paths, _ = READERS[f".{form}"](out, file.select(rows="status=any"))
+    assert paths == names(PATHS)
 
 
 @pytest.mark.slow

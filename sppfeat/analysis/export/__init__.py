@@ -1,7 +1,7 @@
-"""Export of feature files to the formats of other programs: NumPy, Parquet, LIBSVM, MATLAB, tables of text.
+"""Exports of feature files to other programs: NumPy, PyTorch, safetensors, Zarr, Parquet, LIBSVM, MATLAB, CSV, TSV.
 
 A selection of an open feature file goes in, with a path or an open stream. A file of another format comes out, whole or
-not at all, with the rows in the order of the selection.
+not at all, with the rows in the order of the selection. The room must not know torch, images, networks or charts.
 """
 
 import contextlib
@@ -10,23 +10,19 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 
-from sppfeat.analysis.choices import EXPORT_DTYPES, EXPORT_FORMATS
-from sppfeat.analysis.export_writers import (
-    Contents,
-    write_csv,
-    write_mat,
-    write_npy,
-    write_npz,
-    write_parquet,
-    write_svmlight,
-    write_tsv,
-)
+from sppfeat.analysis.choices import EXPORT_DTYPES, EXPORT_FORMATS, EXPORT_SUFFIXES, STREAM_FORMATS
+from sppfeat.analysis.export.arrays import write_mat, write_npy, write_npz, write_zarr
+from sppfeat.analysis.export.contents import Contents
+from sppfeat.analysis.export.parquet import write_parquet
+from sppfeat.analysis.export.tensors import write_pt, write_safetensors
+from sppfeat.analysis.export.text import write_csv, write_svmlight, write_tsv
 from sppfeat.config.values import StrPath, check_choice
 from sppfeat.errors import ConfigError
+from sppfeat.files.output_folders import check_new_folder, whole_folder
 from sppfeat.files.outputs import check_new_file, whole_file, whole_files, write_errors
 from sppfeat.store.labels import LabelSource
 from sppfeat.store.reader import FeatureFile, Selection
@@ -38,24 +34,27 @@ __all__ = ["ExportResult", "export"]
 class _Format(NamedTuple):
     """Properties of a format."""
 
-    write: Callable[[Contents, list[BinaryIO]], None]
-    suffixes: tuple[str, ...]  # in lower case
+    write: Callable[[Contents, Any], None]  # takes the open files, or the path of a folder
     has_float16: bool = True
     of_float16: str = "float16"  # default type for float16 descriptors
-    has_table: bool = False  # texts and labels go into a CSV file beside the output
-    is_text: bool = False  # can be written to standard output
+    has_table: bool = False  # a CSV file next to the output holds texts and labels
+    is_folder: bool = False
 
 
-# Few readers of Parquet know half precision; MATLAB has none.
+# Few readers of Parquet support half precision; MATLAB has none.
 _FORMATS = {
-    "npz": _Format(write_npz, (".npz",)),
-    "npy": _Format(write_npy, (".npy",), has_table=True),
-    "parquet": _Format(write_parquet, (".parquet", ".pq"), of_float16="float32"),
-    "svmlight": _Format(write_svmlight, (".svm", ".svmlight", ".libsvm"), has_table=True, is_text=True),
-    "mat": _Format(write_mat, (".mat",), has_float16=False, of_float16="float32"),
-    "csv": _Format(write_csv, (".csv", ".csv.gz"), is_text=True),
-    "tsv": _Format(write_tsv, (".tsv", ".tsv.gz"), is_text=True),
+    "npz": _Format(write_npz),
+    "npy": _Format(write_npy, has_table=True),
+    "pt": _Format(write_pt),
+    "safetensors": _Format(write_safetensors),
+    "zarr": _Format(write_zarr, is_folder=True),
+    "parquet": _Format(write_parquet, of_float16="float32"),
+    "svmlight": _Format(write_svmlight, has_table=True),
+    "mat": _Format(write_mat, has_float16=False, of_float16="float32"),
+    "csv": _Format(write_csv),
+    "tsv": _Format(write_tsv),
 }
+_ZARR_MARKS = (".zgroup", "zarr.json")  # files of which a Zarr group has one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +62,7 @@ class ExportResult:
     """Summary of an export.
 
     Attributes:
-        paths: paths of the output and, if the format has one, of the table beside it; empty for a stream.
+        paths: paths of the output and, if the format has one, of the CSV table next to it; empty for a stream.
         format: name of the format.
         rows: number of vectors.
         dimension: length of a vector.
@@ -72,7 +71,8 @@ class ExportResult:
         rows_labelled: number of rows with a known class.
         bytes: total size of the files; 0 for a stream.
         stored_dtype: type of the descriptors in the feature file.
-        unknown_names: number of names that ``labels`` has and the feature file has not.
+        unknown_names: number of names in ``labels`` that are missing from the feature file.
+        left_out: names of arrays that did not fit into the format.
     """
 
     paths: tuple[str, ...]
@@ -85,6 +85,7 @@ class ExportResult:
     bytes: int
     stored_dtype: str
     unknown_names: int
+    left_out: tuple[str, ...]
 
 
 def export(
@@ -104,29 +105,34 @@ def export(
 ) -> ExportResult:
     """Writes rows of a feature file in a format of other programs: ``sppfeat export``.
 
-    Rows keep their order and pass through in blocks, so memory holds 100 to 200 bytes per row; ``mat`` needs all
-    vectors in memory. The README lists the content of each format.
+    Rows keep their order and pass through in blocks, so memory holds 100 to 200 bytes per row. Only ``mat`` needs all
+    vectors in memory. docs/export.md lists the content of each format.
 
     Args:
         source: path of the feature file; or a selection of an open one, from ``file.select(...)``.
-        output: path of the output, which appears when it is complete; or a binary stream, for formats of text, which
-            then leave out the table beside them.
-        export_format: ``npz``, ``npy``, ``parquet``, ``svmlight``, ``mat``, ``csv`` or ``tsv``; if None, given by the
-            suffix of the path.
-        dtype: ``float32``, ``float16`` or ``float64``. If None, the type in the file, except that float16 becomes
-            ``float32`` if the format has no float16 (``mat``) or few of its readers support it (``parquet``).
-        rows, layers, levels, labels, classes, like: selection from a file, all rows with a descriptor if None; see
+        output: path of the output, which appears when it is complete; or a binary stream, which gets no table next to
+            it, for all formats but ``parquet``, ``mat`` and ``zarr``.
+        export_format: ``npz``, ``npy``, ``pt``, ``safetensors``, ``zarr``, ``parquet``, ``svmlight``, ``mat``, ``csv``
+            or ``tsv``; by default, the suffix of the path decides.
+        dtype: ``float32``, ``float16`` or ``float64``. By default the type in the file; but float16 becomes float32 if
+            the format has no float16 (``mat``) or few of its readers support it (``parquet``).
+        rows, layers, levels, labels, classes, like: selection from a file; by default all rows with a descriptor. See
             :meth:`sppfeat.store.reader.FeatureFile.select`. ``like`` gives a test file the class numbers of the
             training file.
-        overwrite: replace an existing file.
+        overwrite: replace an existing output.
         on_progress: called with the number of rows written so far, and of all rows.
 
     Raises:
-        ConfigError: there is no such format or row; a value exceeds the range of ``dtype``; the content is too large
-            for the format; a package is missing; or the output is an input.
+        ConfigError: the format or a row does not exist; a value exceeds the range of ``dtype``; the content is too
+            large for the format; a package is missing; or the output is an input.
         LabelError: labels are malformed, or the format cannot express them.
         StoreError: the feature file cannot be read; the output exists or cannot be written.
         BrokenPipeError: the reader of the stream has closed it.
+
+    Example:
+        >>> result = sppfeat.export("features.h5", "features.pt", levels=[1])  # doctest: +SKIP
+        >>> torch.load("features.pt", weights_only=True)["X"].shape  # doctest: +SKIP
+        torch.Size([20, 512])
     """
     name = _format_of(output, export_format)
     with contextlib.ExitStack() as opened:
@@ -150,22 +156,31 @@ def export(
             dtype=kind,
             rows_without_descriptor=int((~contents.has_descriptor).sum()),
             rows_labelled=len(selection) - len(contents.unlabeled),
-            bytes=sum(new.stat().st_size for new in outputs),
+            bytes=sum(map(_nbytes, outputs)),
             stored_dtype=file.dtype.name,
             unknown_names=selection.labels.n_unknown,
+            left_out=tuple(contents.left_out),
         )
 
 
 def _write(
     contents: Contents, name: str, output: StrPath | BinaryIO, *, inputs: Sequence[object], overwrite: bool
 ) -> list[Path]:
-    """Writes all files of an export, or a stream; returns the paths of the files."""
-    write = _FORMATS[name].write
+    """Writes the files or the folder of an export, or a stream; returns the paths."""
+    form = _FORMATS[name]
     if not isinstance(output, str | os.PathLike):
         with whole_file(output) as stream:
-            write(contents, [stream])
+            form.write(contents, [stream])
         return []
-    outputs = [Path(new) for new in _paths_of(os.fsdecode(output), name)]
+    outputs = [Path(path) for path in _paths_of(os.fsdecode(output), name)]
+    if form.is_folder:
+        check_new_folder(outputs[0], marks=_ZARR_MARKS, inputs=inputs, overwrite=overwrite)
+        with (
+            whole_folder(outputs[0], marks=_ZARR_MARKS, overwrite=overwrite) as folder,
+            write_errors(str(output)),
+        ):
+            form.write(contents, folder)
+        return outputs
     for new in outputs:
         check_new_file(new, inputs=inputs, overwrite=overwrite)
     with (
@@ -177,32 +192,38 @@ def _write(
             # No name and time in the gzip header, so that the same export gives the same bytes.
             plain = gzip.GzipFile(filename="", fileobj=files[0], mode="wb", compresslevel=6, mtime=0)
             files[0] = cast(BinaryIO, packed.enter_context(plain))
-        write(contents, files)
+        form.write(contents, files)
     return outputs
 
 
+def _nbytes(path: Path) -> int:
+    """Size of a file, or of all files in a folder."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
 def _format_of(output: StrPath | BinaryIO, name: str | None) -> str:
-    """Name of the format of an output: the requested one, or the one that has its suffix; a stream takes text only."""
+    """Name of the format of an output: the requested one, or the one with its suffix."""
     if not isinstance(output, str | os.PathLike):
-        texts = [text for text, form in _FORMATS.items() if form.is_text]
-        if name not in texts:
-            found = "is not given" if name is None else f"is {name}"
-            raise ConfigError(f"for standard output the format {found}; allowed: --format {'|'.join(texts)}")
+        if name not in STREAM_FORMATS:
+            problem = "a stream needs a format" if name is None else f"{name} cannot be written to a stream"
+            raise ConfigError(f"{problem}; use --format {'|'.join(STREAM_FORMATS)}")
         return name
     if name is not None:
         return check_choice("format", name, EXPORT_FORMATS)
     path = os.fsdecode(output)
     by_suffix, _ = _split_suffix(path)
     if by_suffix is None:
-        suffixes = " ".join(s for form in _FORMATS.values() for s in form.suffixes)
+        suffixes = " ".join(suffix for known in EXPORT_SUFFIXES.values() for suffix in known)
         raise ConfigError(
-            f"the suffix of {path!r} says no format; allowed: {suffixes}, or --format {'|'.join(EXPORT_FORMATS)}"
+            f"the suffix of {path!r} is not that of an export format; use {suffixes}, or --format "
+            f"{'|'.join(EXPORT_FORMATS)}"
         )
     return by_suffix
 
 
 def _paths_of(path: str, name: str) -> tuple[str, ...]:
-    """Paths of an export: the output and, if the format has one, the table beside it.
+    """Paths of an export: the output and, if the format has one, the table next to it.
 
     Example:
         >>> _paths_of("out/train.npy", "npy"), _paths_of("train.data", "svmlight"), _paths_of("x.npz", "npz")
@@ -214,22 +235,22 @@ def _paths_of(path: str, name: str) -> tuple[str, ...]:
     return path, f"{stem if by_suffix == name else path}.csv"
 
 
-def _dtype_of(name: str, wanted: str | None, stored: str) -> str:
-    """Number type of an export: the wanted one, or by default the feature file's if the format can hold it."""
+def _dtype_of(name: str, requested: str | None, stored: str) -> str:
+    """Number type of an export: the requested one, or by default the stored one if the format can hold it."""
     form = _FORMATS[name]
-    if wanted is None:
+    if requested is None:
         return form.of_float16 if stored == "float16" else stored
     allowed = [dtype for dtype in EXPORT_DTYPES if dtype != "float16" or form.has_float16]
-    if wanted not in allowed:
-        raise ConfigError(f"the dtype is {wanted!r}; allowed for {name}: {'|'.join(allowed)}")
-    return wanted
+    if requested not in allowed:
+        raise ConfigError(f"the dtype is {requested!r}; allowed for {name}: {'|'.join(allowed)}")
+    return requested
 
 
 def _split_suffix(path: str) -> tuple[str | None, str]:
-    """Format that has the suffix of a path, and the path without it; None and the path if there is no such format."""
-    file_name = os.path.basename(path).lower()
-    for name, form in _FORMATS.items():
-        for suffix in form.suffixes:
+    """Format with the suffix of a path, and the path without the suffix; None and the path for other suffixes."""
+    file_name = os.path.basename(path.rstrip("/")).lower()
+    for name, suffixes in EXPORT_SUFFIXES.items():
+        for suffix in suffixes:
             if file_name.endswith(suffix) and file_name != suffix:
-                return name, path[: -len(suffix)]
+                return name, path.rstrip("/")[: -len(suffix)]
     return None, path
