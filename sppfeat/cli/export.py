@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 __all__ = ["export"]
 
-_NOT_JSON = ("stored_dtype", "unknown_names", "left_out")
 
 @command(
     examples=(
         "sppfeat export features.h5 -o features.npz",
+        "sppfeat export features.h5 -o features.pt",
         "sppfeat export features.h5 -o features.pt",
         "sppfeat export features.h5 -o - --format csv --rows 'label=cat'",
     ),
@@ -88,7 +88,7 @@ def export(file: Path, output: str, as_json: bool, quiet: bool, **values: Any) -
         say("note: no row with a descriptor is selected; the output is empty")
     if as_json:
         found = dataclasses.asdict(result)
-        print_json({name: found[name] for name in found if name not in _NOT_JSON})
+        print_json({name: found[name] for name in found if name not in ("stored_dtype", "unknown_names")})
     elif not is_stream:
         say(_text(result, wanted=values["dtype"]))
 
