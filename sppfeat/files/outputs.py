@@ -122,12 +122,12 @@ def refuse_input(path: Path, inputs: Sequence[object]) -> None:
 
 
 def layout_of(output: Path) -> Path:
-    """Path under which a file is laid out before it takes its name; leftovers there are useless."""
+    """Path under which a file is laid out before it takes its name; leftovers there can be removed."""
     return Path(f"{output}.sppfeat-layout")
 
 
 def extension_of(output: Path) -> Path:
-    """Path of the longer copy that extends an output; leftovers there are useless."""
+    """Path of the longer copy that extends an output; leftovers there can be removed."""
     return Path(f"{output}.sppfeat-longer")
 
 
@@ -137,7 +137,7 @@ def replacement_of(output: Path) -> Path:
 
 
 def remove_leftovers(output: Path) -> None:
-    """Remove the useless remains of killed processes next to an output; the caller holds its lock."""
+    """Remove the leftovers of killed processes next to an output; the caller holds its lock."""
     longer = extension_of(output)
     for left in (layout_of(output), layout_of(replacement_of(output)), layout_of(longer), longer):
         _remove(left)

@@ -60,7 +60,7 @@ def test_a_wrong_checksum_is_reported_with_the_expected_one(weight_server, tmp_p
     weight_server.files["w"] = b"<html>Please log in</html>"
     found = hashlib.sha256(weight_server.files["w"]).hexdigest()
     message = refuse(weight_server.url("w"), tmp_path / "w.pth")
-    assert f"SHA-256 {found}, expected: one that begins with {SHA256[:8]}" in message
+    assert f"SHA-256 {found}; expected: one that begins with {SHA256[:8]}" in message
 
 
 @pytest.mark.parametrize(

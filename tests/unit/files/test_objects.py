@@ -174,7 +174,7 @@ def test_a_hundred_thousand_urls_are_one_segment_without_any_request(server):
 
 def test_remote_and_local_inputs_have_no_common_root(store, folder):
     store.put(contents(["1.jpg"]))
-    with pytest.raises(ConfigError, match="no common root"):
+    with pytest.raises(ConfigError, match="without a common root"):
         list_images(["s3://bucket", str(folder)])
 
 
@@ -243,7 +243,7 @@ def test_the_order_is_that_of_a_walk(paths, random):
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     [
         ("s3://key:s3cr3t@bucket/a", "has a password"),
         ("ftp://me:s3cr3t@x@host/a", "has a password"),
@@ -256,13 +256,13 @@ def test_the_order_is_that_of_a_walk(paths, random):
         ("gs://bucket/a", "needs the package gcsfs, which is not installed: pip install gcsfs"),
     ],
 )
-def test_urls_that_are_refused(url, said):
-    if "gcsfs" in said:
+def test_urls_that_are_refused(url, message):
+    if "gcsfs" in message:
         with contextlib.suppress(ImportError):
             import gcsfs  # noqa: F401
 
             pytest.skip("gcsfs is installed")
-    with pytest.raises(ConfigError, match=said) as caught:
+    with pytest.raises(ConfigError, match=message) as caught:
         list_images([url])
     assert "s3cr3t" not in str(caught.value)
 
@@ -315,10 +315,10 @@ def test_fetched_objects_are_removed_after_use(store, server, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", [500, 502, 503, 504, 429, "drop", "cut"])
-def test_temporary_failures_are_retried(store, server, tmp_path, what):
+@pytest.mark.parametrize("failure", [500, 502, 503, 504, 429, "drop", "cut"])
+def test_temporary_failures_are_retried(store, server, tmp_path, failure):
     listing, expected = images_in_bucket(store, 20)
-    server.faults = [Fault(what, r"GET /bucket/00[37].jpg", times=2)]
+    server.faults = [Fault(failure, r"GET /bucket/00[37].jpg", times=2)]
     with fetched(listing, tmp_path) as found:
         assert found == expected
     assert len(server.faults[0].seen) == 2
@@ -326,7 +326,7 @@ def test_temporary_failures_are_retried(store, server, tmp_path, what):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("what", "said", "tries"),
+    ("failure", "message", "tries"),
     [
         (404, "no such object", 1),
         (403, "permission denied", 1),
@@ -336,18 +336,18 @@ def test_temporary_failures_are_retried(store, server, tmp_path, what):
         ("cut", "ClientPayloadError", ATTEMPTS),
     ],
 )
-def test_failures_of_a_single_object_have_a_reason(store, server, tmp_path, what, said, tries):
+def test_failures_of_a_single_object_have_a_reason(store, server, tmp_path, failure, message, tries):
     listing, expected = images_in_bucket(store, 20)
-    server.faults = [Fault(what, r"GET /bucket/007.jpg")]
+    server.faults = [Fault(failure, r"GET /bucket/007.jpg")]
     with fetched(listing, tmp_path) as found:
         assert isinstance(found[7], str)
-        assert re.search(said, found[7])
+        assert re.search(message, found[7])
         assert len(found[7].encode()) <= 200
         assert "secret" not in found[7]
         del found[7], expected[7]
         assert found == expected
     # aiohttp asks again if a kept connection is closed instead of answered.
-    assert tries <= len(server.faults[0].seen) <= (2 * tries if what == "drop" else tries)
+    assert tries <= len(server.faults[0].seen) <= (2 * tries if failure == "drop" else tries)
 
 
 @pytest.mark.slow
@@ -385,20 +385,20 @@ def test_no_credentials(store, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("what", "code", "said"),
+    ("failure", "code", "message"),
     [
         *[
-            (what, "", r"cannot read 's3://bucket/0\d\d.jpg'.*after many attempts")
-            for what in (503, "drop", 500, "cut")
+            (failure, "", r"cannot read 's3://bucket/0\d\d.jpg'.*after many attempts")
+            for failure in (503, "drop", 500, "cut")
         ],
         *[(403, code, code) for code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken")],
         (403, "", "cannot read any of 20 objects, .*: permission denied"),
     ],
 )
-def test_a_run_ends_if_no_object_can_be_fetched(store, server, tmp_path, what, code, said):
+def test_a_run_ends_if_no_object_can_be_fetched(store, server, tmp_path, failure, code, message):
     listing, _ = images_in_bucket(store, 20)
-    server.faults = [Fault(what, "GET /bucket/", code=code)]
-    with pytest.raises(SourceError, match=said) as caught, fetched(listing, tmp_path):
+    server.faults = [Fault(failure, "GET /bucket/", code=code)]
+    with pytest.raises(SourceError, match=message) as caught, fetched(listing, tmp_path):
         pass
     assert "secret" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []

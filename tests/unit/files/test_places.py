@@ -64,7 +64,7 @@ def test_an_image_inside_a_file_is_decoded(tmp_path, suffix):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda place: place._replace(unpacked_nbytes=place.unpacked_nbytes - 1), "unpacks to more bytes"),
         (lambda place: place._replace(unpacked_nbytes=place.unpacked_nbytes + 1), "bytes, not to"),
@@ -74,13 +74,13 @@ def test_an_image_inside_a_file_is_decoded(tmp_path, suffix):
         (lambda place: place._replace(path=b"/nowhere/archive"), "no such file"),
     ],
 )
-def test_a_damaged_member_of_an_archive_fails_with_a_reason(tmp_path, change, said):
+def test_a_damaged_member_of_an_archive_fails_with_a_reason(tmp_path, change, message):
     write_image(tmp_path / "image.png", 30, 40, seed=1)
     content = (tmp_path / "image.png").read_bytes()
     packed = zlib.compress(content, wbits=-15)
     (tmp_path / "archive").write_bytes(packed)
     place = Place(bytes(tmp_path / "archive"), 0, len(packed), len(content))
-    with pytest.raises(ImageError, match=said):
+    with pytest.raises(ImageError, match=message):
         probe_image(change(place), exif="apply")
 
 

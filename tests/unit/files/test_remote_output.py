@@ -82,7 +82,7 @@ def test_a_path_is_unchanged(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("url", "error", "said"),
+    ("url", "error", "message"),
     [
         ("https://host/x.h5", ConfigError, "'https://host/x.h5' is read-only"),
         ("s3://bucket", ConfigError, "is a bucket"),
@@ -95,23 +95,23 @@ def test_a_path_is_unchanged(tmp_path):
         ("s3://bucket/folder", StoreError, "is a folder"),
     ],
 )
-def test_outputs_that_are_refused(store, scratch, url, error, said):
+def test_outputs_that_are_refused(store, scratch, url, error, message):
     store.put({"folder/x": b""})
-    with pytest.raises(error, match=said), local_output(url, scratch=scratch):
+    with pytest.raises(error, match=message), local_output(url, scratch=scratch):
         pass
     assert left_in(scratch) == []
 
 
 @pytest.mark.parametrize(
-    ("fault", "said", "n_asked"),
+    ("fault", "message", "n_asked"),
     [
         (Fault(403, "POST /bucket/out/features.h5"), "'s3://bucket/out/features.h5': permission denied", 1),
         (Fault("drop"), "'s3://bucket", ATTEMPTS),
     ],
 )
-def test_an_unwritable_url_is_refused_before_the_run(store, scratch, fault, said, n_asked):
+def test_an_unwritable_url_is_refused_before_the_run(store, scratch, fault, message, n_asked):
     store.server.faults = [fault]
-    with pytest.raises(SourceError, match=f"cannot write {said}"):
+    with pytest.raises(SourceError, match=f"cannot write {message}"):
         make(scratch)
     assert len(store.server.asked) >= n_asked
     assert left_in(scratch) == []
@@ -146,10 +146,10 @@ def test_the_default_scratch_folder_is_in_the_cache_folder(store, tmp_path, monk
         assert other.path != local.path
 
 
-@pytest.mark.parametrize("what", [500, 503, "drop"])
-def test_a_failed_upload_is_retried(store, scratch, small_parts, what):
+@pytest.mark.parametrize("failure", [500, 503, "drop"])
+def test_a_failed_upload_is_retried(store, scratch, small_parts, failure):
     content = os.urandom(5500)
-    store.server.faults = [Fault(what, "partNumber=3", times=2), Fault(what, "HEAD", times=1)]
+    store.server.faults = [Fault(failure, "partNumber=3", times=2), Fault(failure, "HEAD", times=1)]
     make(scratch, content)
     assert store.keys() == {KEY: content}
     assert store.n_unfinished == 0
