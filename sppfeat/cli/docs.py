@@ -6,13 +6,13 @@ writes nothing, and exits with code 1 if a page is stale.
 
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from sppfeat.cli import main
-from sppfeat.cli.command import ENVIRONMENT_PREFIX, SHARED_VARIABLES, Command
+from sppfeat.cli.command import ENVIRONMENT_PREFIX, SHARED_VARIABLES, Command, Option
 from sppfeat.cli.json_fields import COMMANDS, json_fields
 
 __all__ = ["cli_page", "json_page", "stale_pages"]
@@ -90,23 +90,31 @@ def _command_lines(path: str, context: click.Context) -> Iterator[str]:
         yield from ("", "```sh", *command.examples, "```")
     for heading, options in command.grouped_options():
         yield from ("", f"**{heading}**", "")
-        for option in options:
-            names, text = option.get_help_record(context) or ("", "")
-            yield f"- `{names}`: {_text(text, getattr(option.type, 'choices', ()), names)}"
+        yield from (_option_line(option, context) for option in options)
 
 
-def _text(text: str, choices: Iterable[str] = (), names: str = "") -> str:
-    """A help text in Markdown, with the default and those choices that neither text nor names tell."""
+def _option_line(option: Option, context: click.Context) -> str:
+    """Describes an option, with the choices that its help does not name, and its default."""
+    names, text = option.get_help_record(context) or ("", "")
     found = re.fullmatch(r"(.*?) ?\[(?:default: (.*)|(required))\]", text)
     text, default, required = found.groups() if found else (text, None, None)
+    sentences = [text] if text else []
+    choices = getattr(option.type, "choices", ())
     if not all(re.search(rf"\b{re.escape(choice)}\b", f"{names} {text}") for choice in choices):
-        text = f"{text} One of {', '.join(choices)}.".strip()
-    text = re.sub(r"([*<\\])", r"\\\1", f"{text} Required." if required else text)
-    code = r"'(sppfeat [^']*)'|(?<![\w-])(--[a-z][a-z-]*)"
-    text = re.sub(code, lambda found: f"`{found[1] or found[2]}`", text)
+        sentences.append(f"One of {', '.join(choices)}.")
+    if required:
+        sentences.append("Required.")
+    line = f"- `{names}`: {_text(' '.join(sentences))}"
     if default is None:
-        return text
-    return f"{text} Default: {default}." if " " in default else f"{text} Default: `{default}`."
+        return line
+    is_value = "[default: " not in (option.help or "")  # otherwise the default is in words
+    return f"{line} Default: `{default}`." if is_value else f"{line} Default: {_text(default)}."
+
+
+def _text(text: str) -> str:
+    """Marks options and commands in a help text as code, and escapes what Markdown would interpret."""
+    code = r"'(sppfeat [^']*)'|(?<![\w-])(--[a-z][a-z-]*)"
+    return re.sub(code, lambda found: f"`{found[1] or found[2]}`", re.sub(r"([*<\\])", r"\\\1", text))
 
 
 def json_page() -> str:

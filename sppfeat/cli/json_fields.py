@@ -63,9 +63,12 @@ _RESULTS = {
         _Part("plan", PlanSummary, "The run before it starts."),
         _Part("result", ExtractResult, "The outcome; missing with `--dry-run`.", without=("plan",)),
     ],
+    "backbones PATTERN": [_Part("", list[BackboneEntry])],
+    "backbones NAME": [_Part("", BackboneLayers)],
+    "backbones NAME --download": [_Part("", list[FetchedWeights])],
     "info": [_Part("", FileInfo)],
     "verify": [_Part("", Verification)],
-    "merge": [_Part("", MergeSummary)],
+    "show image": [_Part("", ImageNumbers)],
     "probe": [
         _Part("path", str, "The feature file."),
         _Part("folds", int, "Number of folds."),
@@ -82,7 +85,6 @@ _RESULTS = {
         _Part("[]", Query, without=("text",)),
         _Part("[].hits", list[Hit], "The rows found, nearest first."),
     ],
-    "show image": [_Part("", ImageNumbers)],
     "export": [_Part("", ExportResult, without=("stored_dtype", "unknown_names"))],
     "reduce": [
         _Part("file", str, "The feature file that was reduced."),
@@ -90,9 +92,7 @@ _RESULTS = {
         _Part("output", str, "The feature file that was written."),
         _Part("", ReduceReport),
     ],
-    "backbones PATTERN": [_Part("", list[BackboneEntry])],
-    "backbones NAME": [_Part("", BackboneLayers)],
-    "backbones NAME --download": [_Part("", list[FetchedWeights])],
+    "merge": [_Part("", MergeSummary)],
     "train": [
         _Part("plan", TrainPlan, "The training before its first step."),
         _Part("result", TrainResult, "The outcome; missing with `--dry-run`."),

@@ -18,7 +18,7 @@ class LevelNumbers(TypedDict):
         level: pyramid level n, of n x n bins.
         bins: cells ``x0, y0, x1, y1`` of each bin, half-open; bin row by bin row.
         strength: l2 norm of each bin's values over all channels, or its value in the chosen one; null if not finite.
-        maxima: ``y, x, n`` for each cell that holds the maximum of n channels; other cells are left out.
+        maxima: ``y, x, n`` for each cell that holds n maxima; other cells are left out.
     """
 
     level: int
