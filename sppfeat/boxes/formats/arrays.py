@@ -153,9 +153,7 @@ def _load(file: AnnotationFile) -> dict[str, Any]:
     opened = io.BytesIO(content)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # warnings about repeated variables and variables that are not read
+            warnings.simplefilter("ignore")  # about repeated variables, and those that are not read
             found = []
             with contextlib.suppress(Exception):  # a MATLAB object among the variables has no shape
                 found = scipy.io.whosmat(opened, appendmat=False)

@@ -99,6 +99,9 @@ _SUPERVISELY = FoundFormat(
     "", "JSON of Supervisely", "in Supervisely, run the app 'Export to COCO' or 'Export to YOLO'"
 )
 _DARWIN = FoundFormat("", "JSON of V7 Darwin", "in V7, export as COCO, Pascal VOC or YOLO")
+_DATUMARO = FoundFormat("", "JSON of Datumaro", "convert it with 'datum convert -f coco'")
+_BDD100K = FoundFormat("", "JSON of BDD100K", "convert it with bdd100k.label.to_coco")
+_GEO_JSON = FoundFormat("", "GeoJSON, such as QuPath's", _EXPORT)
 
 # Key paths that identify a format: [] is an item of a list, and * any key. The first match counts.
 JSON_KEYS: tuple[tuple[tuple[str, ...], FoundFormat], ...] = (
@@ -132,28 +135,19 @@ JSON_KEYS: tuple[tuple[tuple[str, ...], FoundFormat], ...] = (
     (("classes/[]/shape",), _SUPERVISELY),
     (("annotations/[]/bounding_box",), _DARWIN),
     (("annotations", "item/slots"), _DARWIN),
-    (
-        ("items", "categories"),
-        FoundFormat("", "JSON of Datumaro", "convert it, with 'datum convert -f coco'"),
-    ),
-    (
-        ("items/[]/annotations",),
-        FoundFormat("", "JSON of Datumaro", "convert it, with 'datum convert -f coco'"),
-    ),
+    (("items", "categories"), _DATUMARO),
+    (("items/[]/annotations",), _DATUMARO),
     (("instances", "metadata"), FoundFormat("", "JSON of SuperAnnotate", "convert it to COCO")),
     (("images/[]/labels",), FoundFormat("", "JSON of Hasty", "in Hasty, export as COCO")),
     (("imgHeight", "objects"), FoundFormat("", "JSON of Cityscapes", "convert it to COCO")),
-    (("[]/labels/[]/box2d",), FoundFormat("", "JSON of BDD100K", "convert it, with bdd100k.label.to_coco")),
-    (
-        ("frames/[]/objects/[]/box2d",),
-        FoundFormat("", "JSON of BDD100K", "convert it, with bdd100k.label.to_coco"),
-    ),
+    (("[]/labels/[]/box2d",), _BDD100K),
+    (("frames/[]/objects/[]/box2d",), _BDD100K),
     (
         ("samples/[]/filepath",),
         FoundFormat("", "JSON of FiftyOne", "in FiftyOne, export as COCODetectionDataset"),
     ),
-    (("features/[]/geometry",), FoundFormat("", "GeoJSON, as QuPath writes it", _EXPORT)),
-    (("features", "type"), FoundFormat("", "GeoJSON, as QuPath writes it", _EXPORT)),
+    (("features/[]/geometry",), _GEO_JSON),
+    (("features", "type"), _GEO_JSON),
     (("source-ref",), FoundFormat("", "a manifest of SageMaker Ground Truth", "convert it to COCO")),
     (("imageGcsUri",), FoundFormat("", "JSON lines of Vertex AI", _EXPORT)),
     (("spans/[]/points",), FoundFormat("", "JSON lines of Prodigy", "convert it to COCO")),

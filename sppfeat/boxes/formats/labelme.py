@@ -64,7 +64,7 @@ def _add_shape(
     xs, ys = ({corner[axis] for corner in corners} for axis in (0, 1))
     is_upright = len(corners) == 4 and len(xs) <= 2 and len(ys) <= 2
     if len(corners) == 4 and not is_upright:
-        others["turned rectangle"] += 1
+        others["rotated rectangle"] += 1
         return
     if len(corners) not in (2, 4):
         raise file.unexpected(f"{where}.points", points, "two or four corners")

@@ -12,6 +12,7 @@ from sppfeat.boxes.formats.known_formats import (
     COCO,
     COLUMNS,
     DATA_YAML,
+    DOTA,
     JSON_KEYS,
     KITTI,
     LABELME_XML,
@@ -163,9 +164,7 @@ def _find_in_line(line: bytes, fields: Sequence[bytes], suffix: bytes) -> FoundF
     if line.startswith(b"imagesource:") or (
         len(fields) in (9, 10) and all(are_numbers[:8]) and not are_numbers[8]
     ):
-        return FoundFormat(
-            "", "a DOTA label file, with rotated boxes", "convert the labels to YOLO, COCO or CSV"
-        )
+        return DOTA
     cells = line.split(b",")
     if len(cells) >= 7 and all(parse_number(cell) is not None for cell in cells):
         return MOT

@@ -184,7 +184,9 @@ def test_labelme_shapes_that_are_no_boxes_are_counted(put):
     ]
     table = read_boxes(put("a.json", labelme(*shapes))).table
     assert (len(table), list(table.images)) == (0, [b"im0.jpg"])
-    assert table.notes == ("4 shapes are not boxes and have no row: 1 circle, 2 polygon, 1 turned rectangle",)
+    assert table.notes == (
+        "4 shapes are not boxes and have no row: 1 circle, 2 polygon, 1 rotated rectangle",
+    )
 
 
 @pytest.mark.parametrize(
