@@ -39,7 +39,7 @@ class Backbone:
     min_side: int  # smallest side of an input, in pixels, that gives every layer at least one cell
     weights_path: str = ""  # path of the weight file; empty for named or random weights
     head: Head | None = None  # fully connected layers after the pooling of the only layer, or None
-    weights_note: str = ""  # what was taken from the weights file, if that is not plain
+    weights_note: str = ""  # note for the user on the chosen parameters of the weights file
 
     def maps(self, network: nn.Module, batch: Tensor) -> list[Tensor]:
         """Computes the feature maps of ``(N, 3, H, W)`` normalized images, in the order of ``spec.layers``.
@@ -76,7 +76,7 @@ def load_backbone(
     Args:
         weights: name of torchvision weights, path of a file, or ``none`` for random values.
         weights_dir: a folder to search for named weights before torch's hub cache.
-        layers: node names; empty for the last feature map before the pooling that the pyramid replaces.
+        layers: node names; empty for the last feature map.
         head: ``fc6`` or ``fc7``, on the default layer only, or None.
         seed: seed of the random values with ``none``.
         mean, std: mean and standard deviation of the input, for values in 0..1, in RGB order; None for those of the
@@ -118,7 +118,7 @@ def load_backbone(
             if made_for in (None, name):
                 raise
             raise WeightsError(
-                f"{weights!r} was trained as {made_for}, and the backbone is {name}: give --backbone {made_for}"
+                f"{weights!r} was trained as {made_for}, not {name}; use --backbone {made_for}"
             ) from error
     transform = (find_entry(name) if entry is None else entry).transform
     spec = BackboneSpec(
@@ -157,7 +157,7 @@ def wrap_module(
     """
     name = f"module:{type(module).__qualname__}"
     if not layers:
-        raise ConfigError(f"{name}: which layer? Give layer='...', the name of a node or sub-module")
+        raise ConfigError(f"{name}: no layer to pool; name a node or submodule: layer='...'")
     network = cut_network(copy.deepcopy(module).cpu().float().eval(), layers, name)
     spec = BackboneSpec(
         name=name,
@@ -174,17 +174,16 @@ def wrap_module(
 
 
 def _check_head(name: str, head: str, layers: Sequence[str]) -> None:
-    """Refuses a head that a model lacks, or layers that do not feed it; goes by the names alone and builds no model."""
+    """Refuses a head that a model lacks, or layers that do not feed it; the names decide, and no model is built."""
     check_choice("head", head, CHOICES["head"])
     if not any(fnmatchcase(name, pattern) for pattern in _WITH_HEADS):
         raise ConfigError(
-            f"{name!r} has no {' or '.join(CHOICES['head'])}; the models that have them: {', '.join(_WITH_HEADS)}"
+            f"{name!r} has no {' or '.join(CHOICES['head'])}; use one of {', '.join(_WITH_HEADS)}"
         )
     default = zoo.default_layer(name)
     if layers and tuple(layers) != (default,):
         raise ConfigError(
-            f"layers are {', '.join(layers)}; --head {head} takes the layer that {name} feeds it, {default!r}: "
-            f"leave the layers out"
+            f"--head {head} of {name} takes layer {default!r}, not {', '.join(layers)}; leave --layer out"
         )
 
 

@@ -15,7 +15,7 @@ _WIDTH = 512  # channels of the map
 
 
 class CompactNetwork(nn.Module):
-    """The network without a classifier; its feature map is never negative.
+    """The network without a classifier; the values of its feature map are 0 or more.
 
     It maps ``(N, 3, H, W)`` to ``(N, 512, ceil(H / 16), ceil(W / 16))``.
     """

@@ -37,10 +37,10 @@ def choose_device(device: str, precision: str, *, local_rank: int = 0) -> torch.
     """Chooses the device of this machine for a setting.
 
     Args:
-        device: ``auto`` (CUDA if there is one, else the CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        device: ``auto`` (CUDA if available, else the CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         precision: ``fp32``, ``tf32``, ``bf16`` or ``fp16``, which the device must support.
-        local_rank: index of this process among the processes on this machine, from 0. With ``auto`` each takes a CUDA
-            device of its own, as long as there are enough.
+        local_rank: index of this process among the processes on this machine, from 0. With ``auto``, each takes its
+            own CUDA device if there are enough.
 
     Raises:
         ConfigError: this machine or this torch lacks the device, or the device lacks the precision.
@@ -62,7 +62,9 @@ def choose_device(device: str, precision: str, *, local_rank: int = 0) -> torch.
     elif chosen.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError(f"device is 'mps', but torch {torch.__version__} finds no Metal device here")
     if precision == "tf32" and chosen.type != "cuda":
-        raise ConfigError(f"precision is 'tf32', which is for CUDA devices; the device is {chosen.type!r}")
+        raise ConfigError(
+            f"precision is 'tf32', which needs a CUDA device, but the device is {chosen.type!r}"
+        )
     return chosen
 
 
@@ -175,7 +177,7 @@ class CompiledNetwork(nn.Module):
             maps = self.network(batch)
             self._compiled = self.network
             reason = one_line(str(error).strip().partition("\n")[0], longest=_LONGEST_REASON)
-            _LOG.warning("Going on without --compile, which failed: %s", reason or type(error).__name__)
+            _LOG.warning("continuing without --compile, which failed: %s", reason or type(error).__name__)
         return maps
 
 

@@ -42,13 +42,16 @@ class UntraceableError(Exception):
 
 
 def node_names(model: nn.Module) -> list[str]:
-    """torchvision's names of the nodes of a network in evaluation mode, without its inputs; or UntraceableError."""
+    """torchvision's names of a network's nodes in evaluation mode, without its inputs.
+
+    Raises UntraceableError for a network that cannot be traced.
+    """
     with _tracing():
         return list(get_graph_node_names(model)[1])[1:]
 
 
 def cut_graph(model: nn.Module, layers: Sequence[str], name: str) -> nn.Module:
-    """As :func:`cut_network`, for nodes of the network's graph; raises UntraceableError if there is none."""
+    """Cuts a network at nodes of its graph, as :func:`cut_network`; raises UntraceableError if it has no graph."""
     try:
         with _tracing():
             cut: nn.Module = create_feature_extractor(
@@ -60,7 +63,7 @@ def cut_graph(model: nn.Module, layers: Sequence[str], name: str) -> nn.Module:
             if not any(node == layer or node.startswith(f"{layer}.") for node in nodes):
                 raise ConfigError(
                     f"{name} has no layer {layer!r}; allowed: {_close_to(layer, nodes)}, ... ({len(nodes)} in all; "
-                    f"'sppfeat backbones NAME' lists those of a torchvision model)"
+                    f"'sppfeat backbones NAME' lists the layers of a torchvision model)"
                 ) from None
         raise
     return cut.eval()
@@ -97,10 +100,10 @@ def _close_to(layer: str, names: Sequence[str]) -> str:
 
 
 def probe_maps(network: nn.Module, layers: Sequence[str], name: str) -> tuple[tuple[int, ...], int]:
-    """Finds the channels of each layer's map, and the smallest side in pixels of an input that gives each a cell.
+    """Finds the channels of each layer's map, and the smallest input side in pixels that gives each map a cell.
 
-    Raises ConfigError unless the network takes images of any size, and each output is a map with a fixed number of
-    channels.
+    Raises ConfigError if the network does not take images of any size, or an output is not a map with a fixed number
+    of channels.
     """
 
     def shapes_at(side: int) -> list[torch.Size]:
@@ -122,10 +125,8 @@ def probe_maps(network: nn.Module, layers: Sequence[str], name: str) -> tuple[tu
     try:
         large = shapes_at(large_side)
     except Exception as error:
-        what = (
-            "images of any size" if good else f"an image of {_LARGEST_MIN_SIDE} x {_LARGEST_MIN_SIDE} pixels"
-        )
-        raise ConfigError(f"{name} cannot take {what}: {error}") from error
+        images = "images of any size" if good else f"{_LARGEST_MIN_SIDE} x {_LARGEST_MIN_SIDE} pixels"
+        raise ConfigError(f"{name} cannot take {images}: {error}") from error
     good = bisect.bisect_left(range(good), True, lo=good // 2 + 1, key=fits)
     smallest = shapes_at(good)
     for layer, small_shape, large_shape in zip(layers, smallest, large, strict=True):
@@ -140,14 +141,14 @@ def probe_maps(network: nn.Module, layers: Sequence[str], name: str) -> tuple[tu
 def fold_batch_norm(network: nn.Module, layers: Sequence[str], *, side: int) -> nn.Module:
     """Folds batch normalizations into the convolutions before them, if that leaves the maps unchanged.
 
-    The folded network makes fewer passes over memory. It comes from torch's own fuser, which folds a convolution
-    twice if two normalizations share it. Both networks therefore run once on a noise image of ``side x side`` pixels,
-    and the folded one is dropped if their maps differ; ``network`` itself is not changed.
+    The folded network makes fewer passes over memory. torch's fuser makes it, but folds a convolution twice
+    if two normalizations share it. Both networks therefore run once on a noise image of ``side x side`` pixels, and
+    the folded one is dropped if their maps differ. ``network`` itself does not change.
     """
     has_batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
     if not isinstance(network, fx.GraphModule) or not has_batch_norm:
         return network
-    # Traced again, because the network's own graph does not look into torchvision's blocks of convolution,
+    # fuse traces again, because the network's own graph does not look into torchvision's blocks of convolution,
     # normalization and activation.
     folded = fuse(copy.deepcopy(network).eval(), inplace=True).eval()
     picture = torch.rand((1, 3, side, side), generator=torch.Generator().manual_seed(0)) * 4 - 2
@@ -199,8 +200,8 @@ class _HookedNetwork(nn.Module):
         for layer in layers:
             if layer not in modules:
                 raise ConfigError(
-                    f"{name} has no sub-module {layer!r}; allowed: {_close_to(layer, list(modules))}, ... "
-                    f"(only sub-modules can be layers, as its graph cannot be traced: {cause})"
+                    f"{name} has no submodule {layer!r}; allowed: {_close_to(layer, list(modules))}, ... "
+                    f"(its graph cannot be traced, so only submodules can be layers: {cause})"
                 ) from cause
             modules[layer].register_forward_hook(partial(self._catch, layer))
 

@@ -32,7 +32,7 @@ __all__ = [
 
 BUNDLED_FOLDER = Path(__file__).parent / "pretrained"
 
-# torchvision's files are called <what>-<first digits of their SHA-256>.pth.
+# torchvision names its files <name>-<first digits of the SHA-256>.pth.
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.[^.]+$")
 
 
@@ -57,12 +57,11 @@ class WeightEntry(NamedTuple):
     sha256_prefix: str  # first digits of the file's SHA-256, in hexadecimal
     transform: InputTransform
     size_mb: float  # size of the file, in units of 2**20 bytes
-    # Share of ImageNet's validation images that the whole network classifies right, in percent, as torchvision
-    # reports it; None if it reports none.
+    # Accuracy of the whole network on ImageNet's validation images in percent, as torchvision reports it, if it does.
     top1: float | None = None
 
 
-# The weights that come with the package, so that descriptors need no download.
+# Part of the package, so that descriptors need no download.
 BUNDLED_ENTRY = WeightEntry(
     model=COMPACT_NAME,
     name="DISTILLED_V1",
@@ -109,7 +108,7 @@ def bundled_hint(backbone: BackboneSpec) -> str | None:
 
 
 def find_entry(model_name: str, weights: str = "DEFAULT") -> WeightEntry:
-    """Finds the weight entry of a model by its name; WeightsError if there is none. ``DEFAULT`` is the first entry."""
+    """Finds the weight entry of a model by name, or raises WeightsError; ``DEFAULT`` is the first entry."""
     entries = list_entries(model_name)
     if weights == "DEFAULT":
         return entries[0]
@@ -126,23 +125,21 @@ def fetch_entry(
     folder: StrPath | None = None,
     on_download: OnDownload = lambda name, done, total: None,
 ) -> WeightFile:
-    """Downloads the file of an entry, unless it is already present and has the right checksum; or WeightsError.
+    """Downloads the file of an entry, unless it is present with the right checksum.
 
-    The folder is made if it is missing; None stands for torch's hub cache. A damaged file is replaced once the new one
-    is complete.
+    A missing folder is created; None is torch's hub cache. A damaged file is replaced once the new one is complete.
+    Raises WeightsError if the file cannot be downloaded.
     """
     if folder is not None and not str(folder):
-        raise WeightsError(
-            "the weights folder is ''; allowed in --weights-dir and SPPFEAT_WEIGHTS_DIR: a folder"
-        )
+        raise WeightsError("--weights-dir (or SPPFEAT_WEIGHTS_DIR) is empty; name a folder")
     path = _search_folders(entry, folder)[0] / entry.file_name
     found = _measure_file(path)
     if found is not None and found.sha256.startswith(entry.sha256_prefix):
         return found
     if entry.url is None:
         raise WeightsError(
-            f"{str(path)!r}, the {entry.name} weights of {entry.model}, is part of the package, and not there "
-            "or damaged; install sppfeat again"
+            f"{str(path)!r}, a file of the package with the {entry.name} weights of {entry.model}, is missing or "
+            "damaged; install sppfeat again"
         )
     sha256 = download(entry.url, path, sha256_prefix=entry.sha256_prefix, on_progress=on_download)
     return WeightFile(path, sha256, path.stat().st_size, was_downloaded=True)
@@ -156,14 +153,14 @@ def read_entry(
 ) -> tuple[ParameterSets, str]:
     """Reads the parameters of an entry by name, and the SHA-256 of their file, which is always verified.
 
-    The given folder is searched first, then torch's hub cache, into which the file is downloaded if it is nowhere.
+    The given folder is searched first, then torch's hub cache; a missing file is downloaded into the cache.
     Raises WeightsError if the folder is missing, or the file is damaged or cannot be downloaded.
     """
     if entry.url is not None and folder is not None and not (str(folder) and Path(folder).is_dir()):
-        wrong = "not a folder" if str(folder) and Path(folder).exists() else "not there"
+        problem = "is not a folder" if str(folder) and Path(folder).exists() else "does not exist"
         raise WeightsError(
-            f"the weights folder {str(folder)!r} is {wrong}; allowed in --weights-dir and "
-            "SPPFEAT_WEIGHTS_DIR: an existing folder"
+            f"the weights folder {str(folder)!r} {problem}; --weights-dir and SPPFEAT_WEIGHTS_DIR take an "
+            "existing folder"
         )
     folders = _search_folders(entry, folder)
     found = next(filter(None, (_measure_file(place / entry.file_name) for place in folders)), None)
@@ -176,8 +173,8 @@ def read_entry(
             raise WeightsError(f"{error}; {_offline_advice(entry, folders)}") from error
     if not found.sha256.startswith(entry.sha256_prefix):
         raise WeightsError(
-            f"{str(found.path)!r} is damaged or cut off ({found.n_bytes} bytes): its SHA-256 is {found.sha256}"
-            f", expected is one that begins with {entry.sha256_prefix}; copy it again, or remove it"
+            f"{str(found.path)!r} is damaged or incomplete ({found.n_bytes} bytes): its SHA-256 is "
+            f"{found.sha256}, but should begin with {entry.sha256_prefix}; copy it again, or delete it"
         )
     return read_weights_file(found.path), found.sha256
 
@@ -210,11 +207,9 @@ def _search_folders(entry: WeightEntry, folder: StrPath | None) -> list[Path]:
 
 
 def _measure_file(path: Path) -> WeightFile | None:
-    """Size and checksum of a file; None if it is not there."""
+    """Size and checksum of a file; None if it does not exist."""
     if os.path.lexists(path) and not path.is_file():
-        raise WeightsError(
-            f"{str(path)!r} is not a file of weights; allowed: a regular file, or a link to one"
-        )
+        raise WeightsError(f"{str(path)!r} is not a weights file; allowed: a regular file, or a link to one")
     try:
         return WeightFile(path, file_sha256(path), path.stat().st_size, was_downloaded=False)
     except (FileNotFoundError, NotADirectoryError):
@@ -224,11 +219,11 @@ def _measure_file(path: Path) -> WeightFile | None:
 
 
 def _offline_advice(entry: WeightEntry, folders: list[Path]) -> str:
-    looked_in = " and ".join(repr(str(place.absolute())) for place in folders)
-    named = "" if entry.name == find_entry(entry.model).name else f" --weights {entry.name}"
+    searched = " or ".join(repr(str(place.absolute())) for place in folders)
+    option = "" if entry.name == find_entry(entry.model).name else f" --weights {entry.name}"
     return (
-        f"{entry.file_name}, the {entry.name} weights of {entry.model}, was looked for in {looked_in}; "
-        f"without network: run 'sppfeat backbones --download {entry.model}{named}' on a machine that has "
-        "one, copy the file, and name its folder with --weights-dir or SPPFEAT_WEIGHTS_DIR; or give "
-        "--weights FILE, or --weights none for an untrained network"
+        f"{entry.file_name}, the {entry.name} weights of {entry.model}, is not in {searched}. Offline: run "
+        f"'sppfeat backbones --download {entry.model}{option}' on a machine with internet access, copy the "
+        "file, and name its folder with --weights-dir or SPPFEAT_WEIGHTS_DIR; or use --weights FILE, or "
+        "--weights none for an untrained network"
     )

@@ -1,10 +1,10 @@
 """Stride and offset of a feature map, by receptive-field arithmetic through the network.
 
-The network runs without values: its input is a tensor that has a shape and records where in the image each of its
-values lies (:mod:`~sppfeat.networks.tracked`). Every operator that the network calls, written as a module, a function
-or a method, arrives there as one of PyTorch's elementary operators. It moves positions as it moves values, or has a
-rule (:mod:`~sppfeat.networks.positions`), or is refused with an error that names node and operator, so the arithmetic
-never guesses. No weights are read.
+The network runs without values: its input has a shape and records the position of each value in the image
+(:mod:`~sppfeat.networks.tracked`). PyTorch reduces every module, function and method that the network calls to
+elementary operators. An operator moves positions as it moves values, or has a rule
+(:mod:`~sppfeat.networks.positions`), or is refused with an error that names node and operator, so the arithmetic never
+guesses. No weights are read.
 
 Along one spatial axis, cell ``i`` of a window operator (convolution, pooling) with kernel
 ``k``, stride ``s``, padding ``p`` and dilation ``d`` is centered at cell ``s * i - p + d * (k - 1) / 2``
@@ -44,9 +44,9 @@ class FeatureGeometry(NamedTuple):
 
 
 class LayerGeometry(NamedTuple):
-    """A feature map of a network: its height and width in cells are those for the given input size.
+    """A feature map of a network; ``map_hw`` is its height and width in cells for the given input size.
 
-    ``geometry`` is None if the arithmetic does not apply, for the ``reason``, which is empty otherwise.
+    ``geometry`` is None if the arithmetic does not apply; ``reason`` then says why, and is empty otherwise.
     """
 
     channels: int
@@ -125,7 +125,7 @@ def layer_geometries(
 def _walk_twice(
     module: nn.Module, layers: Sequence[str] | None, input_hw: tuple[int, int]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The outputs of layers, by name, at both input sizes; without layers, of the network itself."""
+    """Outputs of the layers at both input sizes, by name; of the whole network without layers."""
     # torchvision takes a second to import.
     from sppfeat.networks.layers import UntraceableError, cut_graph
 
@@ -138,21 +138,21 @@ def _walk_twice(
             if layers and not set(layers) <= set(output_keys(module)):
                 module = cut_graph(module, layers, "the network")
             elif not isinstance(module, fx.GraphModule):
-                # To name nodes in messages. The network's own code may raise anything.
+                # Messages then name nodes. The network's own code may raise anything.
                 with contextlib.suppress(Exception):
                     module = fx.symbolic_trace(module)
         except UntraceableError as error:
             untraceable = str(error)
         first = walk(module, input_hw)
         values = [value for value in first.values() if isinstance(value, Tracked)]
-        if any(_is_map(value) and not value.lost for value in values):  # which the second walk may refute
+        if any(_is_map(value) and not value.lost for value in values):  # the second walk may refute it
             second = walk(module, (height + _SECOND_SIZE, width + _SECOND_SIZE))
         else:
             second = first
     for layer in layers or ():
         if layer not in first:
             raise ConfigError(
-                f"layer {layer!r} cannot be chosen, as torch.fx cannot trace the network "
+                f"layer {layer!r} cannot be chosen, because torch.fx cannot trace the network "
                 f"({untraceable}); its outputs are {', '.join(first)}"
             )
     return {layer: first[layer] for layer in layers or first}, second

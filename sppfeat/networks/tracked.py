@@ -1,4 +1,4 @@
-"""The walk through a network: it runs on an image without values, and tensors carry the positions of their values.
+"""Runs a network on an image without values; its tensors carry the positions of their values.
 
 The traversal of nested arguments is private to torch, and only this module uses it.
 """
@@ -28,11 +28,11 @@ class Trace:
 
 
 class Tracked(torch.Tensor):
-    """A tensor without values that carries the positions of its values; operators on it follow the rules."""
+    """A tensor without values that carries their positions; operators on it follow the rules."""
 
     meta_value: Tensor  # the tensor on the meta device that it wraps
     places: Places  # positions of its values along the image's y and x
-    # The reason why positions are lost; empty if they are not. Places may still tell the order of the axes.
+    # Why positions are lost; empty if they are not. Places may still tell the order of the axes.
     lost: str
     walk: Trace  # the trace that it belongs to
 
@@ -116,10 +116,10 @@ def _move(func: Any, args: Any, kwargs: Any, outputs: list[Tensor]) -> list[Plac
 def _compute(
     func: Any, bound: dict[str, Any], outputs: list[Tensor], *, is_lenient: bool
 ) -> tuple[list[Places], str]:
-    """Positions of what an operator computes, and the reason if it loses some; empty if it does not."""
+    """Positions of the values that an operator computes, and the reason if it loses some, else an empty text."""
     rule, reason = find_rule(func) or (
         lambda call: nowhere(call.shape, math.nan),
-        "there is no receptive-field rule for this operator",
+        "no receptive-field rule for this operator",
     )
     shape = tuple(outputs[0].shape)
     calls = [Call(tree_map(partial(_to_positions, axis, True), bound), shape, is_lenient) for axis in (0, 1)]
@@ -136,7 +136,7 @@ def _compute(
 
 
 def _to_positions(axis: int, has_parameters: bool, item: Any) -> Any:
-    """The positions of a tensor; with parameters, which have none."""
+    """The positions of a tensor; other arguments stay, except parameters, which may get empty positions."""
     if isinstance(item, Tracked):
         return item.places[axis]
     return nowhere(item.shape) if has_parameters and isinstance(item, Tensor) else item
@@ -159,7 +159,7 @@ def _without_values(item: Any) -> Any:
 
 
 def _write(owner: Tracked, value: Tensor, places: Places, lost: str, *, where: str) -> None:
-    """Writes the positions of what an operator changed in place, which its views share."""
+    """Writes the positions of a tensor that an operator changed in place, and so of its views."""
     if owner.shape != value.shape:
         raise ConfigError(f"{where}: changes a tensor's shape in place")
     for own, new in zip(owner.places, places, strict=True):
@@ -177,7 +177,7 @@ def _refuse_foreign_writes(func: Any, bound: Mapping[str, Any], *, where: str) -
         target = bound.get(argument.name)
         is_written = argument.alias_info is not None and argument.alias_info.is_write
         if is_written and isinstance(target, Tensor) and not isinstance(target, Tracked):
-            raise ConfigError(f"{where}: values are written into a tensor that is not followed")
+            raise ConfigError(f"{where}: values are written into a tensor without positions")
 
 
 @contextmanager
@@ -205,7 +205,7 @@ def output_keys(module: nn.Module) -> list[str]:
 
 
 def walk(module: nn.Module, input_hw: tuple[int, int]) -> dict[str, Any]:
-    """Runs a network in eval mode on an image without values, and returns its outputs by name.
+    """Runs a network in eval mode on an image without values; returns its outputs by name.
 
     A single output is called ``output``. Raises ConfigError if the network does not run on such an image.
     """
@@ -225,7 +225,7 @@ def walk(module: nn.Module, input_hw: tuple[int, int]) -> dict[str, Any]:
         at = f" at node {trace.node!r}" if trace.node else ""
         height, width = input_hw
         raise ConfigError(
-            f"the network cannot be followed on an input of {height} x {width} pixels{at}: {error}"
+            f"the network cannot run without values on an input of {height} x {width} pixels{at}: {error}"
         ) from error
     if isinstance(value, Mapping):
         return {str(key): item for key, item in value.items()}
@@ -244,7 +244,7 @@ class _Walker(fx.Interpreter):
 
     def __init__(self, module: fx.GraphModule, trace: Trace):
         super().__init__(module, graph=_graph_of(module))
-        self.extra_traceback = False  # the error is worded in walk
+        self.extra_traceback = False  # walk words the error
         self.trace = trace
 
     def run_node(self, n: fx.Node) -> Any:

@@ -1,4 +1,4 @@
-"""Reading of weights files: the tensors of PyTorch and safetensors files, and why other files cannot be read."""
+"""Reads the tensors of PyTorch and safetensors files; tells what other files are."""
 
 import codecs
 import contextlib
@@ -23,8 +23,8 @@ __all__ = ["ParameterSets", "is_weights_file", "read_tensors", "read_weights_fil
 ParameterSets = Mapping[str, Mapping[str, Tensor]]
 """The tensors of a checkpoint by name, under the keys that lead to them, such as ``""`` or ``"ema.module."``."""
 
-_MAX_DEPTH = 4  # of dicts in a checkpoint, which may hold itself
-_MAX_PICKLES = 5  # of a file before its storages, in the format before torch 1.6
+_MAX_DEPTH = 4  # of nested dicts; a checkpoint may hold itself
+_MAX_PICKLES = 5  # before the storages of a file in the format before torch 1.6
 _SHOWN = 5
 _HEAD_NBYTES = 512
 _SHOWN_TEXT = 80
@@ -35,7 +35,7 @@ _SAFETENSORS = b"\0{"  # at 7: the last byte of the header's length, and its JSO
 _ZIP, _PICKLE, _TORCH_PICKLE = b"PK\x03\x04", b"\x80", b"\x80\x02\x8a\x0al\xfc\x9cF"
 _SIGNATURES = (
     (0, b"version https://git-lfs", "is a Git LFS pointer; 'git lfs pull' fetches the file itself"),
-    (0, b"\x89HDF\r\n", "is an HDF5 file, of Keras perhaps"),
+    (0, b"\x89HDF\r\n", "is an HDF5 file, perhaps from Keras"),
     (0, b"\x93NUMPY", "is a NumPy file"),
     (0, b"GGUF", "is a GGUF file"),
     (0, b"\x1f\x8b", "is compressed with gzip; unpack it"),
@@ -46,7 +46,7 @@ _SIGNATURES = (
     (0, b"Rar!", "is a RAR archive; unpack it"),
     (257, b"ustar", "is a tar archive; unpack it"),
 )
-# Names in a pickle that stand for tensors and plain containers; all others are objects, which are never made.
+# Names in a pickle that stand for tensors and plain containers; all others are objects, which are never created.
 _PLAIN_NAMES = re.compile(
     r"torch\.\w+|torch\._utils\.\w+|torch\.storage\.\w*Storage|torch\.nn\.parameter\.\w+|torch\._tensor\.\w+"
     r"|torch\.serialization\.\w+|collections\.(OrderedDict|defaultdict|Counter)|_codecs\.encode"
@@ -67,7 +67,7 @@ def is_weights_file(weights: str) -> bool:
 def read_weights_file(path: Path) -> ParameterSets:
     """Reads the parameters of a local file: a state dict, or a checkpoint that holds one or several.
 
-    Only tensors are read, never pickled objects; WeightsError if there are none.
+    Only tensors are read, never pickled objects. Raises WeightsError for a file without tensors.
     """
     content = read_tensors(path)
     sets = dict(_parameter_sets(content))
@@ -76,8 +76,8 @@ def read_weights_file(path: Path) -> ParameterSets:
         if isinstance(content, Mapping):
             found = f"[{first_few((one_line(repr(key)) for key in content), _SHOWN)}]"
         raise WeightsError(
-            f"{str(path)!r} holds no state dict: found {found}; allowed: names to tensors, at the top or under a key "
-            "such as state_dict or model"
+            f"{str(path)!r} holds no state dict: found {found}; allowed: a dict of tensors by name, at the top or "
+            "under a key such as state_dict or model"
         )
     return sets
 
@@ -102,15 +102,15 @@ def read_tensors(path: Path) -> Any:
     try:
         if head[7:9] == _SAFETENSORS:
             return _read_safetensors(path)
-        # An open file, as torch would go by the suffix of a path.
+        # An open file, because torch would go by the suffix of a path.
         with open(path, "rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickle protocols
+            warnings.simplefilter("ignore")  # about pickle protocols
             return torch.load(file, map_location="cpu", weights_only=True)
     except WeightsError:
         raise
     except MemoryError as error:
         raise WeightsError(f"not enough memory to read the weights {shown}") from error
-    except Exception as error:  # of any type, from its unpickler or zip reader
+    except Exception as error:  # of any type, from the unpickler or the zip reader
         raise WeightsError(f"{shown} {_why_unreadable(path, head)}") from error
 
 
@@ -137,7 +137,7 @@ def _parameter_sets(content: Any, place: str = "") -> Iterator[tuple[str, dict[s
 
 
 def _why_unreadable(path: Path, head: bytes) -> str:
-    """Says what a file is instead of weights, from its beginning and the names in its pickles."""
+    """Identifies a file that is not a weights file, by its first bytes and the names in its pickles."""
     n_bytes = path.stat().st_size
     if not n_bytes:
         return f"is empty; {_AGAIN}"
@@ -152,7 +152,7 @@ def _why_unreadable(path: Path, head: bytes) -> str:
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         reason = _name_objects(content)  # type: ignore[arg-type]
     if reason is None and head.startswith(_PICKLE) and not head.startswith(_TORCH_PICKLE):
-        return f"is a damaged pickle, or one that torch.save did not write; {_ALONE} with torch.save"
+        return f"is a damaged pickle, or torch.save did not write it; {_ALONE} with torch.save"
     if reason is None and len(head) >= len(_ZIP):
         reason = _why_text(head)
     if reason is None and not head.startswith(_PICKLE):
@@ -168,9 +168,7 @@ def _why_unreadable_zip(path: Path) -> str | None:
             if "constants.pkl" in names or "archive_format" in names:
                 return f"is a TorchScript or exported program; {_ALONE}"
             if "data.pkl" not in names:
-                return (
-                    "is a ZIP archive, but not one of torch.save; unpack it and name the weights file in it"
-                )
+                return "is a ZIP archive that torch.save did not write; unpack it and name the weights file in it"
             with archive.open(names["data.pkl"]) as content:
                 return _name_objects(content)
     except Exception:  # of many types, on a damaged directory
@@ -178,7 +176,7 @@ def _why_unreadable_zip(path: Path) -> str | None:
 
 
 def _name_objects(content: IO[bytes]) -> str | None:
-    """The reason for refusing pickles with objects, which names their classes; None if there are none."""
+    """The reason for refusing pickles with objects, which names their classes; None for pickles without any."""
     found = [name for name in dict.fromkeys(_pickled_names(content)) if not _PLAIN_NAMES.fullmatch(name)]
     found = [name for name in found if name != "torch.storage._load_from_bytes"]
     if any(name.startswith("torch.nn.modules.") for name in found):
@@ -219,6 +217,6 @@ def _why_text(head: bytes) -> str | None:
         return None
     start = text.lstrip()
     if "<html" in text.lower() or start.lower().startswith("<!doctype html"):
-        return "is an HTML page, perhaps of a login or a warning; download the weights file itself"
+        return "is an HTML page, such as a login page; download the weights file itself"
     kind = {"{": "JSON text", "[": "JSON text", "<": "XML text"}.get(start[:1], "text")
     return f"is {kind}, not weights; it begins with {' '.join(text.split())[:_SHOWN_TEXT]!r}"

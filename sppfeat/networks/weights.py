@@ -1,4 +1,4 @@
-"""Parameters of networks: finding them in a checkpoint, loading them into a network, and checksums."""
+"""Finds the parameters of a network in a checkpoint and loads them; checksums of files and parameters."""
 
 import hashlib
 import json
@@ -19,12 +19,12 @@ __all__ = ["file_sha256", "load_parameters", "state_sha256", "trained_backbone"]
 
 # Keys under which training scripts store the parameters in a checkpoint, the most usual first.
 _CHECKPOINT_KEYS = ("state_dict", "model", "model_state_dict", "model_state", "net", "network", "params")
-# Parts of a prefix that DataParallel, FSDP and torch.compile put before every name, and that scripts call a network.
+# Prefixes that DataParallel, FSDP and torch.compile put before every name, and usual names of a network in scripts.
 _WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module")
 _USUAL_PARTS = frozenset((*_CHECKPOINT_KEYS, *_WRAPPERS, "backbone", "encoder"))
-# Modules beside a backbone that take its features: another head than the model's own.
+# Modules that take a backbone's features: heads other than the model's own.
 _HEAD = re.compile(r"head|classif|project|predict|prototype|logit|embedding|^fc|_fc$", re.IGNORECASE)
-# torchvision's densenet files still name norm1 as norm.1, as modules could be named before torch 0.4.
+# torchvision's densenet files still say norm.1 for norm1, a name that torch allowed before 0.4.
 _LEGACY_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 _SHOWN_KEYS = 5
 
@@ -49,7 +49,7 @@ class _Candidate(NamedTuple):
 
 
 def trained_backbone(path: Path) -> str | None:
-    """The name of the backbone in a file from ``sppfeat train``; None if the file does not say."""
+    """The name of the backbone in a file from ``sppfeat train``; None for other files."""
     try:
         name = json.loads(read_tensors(path)["provenance"])["settings"]["backbone"]["name"]
     except (IndexError, KeyError, TypeError, ValueError):
@@ -70,17 +70,17 @@ def load_parameters(
     A prefix of the names is dropped if all needed parameters follow it: ``model.``, ``module.backbone.``, or any other.
 
     Args:
-        sets: tensors by name, as :func:`sppfeat.networks.weight_files.read_weights_file` returns them. Those that are
-            not needed, such as a classifier, are skipped if they do not fit.
+        sets: tensors by name, as :func:`sppfeat.networks.weight_files.read_weights_file` returns them. Unneeded
+            ones, such as a classifier, are skipped if they do not fit.
         needed: names of the parameters that the chosen layers and the head depend on; these must match.
         used_modules: names of their modules. Other parameters there (of a normalization after fc6, say) are refused.
         source: name of the weights, for messages.
 
     Returns:
-        A note on what was taken and what was left out, for the user; empty if there is nothing to say.
+        A note for the user on a chosen prefix and skipped modules; empty if all parameters were used under their names.
 
     Raises:
-        WeightsError: no parameters fit, and the message names the keys that do not match; or several fit equally well.
+        WeightsError: no parameters fit (the message names the keys that do not match), or several fit equally well.
     """
     own = model.state_dict()
     # num_batches_tracked is a counter that evaluation does not read; checkpoints before torch 0.4 lack it.
@@ -101,7 +101,7 @@ def load_parameters(
     unfit = {
         "missing": [name for name in shapes if name not in found.state],
         "unknown": [name for name in unknown if name not in heads],
-        "of another shape": [
+        "with another shape": [
             f"{name} {tuple(found.state[name].shape)} instead of {tuple(own[name].shape)}"
             for name in needed
             if name in found.state and found.state[name].shape != own[name].shape
@@ -109,8 +109,8 @@ def load_parameters(
     }
     if any(unfit.values()):
         details = "; ".join(
-            f"{len(names)} {what}: {first_few(map(escaped, names), _SHOWN_KEYS)}"
-            for what, names in unfit.items()
+            f"{len(names)} {problem}: {first_few(map(escaped, names), _SHOWN_KEYS)}"
+            for problem, names in unfit.items()
             if names
         )
         raise WeightsError(f"{source} does not fit this backbone{_where(found, shapes)}: {details}")
@@ -145,7 +145,7 @@ def state_sha256(state: Mapping[str, Tensor]) -> str:
 def _choose(
     sets: ParameterSets, shapes: Mapping[str, torch.Size], source: str
 ) -> tuple[_Candidate, list[_Candidate]]:
-    """Returns the parameters that fit best, and others that would fit as well; WeightsError if none is the best."""
+    """Chooses the parameters that fit best, and lists others that fit; WeightsError if several are the best."""
     candidates = [
         candidate for place, tensors in sets.items() for candidate in _candidates(place, tensors, shapes)
     ]
@@ -174,7 +174,7 @@ def _choose(
 
 
 def _candidates(place: str, tensors: Mapping[str, Tensor], wanted: Collection[str]) -> Iterator[_Candidate]:
-    """Yields the parameters after each prefix that the most wanted names follow."""
+    """Yields the parameters after each prefix that the largest number of wanted names follows."""
     tensors = {_LEGACY_DENSENET.sub(r"\1\2", name): value for name, value in tensors.items()}
     counts = Counter({"": 0})
     for name in tensors:
@@ -209,10 +209,10 @@ def _note(found: _Candidate, alternatives: Sequence[_Candidate], skipped: Sequen
     notes = []
     is_usual = {*_parts(found.place)} <= {*_CHECKPOINT_KEYS} and {*_parts(found.prefix)} <= {*_WRAPPERS}
     if alternatives or not is_usual:
-        notes.append(f"took the parameters under {found} of the weights file")
+        notes.append(f"using the parameters under {found} of the weights file")
     if alternatives:
         others = first_few(map(str, alternatives), _SHOWN_KEYS)
-        notes.append(f"others fit, too; to use them, save them alone: {others}")
+        notes.append(f"others fit, too; to use one, save it alone: {others}")
     if skipped:
         names = first_few(map(escaped, skipped), _SHOWN_KEYS)
         notes.append(f"skipped {counted(len(skipped), 'other module')} of the weights file: {names}")

@@ -163,7 +163,7 @@ def test_names_and_ids_are_decided_by_options_and_said_before_the_run(folder, tm
         (["--boxes", "grid:axb"], "boxes are 'grid:axb'; allowed: grid:ROWSxCOLUMNS"),
         (["--boxes", "multiview", "--flip"], "leave out --flip"),
         (["--boxes", "BOXES", "--box-ends=inclusive", "--box-units=normalized"], "box-units normalized has"),
-        (["--head", "fc6"], "'spp_s16' has no fc6 or fc7; the models that have them: vgg*, alexnet"),
+        (["--head", "fc6"], "'spp_s16' has no fc6 or fc7; use one of vgg*, alexnet"),
     ],
 )
 def test_wrong_usage_is_said_and_writes_nothing(folder, boxes, tmp_path, options, message):

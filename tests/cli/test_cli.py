@@ -110,7 +110,7 @@ def test_a_prefix_of_the_names_in_a_checkpoint_is_said_in_the_plan(folder, tmp_p
         tmp_path / "w.ckpt",
     ]
     assert (
-        "note:        took the parameters under 'state_dict.model.' of the weights file"
+        "note:        using the parameters under 'state_dict.model.' of the weights file"
         in run(*command, code=0).stdout
     )
 

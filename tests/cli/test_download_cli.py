@@ -143,7 +143,7 @@ def test_a_run_without_network_from_a_copied_folder(offer, folder, tmp_path, wei
     run("verify", output, "--recompute", "3", code=1)
     result = run("verify", output, "--recompute", "3", "--weights-dir", tmp_path / "v", code=0)
     result = run(*extract, "--weights-dir", tmp_path / "w", code=1)
-    assert f"the weights folder '{tmp_path / 'w'}' is not there" in result.stderr
+    assert f"the weights folder '{tmp_path / 'w'}' does not exist" in result.stderr
 
 
 @pytest.mark.slow

@@ -1,8 +1,8 @@
 """Reports: one HTML page about a feature file.
 
-A selection of an open feature file goes in. ``facts`` turns it into plain data, and ``page`` turns these into one HTML
-page that loads nothing else. Gathering reads the file and the pictured images, and must not know the layout of the
-page; the page must not read the file.
+A selection of an open feature file goes in. ``facts`` reads the file and the pictured images into plain data and must
+not know the layout of the page; ``page`` turns the data into one HTML page that loads nothing, and must not read the
+file.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,7 +19,7 @@ from sppfeat.store.rows import RowsLike
 
 __all__ = ["report"]
 
-_STEPS = ("norms", "embedding", "neighbours", "pictures", "probe", "page")
+_STEPS = ("norms", "embedding", "neighbors", "thumbnails", "classifier", "page")
 
 
 def report(
@@ -39,23 +39,23 @@ def report(
     overwrite: bool = False,
     on_progress: Callable[[int, int, str], None] = lambda n_done, n_steps, step: None,
 ) -> int:
-    """Writes one HTML page about a feature file, with everything in it: ``sppfeat report``.
+    """Writes a self-contained HTML page about a feature file: ``sppfeat report``.
 
     Args:
         file: path of the feature file, which another process may be writing.
         output: path of the page, ``.html``.
         title: title of the page; the file's name if None.
         method: method of the embedding: ``pca``, ``tsne`` or ``umap``.
-        max_rows: maximum number of rows in the embedding, and in the probe; of more rows so many are drawn.
-        probe: train and test classifiers, too.
+        max_rows: maximum number of rows in the embedding and for the classifier; more rows are sampled at random.
+        probe: cross-validate a linear classifier, too.
         rows, layers, levels, labels: selection; see :meth:`sppfeat.store.reader.FeatureFile.select`.
-        root: folder that now holds the images; None: as recorded.
+        root: folder that now holds the images; the recorded one if None.
         seed: seed of all random draws.
         overwrite: replace an existing file.
-        on_progress: called with the number of steps done, the number of all steps, and the name of the next one.
+        on_progress: called with the numbers of finished steps and of all steps, and the name of the next step.
 
     Returns:
-        The size of the page, in bytes.
+        Size of the page in bytes.
 
     Raises:
         ConfigError: a package is not installed, an option is wrong, or a selected row has no descriptor.

@@ -1,4 +1,4 @@
-"""Facts of a report as plain data, gathered from a feature file and from the images of the pictured rows."""
+"""Facts of a report as plain data, from a feature file and the images of the pictured rows."""
 
 import os
 import re
@@ -35,7 +35,7 @@ __all__ = ["ReportFacts", "describe_provenance", "gather_facts", "group_failures
 
 _PICTURE_SIDE = 96  # pixels
 _NUMBER = re.compile(r"[0-9]+")
-_MOST_PATHS = 5  # to name for each reason
+_MOST_PATHS = 5  # named for each reason
 _MOST_SOURCES = 20  # maximum number of source files to name
 
 
@@ -45,7 +45,7 @@ class FailureGroup:
 
     reason: str  # of the first image
     count: int
-    paths: tuple[str, ...]  # of the first images, with their ids in the inputs if they have any
+    paths: tuple[str, ...]  # of the first images, with their ids from the inputs, if any
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ class Probed:
     """Result of a probe of the descriptors."""
 
     result: ProbeResult
-    n_drawn: int  # number of rows drawn for the probe
-    n_rows: int  # number of rows that they were drawn from
-    n_classes: int  # number of classes among these; if there are very many, only some were drawn
+    n_drawn: int  # rows drawn for the probe
+    n_rows: int  # rows that they were drawn from
+    n_classes: int  # classes of these rows; only some are drawn if there are very many
     folds: int
 
 
@@ -66,13 +66,13 @@ class ReportFacts:
     title: str
     name: str  # of the file, without folder
     content: Mapping[str, Any]  # of the file, as ``sppfeat info --json`` prints it
-    n_described: int  # number of rows with a descriptor
-    n_selected: int  # number of those that the report covers
-    n_columns: int  # number of values of a descriptor that the report covers
-    classes: list[tuple[str, int]]  # and numbers of rows, most frequent first; "" is for rows without a class
+    n_described: int  # rows with a descriptor
+    n_selected: int  # rows that the report covers
+    n_columns: int  # values of a descriptor that the report covers
+    classes: list[tuple[str, int]]  # with numbers of rows, most frequent first; "" for rows without a class
     config: ExtractConfig
-    reduction: str  # description of the reduction of the descriptors; empty without one
-    provenance: list[tuple[str, str]]  # names and values of facts about the file's origin
+    reduction: str  # empty for descriptors that were not reduced
+    provenance: list[tuple[str, str]]  # names and values
     norms: Norms | None  # None without descriptors
     sizes: list[Sizes]  # of images, and of boxes if there are any
     embedding: Embedding | None  # None without descriptors
@@ -96,10 +96,10 @@ def gather_facts(
     seed: int = 0,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> ReportFacts:
-    """Gathers the facts of a report; reads the file and the images of the rows that are pictured.
+    """Gathers the facts of a report from the file and the images of the pictured rows.
 
-    Memory holds only those descriptors that are embedded or probed. ``most_probed`` is the maximum number of rows to
-    train and test classifiers on; 0 for no probe. For the other arguments and the errors see :func:`sppfeat.report`.
+    Memory holds only the descriptors for the embedding and the probe. ``most`` and ``most_probed`` are their maximum
+    numbers of rows; 0 for no probe. For the other arguments and the errors see :func:`sppfeat.report`.
     """
     file = selection.file
     check_described(selection)
@@ -110,12 +110,12 @@ def gather_facts(
     if embedding is not None and not len(embedding.selection):
         embedding = None
     pictured = choose_pictured(embedding, most=MOST_PICTURED, seed=seed) if embedding is not None else {}
-    on_step("neighbours")
+    on_step("neighbors")
     sheet = _find_neighbors(embedding, selection, seed=seed)
-    on_step("pictures")
+    on_step("thumbnails")
     pictures = find_row_pictures(file, [*pictured, *(sheet.rows if sheet else [])], root=root)
     thumbnails = read_thumbnails(pictures, exif=file.config.input.exif, side=_PICTURE_SIDE)
-    on_step("probe")
+    on_step("classifier")
     probed, why_not = _probe(selection, most=most_probed, seed=seed)
     on_step("page")
     return ReportFacts(
@@ -143,7 +143,7 @@ def gather_facts(
 
 
 def _find_neighbors(embedding: Embedding | None, selection: Selection, *, seed: int) -> ContactSheet | None:
-    """Contact sheet of some embedded rows, all of them finite, and their nearest rows in the whole selection."""
+    """Contact sheet of some embedded rows, which are finite, and their nearest rows in the whole selection."""
     if embedding is None or len(selection) < 2:
         return None
     queries = draw_queries(embedding.selection, SHEET_QUERIES, seed=seed)
@@ -186,7 +186,7 @@ def group_failures(file: FeatureTable) -> list[FailureGroup]:
     groups = sorted(images.values(), key=lambda group: (-len(group), group[0]))
     return [
         FailureGroup(
-            errors[group[0]] or "no reason is recorded",
+            errors[group[0]] or "no recorded reason",
             len(group),
             tuple(_name(file, i) for i in group[:_MOST_PATHS]),
         )
@@ -201,7 +201,7 @@ def _name(file: FeatureTable, image: int) -> str:
 
 
 def describe_provenance(file: FeatureTable) -> list[tuple[str, str]]:
-    """Lists the known facts about the origin of a file, as names and values."""
+    """Lists the origin of a file as names and values."""
     config, ids = file.config, file.image_id_table
     found = [
         ("file", str(file.path.absolute())),

@@ -1,4 +1,4 @@
-"""The HTML page of a report, which needs no other file, and its charts, which suit light pages and dark ones."""
+"""The self-contained HTML page of a report, with charts for light and dark pages."""
 
 import base64
 import json
@@ -26,7 +26,7 @@ from sppfeat.files.outputs import check_new_file
 
 __all__ = ["check_page_path", "render_page"]
 
-_LONGEST = 1000  # maximum number of letters to show of a text from the file
+_LONGEST = 1000  # letters of a text from the file that are shown
 _BETWEEN_PARTS = re.compile(r"(?<=[_./-])(?=[^_./-])")
 _CHART_SIDE = 3.2  # inches, small enough for letters of 7 points to be readable on a phone
 
@@ -47,9 +47,9 @@ class _Chart(NamedTuple):
 
 
 def check_page_path(path: Path, *, inputs: Sequence[object], overwrite: bool) -> None:
-    """Refuses an output that cannot be written, and a missing package, so that nothing is computed in vain."""
+    """Refuses an output that cannot be written and reports a missing package, before anything is computed."""
     if path.suffix.lower() not in (".html", ".htm"):
-        raise ConfigError(f"the output is {str(path)!r}; allowed: a name that ends in .html")
+        raise ConfigError(f"the output is {str(path)!r}; use a name that ends in .html")
     for package in ("jinja2", "matplotlib", "sklearn"):
         import_extra(package, extra="report", purpose="a report")
     check_new_file(path, inputs=inputs, overwrite=overwrite)
@@ -62,7 +62,7 @@ def render_page(facts: ReportFacts) -> str:
     environment = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
-        finalize=_shown,
+        finalize=_printable,
         trim_blocks=True,
         lstrip_blocks=True,
         loader=jinja2.FunctionLoader(lambda name: folder.joinpath(name).read_text("utf-8")),
@@ -71,7 +71,7 @@ def render_page(facts: ReportFacts) -> str:
 
     def breakable(text: str) -> Any:
         """A name in which lines may break after dots, dashes, slashes and underscores."""
-        return markupsafe.Markup("<wbr>").join(_BETWEEN_PARTS.split(_shown(text)))
+        return markupsafe.Markup("<wbr>").join(_BETWEEN_PARTS.split(_printable(text)))
 
     environment.filters |= {
         "number": "{:,}".format,
@@ -102,8 +102,8 @@ def _mark_classes(embedding: Embedding | None) -> dict[str, ClassMark]:
     return {classes[i]: mark for mark in mark_classes(embedding.selection) for i in mark.positions.tolist()}
 
 
-def _shown(value: Any) -> Any:
-    """A text that a page can hold: without control characters and unpaired surrogates, and cut if it is very long."""
+def _printable(value: Any) -> Any:
+    """Escapes control characters and unpaired surrogates in a text and cuts a very long one; keeps other values."""
     if type(value) is not str:  # safe markup has its own type
         return value
     shown = escaped(value)
@@ -117,7 +117,7 @@ def _configuration(config: ExtractConfig) -> list[tuple[str, str]]:
 
 
 def _draw_charts(facts: ReportFacts) -> dict[str, list[_Chart]]:
-    """Draws the charts of a report; missing facts, and norms that are all equal, give no chart."""
+    """Draws the charts of a report; skips missing facts, and layers whose norms are all equal."""
     charts: dict[str, list[_Chart]] = {"embedding": [], "norms": [], "sizes": []}
     if (embedding := facts.embedding) is not None:
         draw = partial(draw_embedding, embedding, facts.pictured, facts.thumbnails, side=_CHART_SIDE)
@@ -160,7 +160,7 @@ def _chart(caption: str, text: str, draw: Callable[[], Any]) -> _Chart:
 
 
 def _picture_uri(thumbnail: Thumbnail | None) -> str:
-    """Data URI of a thumbnail as a JPEG file; empty if there is no picture."""
+    """Data URI of a thumbnail as a JPEG file; empty if the image could not be read."""
     if thumbnail is None or thumbnail.pixels is None:
         return ""
     return _uri("image/jpeg", encode_jpeg(thumbnail.pixels))

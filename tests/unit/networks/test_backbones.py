@@ -14,7 +14,7 @@ def maps_of(backbone, batch):
 
 
 @pytest.mark.slow
-def test_layers_of_one_forward_pass_in_the_order_asked_for():
+def test_layers_of_one_forward_pass_are_in_the_order_of_the_request():
     backbone = load_backbone("resnet18", weights="none", layers=["layer4", "layer2", "layer3.1.relu"])
     assert backbone.channels == (512, 128, 256)
     shapes = [tuple(fmap.shape) for fmap in maps_of(backbone, torch.ones(1, 3, 64, 96))]
@@ -51,7 +51,7 @@ def test_the_smallest_side_is_the_smallest_that_gives_a_cell(name, min_side):
         ("swin_t", "features", "not a feature map"),
     ],
 )
-def test_layers_that_are_no_feature_map_are_refused(name, layer, message):
+def test_layers_without_a_feature_map_are_refused(name, layer, message):
     with pytest.raises(ConfigError, match=message):
         load_backbone(name, weights="none", layers=[layer])
 
@@ -105,11 +105,11 @@ def test_a_network_that_cannot_be_traced_has_no_geometry():
 
 
 def test_a_network_of_ones_own_needs_a_layer_that_it_has():
-    with pytest.raises(ConfigError, match="which layer"):
+    with pytest.raises(ConfigError, match="no layer to pool"):
         wrap_module(Small(), layers=[])
     with pytest.raises(ConfigError, match="no layer 'third'"):
         wrap_module(Small(), layers=["third"])
-    with pytest.raises(ConfigError, match="no sub-module 'third'"):
+    with pytest.raises(ConfigError, match="no submodule 'third'"):
         wrap_module(Branching(), layers=["third"])
     with pytest.raises(ConfigError, match="not a feature map"):
         wrap_module(Small(), layers=["head"])

@@ -72,14 +72,14 @@ def compiler(monkeypatch, *, error=None):
     monkeypatch.setattr(torch, "compile", compile_)
 
 
-def test_without_a_compiler_the_network_runs_as_it_is_and_that_is_said_once(monkeypatch, caplog):
+def test_without_a_compiler_the_network_runs_as_it_is_and_warns_once(monkeypatch, caplog):
     compiler(monkeypatch, error=RuntimeError("No working C++ compiler found\nSet TORCH_LOGS for more"))
     network = CompiledNetwork(Double())
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             assert torch.equal(network(PICTURE)["layer"], 2 * PICTURE)
     assert [record.getMessage() for record in caplog.records] == [
-        "Going on without --compile, which failed: No working C++ compiler found"
+        "continuing without --compile, which failed: No working C++ compiler found"
     ]
 
 

@@ -8,7 +8,7 @@ from sppfeat.networks import zoo
 from sppfeat.networks.backbones import load_backbone
 from sppfeat.networks.layers import cut_network, fold_batch_norm
 
-# The smallest of each family that has batch normalisations; all of the zoo with SPPFEAT_ALL_BACKBONES=1.
+# The smallest model of each family with batch normalization; the whole zoo with SPPFEAT_ALL_BACKBONES=1.
 SMALLEST = [
     "densenet121",
     "efficientnet_b0",
@@ -30,7 +30,7 @@ def n_batch_norms(network: nn.Module) -> int:
 
 
 def with_statistics(model: nn.Module) -> nn.Module:
-    """Give every normalisation something to do, yet keep values in range."""
+    """Gives every normalization random statistics that keep values in range."""
     generator = torch.Generator().manual_seed(0)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -65,7 +65,7 @@ def test_backbones_are_folded_where_they_are_loaded_unless_there_is_nothing_to_f
 
 
 class _Shared(nn.Module):
-    """One convolution, normalised in two ways."""
+    """One convolution, normalized in two ways."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -25,7 +25,7 @@ def without_memory(name):
 
 
 def build_narrow(name):
-    """torchvision's model with an eighth of the channels: the true ones have up to 130 million parameters."""
+    """torchvision's model with an eighth of its channels; the true ones have up to 130 million parameters."""
     model = without_memory(name)
     for part in (model.features, model.classifier):
         for i, layer in enumerate(part):
@@ -40,7 +40,7 @@ def build_narrow(name):
 
 @pytest.fixture(scope="module", autouse=True)
 def narrow_models():
-    """Let backbones with heads be narrow ones; test_box_extraction has the true alexnet."""
+    """Makes backbones with heads narrow; test_box_extraction has the true alexnet."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(zoo, "build_model", build_narrow)
         yield
@@ -76,7 +76,7 @@ def images():
 
 
 def activations(model, layer, batch):
-    """What a layer of the whole network puts out, caught on its way to the class scores."""
+    """Outputs of a layer of the whole network, caught on their way to the class scores."""
     caught = []
     hook = layer.register_forward_hook(lambda module, inputs, output: caught.append(output.clone()))
     with torch.inference_mode():
@@ -118,9 +118,7 @@ def test_the_whole_map_of_224_pixels_gives_the_networks_own_activations(models, 
 
 
 @pytest.mark.parametrize("head", ["fc6", "fc7"])
-def test_the_head_of_a_loaded_backbone_is_that_of_the_model_with_the_same_seed(
-    models, untrained, images, head
-):
+def test_a_loaded_backbone_has_the_head_of_the_model_with_the_same_seed(models, untrained, images, head):
     model, backbone = models["alexnet"], untrained[head]
     assert backbone.spec.head == backbone.head.name == head
     assert backbone.spec.layers == ("features.11",)
@@ -143,7 +141,7 @@ def test_sizes_come_from_the_model_and_rows_do_not_depend_on_each_other(models, 
         rows = cut.network(pooled)
         singly = torch.cat([cut.network(row[None]) for row in pooled])
         assert cut.network(pooled[:0]).shape == (0, WIDTH)
-    assert torch.equal(pooled, before)  # its ReLUs work in place, on what the head made itself
+    assert torch.equal(pooled, before)  # its ReLUs work in place, but only on the head's own tensors
     assert relative_l2(rows, singly) < 1e-5
 
 
@@ -162,7 +160,7 @@ def test_models_without_heads_are_refused_before_anything_is_built_or_read(monke
 
 @pytest.mark.parametrize("layers", [["features.12"], ["features.11", "features.4"], ["features"]])
 def test_a_head_takes_the_layer_that_its_network_feeds_it(layers):
-    with pytest.raises(ConfigError, match=r"--head fc7 takes the layer that alexnet feeds it, 'features.11'"):
+    with pytest.raises(ConfigError, match=r"--head fc7 of alexnet takes layer 'features.11', not "):
         load_backbone("alexnet", weights="none", head="fc7", layers=layers)
 
 
@@ -188,7 +186,7 @@ def test_a_file_gives_the_parameters_of_the_head(tmp_path, half):
     assert all(torch.equal(value, half[f"classifier.{name}"].float()) for name, value in loaded.items())
 
 
-def test_the_class_scores_and_what_is_behind_the_head_do_not_matter(tmp_path, half):
+def test_layers_after_the_head_do_not_matter(tmp_path, half):
     fc6 = without(half, "classifier.4", "classifier.6")
     others = {
         "absent": {},
@@ -220,14 +218,14 @@ def test_the_class_scores_and_what_is_behind_the_head_do_not_matter(tmp_path, ha
             "fc6",
             (),
             {"classifier.1.weight": torch.ones(8, 1152)},
-            r"1 of another shape: classifier\.1\.weight \(8, 1152\) instead of \(512, 1152\)$",
+            r"1 with another shape: classifier\.1\.weight \(8, 1152\) instead of \(512, 1152\)$",
         ),
-        # A normalisation between fc6 and its ReLU: left out, the activations would be other ones.
+        # A normalization between fc6 and its ReLU; without it, activations would differ.
         ("fc6", (), {"classifier.2.weight": torch.ones(WIDTH)}, r"1 unknown: classifier\.2\.weight$"),
         ("fc7", (), {"classifier.3.weight": torch.ones(WIDTH)}, r"1 unknown: classifier\.3\.weight$"),
     ],
 )
-def test_a_file_whose_classifier_is_another_is_refused_by_name(tmp_path, half, head, dropped, added, message):
+def test_a_file_with_a_different_classifier_is_refused(tmp_path, half, head, dropped, added, message):
     path = save(tmp_path, {**without(half, *dropped), **added})
     with pytest.raises(WeightsError, match=f"as alexnet with {head} does not fit this backbone: {message}"):
         load_backbone("alexnet", weights=path, head=head)

@@ -29,7 +29,7 @@ NAME = "squeezenet1_1"
 
 @pytest.fixture
 def entry(offer, squeezenet_state):
-    """The weights of squeezenet1_1, on a server of ours."""
+    """The weights of squeezenet1_1 on a local server."""
     content = io.BytesIO()
     torch.save(squeezenet_state, content)
     return offer(NAME, content.getvalue())
@@ -59,7 +59,7 @@ def same(a, b) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_every_entry_of_torchvision_says_where_its_file_is_and_how_to_recognise_it():
+def test_every_entry_of_torchvision_has_a_url_and_a_checksum():
     for name in set(zoo.model_names()) - {COMPACT_NAME}:
         entries = list_entries(name)
         assert entries
@@ -90,7 +90,7 @@ def test_a_name_that_a_model_does_not_have():
     assert str(caught.value) == f"{allowed}, none, or a file"
 
 
-def test_what_is_nowhere_is_downloaded_into_the_hub_cache_once(
+def test_missing_weights_are_downloaded_into_the_hub_cache_once(
     entry, cache, shelf, squeezenet_state, weight_server
 ):
     found, sha256 = read_entry(entry, folder=shelf)
@@ -126,22 +126,22 @@ def test_a_damaged_file_is_refused_and_not_passed_over(entry, place, part, reque
     with pytest.raises(WeightsError) as caught:
         load_backbone(NAME, weights_dir=shelf)
     message = str(caught.value)
-    for said in (
+    for part in (
         str(path),
         file_sha256(path),
-        f"begins with {entry.sha256_prefix}",
+        f"begin with {entry.sha256_prefix}",
         f"({len(content)} bytes)",
     ):
-        assert said in message
+        assert part in message
     assert weight_server.asked == []
     assert path.read_bytes() == content
 
 
 @pytest.mark.parametrize("make", [os.mkdir, lambda path: path.symlink_to("gone"), os.mkfifo])
-def test_what_is_no_file_of_weights_is_refused_and_not_passed_over(entry, make, shelf, weight_server):
+def test_a_path_that_is_not_a_weights_file_is_refused_and_not_passed_over(entry, make, shelf, weight_server):
     make(shelf / entry.file_name)
     for use in (read_entry, fetch_entry):
-        with pytest.raises(WeightsError, match=f"{entry.file_name}' is not a file of weights; allowed"):
+        with pytest.raises(WeightsError, match=f"{entry.file_name}' is not a weights file; allowed"):
             use(entry, folder=shelf)
     assert weight_server.asked == []
 
@@ -160,23 +160,21 @@ def test_a_file_that_cannot_be_read(entry, shelf, weight_server, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "wrong"), [("gone", "not there"), ("file", "not a folder"), ("", "not there")]
+    ("name", "problem"), [("gone", "does not exist"), ("file", "is not a folder"), ("", "does not exist")]
 )
-def test_a_given_folder_must_be_there(entry, name, wrong, tmp_path, monkeypatch, weight_server):
+def test_a_given_folder_must_exist(entry, name, problem, tmp_path, monkeypatch, weight_server):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(
-        WeightsError, match=f"the weights folder '{name}' is {wrong}; allowed in --weights-dir"
-    ):
+    with pytest.raises(WeightsError, match=f"the weights folder '{name}' {problem}; --weights-dir"):
         read_entry(entry, folder=name)
     assert weight_server.asked == []
 
 
-def test_a_given_folder_is_looked_at_for_named_weights_only(tmp_path):
+def test_only_named_weights_are_searched_in_the_given_folder(tmp_path):
     assert load_backbone(NAME, weights="none", weights_dir=tmp_path / "gone").spec.weights == "none"
 
 
-def test_a_failed_download_says_in_one_line_what_to_do(entry, cache, shelf, weight_server):
+def test_a_failed_download_gives_advice_in_one_line(entry, cache, shelf, weight_server):
     weight_server.files.clear()
     with pytest.raises(WeightsError) as caught:
         load_backbone(NAME, weights_dir=shelf)
@@ -218,7 +216,7 @@ def test_fetching_replaces_a_damaged_file_only_once_the_new_one_is_whole(entry, 
     assert list(shelf.iterdir()) == [path]
 
 
-def test_an_entry_without_url_is_looked_for_in_the_package_alone(
+def test_an_entry_without_url_is_searched_in_the_package_only(
     entry, shelf, weight_server, monkeypatch, tmp_path
 ):
     entry = entry._replace(url=None)
@@ -227,7 +225,9 @@ def test_an_entry_without_url_is_looked_for_in_the_package_alone(
     package = tmp_path / "package"
     monkeypatch.setattr(named_weights, "BUNDLED_FOLDER", package)
     for use in (read_entry, fetch_entry):
-        with pytest.raises(WeightsError, match=r"is part of the package, .* install sppfeat again$"):
+        with pytest.raises(
+            WeightsError, match=r"a file of the package .* is missing or damaged; install sppfeat again$"
+        ):
             use(entry, folder=shelf)
     put(package, entry, content)
     assert fetch_entry(entry, folder=shelf).path == package / entry.file_name
@@ -239,7 +239,7 @@ OWN = BUNDLED_ENTRY
 @pytest.fixture
 def no_network(monkeypatch):
     def refuse(*args, **settings):
-        raise AssertionError("the network was asked for")
+        raise AssertionError("the network was used")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
@@ -267,8 +267,10 @@ def test_the_default_backbone_is_the_bundled_one_and_needs_no_network(no_network
     assert (descriptors > 0).mean() > 0.05
 
 
-def test_weights_of_another_network_say_of_which(tmp_path):
+def test_weights_of_another_network_name_it(tmp_path):
     path = str(BUNDLED_FOLDER / OWN.file_name)
-    with pytest.raises(WeightsError, match=f"was trained as {OWN.model}, and the backbone is squeezenet1_1"):
+    with pytest.raises(
+        WeightsError, match=f"was trained as {OWN.model}, not squeezenet1_1; use --backbone {OWN.model}"
+    ):
         load_backbone("squeezenet1_1", weights=path)
     assert load_backbone(OWN.model, weights=path).spec.weights_sha256 == OWN.sha256_prefix

@@ -1,15 +1,15 @@
-"""Stride and offset against what a cell depends on: its gradient with respect to the input.
+"""Stride and offset, compared with the gradient of a cell with respect to the input.
 
-The walk is given the network as it is. The gradient is taken of a copy in which nothing can hide
-a dependence: every weight is positive and every activation is in its rising part; max pooling,
-whose gradient reaches one pixel only, becomes average pooling over the same windows; the gates of
-squeeze-and-excitation are held constant (1), and normalisation is left out (over channels or of a
-batch in eval mode, it couples no two positions). The image is long along the axis under test, so
-that no border cuts the support, and narrow along the other, so that it is fast.
+The arithmetic walks through the original network. The gradient is that of a copy in which nothing
+hides a dependence: all weights are positive and all activations are in their rising part; max
+pooling, whose gradient reaches one pixel only, becomes average pooling over the same windows; the
+gates of squeeze-and-excitation are 1; and normalization is dropped, because over channels, or of a
+batch in eval mode, it couples no two positions. The image is long along the tested axis, so that no
+border cuts the support, and narrow along the other, for speed.
 
-The zoo's convolutions and linear layers have the same weight everywhere, so they are computed as
-what that makes of them, a mean over channels and an average over the window: dense convolutions
-in float64 take minutes. Random stacks of windows are held against torch's own convolution.
+The weights of convolutions and linear layers are all equal, so a mean over channels and an average
+over the window replace them: dense convolutions in float64 take minutes. Random stacks of windows
+use torch's own convolution.
 """
 
 import copy
@@ -31,7 +31,7 @@ from sppfeat.networks.receptive_field import FeatureGeometry, layer_geometries, 
 
 
 def open_up(network, layer):
-    """The network up to a layer (None: whole), in float64, with the values that the text above describes."""
+    """A copy of the network up to a layer (None: all of it) in float64, with weights as described above."""
     network = copy.deepcopy(network)
     for name, module in list(network.named_modules()):
         if isinstance(module, (torchvision.ops.SqueezeExcitation, nn.BatchNorm2d)):
@@ -77,8 +77,8 @@ def mean_linear(x, weight, bias=None):
     return x.mean(-1, keepdim=True).repeat_interleave(weight.shape[0], dim=-1)
 
 
-def support_centre(network, layer, axis, *, length, width=32, level=1e-3):
-    """Centre of the central cell's support along an axis (0: y, 1: x), and that cell's index."""
+def support_center(network, layer, axis, *, length, width=32, level=1e-3):
+    """Center of the central cell's support along an axis (0: y, 1: x), and that cell's index."""
     shape = (length, width) if axis == 0 else (width, length)
     image = torch.full((1, 3, *shape), level, dtype=torch.float64, requires_grad=True)
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -133,7 +133,7 @@ def test_zoo_against_gradient(name, length, monkeypatch):
     monkeypatch.setattr(F, "conv2d", mean_convolution)
     monkeypatch.setattr(F, "linear", mean_linear)
     for axis in (0, 1) if name in ("resnet18", "alexnet") else (0,):
-        centre, cell = support_centre(network, layer, axis, length=length, width=width, level=level)
+        centre, cell = support_center(network, layer, axis, length=length, width=width, level=level)
         assert centre == along(geometry.offset, axis) + along(geometry.stride, axis) * cell
 
 
@@ -166,7 +166,7 @@ def test_stacks_of_windows_against_gradient(layers):
     network = nn.Sequential(*layers)
     geometry = receptive_field(network)
     for axis in (0, 1):
-        centre, cell = support_centre(network, None, axis, length=401, width=200)
+        centre, cell = support_center(network, None, axis, length=401, width=200)
         assert centre == along(geometry.offset, axis) + along(geometry.stride, axis) * cell
 
 
@@ -215,7 +215,7 @@ def write_into_zeros(x, _):
         (lambda x, _: F.instance_norm(x), ONE),
         (lambda x, _: torch.cat([x[:, 0].unsqueeze(1) * 2 + 1, x[:, 1].unsqueeze(1)], 1), ONE),
         (lambda x, _: x + torch.zeros(8, 1, 1) + torch.arange(x.shape[3]), ONE),
-        # Values pooled over the whole map have no place, however they are brought back.
+        # Values pooled over the whole map have no position, whatever their later shape.
         (lambda x, _: x * F.adaptive_avg_pool2d(x, 1), ONE),
         (lambda x, net: x * net.linear(x.mean((2, 3))).sigmoid()[:, :, None, None].expand_as(x), ONE),
         (lambda x, net: x * net.conv1d(x.mean((2, 3))[:, None]).transpose(1, 2)[..., None], ONE),
@@ -268,11 +268,11 @@ def write_into_constant(x, _):
         (lambda x, _: F.pad(x, (x.shape[3] % 2, 0)), "depends on the input's size"),
         (lambda x, _: x[:, :, -20:], "depends on the input's size"),
         (write_over, "branches disagree"),
-        (write_into_constant, "written into a tensor that is not followed"),
-        (lambda x, net: net.linear(x), "cannot be followed.* at node 'linear'"),
+        (write_into_constant, "written into a tensor without positions"),
+        (lambda x, net: net.linear(x), "cannot run without values .* at node 'linear'"),
     ],
 )
-def test_what_has_no_geometry_is_an_error(function, reason):
+def test_functions_without_geometry_are_refused(function, reason):
     network = Call(function, linear=nn.Linear(8, 8), up=nn.ConvTranspose2d(8, 8, 2, 2))
     with pytest.raises(ConfigError, match=reason):
         receptive_field(network)

@@ -1,4 +1,4 @@
-"""What files of weights hold, and what other files are."""
+"""Weights files, and the messages about files of other kinds."""
 
 import argparse
 import io
@@ -49,7 +49,7 @@ def refusal(path: Path) -> str:
 
 @pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "reason"),
     [
         (b"", "is empty; copy or download it again"),
         (b"<!DOCTYPE html><html>Google Drive - Virus scan warning", "is an HTML page"),
@@ -67,7 +67,7 @@ def refusal(path: Path) -> str:
         ("Zugriff verweigert: für".encode(), "is text, not weights"),
         (b"\x1b[31mdenied\x1b[0m", "is text, not weights"),
         (b"\x89HDF\r\n\x1a\n" + bytes(99), "is an HDF5 file"),
-        (archive("zip"), "is a ZIP archive, but not one of torch.save"),
+        (archive("zip"), "is a ZIP archive that torch.save did not write"),
         (archive(""), "is a tar archive; unpack it"),
         (archive("gz"), "is compressed with gzip; unpack it"),
         (b"\x00\x01\x02\xff" * 9, "is neither a PyTorch nor a safetensors file, or is cut short (36 bytes)"),
@@ -75,15 +75,15 @@ def refusal(path: Path) -> str:
         (saved(STATE)[:40] + b"\xff" * 160 + saved(STATE)[200:], "is damaged or cut short"),
     ],
 )
-def test_what_a_file_is_instead_of_weights(tmp_path, name, content, said):
+def test_files_of_other_kinds_are_identified(tmp_path, name, content, reason):
     path = tmp_path / name
     path.write_bytes(content)
-    assert said in refusal(path)
+    assert reason in refusal(path)
 
 
 @pytest.mark.parametrize("old", [False, True], ids=["zip", "before 1.6"])
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "reason"),
     [
         (
             {"model": STATE, "args": argparse.Namespace(lr=0.1)},
@@ -105,24 +105,22 @@ def test_what_a_file_is_instead_of_weights(tmp_path, name, content, said):
         ),
     ],
 )
-def test_classes_of_pickled_objects_are_named(tmp_path, content, said, old):
+def test_classes_of_pickled_objects_are_named(tmp_path, content, reason, old):
     path = tmp_path / "w.pth"
     path.write_bytes(saved(content, _use_new_zipfile_serialization=not old))
-    assert refusal(path).startswith(said)
+    assert refusal(path).startswith(reason)
 
 
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
-def test_pickles_that_torch_did_not_write_are_told_apart(tmp_path, protocol):
+def test_pickles_that_torch_did_not_write_are_refused(tmp_path, protocol):
     path = tmp_path / "w.pkl"
     path.write_bytes(pickle.dumps({"model": {"a": np.ones(3)}}, protocol))
     assert refusal(path) == "holds numpy objects; save model.state_dict() alone"
     path.write_bytes(pickle.dumps(STATE, protocol))
-    assert "a damaged pickle, or one that torch.save did not write; save model.state_dict() alone" in refusal(
-        path
-    )
+    assert "a damaged pickle, or torch.save did not write it; save model.state_dict() alone" in refusal(path)
 
 
-def test_a_program_is_no_weights(tmp_path):
+def test_a_program_is_refused(tmp_path):
     torch.jit.script(nn.Conv2d(1, 1, 1)).save(tmp_path / "w.pt")
     program = "is a TorchScript or exported program; save model.state_dict() alone"
     assert refusal(tmp_path / "w.pt") == program
@@ -151,7 +149,7 @@ def test_formats_are_told_by_content_not_by_suffix(tmp_path):
         assert torch.equal(read_weights_file(tmp_path / name)[""]["conv.weight"], STATE["conv.weight"])
 
 
-def test_what_is_no_file_is_refused(tmp_path):
+def test_paths_without_a_regular_file_are_refused(tmp_path):
     assert "is a folder; allowed: a weights file" in refusal(tmp_path)
     assert "no weights file" in refusal(tmp_path / "missing.pth")
     os.mkfifo(tmp_path / "pipe.pth")

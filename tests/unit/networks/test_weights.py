@@ -74,7 +74,7 @@ def test_a_classifier_that_is_pooled_must_fit(tmp_path, squeezenet_state):
         (lambda s: {**s, "features.0.bias": torch.ones(3)}, r"features\.0\.bias \(3,\) instead of \(64,\)"),
     ],
 )
-def test_anything_else_that_does_not_match_is_refused_by_name(tmp_path, squeezenet_state, change, message):
+def test_any_other_mismatch_is_refused_and_named(tmp_path, squeezenet_state, change, message):
     with pytest.raises(WeightsError, match=message):
         load_backbone(NAME, weights=save(tmp_path, change(dict(squeezenet_state))))
 
@@ -108,7 +108,7 @@ def test_keys_and_prefixes_are_dropped_when_all_names_match_then(tmp_path, tiny_
     wrapped = prefix in ("module.", "_orig_mod.") and "ema" not in keys
     assert (
         wrapped
-        or f"took the parameters under '{''.join(f'{key}.' for key in keys)}{prefix}'" in loaded.weights_note
+        or f"using the parameters under '{''.join(f'{key}.' for key in keys)}{prefix}'" in loaded.weights_note
     )
 
 
@@ -149,8 +149,8 @@ def test_the_usual_set_of_parameters_is_preferred_and_the_others_are_named(tmp_p
         loaded = load_backbone("spp_s16", weights=save(tmp_path, content), fold=False)
         assert torch.equal(next(iter(loaded.network.state_dict().values())), next(iter(tiny_state.values())))
         taken, others = loaded.weights_note.split("; others fit, too; ")
-        assert taken == f"took the parameters under '{used}' of the weights file"
-        assert others.startswith(f"to use them, save them alone: '{other}'")
+        assert taken == f"using the parameters under '{used}' of the weights file"
+        assert others.startswith(f"to use one, save it alone: '{other}'")
 
 
 def test_the_projection_of_a_training_without_labels_is_skipped(tmp_path, tiny_state):
@@ -203,9 +203,9 @@ def test_state_sha256_depends_on_names_values_and_types_and_not_on_order():
     assert len(state_sha256({"n": torch.tensor(3), "m": nn.Linear(2, 2).weight})) == 64
 
 
-def test_a_network_whose_modules_ask_for_their_version(tmp_path):
+def test_a_network_with_versioned_modules(tmp_path):
     plain = dict(
         get_model("mnasnet0_5", weights=None).state_dict()
-    )  # as any program saves a part of a network
+    )  # as a program may save a part of a network
     found = load_backbone("mnasnet0_5", weights=save(tmp_path, plain), fold=False).network.state_dict()
     assert all(torch.equal(value, plain[name]) for name, value in found.items())
