@@ -65,7 +65,7 @@ def is_timing(found, repetitions=2):
 
 
 @pytest.mark.slow
-def test_regions_reports_both_ways_and_what_is_scaled():
+def test_regions_reports_both_ways_and_scaled_times():
     of_regions = json_of("regions", *NETWORK, "--size", 96)
     check_fields("bench regions", of_regions)
     assert of_regions["backbone"] == "squeezenet1_1"
@@ -93,7 +93,7 @@ def test_regions_reports_both_ways_and_what_is_scaled():
         ([0.1, 0.1, 0.1, 0.1], None),
     ],
 )
-def test_crossover_is_from_where_on_one_run_always_wins(speedups, expected):
+def test_one_run_always_wins_from_the_crossover_on(speedups, expected):
     rungs = [
         {"boxes": n, "speedup": s, "extrapolated_from": 5 if n == 10 else None}
         for n, s in zip([1, 2, 5, 10], speedups, strict=True)
@@ -102,7 +102,7 @@ def test_crossover_is_from_where_on_one_run_always_wins(speedups, expected):
 
 
 @given(st.integers(1, 100_000))
-def test_the_ladder_climbs_to_the_number_asked_for(n):
+def test_the_ladder_climbs_to_the_given_number(n):
     counts = ladder(n)
     assert counts == sorted(set(counts))
     assert counts[0] == 1
@@ -111,7 +111,7 @@ def test_the_ladder_climbs_to_the_number_asked_for(n):
 
 
 @pytest.mark.slow
-def test_both_ways_are_what_the_extractor_computes():
+def test_both_ways_compute_the_extractors_values():
     image = synthetic_photo(90, 120, np.random.default_rng(0))
     boxes = draw_boxes(13, (90, 120), shortest=16, seed=1)
     settings = {"weights": "none", "levels": (1, 2), "device": "cpu"}
@@ -126,7 +126,7 @@ def test_both_ways_are_what_the_extractor_computes():
     assert difference(contenders.spp(4), whole[:4]) <= 1e-5
 
 
-def test_regions_of_an_image_of_the_user_with_all_boxes_measured(tmp_path):
+def test_regions_of_the_users_image_with_all_boxes_measured(tmp_path):
     write_image(tmp_path / "a.png", 60, 90, seed=0)
     args = ["regions", tmp_path / "a.png", *NETWORK, "--max-boxes", 3, "--max-crops", 9]
     found = json_of(*args, "--size", 64, "--repeats", 1)
@@ -135,7 +135,7 @@ def test_regions_of_an_image_of_the_user_with_all_boxes_measured(tmp_path):
     assert [rung["extrapolated_from"] for rung in found["ladder"]] == [None, None, None]
 
 
-def test_text_marks_what_was_not_measured():
+def test_text_marks_scaled_times():
     result = bench("regions", *NETWORK, "--size", 48, "--max-boxes", 4, "--max-crops", 2, "--repeats", 1)
     assert re.search(r"^ +4 .*\* +[\d.]+$", result.stdout, re.MULTILINE)
     assert re.search(r"^ +2 +[\d.e-]+ +[\d.e-]+ +[\d.]+$", result.stdout, re.MULTILINE)
@@ -202,7 +202,7 @@ def test_contenders_compute_the_same(mode, height, width, seed):
     assert whole["write_once"](fmap).shape == (1, 4 * 14)
 
 
-def test_what_exceeds_the_budget_has_no_result():
+def test_contenders_over_the_time_limit_have_no_result():
     args = ["pooling", "--quick", "--device", "cpu", "--time-limit", 1e-9]
     found = json_of(*args)
     assert {timing for cell in found["regions"] for timing in cell["contenders"].values()} == {None}
@@ -249,7 +249,7 @@ def test_extract_reports_stages_and_runs_and_leaves_no_files(tmp_path, monkeypat
 
 
 @given(st.tuples(*[st.floats(0.001, 9)] * len(STAGES)), st.integers(0, 8))
-def test_the_bound_is_the_longest_stage_of_what_takes_longest(values, n_workers):
+def test_the_bound_is_the_longest_stage_of_the_slowest_lane(values, n_workers):
     seconds = dict(zip(STAGES, values, strict=True))
     bound = find_bound(seconds, n_workers)
     decoding = sum(seconds[stage] for stage in DECODE_STAGES) / max(1, n_workers)
@@ -295,7 +295,7 @@ def test_stages_loop_and_run_compute_the_same(folder, tmp_path, pool):
 
 
 @pytest.mark.slow
-def test_images_that_cannot_be_read_are_left_out_and_the_folder_is_as_it_was(mixed_folder):
+def test_unreadable_images_are_left_out_and_the_folder_is_unchanged(mixed_folder):
     before = sorted(mixed_folder.rglob("*"))
     args = ["extract", mixed_folder, *NETWORK, "--size", 40, "--max-images", 99, "--repeats", 1]
     found = json_of(*args, "--workers", 0)
@@ -316,7 +316,7 @@ def test_extract_as_text():
 
 
 @pytest.mark.slow
-def test_photographs_are_ragged_and_the_same_for_the_same_seed(tmp_path):
+def test_synthetic_photographs_vary_in_size_and_depend_on_the_seed(tmp_path):
     content = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         (tmp_path / name).mkdir()
@@ -368,7 +368,7 @@ def test_no_readable_image_is_an_error(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_signal_ends_it_with_130_and_leaves_no_files(runs, tmp_path):
+def test_a_signal_ends_the_run_with_130_and_leaves_no_files(runs, tmp_path):
     command = ["bench", "extract", *NETWORK, "--size", "64", "--max-images", "4", "--repeats", "1000"]
     run = runs.start(*command, "--workers", "1", temporary=tmp_path)
     while run.is_running() and not list(tmp_path.glob("*/run/features.h5")):

@@ -45,7 +45,7 @@ def test_contenders_take_turns_after_one_warm_up_each():
     assert found == {"a": timing(2, 1, 3, 3), "b": timing(20, 10, 30, 3), "c": timing(5, 5, 5, 3)}
 
 
-def test_a_pass_over_the_budget_stops_at_its_next_piece_and_has_no_result():
+def test_a_pass_over_the_budget_stops_at_its_next_piece_without_a_result():
     clock = Clock()
     slow = timed("slow", clock.contender("slow", [40], pieces=10), clock=clock, budget=10)
     assert slow() == {}
@@ -64,12 +64,12 @@ def test_a_pass_over_the_budget_stops_at_its_next_piece_and_has_no_result():
     assert n_passes == 9
 
 
-def test_the_last_piece_counts_too():
+def test_the_last_piece_counts():
     clock = Clock()
     assert timed("slow", clock.contender("slow", [11]), clock=clock, budget=10)() == {}
 
 
-def test_repetitions_end_where_the_budget_is_used_up_but_there_is_one():
+def test_repetitions_end_with_the_budget_after_one_at_least():
     clock = Clock()
     passes = [
         timed("a", clock.contender("a", [1] * 9), clock=clock, budget=10),
@@ -83,7 +83,7 @@ def test_repetitions_end_where_the_budget_is_used_up_but_there_is_one():
     ) == {"d": timing(9, 9, 9, 1)}
 
 
-def test_the_device_is_waited_for_before_both_readings_of_the_clock(monkeypatch):
+def test_the_device_is_synchronized_before_both_readings_of_the_clock(monkeypatch):
     clock = Clock()
 
     def contender():

@@ -1,7 +1,7 @@
-"""Time and memory before the first image: to list images, to plan their rows, and to lay out the file.
+"""Time and memory before the first image: listing images, planning their rows, and laying out the file.
 
-As a program, ``python tests/bench/test_plan_cost.py 1000 1000000`` measures these numbers of empty files, of which none
-is opened, each in a process of its own. Memory is the process's peak over what it had before it listed them.
+``python tests/bench/test_plan_cost.py 1000 1000000`` measures these numbers of empty files, which are not opened, each
+in a separate process. Memory is the peak of the process minus its memory before the listing.
 """
 
 import multiprocessing
@@ -37,7 +37,7 @@ def make_files(top: Path, n: int) -> None:
 
 
 def memory(name: str) -> int:
-    """Memory of this process in bytes: ``VmRSS`` now, ``VmHWM`` at most."""
+    """Memory of this process in bytes: current (``VmRSS``) or peak (``VmHWM``)."""
     return next(
         int(line.split()[1]) << 10 for line in STATUS.read_text().splitlines() if line.startswith(name)
     )
@@ -62,13 +62,13 @@ def measure(photos: Path, output: Path) -> dict[str, float]:
     }
 
 
-@pytest.mark.skipif(not STATUS.exists(), reason="memory is measured as Linux tells it")
-def test_the_first_image_is_near_however_many_there_are(tmp_path):
+@pytest.mark.skipif(not STATUS.exists(), reason="memory is read from Linux's /proc")
+def test_planning_is_fast_and_needs_little_memory_per_image(tmp_path):
     make_files(tmp_path / "photos", 3_000)
     found = measure(tmp_path / "photos", tmp_path / "features.h5")
     assert found["list, s"] + found["plan, s"] + found["lay out, s"] < 3  # 0.1 s on a quiet machine
     assert found["plan, B"] <= 200
-    assert 200 < found["file, B"] < 400  # of which 200 for each error
+    assert 200 < found["file, B"] < 400  # 200 of them for the error text
 
 
 if __name__ == "__main__":

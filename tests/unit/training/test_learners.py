@@ -52,7 +52,7 @@ def standardized(rows):
 
 @pytest.mark.parametrize("hw", [(6, 9), (13, 7)])
 @pytest.mark.parametrize("hidden", [(), (11,), (11, 7)])
-def test_the_classifier_is_plain_layers_on_the_levels_side_by_side(hw, hidden):
+def test_the_classifier_is_plain_layers_on_concatenated_levels(hw, hidden):
     network = PyramidClassifier(5, NetworkSettings(levels=LEVELS, hidden=hidden, dropout=0.5), 4).eval()
     feature_map = maps(2, 5, *hw)
     descriptor = torch.cat([F.adaptive_max_pool2d(feature_map, n).flatten(1) for n in LEVELS], 1)
@@ -64,14 +64,14 @@ def test_the_classifier_is_plain_layers_on_the_levels_side_by_side(hw, hidden):
     torch.testing.assert_close(network(feature_map), expected @ last.weight.T + last.bias)
 
 
-def test_dropout_is_behind_each_hidden_layer():
+def test_dropout_follows_each_hidden_layer():
     network = PyramidClassifier(5, NetworkSettings(levels=(1,), hidden=(8, 8), dropout=0.25), 3)
     names = ["norm5", "fc6", "norm6", "relu6", "drop6", "fc7", "norm7", "relu7", "drop7", "classifier"]
     assert [name for name, _ in network.layers.named_children()] == names
     assert {m.p for m in network.modules() if isinstance(m, nn.Dropout)} == {0.25}
 
 
-def test_the_loss_of_classes_is_cross_entropy_smoothed_in_training():
+def test_class_loss_is_cross_entropy_smoothed_in_training():
     learner, labels = class_learner().train(), torch.tensor([0, 2, 1, 1])
     answer = learner(pixels(), labels)
     log_p = F.log_softmax(answer.scores, 1)
@@ -99,13 +99,13 @@ def test_a_frozen_body_keeps_its_parameters_and_its_statistics(freeze):
     assert not learner.classifier.training
 
 
-def test_classes_are_judged_over_images_and_over_classes():
+def test_accuracy_is_measured_over_images_and_over_classes():
     scores = torch.eye(3)[torch.tensor([0, 0, 1, 1, 0])]  # class 0: two of three; 1: right; 2: wrong
     judged = class_learner().judge(scores, torch.tensor([0, 0, 0, 1, 2]))
     assert judged == pytest.approx({"top1": 3 / 5, "mean_class": (2 / 3 + 1 + 0) / 3})
 
 
-def test_a_teacher_is_standardised_by_channel_over_all_maps():
+def test_a_teacher_is_standardized_by_channel_over_all_maps():
     adapter = TeacherAdapter(3, 4, NetworkSettings(), "map")
     sample = [3 * maps(2, 4, 5, 6) + 7, 3 * maps(1, 4, 2, 9, seed=1) + 7]
     adapter.standardize_by([adapter.moments(m) for m in sample])
@@ -114,7 +114,7 @@ def test_a_teacher_is_standardised_by_channel_over_all_maps():
     torch.testing.assert_close(values.std(1, correction=0), torch.ones(4), atol=1e-5, rtol=0)
 
 
-def test_a_channel_that_is_dead_in_the_sample_does_not_outweigh_the_others():
+def test_a_channel_that_is_dead_in_the_sample_does_not_dominate():
     adapter = TeacherAdapter(3, 4, NetworkSettings(), "map")
     sample = maps(2, 4, 6, 6)
     sample[:, 1] = 0
@@ -147,7 +147,7 @@ def test_the_finer_grid_is_averaged_to_the_coarser_one(student, teacher, common)
 
 
 @pytest.mark.parametrize("pool", ["max", "avg"])
-def test_descriptors_are_compared_bin_by_bin_whatever_the_grids(pool):
+def test_descriptors_of_different_grids_are_compared_bin_by_bin(pool):
     adapter = TeacherAdapter(3, 5, NetworkSettings(levels=LEVELS, pool=pool), "descriptor")
     pooled = F.adaptive_max_pool2d if pool == "max" else F.adaptive_avg_pool2d
     feature_map, teacher = maps(2, 3, 7, 9), maps(2, 5, 4, 13, seed=1)
@@ -157,14 +157,14 @@ def test_descriptors_are_compared_bin_by_bin_whatever_the_grids(pool):
     torch.testing.assert_close(wanted, expected)
 
 
-def test_a_student_that_is_its_teacher_has_no_loss_and_explains_everything():
+def test_a_student_equal_to_its_teacher_has_no_loss():
     teacher = body().eval()
     adapter = TeacherAdapter(16, 16, SETTINGS, "map")
     teachers = Teachers([teacher], [adapter])
     teachers.standardize([pixels()])
     student = TeacherLearner(body(), [adapter], ["twin:features"]).eval()
     scale, mean = adapter.scale.flatten(), adapter.mean.flatten()
-    with torch.no_grad():  # the linear map that standardises
+    with torch.no_grad():  # the linear map that standardizes
         adapter.linear.weight.copy_(torch.diag(scale)[:, :, None, None])
         adapter.linear.bias.copy_(-mean * scale)
         answer = student(pixels(), teachers.targets(pixels()))
@@ -173,7 +173,7 @@ def test_a_student_that_is_its_teacher_has_no_loss_and_explains_everything():
     assert judged == pytest.approx({"explained_twin:features": 1.0})
 
 
-def test_the_loss_of_teachers_is_the_sum_of_mean_squares_and_the_mean_explains_nothing():
+def test_teacher_loss_sums_mean_squares_and_predicting_the_mean_explains_nothing():
     adapters = [TeacherAdapter(16, 16, SETTINGS, mode) for mode in ("map", "descriptor")]
     teachers = Teachers([body(6), body(7)], adapters)
     teachers.standardize([pixels()])
@@ -195,12 +195,12 @@ def test_the_loss_of_teachers_is_the_sum_of_mean_squares_and_the_mean_explains_n
     assert all(-0.05 < share < 1 for share in explained.values())
 
 
-def test_nothing_to_standardize_by():
+def test_standardizing_without_images_is_refused():
     with pytest.raises(SppfeatError, match="none of the sample images could be read"):
         Teachers([body()], [TeacherAdapter(16, 16, SETTINGS, "map")]).standardize([])
 
 
-def test_an_evaluation_weighs_batches_by_their_images_and_passes_over_empty_ones():
+def test_evaluation_weighs_batches_by_images_and_skips_empty_ones():
     learner, labels, images = class_learner().train(), torch.tensor([0, 1, 2, 0]), torch.arange(4)
     whole = learner.eval()(pixels(), labels)
     slices = (slice(0, 1), slice(0, 0), slice(1, 4))
@@ -218,7 +218,7 @@ def test_an_evaluation_weighs_batches_by_their_images_and_passes_over_empty_ones
         evaluate(learner, parts[1:2], run=run)
 
 
-def test_a_body_normalises_pixels_as_the_backbone_expects():
+def test_a_body_normalizes_pixels_as_the_backbone_expects():
     backbone = load_backbone("squeezenet1_1", weights="none", seed=1, fold=False)
     pixels = torch.randint(
         0, 256, (2, 3, 40, 56), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)

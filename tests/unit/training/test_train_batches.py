@@ -27,7 +27,7 @@ MAX_PIXELS = 4_000_000
 
 
 def examples_of(image_hw) -> Examples:
-    """Images of these sizes; every fifth one is not among those that are used."""
+    """Images of these sizes; every fifth one is left out."""
     n = len(image_hw)
     images = np.array([i for i in range(n) if i % 5 != 4], dtype=np.int64)
     labels = np.full(n, -1)
@@ -55,7 +55,7 @@ def test_full_views_have_every_image_once_in_batches_of_equal_shapes(hw, batch_s
 
 
 @given(hw=SIDES, batch_size=st.integers(1, 50), epoch=st.integers(0, 3))
-def test_crops_come_in_full_batches_of_squares_of_the_size_of_the_epoch(hw, batch_size, epoch):
+def test_crops_are_squares_of_the_epochs_size_in_full_batches(hw, batch_size, epoch):
     examples, data = examples_of(hw), DataSettings(sizes=(32, 48, 40))
     settings = {"batch_size": batch_size, "min_side": 8}
     batches = epoch_batches(examples, data, epoch=epoch, seed=3, **settings)
@@ -67,7 +67,7 @@ def test_crops_come_in_full_batches_of_squares_of_the_size_of_the_epoch(hw, batc
     assert set(used) <= set(examples.images.tolist())
 
 
-def test_the_order_is_of_seed_and_epoch():
+def test_the_order_depends_on_seed_and_epoch():
     examples = examples_of([(40 + i % 3, 60) for i in range(60)])
     for views in ("crop", "full"):
         data = DataSettings(sizes=(32,), views=views)
@@ -80,7 +80,7 @@ def test_the_order_is_of_seed_and_epoch():
         assert len({order(epoch=e, seed=s) for e in range(3) for s in range(3)}) == 9
 
 
-def test_images_are_validated_on_whole_and_unrounded_unless_they_are_trained_on_rounded():
+def test_validation_images_are_whole_and_rounded_only_with_full_views():
     examples = examples_of([(40, 61)] * 3)
     for views, expected in (("crop", (32, 49)), ("full", (32, 64))):
         data = DataSettings(views=views)
@@ -123,7 +123,7 @@ def same(a, b) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("views", ["crop", "full"])
-def test_pixels_are_the_same_whoever_decodes_them_and_wherever_it_begins(examples, views):
+def test_pixels_do_not_depend_on_workers_or_the_first_batch(examples, views):
     before = torch.get_rng_state()
     planned, whole = load(examples, views=views)
     assert [batch.images.tolist() for batch in whole] == [batch.images for batch in planned]
@@ -136,7 +136,7 @@ def test_pixels_are_the_same_whoever_decodes_them_and_wherever_it_begins(example
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_whole_images_without_augmentation_are_what_extract_sees(examples):
+def test_whole_images_without_augmentation_equal_those_of_extract(examples):
     for planned, batch in zip(*load(examples, views="full", **PLAIN), strict=True):
         for image, pixels in zip(batch.images.tolist(), batch.pixels, strict=True):
             expected = decode_image(
@@ -149,7 +149,7 @@ def test_whole_images_without_augmentation_are_what_extract_sees(examples):
             np.testing.assert_array_equal(pixels.permute(1, 2, 0).numpy(), expected)
 
 
-def test_a_crop_of_everything_is_the_image_resized(tmp_path):
+def test_a_full_crop_is_the_resized_image(tmp_path):
     Image.fromarray(np.full((40, 40, 3), (10, 120, 240), dtype=np.uint8)).save(tmp_path / "a.png")
     decoder = InlineDecoder(DecodeSettings("apply", "bilinear"))
     examples, _ = read_examples([str(tmp_path)], decoder, labels="none")
@@ -158,7 +158,7 @@ def test_a_crop_of_everything_is_the_image_resized(tmp_path):
     assert (batch.pixels == torch.tensor([10, 120, 240], dtype=torch.uint8).view(1, 3, 1, 1)).all()
 
 
-def test_images_that_are_gone_or_broken_are_named_and_the_others_kept(examples):
+def test_missing_and_broken_images_are_named_and_others_kept(examples):
     gone, broken = examples.name(0), examples.name(5)
     os.unlink(gone)
     with open(broken, "r+b") as file:
@@ -175,7 +175,7 @@ def test_images_that_are_gone_or_broken_are_named_and_the_others_kept(examples):
 
 
 @pytest.mark.slow
-def test_a_worker_that_dies_is_told_of_once_and_between_batches(examples, monkeypatch):
+def test_a_dead_worker_is_reported_once_between_batches(examples, monkeypatch):
     monkeypatch.setattr(loading, "read_image", lambda path, **settings: os.kill(os.getpid(), signal.SIGSEGV))
     handler = signal.getsignal(signal.SIGCHLD)
     with pytest.raises(DecoderError, match=r"a process that reads images died \((signal 11|exit status 1)\)"):
@@ -183,7 +183,7 @@ def test_a_worker_that_dies_is_told_of_once_and_between_batches(examples, monkey
     assert signal.getsignal(signal.SIGCHLD) == handler
 
 
-def test_a_defect_of_the_program_keeps_its_traceback(examples, monkeypatch):
+def test_a_bug_keeps_its_traceback(examples, monkeypatch):
     def fail(path, **settings):
         raise RuntimeError("a defect")
 
@@ -193,7 +193,7 @@ def test_a_defect_of_the_program_keeps_its_traceback(examples, monkeypatch):
 
 
 @pytest.mark.slow
-def test_no_process_is_left_behind(examples):
+def test_all_worker_processes_end(examples):
     load(examples, n_workers=1)
     before = active_children()
     loaded = start(examples, n_workers=1)[1]

@@ -20,7 +20,7 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize(("call", "number"), [("fsync", errno.ENOSPC), ("replace", errno.EACCES)])
-def test_a_write_that_fails_leaves_what_was_there(folder, monkeypatch, call, number):
+def test_a_failed_write_keeps_the_previous_file(folder, monkeypatch, call, number):
     folder.write_checkpoint({"epoch": 1})
     folder.write_log([{"epoch": 1}])
 
@@ -46,16 +46,16 @@ def test_a_write_that_fails_leaves_what_was_there(folder, monkeypatch, call, num
         ({"format": "sppfeat-training", "version": 99}, "has version 99; this sppfeat reads 1"),
     ],
 )
-def test_a_file_of_something_else(folder, content, message):
+def test_other_files_are_not_checkpoints(folder, content, message):
     torch.save(content, folder.checkpoint)
     with pytest.raises(StoreError, match=message):
         folder.read_checkpoint()
 
 
-def test_only_one_training_holds_a_folder_and_an_empty_one_is_removed(folder, tmp_path):
+def test_a_folder_is_locked_and_removed_if_new_and_empty(folder, tmp_path):
     with folder.hold(), pytest.raises(StoreError, match="another process is writing"), folder.hold():
         pass
-    assert folder.folder.is_dir()  # it was there before
+    assert folder.folder.is_dir()  # it existed before
     new = TrainFolder(tmp_path / "new")
     with new.hold():
         assert new.folder.is_dir()
@@ -70,7 +70,7 @@ def test_only_one_training_holds_a_folder_and_an_empty_one_is_removed(folder, tm
         pass
 
 
-def test_names_that_are_not_utf_8_are_listed_as_they_are(folder):
+def test_names_that_are_not_utf_8_are_listed_as_bytes(folder):
     listing = listing_of(b"/t", PathTable([b"a/\xff\r1.png", b"b/2.png"]), np.array([0, -1]), (b"a",))
     examples = Examples(listing, np.ones((2, 2), np.int32), np.arange(2), listing.labels, ("a",))
     folder.write_images(ImageSets(examples.only(np.array([0])), examples.only(np.array([1])), {}, []))

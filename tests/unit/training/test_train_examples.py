@@ -14,7 +14,7 @@ DECODER = InlineDecoder(DecodeSettings("apply", "bilinear"))
 
 
 def examples_of(counts, *, left_out=()) -> Examples:
-    """So many images of each class; some of them are not among those that can be read."""
+    """Images with these counts per class, without those left out."""
     labels = np.repeat(np.arange(len(counts)), counts)
     classes = tuple(f"c{i}" for i in range(len(counts)))
     names = [f"{classes[label]}/{i}.png" for i, label in enumerate(labels)]
@@ -42,16 +42,16 @@ def test_a_split_is_complete_disjoint_stratified_and_seeded(counts, fraction, se
     assert np.array_equal(again[1].images, held_out.images)
 
 
-def test_a_split_takes_no_image_that_cannot_be_read():
+def test_a_split_takes_only_readable_images():
     train, held_out = split_examples(examples_of([10, 10], left_out=[3, 12]), 0.5, seed=0)
     assert not {3, 12} & {*train.images.tolist(), *held_out.images.tolist()}
 
 
-def test_another_seed_is_another_split():
+def test_another_seed_gives_another_split():
     assert len({tuple(split_examples(examples_of([30] * 2), 0.3, seed=i)[1].images) for i in range(5)}) == 5
 
 
-def test_a_split_that_leaves_nothing():
+def test_a_split_without_training_or_validation_images_is_refused():
     with pytest.raises(
         ConfigError, match=r"val-fraction 0.9 leaves no image of 'c1' to train on \(it has 1\)"
     ):
@@ -69,7 +69,7 @@ def test_classes_are_matched_by_name():
     assert renamed.classes == ("z", "c1", "a", "c0")
 
 
-def test_a_class_that_is_not_trained():
+def test_validation_images_of_other_classes_are_refused():
     with pytest.raises(
         ConfigError,
         match=r"^the validation images have other classes, such as 'c1'; allowed: the 1 class to train",
@@ -79,7 +79,7 @@ def test_a_class_that_is_not_trained():
     assert with_classes(left_out, ("c0",)).labels[0] == 0
 
 
-def test_headers_are_read_and_the_reasons_kept(tmp_path):
+def test_headers_are_read_and_failures_recorded(tmp_path):
     write_image(tmp_path / "a/0.png", 40, 60, seed=0)
     write_image(tmp_path / "b/1.png", 50, 30, seed=1)
     (tmp_path / "b/2.png").write_text("no picture")
@@ -97,7 +97,7 @@ def test_headers_are_read_and_the_reasons_kept(tmp_path):
     assert said == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_no_image_can_be_read(tmp_path):
+def test_inputs_without_a_readable_image_are_refused(tmp_path):
     (tmp_path / "2.png").write_text("no picture")
     with pytest.raises(ConfigError, match=r"none of 1 image can be read; the first, '.*2.png': "):
         read_examples([str(tmp_path)], DECODER, labels="none")

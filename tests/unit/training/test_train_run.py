@@ -30,7 +30,7 @@ def same_tensors(a, b) -> bool:
 
 
 @pytest.mark.slow
-def test_it_learns_to_tell_colours_apart_and_says_so(classes, tmp_path):
+def test_a_training_separates_colors_and_logs_its_accuracy(classes, tmp_path):
     training, finished = train(
         [classes],
         tmp_path / "run",
@@ -52,7 +52,7 @@ def test_it_learns_to_tell_colours_apart_and_says_so(classes, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_weights_are_what_extract_takes_and_say_how_they_were_made(classes, tmp_path):
+def test_extract_takes_the_weights_which_record_their_training(classes, tmp_path):
     training, _ = train([classes], tmp_path / "run", val_fraction=0.25)
     backbone = load_backbone("spp_s16", weights=str(tmp_path / "run/model.pth"), fold=False)
     result = training.trainer.result
@@ -86,7 +86,7 @@ def test_resumed_equals_uninterrupted(classes, tmp_path, views, stops):
 
 
 @pytest.mark.slow
-def test_checkpoints_come_in_time_between_epochs(classes, tmp_path):
+def test_checkpoints_are_written_between_epochs_when_due(classes, tmp_path):
     clock = iter(range(0, 10_000, 40))
     with prepared([classes], tmp_path / "run", epochs=1, run={"checkpoint_minutes": 1.0}) as training:
         written = []
@@ -99,7 +99,7 @@ def test_checkpoints_come_in_time_between_epochs(classes, tmp_path):
     assert written == [0, 2, 4, 0]  # at the beginning, every second step, and at the end of the epoch
 
 
-def test_a_finished_training_resumed_changes_nothing(classes, tmp_path):
+def test_resuming_a_finished_training_changes_nothing(classes, tmp_path):
     train([classes], tmp_path / "run")
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
     _, finished = train([classes], tmp_path / "run", resume=True)
@@ -108,7 +108,7 @@ def test_a_finished_training_resumed_changes_nothing(classes, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_is_there_is_not_lost_by_mistake(classes, tmp_path):
+def test_an_existing_training_is_kept_unless_overwritten(classes, tmp_path):
     train([classes], tmp_path / "run")
     with pytest.raises(StoreError, match="--resume continues it, --overwrite starts over"):
         train([classes], tmp_path / "run")
@@ -121,7 +121,7 @@ def test_what_is_there_is_not_lost_by_mistake(classes, tmp_path):
     assert finished
 
 
-def test_nothing_to_resume(classes, tmp_path):
+def test_resuming_without_a_checkpoint_is_refused(classes, tmp_path):
     with pytest.raises(StoreError, match="no training to resume"):
         train([classes], tmp_path / "run", resume=True)
     (tmp_path / "run").mkdir(exist_ok=True)
@@ -131,7 +131,7 @@ def test_nothing_to_resume(classes, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_student_comes_to_explain_its_teacher(classes, tmp_path):
+def test_a_student_learns_to_explain_its_teacher(classes, tmp_path):
     teacher = TeacherChoice(name="squeezenet1_1", weights="none")
     training, _ = train(
         [classes],
@@ -165,7 +165,7 @@ def test_a_resumed_student_has_the_same_teachers(classes, tmp_path, distill):
 
 
 @pytest.mark.slow
-def test_a_frozen_backbone_stays_as_it_is(classes, tmp_path):
+def test_a_frozen_backbone_does_not_change(classes, tmp_path):
     training, _ = train(
         [classes], tmp_path / "run", backbone=SQUEEZENET, network=NetworkSettings(hidden=(), freeze=True)
     )
@@ -175,7 +175,7 @@ def test_a_frozen_backbone_stays_as_it_is(classes, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_network_of_the_zoo_from_given_weights(classes, tmp_path):
+def test_a_torchvision_network_starts_from_named_weights(classes, tmp_path):
     first, _ = train([classes], tmp_path / "first", epochs=1)
     given = BackboneChoice(name="spp_s16", weights=str(tmp_path / "first/model.pth"))
     with prepared([classes], tmp_path / "second", backbone=given) as training:
@@ -183,20 +183,20 @@ def test_a_network_of_the_zoo_from_given_weights(classes, tmp_path):
         assert same_tensors(start, first.trainer.result.body.network.state_dict())
 
 
-def test_half_precision_weights_are_loaded_like_others(classes, tmp_path):
+def test_half_precision_weights_load(classes, tmp_path):
     train([classes], tmp_path / "run", epochs=1, run={"weights_dtype": "float16"})
     state = saved(tmp_path / "run")["state_dict"]
     assert {value.dtype for value in state.values() if value.is_floating_point()} == {torch.float16}
     load_backbone("spp_s16", weights=str(tmp_path / "run/model.pth"))
 
 
-def test_bfloat16_trains_too(classes, tmp_path):
+def test_training_in_bfloat16(classes, tmp_path):
     training, finished = train([classes], tmp_path / "run", epochs=1, precision="bf16")
     assert finished
     assert all(p.dtype == torch.float32 for p in training.trainer.learner.parameters())
 
 
-def test_the_list_of_images_says_which_were_held_out(classes, tmp_path):
+def test_the_list_of_images_marks_held_out_ones(classes, tmp_path):
     training, _ = train([classes], tmp_path / "run", val_fraction=0.25, epochs=1)
     with open(tmp_path / "run/images.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -218,7 +218,7 @@ def test_images_that_cannot_be_read_are_left_out_and_named(classes, tmp_path):
     assert ["blue/pixels.png" in failure for failure in training.trainer.progress.failures] == [True]
 
 
-def test_validation_images_in_a_folder_of_their_own(classes, tmp_path):
+def test_validation_images_in_a_separate_folder(classes, tmp_path):
     other = write_classes(tmp_path / "other", n=3)
     training, _ = train([classes], tmp_path / "run", validation=[other], epochs=1)
     assert training.trainer.progress.history[0]["validation"][str(SIDE)]["images"] == 6
@@ -227,13 +227,13 @@ def test_validation_images_in_a_folder_of_their_own(classes, tmp_path):
         train([classes], tmp_path / "run", validation=[other], overwrite=True)
 
 
-def test_labels_are_needed_without_a_teacher(classes, tmp_path):
+def test_labels_are_required_without_a_teacher(classes, tmp_path):
     with pytest.raises(ConfigError, match=r"found a single class|8 of 8 images have no label"):
         train([classes / "blue"], tmp_path / "run")
     assert not (tmp_path / "run/checkpoint.pth").exists()
 
 
-def test_a_loss_that_is_no_number_ends_it(classes, tmp_path):
+def test_a_loss_that_is_not_finite_ends_the_training(classes, tmp_path):
     with pytest.raises(
         SppfeatError,
         match=r"the loss is (nan|inf) in epoch \d, batch \d; try a lower --lr|are not finite as float32",
@@ -241,20 +241,20 @@ def test_a_loss_that_is_no_number_ends_it(classes, tmp_path):
         train([classes], tmp_path / "run", optimizer="sgd", learning_rate=100.0, epochs=20, warmup_epochs=0)
 
 
-def test_a_batch_with_nothing_to_normalize_over_is_refused(classes, tmp_path):
+def test_a_batch_too_small_for_batch_normalization_is_refused(classes, tmp_path):
     with pytest.raises(
         ConfigError, match="spp_s16 cannot be trained on a batch of size 1 with 16 x 16 pixels: "
     ):
         train([classes], tmp_path / "run", batch_size=1, sizes=(16,))
 
 
-def test_a_training_that_starts_anew_leaves_nothing_of_the_one_before(classes, tmp_path):
+def test_starting_over_removes_the_earlier_training(classes, tmp_path):
     train([classes], tmp_path / "run", epochs=1)
     train([classes], tmp_path / "run", epochs=1, seed=6, overwrite=True, stop_after=1)
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoint.pth", "images.csv"]
 
 
-def test_weights_that_half_precision_cannot_hold_are_not_saved(classes, tmp_path):
+def test_weights_that_overflow_half_precision_are_not_saved(classes, tmp_path):
     with prepared([classes], tmp_path / "run", run={"weights_dtype": "float16"}, ema=0.0) as training:
         dict(training.trainer.learner.body.network.named_buffers())["features.0.1.running_var"].fill_(1e5)
         with pytest.raises(SppfeatError, match=r"'features.0.1.running_var' are not finite as float16"):

@@ -66,7 +66,7 @@ def test_the_learning_rate_follows_optimizer_and_objective_unless_given(
     assert taught.learning_rate == by_teachers
 
 
-def test_sizes_are_validated_at_by_default():
+def test_validation_sizes_default_to_the_training_sizes():
     assert DataSettings(sizes="180,224").val_sizes == (180, 224)
     assert DataSettings(sizes="180,224", val_sizes="96").val_sizes == (96,)
 
@@ -88,12 +88,12 @@ def test_a_teacher_as_text(text, name, layers, weights):
 
 
 @pytest.mark.parametrize("text", ["", "=none", "resnet18=", "resnet18:layer3,"])
-def test_a_text_that_is_no_teacher(text):
+def test_invalid_texts_of_teachers_are_refused(text):
     with pytest.raises(ConfigError, match=r"^teacher is .*; allowed: NAME or NAME:LAYER,LAYER, each"):
         TeacherChoice.parse(text)
 
 
-def test_settings_that_do_not_go_together():
+def test_contradictory_settings_are_refused():
     two = BackboneChoice(name="resnet18", layers=("layer3", "layer4"))
     teacher = TeacherChoice(name="resnet18")
     with pytest.raises(ConfigError, match=r"layers are \['layer3', 'layer4'\]; allowed: one layer"):
@@ -108,7 +108,7 @@ def test_settings_that_do_not_go_together():
         TrainRequest(inputs=("a",), output="b", settings=settings(val_fraction=0.5), validation=("c",))
 
 
-def test_what_is_recorded_is_values_and_not_how_they_are_written():
+def test_equal_values_are_recorded_alike():
     assert json.dumps(settings(label_smoothing=0).canonical()) == json.dumps(
         settings(label_smoothing=0.0).canonical()
     )

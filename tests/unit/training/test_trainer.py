@@ -21,7 +21,7 @@ def optimizer_of(training) -> torch.optim.Optimizer:
 @pytest.mark.parametrize(
     ("ema", "decays"), [(0.9, [None, 2 / 11, 3 / 12, 4 / 13]), (0.2, [None, 2 / 11, 0.2, 0.2]), (0.0, None)]
 )
-def test_the_result_is_a_running_mean_that_soon_forgets_its_beginning(classes, tmp_path, ema, decays):
+def test_the_result_is_a_running_mean_that_soon_forgets_initial_values(classes, tmp_path, ema, decays):
     with prepared([classes], tmp_path / "run", epochs=2, ema=ema) as training:
         means = []
 
@@ -37,7 +37,7 @@ def test_the_result_is_a_running_mean_that_soon_forgets_its_beginning(classes, t
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_weights_decay_and_biases_and_scales_do_not(classes, tmp_path, optimizer):
+def test_only_weights_decay_not_biases_or_scales(classes, tmp_path, optimizer):
     with prepared([classes], tmp_path / "run", optimizer=optimizer, weight_decay=0.3) as training:
         groups = optimizer_of(training).param_groups
         assert [group["weight_decay"] for group in groups] == [0.3, 0.0]
@@ -56,7 +56,7 @@ def test_weights_decay_and_biases_and_scales_do_not(classes, tmp_path, optimizer
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("warmup_epochs", "n_warmup"), [(0.0, 0), (1.0, 2), (2.5, 5)])
-def test_the_learning_rate_rises_from_a_hundredth_and_falls_to_nothing_along_a_cosine(
+def test_the_learning_rate_rises_from_a_hundredth_and_falls_to_0_along_a_cosine(
     classes, tmp_path, warmup_epochs, n_warmup
 ):
     changes = {"epochs": 5, "batch_size": 4, "learning_rate": 0.5, "warmup_epochs": warmup_epochs}
@@ -74,7 +74,7 @@ def test_the_learning_rate_rises_from_a_hundredth_and_falls_to_nothing_along_a_c
 
 
 @pytest.mark.slow
-def test_a_stop_during_validation_is_heeded_and_what_follows_is_the_same(classes, tmp_path):
+def test_a_stop_during_validation_does_not_change_the_result(classes, tmp_path):
     changes = {"epochs": 1, "val_fraction": 0.5, "batch_size": 2, "val_sizes": (32, 48)}
     with prepared([classes], tmp_path / "whole", **changes) as whole:
         assert whole.run(seconds=lambda: 0.0)
