@@ -245,7 +245,7 @@ class WholeRun:
 
 
 def run_bare_network(describer: Describer, batches: Iterable[npt.NDArray[np.uint8]]) -> dict[str, float]:
-    """Seconds of ``forward``: the bare network on batches ``(N, H, W, 3)``, copied to the device in advance."""
+    """Seconds of ``forward``: the bare network on batches ``(N, H, W, 3)``, without copies to the device."""
     seconds = 0.0
     for pixels in batches:
         batch = describer.make_batch(pixels)

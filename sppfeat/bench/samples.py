@@ -35,7 +35,7 @@ def choose_images(
         The paths of the readable images, and the number of unreadable ones.
 
     Raises:
-        ConfigError: the inputs include something else.
+        ConfigError: the inputs include archives or remote files.
         ImageError: none of the chosen images can be read.
     """
     listing = list_images(inputs, labels="none")
