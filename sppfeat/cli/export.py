@@ -27,7 +27,7 @@ __all__ = ["export"]
     examples=(
         "sppfeat export features.h5 -o features.npz",
         "sppfeat export features.h5 -o features.pt",
-        "sppfeat export features.h5 -o features.pt",
+        "sppfeat export features.h5 -o features.parquet",
         "sppfeat export features.h5 -o - --format csv --rows 'label=cat'",
     ),
     groups={
