@@ -114,6 +114,34 @@ def test_every_option_reaches_the_file_also_from_the_environment(folder, boxes, 
         assert file.boxes[0].tolist() == [0.375 * width, 0.25 * height, 0.625 * width, 0.75 * height]
 
 
+def test_a_style_and_the_equal_single_options_continue_each_others_file(folder, boxes, tmp_path):
+    boxes.write_text("path,x0,y0,x1,y1\nimg1.png,1,2,20,30\n")
+    output = tmp_path / "f.h5"
+    args = ["extract", folder, "-o", output, *TINY, "--size", "48", "--boxes", boxes, "-q"]
+    style = ["--box-style", "selective_search"]
+    single = ["--box-coords", "xyxy", "--box-origin", "1", "--box-ends", "inclusive", "--box-order", "yx"]
+    run(*args, *style, code=0)
+    with sppfeat.open(output) as file:
+        recorded = file.config.to_dict()
+        assert file.boxes.tolist() == [[1, 0, 30, 20]]
+    run(*args, *single, code=0)
+    run(*args, "--box-style", "coco", "--box-coords", "xyxy", "--box-order", "yx", *single[2:6], code=0)
+    sppfeat.extract(
+        folder,
+        tmp_path / "g.h5",
+        boxes=boxes,
+        box_style="selective_search",
+        size=48,
+        levels=(1, 2),
+        workers=0,
+    )
+    with sppfeat.open(tmp_path / "g.h5") as file:
+        assert file.config.to_dict() == recorded
+    assert "box_style" not in recorded
+    assert "box_ends: " in run(*args, "--box-style", "torchvision", code=1).stderr
+    assert "--box-style" in run("extract", folder, "-o", output, *style, code=2).stderr
+
+
 def test_names_and_ids_are_decided_by_options_and_said_before_the_run(folder, tmp_path):
     annotations = tmp_path / "xml"
     annotations.mkdir()

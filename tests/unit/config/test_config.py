@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from sppfeat.boxes.table import boxes_to_px
 from sppfeat.config.distribution import RunOptions, parse_device
 from sppfeat.config.extract_config import ExtractConfig, config_differences
-from sppfeat.config.regions import BoxConvention, GridSpec, RegionSpec, parse_grid
+from sppfeat.config.regions import BOX_STYLES, BoxConvention, GridSpec, RegionSpec, parse_grid
+from sppfeat.config.request import BoxChoice
 from sppfeat.config.specs import BackboneSpec, DescriptorSpec, InputSpec, parse_levels, parse_normalize
 from sppfeat.config.values import CHOICES
 from sppfeat.decoding.images import resize_image
@@ -310,6 +312,37 @@ def test_a_convention_is_changed_where_something_else_is_asked_for():
     assert voc.replace(coords=None, origin=0, ends=None) == BoxConvention(ends="inclusive")
     with pytest.raises(ConfigError, match="box-ends inclusive"):
         voc.replace(coords="xywh")
+
+
+# The box of 30 x 20 pixels whose first pixel is (10, 40) of an image of 100 x 200 (width x height), as each style writes
+# it: by the documentation of Albumentations, COCO, YOLO, torchvision, TensorFlow Datasets and Label Studio, the
+# development kit of Pascal VOC, and the loader of Selective Search boxes in Fast R-CNN.
+STYLES = {
+    "coco": (10, 40, 30, 20),
+    "pascal_voc": (11, 41, 40, 60),
+    "yolo": (0.25, 0.25, 0.3, 0.1),
+    "albumentations": (0.1, 0.2, 0.4, 0.3),
+    "torchvision": (10, 40, 40, 60),
+    "tensorflow": (0.2, 0.1, 0.3, 0.4),
+    "label_studio": (10, 20, 30, 10),
+    "selective_search": (41, 11, 60, 40),
+}
+
+
+@pytest.mark.parametrize("style", BOX_STYLES)
+def test_a_style_reads_the_numbers_of_its_program(style):
+    convention = BoxChoice(boxes="b.csv", box_style=style).convention(BoxConvention(origin=1))
+    found = boxes_to_px(np.array([STYLES[style]]), convention, np.array([[200, 100]], np.int32))
+    np.testing.assert_allclose(found, [[10, 40, 40, 60]])
+
+
+def test_single_options_override_a_style():
+    choice = BoxChoice(boxes="b.csv", box_style="pascal_voc", box_origin=0)
+    assert choice.convention(BoxConvention()) == BoxConvention(ends="inclusive")
+    with pytest.raises(ConfigError, match="box-ends inclusive .* box-coords xywh"):
+        BoxChoice(boxes="b.csv", box_style="pascal_voc", box_coords="xywh").convention(BoxConvention())
+    with pytest.raises(ConfigError, match="box-style is 'voc'; allowed: coco, pascal_voc, "):
+        BoxChoice(boxes="b.csv", box_style="voc")
 
 
 @pytest.mark.parametrize(
