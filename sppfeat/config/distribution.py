@@ -71,8 +71,8 @@ class RayOptions:
         address = self.ray_address
         if address is not None and (not address.strip() or address.startswith("ray://")):
             raise ConfigError(
-                f"ray-address is {address!r}; allowed: HOST:PORT, auto or local; for ray:// run the command on a "
-                "machine of the cluster, which has to see the files anyway"
+                f"ray-address is {address!r}; allowed: HOST:PORT, auto or local. Instead of ray://, run the command on "
+                "a machine of the cluster, which must see the files"
             )
         set_numbers(self, actors=(1,), cpus_per_actor=(1,))
         gpus = self.gpus_per_actor
@@ -171,10 +171,10 @@ def parse_shard(text: str, environment: Mapping[str, str] = os.environ) -> Rank:
     if text != "auto":
         index, slash, count = text.partition("/")
         if not (slash and _NUMBER.fullmatch(index) and _NUMBER.fullmatch(count)):
-            raise ConfigError(f"{text!r} is no part of a whole; allowed: I/N, such as 3/16, or auto")
+            raise ConfigError(f"shard is {text!r}; allowed: I/N, such as 3/16, or auto")
         if not 1 <= int(index) <= int(count) and environment.get("SLURM_ARRAY_TASK_ID") == index:
             raise ConfigError(
-                f"shard {text}: shards count from 1; allowed: --array=1-{count}, or --array=0-{int(count) - 1} with "
+                f"shard is {text}, but shards count from 1; use --array=1-{count}, or --array=0-{int(count) - 1} with "
                 f"--shard $((SLURM_ARRAY_TASK_ID + 1))/{count}"
             )
         return Rank(ShardChoice(int(index), int(count)))
@@ -200,10 +200,10 @@ def parse_shard(text: str, environment: Mapping[str, str] = os.environ) -> Rank:
         return Rank(shard, local_index, max([local_index + 1, *map(int, tasks)]), note)
     allowed = f"--shard {_array_shard(environment) if is_set('SLURM_ARRAY_TASK_ID') else 'I/N'}"
     if number("SLURM_NTASKS") > 1:
-        allowed += ", or srun before the command, which starts it once per task"
+        allowed += ", or start the command with srun, once per task"
     raise ConfigError(
-        "--shard auto: neither torchrun (RANK, WORLD_SIZE) nor srun (SLURM_PROCID, SLURM_STEP_NUM_TASKS) is in the "
-        f"environment; allowed: {allowed}"
+        "--shard auto found neither torchrun (RANK, WORLD_SIZE) nor srun (SLURM_PROCID, SLURM_STEP_NUM_TASKS); "
+        f"allowed: {allowed}"
     )
 
 
@@ -212,12 +212,11 @@ def _repetition_note(shard: ShardChoice, counter: str, environment: Mapping[str,
     if environment.get("SLURM_ARRAY_TASK_ID"):
         tasks = f"the {shard.count} processes" if shard.count > 1 else "the one process"
         return (
-            f"--shard auto counts {tasks} of this task of the job array, not the tasks: this is shard {shard}, and "
-            f"every other task has the same; to divide the images among tasks of one process each: "
-            f"--shard {_array_shard(environment)}"
+            f"--shard auto counts {tasks} of this task of the job array, not the tasks: every task has shard {shard}; "
+            f"to divide the images among the tasks, use --shard {_array_shard(environment)}"
         )
     if shard.count == 1:
-        return f"--shard auto: {counter} is 1, so this process is shard 1/1 and runs all images"
+        return f"--shard auto: {counter} is 1, so this process runs all images (shard 1/1)"
     return ""
 
 

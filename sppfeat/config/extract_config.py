@@ -44,7 +44,7 @@ class ExtractConfig:
     def __post_init__(self) -> None:
         check_fields(self, "precision")
         if self.input.scales and self.regions is None:
-            raise ConfigError("several scales are for boxes, each of which is pooled from one of them")
+            raise ConfigError("--scales needs boxes: add --boxes, or give one --size")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as a flat dict of JSON values; tuples become lists."""
@@ -62,7 +62,7 @@ class ExtractConfig:
             ConfigError: a setting is missing, unknown or invalid.
         """
         if not isinstance(settings, Mapping):
-            raise ConfigError(f"the recorded configuration is no table of settings but {settings!r}")
+            raise ConfigError(f"the recorded configuration is {settings!r}, not a table of settings")
         recorded = {**_OPTIONAL, **settings}
         rest: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in recorded.items()}
         try:
@@ -105,24 +105,27 @@ def config_differences(
 ) -> list[str]:
     """Return one line per setting that differs, with both values.
 
-    If only one of them uses boxes, or if the kinds of boxes differ, a single line says so and no other line is about
-    boxes. Box files of the same kind are compared by checksum, which is not shown.
+    If only one of them uses boxes, or if the kinds of boxes differ, there is a single line about boxes. Box files are
+    compared by checksum, which is not shown.
 
     Args:
         recorded, wanted: settings as :meth:`ExtractConfig.to_dict` returns them.
-        names: owners of the two, for the lines.
+        names: names of the two in the lines.
     """
-    absent = "(not set)"
+
+    def shown(settings: Mapping[str, Any], name: str) -> str:
+        return repr(settings[name]) if name in settings else "not set"
+
     differing = [
         name
         for name in sorted(set(recorded) | set(wanted))
-        if recorded.get(name, absent) != wanted.get(name, absent)
+        if (name in recorded, recorded.get(name)) != (name in wanted, wanted.get(name))
     ]
     if "boxes" in differing:
         differing = [name for name in differing if name not in _BOX_SETTINGS]
     return [
-        "boxes: the content of the box file is not what it was"
+        "boxes: the content of the box file has changed"
         if name == "boxes_sha256"
-        else f"{name}: {names[0]} has {recorded.get(name, absent)!r}, {names[1]} {wanted.get(name, absent)!r}"
+        else f"{name}: {shown(recorded, name)} in {names[0]}, {shown(wanted, name)} in {names[1]}"
         for name in differing
     ]

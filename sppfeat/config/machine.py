@@ -72,9 +72,9 @@ def check_copy(path: Path, shape: tuple[int, ...], itemsize: int) -> None:
     nbytes = math.prod(shape) * itemsize
     if nbytes > _UNCHECKED_NBYTES and nbytes > (most := available_nbytes()):
         raise ConfigError(
-            f"{str(path)!r}: these rows are a copy of {nbytes / 1e9:.1f} GB, allowed are {most / 1e9:.1f} GB: "
-            "take them by iter_batches, or fewer rows or columns. Of one file X is no copy where all of it is asked "
-            "for (rows='status=any': with NaN where there is no descriptor)"
+            f"{str(path)!r}: these rows take {nbytes / 1e9:.1f} GB of memory; allowed: {most / 1e9:.1f} GB. Use "
+            "iter_batches, or select fewer rows or columns. All rows and columns of one file (rows='status=any', NaN "
+            "without descriptor) need no copy"
         )
 
 

@@ -68,13 +68,12 @@ class BoxConvention:
             raise ConfigError(f"box-origin is {self.origin!r}; allowed: 0, 1")
         if self.ends == "inclusive" and self.coords != "xyxy":
             raise ConfigError(
-                f"box-ends inclusive says which pixel x1 is, but box-coords {self.coords} has a width: "
-                "use --box-ends edges, or --box-coords xyxy"
+                f"box-ends inclusive needs corners, but box-coords {self.coords} has a width: use --box-ends edges or "
+                "--box-coords xyxy"
             )
         if self.is_relative and (self.origin, self.ends) != (0, "edges"):
             raise ConfigError(
-                f"box-units {self.units} has no pixels to count: it goes with box-origin 0 and box-ends edges, "
-                f"not with {self.origin} and {self.ends}"
+                f"box-units {self.units} needs box-origin 0 and box-ends edges, not {self.origin} and {self.ends}"
             )
 
     @property
@@ -199,7 +198,7 @@ class RegionSpec:
         if not math.isfinite(self.margin):
             raise ConfigError(f"margin is {self.margin}; allowed: a number of network-input pixels")
         if self.margin and self.projection != "sppnet":
-            raise ConfigError(f"a margin goes with --projection sppnet; {self.projection!r} takes none")
+            raise ConfigError(f"--margin needs --projection sppnet, not {self.projection}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as a flat dict, under the names of their options."""

@@ -1,4 +1,4 @@
-"""The request for an extraction, before any file is opened, and its making from options with flat names."""
+"""The request for an extraction, made from flat options before any file is opened."""
 
 import dataclasses
 import os
@@ -60,11 +60,10 @@ class DescriptorChoice:
         if head_level is not None:
             if self.levels not in (None, (head_level,)):
                 raise ConfigError(
-                    f"levels are {list(levels)}, but --head {head} fixes them: {head_level}, which is what the "
-                    "network's fully connected layers take"
+                    f"levels are {list(levels)}; allowed with --head {head}, whose layers expect it: {head_level}"
                 )
             if self.pool != "max":
-                raise ConfigError(f"pool is {self.pool!r}, but --head {head} takes maxima: allowed: max")
+                raise ConfigError(f"pool is {self.pool!r}; allowed with --head {head}: max")
             levels = (head_level,)
         return settings_from(DescriptorSpec, vars(self), levels=levels)
 
@@ -77,8 +76,8 @@ class BoxChoice:
         boxes: a box file, ``grid:...`` or ``multiview``.
         box_format: format of the file; None to recognize it.
         box_label: column or region attribute that names the class; None for the usual ones.
-        box_names: which name of an image counts, ``inside`` an annotation or that of its ``file``; None: the file's,
-            where it is that of an input.
+        box_names: source of the image's name, ``inside`` an annotation or the name of its ``file``; None for the file's
+            name if an input has it.
         box_images, box_categories: files of COCO instances that name the ids of images and categories of results.
         box_style: one of :data:`sppfeat.config.regions.BOX_STYLES`; None for the convention of the format.
         box_coords, box_units, box_origin, box_ends, box_order: None for the convention of the style or format.
@@ -122,7 +121,7 @@ class BoxChoice:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Everything that a user asks of an extraction; the options of ``sppfeat extract`` say what the switches do.
+    """Everything that a user asks of an extraction; ``sppfeat extract --help-all`` describes the switches.
 
     Attributes:
         inputs, labels, exclude, include: see :func:`sppfeat.inputs.list_images`.
@@ -130,13 +129,12 @@ class Request:
         backbone, input, descriptor, precision, boxes: settings that a descriptor depends on.
         dry_run: plan only; write nothing, take no lock.
         shard: extract only this part of the plan, into a file of its own.
-        shard_note: a note for the user on how the shard was chosen; empty if there is nothing to say.
+        shard_note: a note for the user on how the shard was chosen, or empty.
         shared: write the shard's rows into one output that other processes fill as well.
         shard_bytes: the most bytes of descriptors per file; shards are written one after the other, each into its own
             file; see :mod:`sppfeat.extraction.shard_files`.
-        scratch: an existing folder for inputs that have to be fetched before they can be read; None for the system's
-            folder for temporary files.
-        ray: options of a Ray cluster that does the work; None to work in this process.
+        scratch: an existing folder for downloaded inputs; None for the system's temporary folder.
+        ray: options of the Ray cluster to run on; None to run in this process.
     """
 
     inputs: tuple[str, ...]
@@ -172,38 +170,35 @@ class Request:
         is_shard, is_parts = self.shard is not None, self.shard_bytes is not None
         adding = "--update" if self.update else "--add-new"
         refusals = {
-            "--overwrite starts anew: it goes with none of --update, --update-changed, --add-new and --retry-failed": (
+            "--overwrite starts over: leave out --update, --update-changed, --add-new and --retry-failed": (
                 self.overwrite and (self.retry_failed or self.adds_new or self.update_changed)
             ),
             f"scratch is {str(self.scratch)!r}; allowed: an existing folder": (
                 self.scratch is not None and not os.path.isdir(self.scratch)
             ),
-            "--shared says that several processes fill one file: it goes with --shard": (
-                self.shared and not is_shard
-            ),
-            "--overwrite does not go with --shared: each process would replace what the others write; remove the file "
-            "first": self.shared and self.overwrite,
-            f"{adding} does not go with --shard: the shards are cut already; new images go into a file of their own, "
-            "or all is begun anew; --update-changed runs changed images again": is_shard and self.adds_new,
+            "--shared needs --shard: several processes fill one file": (self.shared and not is_shard),
+            "--overwrite and --shared exclude each other: each process would replace the rows of the others; remove "
+            "the file first": self.shared and self.overwrite,
+            f"{adding} does not work with --shard: existing shards cannot grow; extract new images into another file, "
+            "or use --update-changed to rerun changed images": is_shard and self.adds_new,
             f"shard-size is {self.shard_bytes} bytes; allowed: 1 or more": (
                 self.shard_bytes is not None and self.shard_bytes < 1
             ),
-            "--shard-size makes all shards, one after the other: it does not go with --shard": is_parts
-            and is_shard,
-            f"{adding} does not go with --shard-size: the shards are cut already; --update-changed runs changed images "
-            "again": is_parts and self.adds_new,
+            "--shard-size writes all shards in turn: leave out --shard": is_parts and is_shard,
+            f"{adding} does not work with --shard-size: existing shards cannot grow; --update-changed reruns changed "
+            "images": is_parts and self.adds_new,
         }
         if self.ray is not None:
-            own_parts = "it cuts the work into parts of its own"
+            own_parts = "the engine divides the work into its own parts"
             refusals |= {
-                "--overwrite does not go with --engine ray: remove the output and its folder of parts first, or give "
+                "--overwrite does not work with --engine ray: remove the output and its folder of parts, or choose "
                 "another output": self.overwrite,
-                f"{adding} does not go with --engine ray: {own_parts}; --update-changed runs changed images again": (
+                f"{adding} does not work with --engine ray: {own_parts}; --update-changed reruns changed images": (
                     self.adds_new
                 ),
-                f"--shard does not go with --engine ray: {own_parts}": is_shard,
-                f"--shard-size does not go with --engine ray: {own_parts}": is_parts,
-                f"device is {self.run.device!r}; allowed with --engine ray, which hands them out: auto, cpu, cuda": (
+                f"--shard does not work with --engine ray: {own_parts}": is_shard,
+                f"--shard-size does not work with --engine ray: {own_parts}": is_parts,
+                f"device is {self.run.device!r}; allowed with --engine ray, which assigns devices: auto, cpu, cuda": (
                     self.run.device not in ("auto", "cpu", "cuda")
                 ),
             }
@@ -218,7 +213,7 @@ class Request:
 
     @property
     def runs_changed(self) -> bool:
-        """True to run images again whose files have changed, as an interrupted replacement that goes on does, too."""
+        """True to rerun images whose files have changed; a replacement that continues does, too."""
         return self.update or self.update_changed or self.overwrite
 
     @property
@@ -270,11 +265,11 @@ def make_request(inputs: StrPath | Sequence[StrPath], output: StrPath, **options
     Options that are left out, or None, have the defaults of the command line.
 
     Raises:
-        ConfigError: there is no option of that name, a value is not allowed, or options exclude each other.
+        ConfigError: an option is unknown, a value is not allowed, or options exclude each other.
     """
     unknown = [name for name in options if name not in _OPTIONS]
     if unknown:
-        raise ConfigError(f"no such option: {', '.join(unknown)}; allowed: {', '.join(sorted(_OPTIONS))}")
+        raise ConfigError(f"unknown option: {', '.join(unknown)}; allowed: {', '.join(sorted(_OPTIONS))}")
     options = {
         name: _CONVERSIONS[name](value) if name in _CONVERSIONS else value
         for name, value in options.items()
@@ -309,10 +304,10 @@ def settings_from(kind: type[_T], options: dict[str, Any], **others: Any) -> _T:
 
 
 def _size(options: dict[str, Any]) -> dict[str, Any]:
-    """Return ``size`` or ``scales`` of the network input, as given or by default for images or boxes."""
+    """Return ``size`` or ``scales`` of the network input, given or by default."""
     size, scales, boxes = options.get("size"), options.get("scales"), options.get("boxes")
     if size is not None and scales:
-        raise ConfigError("--size and --scales are both given; allowed: one of them")
+        raise ConfigError("--size and --scales exclude each other")
     if scales:
         return {"scales": scales}
     if size is None and boxes == "multiview":
@@ -327,14 +322,14 @@ def _boxes(options: dict[str, Any]) -> BoxChoice | None:
     given = [name for name, value in _BOX_DEFAULTS.items() if options.get(name, value) not in (value, ())]
     if boxes is None:
         if given:
-            raise ConfigError(f"--{given[0].replace('_', '-')} is about boxes, but there are none: --boxes")
+            raise ConfigError(f"--{given[0].replace('_', '-')} needs boxes: add --boxes")
         return None
     choice = settings_from(BoxChoice, options)
     of_files = [name for name in given if name.startswith("box_")]
     if of_files and not choice.is_file:
-        raise ConfigError(f"--{of_files[0].replace('_', '-')} is about box files, not about {boxes!r}")
+        raise ConfigError(f"--{of_files[0].replace('_', '-')} needs a box file, but boxes is {boxes!r}")
     if boxes == "multiview" and options.get("flip"):
-        raise ConfigError("multiview has the mirror image of each view as a row of its own: leave out --flip")
+        raise ConfigError("multiview has a row for each mirror image: leave out --flip")
     return choice
 
 
@@ -345,5 +340,5 @@ def _ray(options: dict[str, Any]) -> RayOptions | None:
         return settings_from(RayOptions, options)
     if given:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise ConfigError(f"{flags}: of --engine ray, and the engine is {engine}")
+        raise ConfigError(f"{flags}: add --engine ray (the engine is {engine})")
     return None

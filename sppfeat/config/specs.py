@@ -191,7 +191,7 @@ class DescriptorSpec:
             set_fields(self, normalize=f"{method}:{norm:.17g}")
         if self.norm_factors is not None:
             if norm is None:
-                raise ConfigError(f"factors of the mean norm go with meannorm, not with {self.normalize!r}")
+                raise ConfigError(f"normalize is {self.normalize!r}; factors of the mean norm need meannorm")
             factors = tuple(float(factor) for factor in self.norm_factors)
             if not factors or not all(0 < factor < math.inf for factor in factors):
                 raise ConfigError(f"factors of the mean norm are {list(factors)}; allowed: numbers above 0")
@@ -242,11 +242,9 @@ class ReductionSpec:
             if texts is not None and not all(isinstance(text, str) for text in texts):
                 raise ConfigError(f"{name} are {texts!r}; allowed: texts")
         if self.method == "random" and self.whiten:
-            raise ConfigError(
-                "whitening goes with pca; a random projection knows nothing of the rows' variance"
-            )
+            raise ConfigError("--whiten needs --method pca; a random projection does not know the variance")
         if self.method == "random" and self.fit_rows:
-            raise ConfigError("rows to fit on go with pca; a random projection is fitted on none")
+            raise ConfigError("--fit-rows needs --method pca; a random projection is not fitted")
 
 
 def _level(part: Any) -> int:

@@ -171,26 +171,29 @@ def test_names_and_ids_are_decided_by_options_and_said_before_the_run(folder, tm
             classes = {os.path.basename(file.path_of(i)): file.row_classes[label] for i, label in rows}
         assert classes["img0.png"] == expected
     again = [*args[:-1], "--boxes", results]
-    assert "the content of the box file is not what it was" in run(*again, code=1).stderr
+    assert "the content of the box file has changed" in run(*again, code=1).stderr
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--scales", "480"], "--scales is about boxes, but there are none: --boxes"),
-        (["--projection", "paper"], "--projection is about boxes"),
-        (["--drop-duplicates"], "--drop-duplicates is about boxes"),
-        (["--boxes", "grid:3x3", "--scales", "1,2", "--size", "3"], "--size and --scales are both given"),
+        (["--scales", "480"], "--scales needs boxes: add --boxes"),
+        (["--projection", "paper"], "--projection needs boxes"),
+        (["--drop-duplicates"], "--drop-duplicates needs boxes"),
+        (["--boxes", "grid:3x3", "--scales", "1,2", "--size", "3"], "--size and --scales exclude each other"),
         (["--boxes", "grid:3x3", "--scales", "many"], "is not a list of pixels"),
-        (["--boxes", "grid:3x3", "--box-format", "csv"], "--box-format is about box files, not about"),
-        (["--boxes", "grid:3x3", "--box-names", "file"], "--box-names is about box files, not about"),
+        (["--boxes", "grid:3x3", "--box-format", "csv"], "--box-format needs a box file, but boxes is"),
+        (["--boxes", "grid:3x3", "--box-names", "file"], "--box-names needs a box file, but boxes is"),
         (
             ["--boxes", "BOXES", "--box-images", "gt.json"],
             "box-images is 'gt.json', but the boxes are in csv",
         ),
         (["--boxes", "grid:axb"], "boxes are 'grid:axb'; allowed: grid:ROWSxCOLUMNS"),
         (["--boxes", "multiview", "--flip"], "leave out --flip"),
-        (["--boxes", "BOXES", "--box-ends=inclusive", "--box-units=normalized"], "box-units normalized has"),
+        (
+            ["--boxes", "BOXES", "--box-ends=inclusive", "--box-units=normalized"],
+            "box-units normalized needs",
+        ),
         (["--head", "fc6"], "'spp_s16' has no fc6 or fc7; use one of vgg*, alexnet"),
     ],
 )
@@ -244,7 +247,7 @@ def test_the_column_of_classes_is_a_setting_of_the_file(folder, boxes, tmp_path)
     run(*args, "--box-label", "kind", "-q", code=0)
     with sppfeat.open(tmp_path / "f.h5") as file:
         assert file.row_classes == ["b"]
-    assert "box_label: the file has 'kind'" in run(*args, code=1).output
+    assert "box_label: 'kind' in the file" in run(*args, code=1).output
 
 
 def test_encodings_of_tables_boxes_and_labels(folder, boxes, tmp_path):

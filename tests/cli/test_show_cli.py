@@ -97,8 +97,8 @@ def test_everything_can_be_taken_from_a_feature_file(photo, boxes_file, tmp_path
     ("arguments", "message"),
     [
         ([], "no PHOTO"),
-        (["{photo}", "--row", "1"], "--row is about a feature file"),
-        (["{photo}", "--root", "x"], "--root is about a feature file"),
+        (["{photo}", "--row", "1"], "--row needs a feature file: add --from FILE"),
+        (["{photo}", "--root", "x"], "--root needs a feature file"),
         (["{photo}", "--from", "{file}", "--row", "0"], "either PHOTO, or --row"),
         (["--from", "{file}"], "either PHOTO, or --row"),
         (["--from", "{file}", "--row", "0", "--box", "1,2,3,4"], "--box and --row are both given"),

@@ -329,7 +329,7 @@ def test_values_that_are_not_finite_are_kept_on_request_and_said_to_be_so(folder
     run(*command, code=3)
     assert all("not finite" in reason for reason in reasons(output).values())
     keeping = run(*command, "--allow-nonfinite", code=1)
-    assert "nonfinite: the file has '(not set)', this command 'keep'" in keeping.stderr
+    assert "nonfinite: not set in the file, 'keep' in this command" in keeping.stderr
     run(*command, "--allow-nonfinite", "--overwrite", code=0)
     with sppfeat.open(output) as file:
         assert (file.status == DONE).all()

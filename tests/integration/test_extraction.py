@@ -109,7 +109,7 @@ def test_a_finished_file_is_left_alone(folder, tmp_path):
 @pytest.mark.slow
 def test_other_settings_are_refused_with_both_values(folder, tmp_path):
     extract([folder], tmp_path / "f.h5")
-    with pytest.raises(StoreError, match=r"size: the file has 48, this command 64.*") as caught:
+    with pytest.raises(StoreError, match=r"size: 48 in the file, 64 in this command.*") as caught:
         extract([folder], tmp_path / "f.h5", input=InputSpec(size=64))
     assert "--overwrite" in str(caught.value)
     with pytest.raises(StoreError, match=r"seed.*weights_sha256"):

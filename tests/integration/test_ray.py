@@ -506,12 +506,15 @@ def test_actors_that_cannot_be(options, device, nodes, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--actors", "2", "--copy"], "--actors, --copy: of --engine ray, and the engine is local"),
-        (["--engine", "ray", "--overwrite"], "--overwrite does not go with --engine ray: remove the output"),
-        (["--engine", "ray", "--add-new"], "--add-new does not go with --engine ray"),
-        (["--engine", "ray", "--update"], "--update does not go with --engine ray"),
-        (["--engine", "ray", "--shard", "1/2"], "--shard does not go with --engine ray"),
-        (["--engine", "ray", "--shard-size", "1GB"], "--shard-size does not go with --engine ray"),
+        (["--actors", "2", "--copy"], "--actors, --copy: add --engine ray (the engine is local)"),
+        (
+            ["--engine", "ray", "--overwrite"],
+            "--overwrite does not work with --engine ray: remove the output",
+        ),
+        (["--engine", "ray", "--add-new"], "--add-new does not work with --engine ray"),
+        (["--engine", "ray", "--update"], "--update does not work with --engine ray"),
+        (["--engine", "ray", "--shard", "1/2"], "--shard does not work with --engine ray"),
+        (["--engine", "ray", "--shard-size", "1GB"], "--shard-size does not work with --engine ray"),
         (["--engine", "ray", "--device", "cuda:1"], "device is 'cuda:1'; allowed with --engine ray"),
         (["--engine", "ray", "--ray-address", "ray://head:10001"], "ray-address is 'ray://head:10001'"),
         (["--engine", "ray", "--gpus-per-actor", "2"], "--gpus-per-actor"),

@@ -370,11 +370,11 @@ def test_shards_of_other_inputs_are_not_continued(folder, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"shared": True}, "goes with --shard"),
+        ({"shared": True}, "--shared needs --shard"),
         ({"shared": True, "shard": ShardChoice(1, 2), "overwrite": True}, "remove the file first"),
-        ({"shard": ShardChoice(1, 2), "add_new": True}, "the shards are cut already"),
-        ({"shard_bytes": 10, "add_new": True}, "the shards are cut already"),
-        ({"shard_bytes": 10, "shard": ShardChoice(1, 2)}, "does not go with --shard"),
+        ({"shard": ShardChoice(1, 2), "add_new": True}, "existing shards cannot grow"),
+        ({"shard_bytes": 10, "add_new": True}, "existing shards cannot grow"),
+        ({"shard_bytes": 10, "shard": ShardChoice(1, 2)}, "leave out --shard"),
         ({"shard_bytes": 0}, "allowed: 1 or more"),
         ({"scratch": Path("/nowhere")}, "scratch is '/nowhere'; allowed: an existing folder"),
         ({"headers": "never"}, "allowed: auto, first, window"),

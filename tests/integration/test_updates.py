@@ -324,13 +324,13 @@ def test_verify_explains_a_row_that_differs_by_the_change_of_its_image(folder, t
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"update": True, "overwrite": True}, "starts anew"),
-        ({"update_changed": True, "overwrite": True}, "starts anew"),
+        ({"update": True, "overwrite": True}, "starts over"),
+        ({"update_changed": True, "overwrite": True}, "starts over"),
         (
             {"update": True, "shard": ShardChoice(1, 2)},
-            "--update does not go with --shard: .*--update-changed",
+            "--update does not work with --shard: .*--update-changed",
         ),
-        ({"update": True, "shard_bytes": 9}, "--update does not go with --shard-size: .*--update-changed"),
+        ({"update": True, "shard_bytes": 9}, "--update does not work with --shard-size: .*--update-changed"),
     ],
 )
 def test_what_updates_do_not_go_with(folder, tmp_path, changes, reason):

@@ -112,8 +112,8 @@ def show_image(
     path = check_picture_path(output, inputs=[image, file], overwrite=overwrite)
     is_row, is_converted = row is not None, projection is not None or margin is not None
     for is_wrong, message in (
-        (file is None and is_row, "--row is about a feature file, but there is none: --from"),
-        (file is None and root is not None, "--root is about a feature file, but there is none: --from"),
+        (file is None and is_row, "--row needs a feature file: add --from FILE"),
+        (file is None and root is not None, "--root needs a feature file: add --from FILE"),
         (file is None and image is None, "no PHOTO, and no --from with --row; allowed: one of them"),
         (file and (image is None) != is_row, "--from is given; with it allowed: either PHOTO, or --row"),
         (is_row and boxes, "--box and --row are both given; allowed: one of them"),

@@ -189,9 +189,9 @@ def changed(source, path, **settings):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"size": ("224", "128")}, "size: the file has 128, the classifier 224"),
-        ({"pool": ('"max"', '"avg"')}, "pool: the file has 'avg', the classifier 'max'"),
-        ({"normalize": ('"none"', '"power"')}, "normalize: the file has 'power', the classifier 'none'"),
+        ({"size": ("224", "128")}, "size: 128 in the file, 224 in the classifier"),
+        ({"pool": ('"max"', '"avg"')}, "pool: 'avg' in the file, 'max' in the classifier"),
+        ({"normalize": ('"none"', '"power"')}, "normalize: 'power' in the file, 'none' in the classifier"),
         ({"normalize": ('"none"', '"l2"')}, None),
         ({"precision": ('"fp32"', '"bf16"')}, None),
         ({"backbone": ('"resnet18"', '"resnet34"'), "flip": ("false", "true")}, "backbone: .*; flip: "),

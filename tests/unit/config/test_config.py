@@ -140,8 +140,8 @@ def test_settings_of_later_versions_are_recorded_only_where_they_change_a_descri
     assert (changed.to_dict()["round_to"], changed.to_dict()["decode"]) == (32, "fast")
     assert config_differences(recorded, recorded) == []
     assert config_differences(recorded, changed.to_dict()) == [
-        "decode: the file has '(not set)', this command 'fast'",
-        "round_to: the file has '(not set)', this command 32",
+        "decode: not set in the file, 'fast' in this command",
+        "round_to: not set in the file, 32 in this command",
     ]
 
 
@@ -281,7 +281,7 @@ def test_scales_are_distinct_ascending_and_take_the_place_of_the_size():
     assert InputSpec(size=None).short_sides == (None,)
     with pytest.raises(ConfigError, match=r"scales is 0; allowed: 1 to 65535 pixels"):
         InputSpec(scales=(480, 0))
-    with pytest.raises(ConfigError, match="several scales are for boxes"):
+    with pytest.raises(ConfigError, match="--scales needs boxes"):
         config(input={"scales": (480, 688)})
 
 
@@ -294,11 +294,11 @@ def test_scales_are_distinct_ascending_and_take_the_place_of_the_size():
         ({"ends": "open"}, r"box-ends is 'open'; allowed: edges, inclusive"),
         ({"order": "zx"}, r"box-order is 'zx'; allowed: xy, yx"),
         ({"coords": "xywh", "ends": "inclusive"}, r"box-ends inclusive .* box-coords xywh"),
-        ({"units": "normalized", "origin": 1}, r"box-units normalized .* not with 1 and edges"),
-        ({"units": "normalized", "ends": "inclusive"}, r"box-units normalized .* not with 0 and inclusive"),
+        ({"units": "normalized", "origin": 1}, r"box-units normalized .* not 1 and edges"),
+        ({"units": "normalized", "ends": "inclusive"}, r"box-units normalized .* not 0 and inclusive"),
         ({"projection": "nearest"}, r"projection is 'nearest'; allowed: sppnet, paper, roi_pool"),
         ({"margin": float("nan")}, r"margin is nan; allowed"),
-        ({"projection": "paper", "margin": 1.0}, r"a margin goes with --projection sppnet"),
+        ({"projection": "paper", "margin": 1.0}, r"--margin needs --projection sppnet"),
     ],
 )
 def test_conventions_and_projections_that_make_no_sense_are_refused(settings, message):
@@ -314,8 +314,8 @@ def test_a_convention_is_changed_where_something_else_is_asked_for():
         voc.replace(coords="xywh")
 
 
-# The box of 30 x 20 pixels whose first pixel is (10, 40) of an image of 100 x 200 (width x height), as each style writes
-# it: by the documentation of Albumentations, COCO, YOLO, torchvision, TensorFlow Datasets and Label Studio, the
+# The numbers of one box in each style: 30 x 20 pixels from the pixel (10, 40) of an image 100 pixels wide and 200 high.
+# Sources: the documentation of Albumentations, COCO, YOLO, torchvision, TensorFlow Datasets and Label Studio, the
 # development kit of Pascal VOC, and the loader of Selective Search boxes in Fast R-CNN.
 STYLES = {
     "coco": (10, 40, 30, 20),
@@ -339,7 +339,7 @@ def test_a_style_reads_the_numbers_of_its_program(style):
 def test_single_options_override_a_style():
     choice = BoxChoice(boxes="b.csv", box_style="pascal_voc", box_origin=0)
     assert choice.convention(BoxConvention()) == BoxConvention(ends="inclusive")
-    with pytest.raises(ConfigError, match="box-ends inclusive .* box-coords xywh"):
+    with pytest.raises(ConfigError, match=r"box-ends inclusive .* box-coords xywh"):
         BoxChoice(boxes="b.csv", box_style="pascal_voc", box_coords="xywh").convention(BoxConvention())
     with pytest.raises(ConfigError, match="box-style is 'voc'; allowed: coco, pascal_voc, "):
         BoxChoice(boxes="b.csv", box_style="voc")
@@ -363,5 +363,5 @@ def test_the_mean_norm_is_recorded_in_one_form():
     assert spec == DescriptorSpec(normalize="meannorm:2e1")
     assert spec.mean_norm == 20.0
     assert DescriptorSpec(normalize="l2").mean_norm is None
-    with pytest.raises(ConfigError, match="go with meannorm, not with 'l2'"):
+    with pytest.raises(ConfigError, match="normalize is 'l2'; factors of the mean norm need meannorm"):
         DescriptorSpec(normalize="l2", norm_factors=(1.0,))

@@ -36,9 +36,9 @@ def test_the_rank_is_what_whoever_started_the_process_says(environment, rank):
     [
         (SRUN, ""),
         ({"RANK": "3", "WORLD_SIZE": "8"}, ""),
-        (ONE_TASK, "SLURM_STEP_NUM_TASKS is 1, so this process is shard 1/1 and runs all images"),
-        ({"RANK": "0", "WORLD_SIZE": "1"}, "WORLD_SIZE is 1, so this process is shard 1/1"),
-        ({**ARRAY, **ONE_TASK}, "this is shard 1/1, and every other task has the same"),
+        (ONE_TASK, "SLURM_STEP_NUM_TASKS is 1, so this process runs all images (shard 1/1)"),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, "WORLD_SIZE is 1, so this process runs all images"),
+        ({**ARRAY, **ONE_TASK}, "every task has shard 1/1"),
         ({**ARRAY, **ONE_TASK}, "--shard $SLURM_ARRAY_TASK_ID/16"),
         ({**ARRAY, **SRUN}, "counts the 8 processes of this task of the job array, not the tasks"),
         ({**ARRAY, "RANK": "0", "WORLD_SIZE": "1"}, "--shard $SLURM_ARRAY_TASK_ID/16"),
@@ -65,7 +65,7 @@ def test_a_rank_that_others_may_share_has_a_note(environment, said):
     [
         ({}, "neither torchrun"),
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, "neither torchrun"),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, "srun before the command"),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, "start the command with srun"),
         ({**ARRAY, "SLURM_PROCID": "0"}, r"allowed: --shard \$SLURM_ARRAY_TASK_ID/16$"),
         ({"RANK": "x", "WORLD_SIZE": "2"}, "RANK is 'x'; allowed: a whole number"),
         ({"RANK": "2", "WORLD_SIZE": "2"}, "shard 3/2; allowed: 1/2 to 2/2"),
@@ -78,9 +78,7 @@ def test_an_environment_that_says_nothing_or_nonsense_is_refused(environment, sa
 
 @pytest.mark.parametrize("index", ["0", "17"])
 def test_a_task_that_is_no_shard_is_told_how_to_count_from_one(index):
-    mended = (
-        "count from 1; allowed: --array=1-16, or --array=0-15 with --shard $((SLURM_ARRAY_TASK_ID + 1))/16"
-    )
+    mended = "count from 1; use --array=1-16, or --array=0-15 with --shard $((SLURM_ARRAY_TASK_ID + 1))/16"
     with pytest.raises(ConfigError, match=re.escape(mended)):
         parse_shard(f"{index}/16", {"SLURM_ARRAY_TASK_ID": index})
 

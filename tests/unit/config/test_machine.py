@@ -164,7 +164,7 @@ def test_a_copy_that_no_memory_holds_is_refused(tmp_path, monkeypatch):
     with FeatureFile(image_file(tmp_path / "f.h5", [0, 1] * 10)) as file:
         monkeypatch.setattr("sppfeat.config.machine._UNCHECKED_NBYTES", 0)
         monkeypatch.setattr("sppfeat.config.machine.available_nbytes", lambda: file.dimension * file.n_rows)
-        with pytest.raises(ConfigError, match=r"copy of .* GB, .*iter_batches"):
+        with pytest.raises(ConfigError, match=r"take .* GB .*iter_batches"):
             file.to_sklearn(rows="::2")
         assert sum(len(x) for x, _ in file.iter_batches(2, rows="::2")) == 10
         assert len(file.to_sklearn()[0]) == 20  # a view

@@ -36,14 +36,17 @@ def test_factors_are_taken_from_a_file(scaled_file, normalize):
     ("changes", "message"),
     [
         ({"normalize": "l2"}, "has meannorm:20, and --normalize says l2"),
-        ({"levels": (1,)}, r"other descriptors: levels: the file has \[1, 2\], this command \[1\]"),
+        ({"levels": (1,)}, r"other descriptors: levels: \[1, 2\] in the file, \[1\] in this command"),
         ({"layers": ("layer4", "layer3")}, "other descriptors: layers"),
-        ({"input_spec": InputSpec(size=300)}, "other descriptors: size: the file has 224, this command 300"),
+        (
+            {"input_spec": InputSpec(size=300)},
+            "other descriptors: size: 224 in the file, 300 in this command",
+        ),
         ({"input_spec": InputSpec(flip=True)}, "other descriptors: flip"),
         ({"weights_sha256": "1" * 64}, "other descriptors: weights_sha256"),
         (
             {"name": "resnet34"},
-            "other descriptors: backbone: the file has 'resnet18', this command 'resnet34'",
+            "other descriptors: backbone: 'resnet18' in the file, 'resnet34' in this command",
         ),
     ],
 )

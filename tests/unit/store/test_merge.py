@@ -303,7 +303,7 @@ def test_shards_of_other_work(tmp_path, work, shards):
     other = tmp_path / "other"
     for said, made, factors in [
         (
-            "dtype: .*00001-of-00004.h5' has 'float32', .*other' 'float16'",
+            "dtype: 'float32' in .*00001-of-00004.h5', 'float16' in .*other",
             whole_images(dtype="float16"),
             None,
         ),

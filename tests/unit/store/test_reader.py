@@ -320,7 +320,7 @@ def test_datasets_that_contradict_each_other(file, change, said):
     ("recorded", "said"),
     [
         ("{", "'config' is not JSON"),
-        ("[]", "no table of settings"),
+        ("[]", "not a table of settings"),
         ("{}", "incomplete"),
         ('{"size": 1}', "incomplete"),
     ],

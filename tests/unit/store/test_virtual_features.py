@@ -316,6 +316,6 @@ def test_a_copy_that_no_memory_holds_is_refused(pristine, monkeypatch):
     with FeatureFile(pristine / "merged.h5") as file:
         monkeypatch.setattr("sppfeat.config.machine._UNCHECKED_NBYTES", 0)
         monkeypatch.setattr("sppfeat.config.machine.available_nbytes", lambda: 4 * D * (N - 1))
-        with pytest.raises(ConfigError, match=r"merged\.h5': these rows are a copy"):
+        with pytest.raises(ConfigError, match=r"merged\.h5': these rows take"):
             np.asarray(file.features)
         assert file.features[: N - 1].shape == (N - 1, D)
