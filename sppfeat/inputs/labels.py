@@ -36,7 +36,7 @@ class Labels(NamedTuple):
     """
 
     own: OwnLabels
-    n_unlabelled: int
+    n_unlabeled: int
     notes: list[str]
 
 
@@ -48,16 +48,16 @@ def label_images(
     if mode == "none":
         return Labels(OwnLabels.none(len(kept)), 0, [])
     if mode == "auto" and any(segment.own_labels is not None for segment in segments):
-        own, n_unlabelled = _classes_of_inputs(segments, paths, once)
-        return Labels(own, n_unlabelled, _missing_notes(n_unlabelled) if own.classes else [])
+        own, n_unlabeled = _classes_of_inputs(segments, paths, once)
+        return Labels(own, n_unlabeled, _missing_notes(n_unlabeled) if own.classes else [])
     names = ClassNumbers[bytes]()
     if mode == "parent":
         numbers = np.fromiter(
             names.numbers(_parents(segments, paths, root)), dtype=np.int64, count=len(paths)
         )
         labels = OwnLabels(*names.in_order(numbers[kept]))
-        n_unlabelled = int((labels.labels == NO_CLASS).sum())
-        return Labels(labels, n_unlabelled, _missing_notes(n_unlabelled))
+        n_unlabeled = int((labels.labels == NO_CLASS).sum())
+        return Labels(labels, n_unlabeled, _missing_notes(n_unlabeled))
     # Only scanned images decide: an extra file next to train must not turn train into a class.
     scanned = are_scanned(segments)[told_by]
     decides = scanned if scanned.any() else np.ones(len(kept), dtype=bool)
@@ -72,22 +72,22 @@ def label_images(
     ]
     best = min(found, key=lambda each: int(each.is_missing[decides].sum()))
     n_missing, n_without = int(best.is_missing.sum()), int((best.numbers == NO_CLASS).sum())
-    is_labelled = mode == "folder" or (not n_missing and len(np.unique(best.numbers[~best.is_excused])) > 1)
-    own = OwnLabels(*names.in_order(best.numbers)) if is_labelled else OwnLabels.none(len(kept))
+    is_labeled = mode == "folder" or (not n_missing and len(np.unique(best.numbers[~best.is_excused])) > 1)
+    own = OwnLabels(*names.in_order(best.numbers)) if is_labeled else OwnLabels.none(len(kept))
     notes = [] if mode == "folder" else _split_notes(best, own)
     if own.classes:
         return Labels(own, n_without, notes + _missing_notes(n_without))
     if mode == "folder":
         return Labels(own, n_without, ["no labels: no image is in a folder below the inputs"])
     if 0 < n_missing < len(kept):
-        lie = counted(n_missing, "image lies", "images lie")
+        outside = counted(n_missing, "image is", "images are")
         hint = "parent takes the folder of each image" if best.splits else "folder labels the others"
-        notes.append(f"no labels: {lie} outside class folders; --labels {hint}")
+        notes.append(f"no labels: {outside} outside class folders; --labels {hint}")
     return Labels(own, n_without if n_without < len(kept) else 0, notes)
 
 
 def _missing_notes(n: int) -> list[str]:
-    text = counted(n, "image is of no class: its", "images are of no class: their")
+    text = counted(n, "image has no class: its", "images have no class: their")
     return [f"{text} label is -1"] if n else []
 
 

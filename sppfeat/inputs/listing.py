@@ -37,7 +37,7 @@ class Listing:
     classes: tuple[bytes, ...]  # names of the classes; empty if labels are unknown
     storage: Storage  # fetches the images by their position in the listing
     ids: PathTable | None = None  # ids that the inputs give the images; None if they give none
-    n_unlabelled: int = 0  # number of images without a class, if others have one or --labels requires one
+    n_unlabeled: int = 0  # number of images without a class, if others have one or --labels requires one
     n_other_files: int = 0  # number of files in scanned folders without an image suffix
     n_repeated: int = 0  # number of repeated mentions of images; each image is listed once
     notes: tuple[str, ...] = ()  # notes for the user: skipped files, and the origin of the classes
@@ -98,7 +98,7 @@ def list_images(
     root = _common_root(segments)
     paths = _joined_paths(segments, root)
     once = find_repeated(segments, paths)
-    own, n_unlabelled, notes = label_images(segments, paths, once, mode=labels, root=root)
+    own, n_unlabeled, notes = label_images(segments, paths, once, mode=labels, root=root)
     n_repeated = once.n_repeated + sum(segment.n_repeated for segment in segments)
     if n_repeated:
         notes.insert(
@@ -112,7 +112,7 @@ def list_images(
         classes=own.classes,
         storage=_joined_storage(segments, FileStorage(root, listed), once.kept),
         ids=_joined_ids(segments, paths, once),
-        n_unlabelled=n_unlabelled,
+        n_unlabeled=n_unlabeled,
         n_other_files=n_other_files,
         n_repeated=n_repeated,
         notes=(*_notes_of_skipped(segments, chosen), *notes),

@@ -10,7 +10,7 @@ from pages import PAGES
 import sppfeat
 from sppfeat.analysis.choices import EXPORT_FORMATS
 from sppfeat.cli import groups, main
-from sppfeat.config.regions import DEFAULT_CONVENTIONS
+from sppfeat.config.regions import BOX_STYLES, DEFAULT_CONVENTIONS
 from sppfeat.config.values import CHOICES
 from sppfeat.files.columns import CLASS_NAMES, COLUMN_SETS, ID_NAMES, IMAGE_NAMES, LABEL_NAMES
 from sppfeat.files.tables import PATH_NAMES
@@ -114,9 +114,22 @@ def test_every_box_format_is_listed_with_its_convention(name):
     convention = DEFAULT_CONVENTIONS[name]
     words = {"xyxy": "corners", "xywh": "x, y, width, height", "cxcywh": "center, width, height"}
     assert numbers.strip().startswith((words[convention.coords], "by column names", "by key names"))
-    assert ("counted from 1" in numbers) == (convention.origin == 1)
+    assert ("1-based" in numbers) == (convention.origin == 1)
     assert ("last pixel inclusive" in numbers) == (convention.ends == "inclusive")
     assert ("fractions" in numbers) == convention.is_relative
+
+
+@pytest.mark.parametrize("name", BOX_STYLES)
+def test_every_style_of_boxes_is_described(name):
+    numbers = rows_of("boxes", "What the four numbers mean")[name]
+    style = BOX_STYLES[name]
+    words = {"xyxy": "corners", "xywh": "x, y, width, height", "cxcywh": "center, width, height"}
+    units = {"absolute": "in pixels", "normalized": "as fractions", "percent": "in percent"}
+    assert numbers.strip().startswith(words[style.coords])
+    assert units[style.units] in numbers
+    assert ("1-based" in numbers) == (style.origin == 1)
+    assert ("last pixel inclusive" in numbers) == (style.ends == "inclusive")
+    assert ("y first" in numbers) == (style.order == "yx")
 
 
 @pytest.mark.parametrize("option", ["coords", "units", "origin", "ends", "order"])

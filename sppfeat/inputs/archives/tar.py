@@ -24,7 +24,7 @@ __all__ = ["index_tar"]
 
 _BLOCK = 512
 _LONGEST_HEADER = 16 << 20  # an extended header contains a name and attributes
-_LOOKED_BEHIND_END = 1 << 20  # writers fill their last record, usually of 10 kB, with zeros
+_READ_AFTER_END = 1 << 20  # writers fill their last record, usually of 10 kB, with zeros
 _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 _LONGEST_TEXT = 1 << 20  # bytes of a member that describes a sample
@@ -174,7 +174,7 @@ def _check_end(file: BinaryIO, end: int, nbytes: int) -> None:
             raise _cut_short(nbytes, end + _BLOCK)
         raise ConfigError(f"it is damaged: no member header at byte {end}")
     behind = end + _BLOCK
-    rest = file.read(_LOOKED_BEHIND_END)
+    rest = file.read(_READ_AFTER_END)
     empty = len(rest) - len(rest.lstrip(b"\0"))
     start = empty // _BLOCK * _BLOCK
     if _is_header(rest[start : start + _BLOCK]):

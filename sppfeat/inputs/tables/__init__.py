@@ -89,7 +89,7 @@ def _json_lines(table: TableFile, file: BinaryIO) -> Iterator[_Line]:
             columns = find_image_columns(names, error=partial(table.error, f"line {line}"))
         yield line, columns, list(entry.values())
     if names is None:
-        raise table.error("", "is empty; allowed: a JSON object a line")
+        raise table.error("", "is empty; allowed: one JSON object per line")
 
 
 def _rows(table: TableFile, lines: Iterator[_Line]) -> Iterator[Rows]:

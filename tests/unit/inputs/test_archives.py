@@ -75,7 +75,7 @@ def found_in(path) -> dict[str, bytes | str]:
     }
 
 
-def labelled(*inputs, labels="auto"):
+def labeled(*inputs, labels="auto"):
     listing = list_images(list(map(str, inputs)), labels=labels)
     names = [os.fsdecode(listing.classes[i]) if i >= 0 else None for i in listing.labels.tolist()]
     return dict(zip(map(os.fsdecode, listing.paths), names, strict=True))
@@ -397,10 +397,10 @@ def test_samples_of_webdataset_have_the_class_and_id_that_their_texts_tell(tmp_p
     assert names == [os.fsencode(name) for name, _ in members if name.lower().endswith(("jpg", "png"))]
     assert listing.classes == (b"2", b"10", b"dog", b"\xed\xa0\x80")
     assert listing.labels.tolist() == [1, 1, 0, 2, 1, -1, 3, -1, -1]
-    assert listing.n_unlabelled == 3
+    assert listing.n_unlabeled == 3
     assert list(listing.ids) == [b"", b"", b"", b"three", b"4", b"", b"", b"", b""]
     assert listing.n_other_files == 1
-    assert set(labelled(tmp_path / "a.tar", labels="none").values()) == {None}
+    assert set(labeled(tmp_path / "a.tar", labels="none").values()) == {None}
 
 
 def test_texts_that_tell_no_class_leave_it_to_the_folders(tmp_path):
@@ -425,7 +425,7 @@ def test_several_archives_share_their_classes_and_are_themselves_none(tmp_path):
     assert listing.labels.tolist() == [0, 2, 0, 1]
     assert list_images([str(tmp_path / "flat")]).classes == ()
     assert list_images([str(tmp_path / "flat")], labels="folder").classes == ()
-    assert labelled(tmp_path / "own", tmp_path / "flat")["flat/0.zip/1.jpg"] is None
+    assert labeled(tmp_path / "own", tmp_path / "flat")["flat/0.zip/1.jpg"] is None
 
 
 def test_an_archive_that_holds_one_folder_is_labelled_as_that_folder(tmp_path):
@@ -433,19 +433,19 @@ def test_an_archive_that_holds_one_folder_is_labelled_as_that_folder(tmp_path):
         return put(tmp_path / name, zip_bytes([(f"{of}.jpg", b"") for of in names]))
 
     one = packed("photos.zip", "photos/cat/1", "photos/dog/2")
-    assert list(labelled(one).values()) == ["cat", "dog"]
-    assert list(labelled(unpack(one, tmp_path / "out") + "/photos").values()) == ["cat", "dog"]
+    assert list(labeled(one).values()) == ["cat", "dog"]
+    assert list(labeled(unpack(one, tmp_path / "out") + "/photos").values()) == ["cat", "dog"]
     train, val = (
         packed("train.zip", "train/cat/1", "train/dog/1"),
         packed("val.zip", "val/dog/1", "val/cat/1"),
     )
-    assert list(labelled(train, val).values()) == ["cat", "dog", "dog", "cat"]
+    assert list(labeled(train, val).values()) == ["cat", "dog", "dog", "cat"]
     cats, dogs = packed("c.zip", "cat/1", "cat/2"), packed("d.zip", "dog/1")
-    assert list(labelled(cats, dogs).values()) == ["cat", "cat", "dog"]
-    assert list(labelled(cats).values()) == [None, None]
-    assert list(labelled(cats, labels="folder").values()) == ["cat", "cat"]
+    assert list(labeled(cats, dogs).values()) == ["cat", "cat", "dog"]
+    assert list(labeled(cats).values()) == [None, None]
+    assert list(labeled(cats, labels="folder").values()) == ["cat", "cat"]
     # One shard of several happens to have one class.
-    assert list(labelled(dogs, packed("e.zip", "cat/1", "dog/2")).values()) == ["dog", "cat", "dog"]
+    assert list(labeled(dogs, packed("e.zip", "cat/1", "dog/2")).values()) == ["dog", "cat", "dog"]
 
 
 # --- which archives are read ----------------------------------------------------------------------

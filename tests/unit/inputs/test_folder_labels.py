@@ -27,7 +27,7 @@ def pack(folder, *, below=""):
             archive.add(path, Path(below, path.relative_to(folder)))
 
 
-def labelled(*inputs, labels="auto"):
+def labeled(*inputs, labels="auto"):
     listing = list_images(inputs, labels=labels)
     names = [os.fsdecode(listing.classes[i]) if i >= 0 else None for i in listing.labels.tolist()]
     return dict(zip(map(os.fsdecode, listing.paths), names, strict=True)), " | ".join(listing.notes)
@@ -64,7 +64,7 @@ LAYOUTS = {
 def test_a_folder_its_zip_and_its_tar_have_the_same_classes(names, below, labels):
     touch(*(f"data/{name}" for name in names))
     pack("data", below=below)
-    found = [labelled(name, labels=labels)[0] for name in ("data", "data.zip", "data.tar")]
+    found = [labeled(name, labels=labels)[0] for name in ("data", "data.zip", "data.tar")]
     in_folder, *in_archives = found
     for name, in_archive in zip(("data.zip", "data.tar"), in_archives, strict=True):
         assert in_archive == {os.path.join(name, below, path): label for path, label in in_folder.items()}
@@ -73,11 +73,11 @@ def test_a_folder_its_zip_and_its_tar_have_the_same_classes(names, below, labels
 def test_the_parent_is_the_folder_that_an_image_lies_in():
     touch("data/a/cat/1.jpg", "data/b/2.jpg", "data/3.jpg")
     pack("data")
-    assert [*labelled("data", labels="parent")[0].values()] == ["data", "cat", "b"]
-    assert [*labelled("data/a/cat/1.jpg", "data/b", labels="parent")[0].values()] == ["cat", "b"]
-    found, notes = labelled("data.zip", labels="parent")
+    assert [*labeled("data", labels="parent")[0].values()] == ["data", "cat", "b"]
+    assert [*labeled("data/a/cat/1.jpg", "data/b", labels="parent")[0].values()] == ["cat", "b"]
+    found, notes = labeled("data.zip", labels="parent")
     assert sorted(found.values(), key=str) == [None, "b", "cat"]
-    assert "1 image is of no class: its label is -1" in notes
+    assert "1 image has no class: its label is -1" in notes
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_the_parent_is_the_folder_that_an_image_lies_in():
 )
 def test_folders_that_hold_everything_and_splits_are_passed(layout, classes):
     touch(*(f"data/{name}" for name in LAYOUTS[layout]))
-    found, _ = labelled("data")
+    found, _ = labeled("data")
     assert [*found.values()] == classes
 
 
@@ -108,16 +108,16 @@ def test_folders_that_hold_everything_and_splits_are_passed(layout, classes):
 def test_the_notes_name_the_splits(splits):
     for i, split in enumerate(splits.split()):
         touch(*(f"data/{split}/{name}/{j}.jpg" for name in ("ant", "bee") for j in range(i + 1)))
-    found, notes = labelled("data")
+    found, notes = labeled("data")
     assert set(found.values()) == {"ant", "bee"}
     assert all(f"{split} ({2 * i + 2})" in notes for i, split in enumerate(splits.split()))
     assert "classes are the folders below (use --labels folder to take the splits as classes)" in notes
-    assert set(labelled("data", labels="folder")[0].values()) == set(splits.split())
+    assert set(labeled("data", labels="folder")[0].values()) == set(splits.split())
 
 
 def test_splits_without_class_folders_give_no_labels():
     touch("data/images/train/1.jpg", "data/images/val/2.jpg")
-    found, notes = labelled("data")
+    found, notes = labeled("data")
     assert set(found.values()) == {None}
     assert "found splits train (1), val (1); they have no class folders" in notes
 
@@ -125,21 +125,20 @@ def test_splits_without_class_folders_give_no_labels():
 def test_inputs_share_their_classes_and_splits_are_passed_where_these_are_the_inputs():
     touch(*(f"data/{split}/{name}/1.jpg" for split in ("train", "val") for name in ("ant", "bee")))
     inputs = ["data/train/ant", "data/train/bee", "data/val/ant", "data/val/bee"]
-    assert [*labelled(*inputs)[0].values()] == ["ant", "bee"] * 2
-    assert [*labelled("data/train", "data/val")[0].values()] == ["ant", "bee"] * 2
+    assert [*labeled(*inputs)[0].values()] == ["ant", "bee"] * 2
+    assert [*labeled("data/train", "data/val")[0].values()] == ["ant", "bee"] * 2
     touch("day/ant/1.jpg", "day/bee/2.jpg", "night/bee/3.jpg", "night/cow/4.jpg")
-    assert [*labelled("day", "night")[0].values()] == ["ant", "bee", "bee", "cow"]
+    assert [*labeled("day", "night")[0].values()] == ["ant", "bee", "bee", "cow"]
 
 
 def test_a_stray_image_beside_splits_is_said_with_the_option_that_labels_the_others():
     touch("data/train/ant/1.jpg", "data/val/bee/2.jpg", "data/cover.jpg")
-    found, notes = labelled("data")
+    found, notes = labeled("data")
     assert set(found.values()) == {None}
     assert (
-        "no labels: 1 image lies outside class folders; --labels parent takes the folder of each image"
-        in notes
+        "no labels: 1 image is outside class folders; --labels parent takes the folder of each image" in notes
     )
-    assert labelled("data", labels="parent")[0] == {
+    assert labeled("data", labels="parent")[0] == {
         "cover.jpg": "data",
         "train/ant/1.jpg": "ant",
         "val/bee/2.jpg": "bee",
@@ -149,15 +148,15 @@ def test_a_stray_image_beside_splits_is_said_with_the_option_that_labels_the_oth
 def test_folders_that_img2dataset_numbers_are_no_classes():
     touch("data/00000/1.jpg", "data/00000/1.json", "data/00001/2.jpg")
     touch("data/00000_stats.json", "data/00000.parquet", "data/00001_stats.json")
-    assert set(labelled("data")[0].values()) == {None}
-    assert [*labelled("data", labels="folder")[0].values()] == ["00000", "00001"]
+    assert set(labeled("data")[0].values()) == {None}
+    assert [*labeled("data", labels="folder")[0].values()] == ["00000", "00001"]
     Path("data/00001_stats.json").unlink()
-    assert [*labelled("data")[0].values()] == ["00000", "00001"]
+    assert [*labeled("data")[0].values()] == ["00000", "00001"]
 
 
 def test_a_split_among_other_classes_is_a_class_and_said():
     touch("data/train/1.jpg", "data/val/2.jpg", "data/extra/3.jpg")
-    found, notes = labelled("data")
+    found, notes = labeled("data")
     assert [*found.values()] == ["extra", "train", "val"]
     assert "2 classes are named like splits: train, val" in notes
 
@@ -165,5 +164,5 @@ def test_a_split_among_other_classes_is_a_class_and_said():
 @pytest.mark.parametrize("name", ["trains", "retrain", "value", "tested", "developer", "contest"])
 def test_other_names_are_no_splits(name):
     touch(f"data/{name}/a/1.jpg", f"data/{name}/b/2.jpg", "data/test/a/3.jpg")
-    found, _ = labelled("data")
+    found, _ = labeled("data")
     assert set(found.values()) == {name, "test"}

@@ -39,11 +39,11 @@ def listed(*inputs, **options):
     return [os.fsdecode(path) for path in list_images(inputs, **options).paths]
 
 
-def labelled(*inputs, labels="auto"):
+def labeled(*inputs, labels="auto"):
     """Return the class of each image, by path, and how many images are said to have none."""
     listing = list_images(inputs, labels=labels)
     names = [os.fsdecode(listing.classes[i]) if i >= 0 else None for i in listing.labels.tolist()]
-    return dict(zip(map(os.fsdecode, listing.paths), names, strict=True)), listing.n_unlabelled
+    return dict(zip(map(os.fsdecode, listing.paths), names, strict=True)), listing.n_unlabeled
 
 
 # --- folders --------------------------------------------------------------------------------------
@@ -330,35 +330,35 @@ def test_one_folder_per_class(folder):
 def test_images_are_labelled_by_the_folder_below_the_common_one(folder, inputs):
     touch(folder, "t/cat/1.jpg", "t/dog/2.jpg", "t/dog/more/3.jpg")
     Path("list").write_bytes(b"t/cat/1.jpg\nt/dog/2.jpg\nt/dog/more/3.jpg\n")
-    assert labelled(*inputs) == ({"cat/1.jpg": "cat", "dog/2.jpg": "dog", "dog/more/3.jpg": "dog"}, 0)
+    assert labeled(*inputs) == ({"cat/1.jpg": "cat", "dog/2.jpg": "dog", "dog/more/3.jpg": "dog"}, 0)
 
 
 def test_a_stray_image_takes_the_labels_away_unless_they_are_asked_for(folder):
     touch(folder, "t/cat/1.jpg", "t/dog/2.jpg", "t/stray.jpg")
     paths = ["cat/1.jpg", "dog/2.jpg", "stray.jpg"]
-    assert labelled("t") == (dict.fromkeys(paths), 1)
-    assert labelled("t", labels="folder") == (dict(zip(paths, ["cat", "dog", None], strict=True)), 1)
-    assert labelled("t", labels="none") == (dict.fromkeys(paths), 0)
+    assert labeled("t") == (dict.fromkeys(paths), 1)
+    assert labeled("t", labels="folder") == (dict(zip(paths, ["cat", "dog", None], strict=True)), 1)
+    assert labeled("t", labels="none") == (dict.fromkeys(paths), 0)
 
 
 def test_a_file_beside_a_folder_of_classes_makes_no_classes_of_the_folders(folder):
     touch(folder, "train/cat/1.jpg", "train/dog/2.jpg", "other/3.jpg")
-    found, n_unlabelled = labelled("train", "other/3.jpg")
+    found, n_unlabeled = labeled("train", "other/3.jpg")
     assert set(found.values()) == {None}
-    assert n_unlabelled == 1
-    assert labelled("train", "other/3.jpg", labels="folder")[0]["train/dog/2.jpg"] == "dog"
+    assert n_unlabeled == 1
+    assert labeled("train", "other/3.jpg", labels="folder")[0]["train/dog/2.jpg"] == "dog"
 
 
 def test_one_class_folder_is_no_label_unless_asked_for(folder):
     touch(folder, "t/cat/1.jpg", "t/cat/2.jpg")
-    assert labelled("t") == ({"cat/1.jpg": None, "cat/2.jpg": None}, 0)
-    assert labelled("t", labels="folder") == ({"cat/1.jpg": "cat", "cat/2.jpg": "cat"}, 0)
+    assert labeled("t") == ({"cat/1.jpg": None, "cat/2.jpg": None}, 0)
+    assert labeled("t", labels="folder") == ({"cat/1.jpg": "cat", "cat/2.jpg": "cat"}, 0)
 
 
 @pytest.mark.parametrize("labels", ["auto", "none"])
 def test_a_flat_folder_has_no_labels(folder, labels):
     touch(folder, "1.jpg", "2.jpg")
-    assert labelled(".", labels=labels) == ({"1.jpg": None, "2.jpg": None}, 0)
+    assert labeled(".", labels=labels) == ({"1.jpg": None, "2.jpg": None}, 0)
 
 
 # --- the common root ------------------------------------------------------------------------------

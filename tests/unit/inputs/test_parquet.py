@@ -81,7 +81,7 @@ def test_a_data_set_of_hugging_face(tmp_path, name):
     assert [os.fsdecode(path) for path in listing.paths] == [f"{name}/{of}" for of in names]
     assert listing.classes == (b"dog", b"cat", b"eel")
     assert listing.labels.tolist() == [2, 0, -1, -1, 1]
-    assert listing.n_unlabelled == 2
+    assert listing.n_unlabeled == 2
     assert list(listing.ids) == [b"x/cat.JPG", b"", b"dog.png", b"no_suffix", b"other.txt"]
     assert listing.storage.is_local == name.endswith(".arrow")
 

@@ -64,7 +64,7 @@ def test_images_are_in_the_order_of_the_rows(tmp_path, suffix):
     ]
     listing = list_images([str(table)])
     assert listing.classes == (b"cat9", b"cat10", b"dog")
-    assert listing.n_unlabelled == 0
+    assert listing.n_unlabeled == 0
 
 
 @pytest.mark.parametrize(
@@ -86,10 +86,10 @@ def test_without_classes_folders_tell_them(tmp_path):
     table = write_table(tmp_path / "m.csv", [("cat/1.jpg",), ("dog/2.jpg",)], ("path",))
     assert list_images([str(table)]).classes == (b"cat", b"dog")
     assert list_images([str(table)]).ids is None
-    labelled = write_table(tmp_path / "l.csv", [("cat/1.jpg", "a", ""), ("dog/2.jpg", "b", "")])
-    assert list_images([str(labelled)]).classes == (b"a", b"b")
-    assert list_images([str(labelled)], labels="folder").classes == (b"cat", b"dog")
-    assert list_images([str(labelled)], labels="none").classes == ()
+    labeled = write_table(tmp_path / "l.csv", [("cat/1.jpg", "a", ""), ("dog/2.jpg", "b", "")])
+    assert list_images([str(labeled)]).classes == (b"a", b"b")
+    assert list_images([str(labeled)], labels="folder").classes == (b"cat", b"dog")
+    assert list_images([str(labeled)], labels="none").classes == ()
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -97,7 +97,7 @@ def test_empty_cells_are_no_class_and_no_id(tmp_path, suffix):
     rows = [("1.jpg", "", ""), ("2.jpg", "cat", "a"), ("3.jpg", "", "")]
     listing = list_images([str(write_table(tmp_path / f"m.{suffix}", rows))])
     assert listing.labels.tolist() == [-1, 0, -1]
-    assert listing.n_unlabelled == 2
+    assert listing.n_unlabeled == 2
     assert list(listing.ids) == [b"", b"a", b""]
 
 
@@ -297,7 +297,7 @@ def test_a_file_of_boxes_is_no_table_of_images(tmp_path, names):
         ("csv", b'path,label\n"a"b.jpg,cat\n', "line 2: cannot be split into fields"),
         ("csv", "path\na.jpg\n".encode("utf-16-le"), "line 1: found a zero byte"),
         ("csv", b"\xff\xfepath,labels", "line 1: the byte 0x73"),
-        ("jsonl", b"", "is empty; allowed: a JSON object a line"),
+        ("jsonl", b"", "is empty; allowed: one JSON object per line"),
         ("jsonl", b'{"path": "a.jpg"}\n{"path": "b.jpg",}\n', "line 2, column"),
         ("jsonl", b'{"path": "a.jpg"}\n["b.jpg"]\n', "line 2: found ['b.jpg']; allowed: a JSON object"),
         ("jsonl", b'{"path": "a.jpg"}\n\n{"name": "b.jpg"}\n', "line 3: no column holds the paths: found 'name'"),
