@@ -365,7 +365,7 @@ def test_wrong_usage(path, tmp_path):
         (["-o", tmp_path / ".csv"], "is not that of an export format"),
         (["-o", "-"], "a stream needs a format; use --format npz|npy|pt|safetensors|svmlight|csv|tsv"),
         (["-o", "-", "--format", "zarr"], "zarr cannot be written to a stream; use --format npz"),
-        (["-o", "-", "--format", "csv", "--json"], "--json prints to standard output"),
+        (["-o", "-", "--format", "csv", "--json"], "--json and -o - both write"),
         (["-o", tmp_path / "x.csv", "--dtype", "int8"], "'int8' is not one of"),
         (["-o", tmp_path / "x.csv", "--levels", "3"], "levels are 3; in this file: 1, 2"),
         (["-o", path, "--format", "csv", "--overwrite"], "is also an input"),
