@@ -6,6 +6,7 @@ error that is not a :class:`SppfeatError` is a defect of the program and keeps i
 
 __all__ = [
     "BoxError",
+    "BoxWarning",
     "ConfigError",
     "DecoderError",
     "DeviceMemoryError",
@@ -34,6 +35,10 @@ class ImageError(SppfeatError):
 
 class BoxError(SppfeatError):
     """Boxes are malformed, or do not fit their image or layer."""
+
+
+class BoxWarning(UserWarning):
+    """Boxes without area inside their image, whose descriptors are NaN."""
 
 
 class LabelError(SppfeatError):

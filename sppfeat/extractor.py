@@ -3,10 +3,11 @@
 import contextlib
 import dataclasses
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ from sppfeat.config.specs import DEFAULT_BACKBONE, DEFAULT_SIZE, DescriptorSpec,
 from sppfeat.config.values import StrPath
 from sppfeat.config.wording import counted
 from sppfeat.decoding import DecodeSettings
-from sppfeat.errors import BoxError, ConfigError, ImageError
+from sppfeat.errors import BoxError, BoxWarning, ConfigError, ImageError
 from sppfeat.extraction.describe import Describer, ImageBoxes
 from sppfeat.extraction.pipeline import schedule
 from sppfeat.extraction.plan import input_sizes
@@ -39,7 +40,7 @@ from sppfeat.networks.devices import BATCH_PIXELS, choose_device
 from sppfeat.store.feature_table import FeatureTable
 from sppfeat.store.reduction import Reduction
 
-__all__ = ["Extractor", "ImageLike", "NetworkInput"]
+__all__ = ["Extractor", "FeatureMap", "ImageLike", "NetworkInput"]
 
 _DEFAULT_REGIONS = RegionSpec(boxes="multiview")  # for its projection and margin only
 
@@ -58,8 +59,31 @@ class NetworkInput(NamedTuple):
     pixels: npt.NDArray[np.uint8]
 
 
+class FeatureMap(NamedTuple):
+    """A feature map of one image, before pooling.
+
+    Attributes:
+        values: ``(C, H, W)`` float32 on the CPU: ``C`` channels of ``H x W`` cells.
+        layer: name of the layer.
+        stride: pixels of the network input from one cell to the next, or a ``(y, x)`` pair where the axes differ; None
+            if the network does not have a fixed one.
+    """
+
+    values: torch.Tensor
+    layer: str
+    stride: float | tuple[float, float] | None
+
+
 class Extractor:
     """Computes descriptors of images, or of boxes in them, as numpy arrays.
+
+    Example:
+        >>> extractor = Extractor(size=64, levels=(1, 2), device="cpu")  # the bundled demo network
+        >>> photo = np.zeros((48, 64, 3), dtype=np.uint8)  # or the path of a file, or a Pillow image
+        >>> extractor(photo).shape, extractor([photo, photo]).shape
+        ((2560,), (2, 2560))
+        >>> extractor(photo, boxes=[[0, 0, 32, 48]]).shape
+        (1, 2560)
 
     Args:
         backbone: a torchvision model name, the bundled ``"spp_s16"``, or your own network, which takes
@@ -69,7 +93,7 @@ class Extractor:
         layer: name of the graph node whose feature map is pooled, or several names; their descriptors are
             concatenated. Required for your own network.
         levels: pyramid levels; level ``n`` pools ``n x n`` bins. None: ``(1, 2, 4)``, or the level that ``head`` needs.
-        pool: pooling within a bin: ``"max"`` or ``"avg"``.
+        pool: pooling operator within each bin: ``"max"`` or ``"avg"``.
         normalize: scaling of each layer's descriptor: ``"none"``, ``"l2"`` or ``"power"``; for ``meannorm``, give
             ``normalize_from``.
         normalize_from: feature file made with ``meannorm``, whose factors are applied.
@@ -144,13 +168,13 @@ class Extractor:
         elif head is None:
             loaded = wrap_module(backbone, layers=layers, mean=mean, std=std)
         else:
-            raise ConfigError(f"head is {head!r}, which a network of your own has not: allowed: None")
+            raise ConfigError(f"head is {head!r}; heads belong to named networks: leave it out for your own")
         spec = InputSpec(size=_parse_size(size), **inputs)
         config = adopt_mean_norm(configure(loaded, spec, choice, precision=precision), choice.normalize_from)
         if config.descriptor.mean_norm is not None and config.descriptor.norm_factors is None:
             raise ConfigError(
-                f"normalize is {normalize!r}, which is estimated on many images: give normalize_from=, a feature "
-                "file that was made with it"
+                f"normalize is {normalize!r}, which is estimated on many images: pass a feature file that was made "
+                "with it as normalize_from"
             )
         self._set_up(loaded, config, run, chosen_device, config.descriptor.norm_factors)
 
@@ -229,7 +253,7 @@ class Extractor:
         Args:
             images: one image or a sequence of images. An image is a path, possibly inside an archive
                 (``a.zip/b.jpg``), a byte range of a file, a Pillow image, or an ``(H, W, 3)`` RGB or ``(H, W)`` gray
-                uint8 array.
+                uint8 array. An ``(N, H, W, 3)`` array is a sequence.
             boxes: a ``(K, 4)`` array for one image, a sequence of such arrays for several: ``xyxy`` edges in pixels of
                 the image as displayed, 0-based, half-open (the whole image is ``[0, 0, width, height]``).
             projection: rule that maps boxes to feature-map cells: ``"sppnet"``, ``"paper"`` or ``"roi_pool"``; None:
@@ -239,34 +263,41 @@ class Extractor:
 
         Returns:
             Without boxes: ``(D,)`` float32 for one image, ``(N, D)`` for a sequence. With boxes: ``(K, D)`` for one
-            image, a list of such arrays for a sequence. Boxes are clipped to their image; a box that has no area inside
-            the image, or a coordinate that is not finite, gives a row of NaN.
+            image, a list of such arrays for a sequence. Boxes are clipped to their image. A box without area inside the
+            image, or with a coordinate that is not finite, gives a row of NaN; one
+            :class:`~sppfeat.errors.BoxWarning` per call counts them.
 
         Raises:
             ImageError: an image cannot be read; the message names it.
             BoxError: boxes are malformed, or their number of arrays differs from the number of images.
         """
-        is_one = isinstance(images, str | os.PathLike | Place | Image.Image) or (
-            isinstance(images, np.ndarray) and images.ndim in (2, 3) and images.dtype == np.uint8
-        )
-        many: list[Any] = [images] if is_one else list(cast("Sequence[ImageLike]", images))
+        many, is_one = _listed(images)
         if boxes is None:
             with Bar("reading headers", len(many), unit="image", shown=progress) as bar:
                 rows = self._describe_whole(many, bar)
             return rows[0] if is_one else rows
         projector = self.projector(projection=projection, margin=margin)
-        if is_one:
-            return self._describe_boxes(images, boxes, projector)
-        if len(boxes) != len(many):
+        of_images = [boxes] if is_one else boxes
+        if len(of_images) != len(many):
             raise BoxError(
-                f"boxes for {counted(len(boxes), 'image')}, given {counted(len(many), 'image')}; allowed: for each"
+                f"boxes are given for {counted(len(of_images), 'image')}, but there are "
+                f"{counted(len(many), 'image')}; give one (K, 4) array per image"
             )
-        result = []
+        result, without_area = [], []
         with Bar("extracting", len(many), unit="image", shown=progress) as bar:
-            for image, own in zip(many, boxes, strict=True):
-                result.append(self._describe_boxes(image, own, projector))
+            for i, (image, own) in enumerate(zip(many, of_images, strict=True)):
+                rows, notes = self._describe_boxes(image, own, projector)
+                result.append(rows)
+                without_area += [f"{note} of {name_image(image, i)}" for note in notes]
                 bar.move_to(len(result))
-        return result
+        if without_area:
+            warnings.warn(
+                f"{counted(len(without_area), 'box has', 'boxes have')} no area inside the image, and a row of NaN; "
+                f"the first is {without_area[0]}",
+                BoxWarning,
+                stacklevel=2,
+            )
+        return result[0] if is_one else result
 
     def network_input(self, image: ImageLike, *, scale: int = 0) -> NetworkInput:
         """Read an image and resize it to the network input, before mean and deviation are applied.
@@ -281,17 +312,46 @@ class Extractor:
         (image_hw,), input_hws = self._read_sizes([image])
         return NetworkInput(image_hw, self._read_pixels(image, image_hw, input_hws[0, scale]))
 
-    def feature_maps(self, pixels: npt.NDArray[np.uint8]) -> list[torch.Tensor]:
-        """Compute the feature maps of an image, before pooling.
+    def feature_maps(self, images: ImageLike | NetworkInput | Sequence[ImageLike], *, scale: int = 0) -> Any:
+        """Compute the feature maps of one image or many, before pooling.
 
         Args:
-            pixels: ``(H, W, 3)`` uint8 RGB, as :meth:`network_input` returns them.
+            images: one image or a sequence of images, as in :meth:`__call__`; or what :meth:`network_input` returned,
+                which is not resized again.
+            scale: index into ``config.input.short_sides``.
 
         Returns:
-            For each layer of ``config.backbone`` its map, ``(1, C, H', W')`` float32, on the CPU.
+            A :class:`FeatureMap` for each layer of the extractor; for a sequence, a list of them for each image.
+
+        Raises:
+            ImageError: an image cannot be read; the message names it.
+
+        Example:
+            >>> extractor = Extractor(size=64, device="cpu")
+            >>> (fmap,) = extractor.feature_maps(np.zeros((48, 64, 3), dtype=np.uint8))
+            >>> fmap.layer, fmap.values.shape, fmap.stride
+            ('features', torch.Size([512, 4, 6]), 16.0)
         """
-        maps = self._describer.compute_maps(self._describer.make_batch(pixels[None]))
-        return [fmap.cpu() for fmap in maps]
+        if isinstance(images, NetworkInput):
+            return self._compute_maps(images)
+        many, is_one = _listed(images)
+        result = [self._compute_maps(self.network_input(image, scale=scale)) for image in many]
+        return result[0] if is_one else result
+
+    def _compute_maps(self, network_input: NetworkInput) -> list[FeatureMap]:
+        maps = self._describer.compute_maps(self._describer.make_batch(network_input.pixels[None]))
+        layers = self._backbone.spec.layers
+        return [
+            FeatureMap(fmap[0].cpu(), layer, stride)
+            for fmap, layer, stride in zip(maps, layers, self._strides, strict=True)
+        ]
+
+    @cached_property
+    def _strides(self) -> tuple[float | tuple[float, float] | None, ...]:
+        try:
+            return tuple(geometry.stride for geometry in self._geometries)
+        except ConfigError:  # receptive-field arithmetic does not apply to the network
+            return (None,) * len(self._backbone.spec.layers)
 
     def projector(self, *, projection: str | None = None, margin: float | None = None) -> Projector:
         """Make a projector from boxes to feature-map cells; see :meth:`__call__` for the arguments.
@@ -328,10 +388,15 @@ class Extractor:
             bar.move_to(n_done, label="extracting")
         return result
 
-    def _describe_boxes(self, image: Any, boxes: Any, projector: Projector) -> npt.NDArray[np.float32]:
+    def _describe_boxes(
+        self, image: Any, boxes: Any, projector: Projector
+    ) -> tuple[npt.NDArray[np.float32], list[str]]:
+        """Return the descriptors of boxes of an image, and a text about each box without area inside it."""
         boxes_px = np.asarray(boxes, dtype=np.float64)
         if boxes_px.ndim != 2 or boxes_px.shape[1] != 4:
-            raise BoxError(f"boxes of one image are a (K, 4) array, not one of shape {boxes_px.shape}")
+            raise BoxError(
+                f"boxes of one image are an array of shape {boxes_px.shape}; give one of shape (K, 4)"
+            )
         (image_hw,), input_hws = self._read_sizes([image])
         clipped, flag = clip_boxes(boxes_px, np.full((len(boxes_px), 2), image_hw, dtype=np.int32))
         described_rows = np.flatnonzero((flag & RowFlag.DEGENERATE) == 0)
@@ -343,7 +408,12 @@ class Extractor:
             for found in self._describer.describe_boxes(pixels[None], [own], projector):
                 found.wait()
                 result[found.rows] = self._reduce(found.descriptors)
-        return result
+        height, width = image_hw
+        notes = [
+            f"box {i}, {boxes_px[i].tolist()}, of the {width} x {height} pixels"
+            for i in np.flatnonzero(flag & RowFlag.DEGENERATE)
+        ]
+        return result, notes
 
     def _read_sizes(
         self, images: list[ImageLike], bar: Bar | None = None
@@ -367,6 +437,19 @@ class Extractor:
 
     def _reduce(self, descriptors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         return descriptors if self._reduction is None else self._reduction.apply(descriptors)
+
+
+def _listed(images: Any) -> tuple[list[Any], bool]:
+    """Return the images as a list, and True if they are one image, not a sequence."""
+    is_array = isinstance(images, np.ndarray)
+    is_one = (
+        images.ndim in (2, 3) if is_array else isinstance(images, str | os.PathLike | Place | Image.Image)
+    )
+    if is_array and images.ndim not in (2, 3, 4) and images.dtype.kind in "biuf":
+        raise ImageError(
+            f"an array of shape {images.shape} is not an image; allowed: (H, W, 3), (H, W), or (N, H, W, 3) for several"
+        )
+    return ([images] if is_one else list(images)), is_one
 
 
 def _parse_size(size: int | str) -> int | None:

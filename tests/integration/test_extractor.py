@@ -1,3 +1,6 @@
+import re
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,7 @@ from torch import nn
 import sppfeat
 from sppfeat.config.request import BoxChoice, DescriptorChoice
 from sppfeat.config.specs import InputSpec
-from sppfeat.errors import BoxError, ConfigError, ImageError
+from sppfeat.errors import BoxError, BoxWarning, ConfigError, ImageError
 from sppfeat.geometry import FeatureGeometry, project_boxes, scale_boxes
 
 NETWORK = {"backbone": "squeezenet1_1", "weights": "none", "seed": 3, "size": 48, "device": "cpu"}
@@ -89,15 +92,52 @@ def test_bad_images_are_named(extractor, folder, tmp_path):
         extractor(tmp_path / "bad.jpg")
     with pytest.raises(ImageError, match=r"missing\.jpg"):
         extractor([folder / "cat" / "img1.png", tmp_path / "missing.jpg"])
-    with pytest.raises(ImageError):
-        extractor(np.zeros((4, 4, 3), dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "found"),
+    [
+        ((4, 6, 3), np.float32, "(4, 6, 3) and dtype float32"),
+        ((3, 40, 60), np.uint8, "(3, 40, 60) and dtype uint8"),
+        ((2, 3, 40, 60), np.uint8, "(3, 40, 60) and dtype uint8"),
+        ((9,), np.uint8, "(9,) is not an image"),
+        ((1, 2, 40, 60, 3), np.uint8, "(1, 2, 40, 60, 3) is not an image"),
+    ],
+)
+def test_arrays_that_are_no_image_are_refused_by_their_own_shape(extractor, shape, dtype, found):
+    for method in (extractor, extractor.feature_maps):
+        with pytest.raises(ImageError, match=re.escape(f"an array of shape {found}")):
+            method(np.zeros(shape, dtype))
+
+
+def test_feature_maps_take_what_a_call_takes(extractor, folder):
+    path = folder / "cat" / "img1.png"
+    picture = Image.open(path)
+    pixels = np.asarray(picture)
+    (expected,) = extractor.feature_maps(path)
+    assert expected.values.dtype == torch.float32
+    for image in (str(path), picture, pixels, extractor.network_input(path)):
+        assert torch.equal(extractor.feature_maps(image)[0].values, expected.values)
+    for images in ([path, picture], (path, pixels), np.stack([pixels] * 2), np.array([str(path)] * 2)):
+        assert [len(maps) for maps in extractor.feature_maps(images)] == [1, 1]
+    assert extractor.feature_maps([]) == []
 
 
 def test_boxes_are_clipped_and_those_without_area_are_rows_of_nan(extractor, folder):
-    path = folder / "cat" / "img1.png"  # 60 x 40
-    rows = extractor(
-        path, [[-9, -9, 30, 50], [0, 0, np.nan, 1], [0, 0, 30, 50], [50, 5, 90, 6], [7, 5, 3, 9]]
-    )
+    path = folder / "cat" / "img1.png"  # 40 x 60
+    boxes = [[-9, -9, 30, 50], [0, 0, np.nan, 1], [0, 0, 30, 50], [61, 5, 90, 6], [7, 5, 3, 9]]
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("error")
+        warnings.simplefilter("always", BoxWarning)
+        rows = extractor(path, boxes)
+        _, again = extractor([path, np.asarray(Image.open(path))], [boxes[:1], boxes[3:]])
+    assert [str(warning.message) for warning in warned] == [
+        "3 boxes have no area inside the image, and a row of NaN; the first is box 1, [0.0, 0.0, nan, 1.0], of the "
+        f"40 x 60 pixels of {str(path)!r}",
+        "2 boxes have no area inside the image, and a row of NaN; the first is box 0, [61.0, 5.0, 90.0, 6.0], of the "
+        "40 x 60 pixels of image 1",
+    ]
+    assert np.isnan(again).all()
     assert np.isnan(rows).all(axis=1).tolist() == [False, True, False, True, True]
     assert np.array_equal(rows[0], rows[2])
 
@@ -106,7 +146,7 @@ def test_bad_boxes_and_settings_are_refused(extractor, folder):
     path = folder / "cat" / "img1.png"
     with pytest.raises(BoxError, match=r"\(K, 4\)"):
         extractor(path, [1, 2, 3, 4])
-    with pytest.raises(BoxError, match="boxes for 1 image, given"):
+    with pytest.raises(BoxError, match="boxes are given for 1 image, but there are 2 images"):
         extractor([path, path], [[[0, 0, 1, 1]]])
     with pytest.raises(ConfigError, match="projection is 'nearest'"):
         extractor(path, [[0, 0, 5, 5]], projection="nearest")
@@ -183,8 +223,9 @@ def test_input_maps_and_projector_make_the_descriptor(extractor, folder):
         assert image_hw == (picture.height, picture.width)
     assert min(pixels.shape[:2]) == 48
     assert pixels.dtype == np.uint8
-    (fmap,) = extractor.feature_maps(pixels)
-    pooled = sppfeat.pyramid.spatial_pyramid_pool(fmap, (1, 2))[0].numpy()
+    (fmap,) = extractor.feature_maps(path)
+    assert (fmap.layer, fmap.values.shape[0], fmap.stride) == ("features", 512, 16.0)
+    pooled = sppfeat.pyramid.spatial_pyramid_pool(fmap.values[None], (1, 2))[0].numpy()
     assert same(pooled, extractor(path))
     projector = extractor.projector(projection="roi_pool")
     assert (projector.rule, projector.margin, len(projector.geometries)) == ("roi_pool", 0.0, 1)

@@ -17,7 +17,7 @@ from sppfeat.config.values import StrPath
 from sppfeat.config.wording import escaped
 from sppfeat.errors import BoxError, ConfigError, ImageError, StoreError
 from sppfeat.extraction.regions import best_scales
-from sppfeat.extractor import Extractor, ImageLike
+from sppfeat.extractor import Extractor, ImageLike, NetworkInput
 from sppfeat.geometry import FeatureGeometry, cell_boxes, scale_boxes
 from sppfeat.inputs import find_image
 from sppfeat.inputs.names import is_url
@@ -147,7 +147,8 @@ def pooled_boxes(
     @cache
     def run(scale: int, is_mirrored: bool) -> tuple[npt.NDArray[np.uint8], list[Tensor]]:
         pixels = np.ascontiguousarray(read(scale).pixels[:, :: -1 if is_mirrored else 1])
-        return pixels, extractor.feature_maps(pixels)
+        maps = extractor.feature_maps(NetworkInput(image_hw, pixels))
+        return pixels, [fmap.values[None] for fmap in maps]
 
     image_hw, config = read(0).image_hw, extractor.config
     pooled = []
