@@ -25,6 +25,7 @@ _LAYER_HEADER = ["layer", "channels", "stride", "offset", "map for 224 x 224"]
 
 @command(
     examples=(
+        "sppfeat backbones",
         "sppfeat backbones 'resnet*'",
         "sppfeat backbones resnet50",
         "sppfeat backbones resnet50 --download",
@@ -54,9 +55,12 @@ def backbones(
 ) -> None:
     """List the networks or the layers of one; download weights.
 
-    NAME is a network, whose layers are listed, or a pattern such as 'resnet*'. Without NAME, all networks are listed
-    with default layer, channels, stride (input pixels per cell; none: no boxes), dimension of a descriptor, size of the
-    first weights in MB, and weights. Cell i of a map is centered at input pixel offset + stride * i.
+    Without NAME, all networks are listed with their weights, and size and ImageNet accuracy of the first weights.
+
+    For a pattern such as 'resnet*', the list adds default layer, channels, stride (input pixels per cell; none: no
+    boxes) and dimension of a descriptor. This takes half a second per network; --json without NAME does it for all.
+
+    For one network, its layers are listed. Cell i of a map is centered at input pixel offset + stride * i.
 
     With --download, the weights of NAME or of all networks that match are fetched and their checksums verified. If a
     download fails, the others go on and the exit code is 1.
