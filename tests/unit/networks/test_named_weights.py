@@ -126,13 +126,13 @@ def test_a_damaged_file_is_refused_and_not_passed_over(entry, place, part, reque
     with pytest.raises(WeightsError) as caught:
         load_backbone(NAME, weights_dir=shelf)
     message = str(caught.value)
-    for part in (
+    for text in (
         str(path),
         file_sha256(path),
         f"begin with {entry.sha256_prefix}",
         f"({len(content)} bytes)",
     ):
-        assert part in message
+        assert text in message
     assert weight_server.asked == []
     assert path.read_bytes() == content
 
@@ -180,7 +180,7 @@ def test_a_failed_download_gives_advice_in_one_line(entry, cache, shelf, weight_
         load_backbone(NAME, weights_dir=shelf)
     message = str(caught.value)
     assert "\n" not in message
-    for part in (
+    for text in (
         entry.file_name,
         "IMAGENET1K_V1",
         "404",
@@ -192,7 +192,7 @@ def test_a_failed_download_gives_advice_in_one_line(entry, cache, shelf, weight_
         "--weights FILE",
         "--weights none",
     ):
-        assert part in message
+        assert text in message
     assert list(cache.iterdir()) == list(shelf.iterdir()) == []
 
 
