@@ -1,9 +1,9 @@
-"""Positions of the values of a tensor in the network's input, and what operators make of them.
+"""Positions of a tensor's values in the network's input, and the rules of operators for them.
 
-A tensor's positions along one axis of the image, y or x, are a float64 tensor of its own shape: for each value the
-input pixel index of the center of what it depends on; infinity if it has no position, such as a parameter or a value
-pooled over the whole map; NaN if its position is lost. Operators that only move values move their positions alike;
-the others have a rule here.
+Along one axis of the image, y or x, the positions of a tensor are a float64 tensor of the same shape. A position is
+the input pixel index of the center of the pixels that the value depends on; infinity for a value without a position,
+such as a parameter or a value pooled over the whole map; NaN for a lost position. Operators that only move values move
+positions alike; all others need a rule here.
 """
 
 import math
@@ -29,14 +29,14 @@ __all__ = [
 class Call(NamedTuple):
     """An operator with its arguments."""
 
-    args: dict[Any, Any]  # its arguments by their names in its schema; in place of each tensor its positions
+    args: dict[Any, Any]  # by their names in the operator's schema, with positions in place of tensors
     shape: tuple[int, ...]  # shape of its first output
-    # True to take the first of several positions, where they would be lost; a lost map then still tells the
-    # order of its axes.
+    # True: keep the first of differing positions instead of losing them, so that a lost map still tells the order of
+    # its axes.
     is_lenient: bool = False
 
     def merge(self, positions: Tensor, dims: Sequence[int], *, otherwise: float = math.nan) -> Tensor:
-        """The common position of values along some dimensions, which get size 1; ``otherwise`` where they differ."""
+        """The common position along some dimensions, which get size 1; ``otherwise`` where positions differ."""
         thin = _thin(positions)
         if not dims or not thin.dim():
             return thin
@@ -67,7 +67,7 @@ class Line(NamedTuple):
 
     def cells(self, n: int, dim: int, *, shift: float = 0.0, stride: float = 1.0) -> Tensor:
         """Positions of ``n`` cells from ``shift`` on, every ``stride`` cells; of one cell if all are equal."""
-        if (n == 1 and shift == 0) or not bool(self.step.any()):  # of a single cell no step is known
+        if (n == 1 and shift == 0) or not bool(self.step.any()):  # a single cell has no known step
             return self.first.unsqueeze(dim)
         index = shift + stride * torch.arange(n, dtype=torch.float64)
         index = index.reshape(-1, *[1] * (self.first.dim() - dim))
@@ -75,7 +75,7 @@ class Line(NamedTuple):
 
 
 def nowhere(shape: Sequence[int], value: float = math.inf) -> Tensor:
-    """Positions of values that have none, or of lost ones for NaN."""
+    """Positions of values without a position, or lost positions for NaN."""
     return torch.tensor(value, dtype=torch.float64).expand(tuple(shape))
 
 
@@ -120,7 +120,7 @@ def is_move(func: Any) -> bool:
 
 
 def find_rule(func: Any) -> tuple[Rule, str] | None:
-    """The rule of an operator, and the reason why positions that it loses are lost; None if it has no rule."""
+    """The rule of an operator and the reason for positions that it loses; None for an operator without a rule."""
     if func.namespace != "aten":
         return None
     pointwise = (_elementwise, _DISAGREE) if torch.Tag.pointwise in func.tags else None
@@ -136,17 +136,17 @@ def _thin(positions: Tensor) -> Tensor:
 
 
 def _create(call: Call) -> Tensor:
-    """New values, not computed from others."""
+    """Creates values that depend on no others."""
     return torch.full(call.shape, math.inf, dtype=torch.float64)
 
 
 def _same(call: Call) -> Tensor:
-    """Each value of the first operand, with parameters, and statistics of the map, which are left out like gates."""
+    """Keeps the positions of the first operand; parameters and statistics of the map have none."""
     return call.positions[0]
 
 
 def _restride(call: Call) -> Tensor:
-    """Other strides for values without a position: global pooling ends so on maps with channels last in memory."""
+    """Sets strides of values without a position, as global pooling does on channels-last maps."""
     positions = call.positions[0]
     if call.is_lenient or bool(_thin(positions).isinf().all()):
         return positions
@@ -154,7 +154,7 @@ def _restride(call: Call) -> Tensor:
 
 
 def _elementwise(call: Call) -> Tensor:
-    """One value from each position of the operands."""
+    """Combines operands value by value; their positions must agree."""
     parts = [part for part in call.positions if not (_thin(part).numel() == 1 and bool(_thin(part).isinf()))]
     if len(parts) == 1 and parts[0].shape == call.shape:
         return parts[0]
@@ -170,7 +170,7 @@ def _elementwise(call: Call) -> Tensor:
 
 
 def _reduce(call: Call) -> Tensor:
-    """Values pooled over whole dimensions: they have no position along these."""
+    """Pools over whole dimensions; the results have no position along them."""
     if call.is_lenient:
         return nowhere(call.shape)
     positions, dims = call.positions[0], call.args.get("dim")
@@ -182,7 +182,7 @@ def _reduce(call: Call) -> Tensor:
 
 
 def _cat(call: Call) -> Tensor:
-    """Tensors joined along a dimension."""
+    """Joins tensors along a dimension."""
     parts = [part for part in call.positions if part.dim() == len(call.shape)]
     dim = call.args["dim"] % len(call.shape)
     sizes = [max(_thin(part).shape[i] for part in parts) for i in range(len(call.shape))]
@@ -192,13 +192,13 @@ def _cat(call: Call) -> Tensor:
 
 
 def _glu(call: Call) -> Tensor:
-    """One half of a dimension times the sigmoid of the other."""
+    """Multiplies one half of a dimension by the sigmoid of the other."""
     halves = call.positions[0].chunk(2, dim=call.args["dim"])
     return _elementwise(call._replace(args=dict(enumerate(halves))))
 
 
 def _softmax(call: Call) -> Tensor:
-    """Values divided by their sum over one dimension, which couples its positions."""
+    """Divides values by their sum over one dimension, which couples its positions."""
     positions = call.positions[0]
     if call.is_lenient:
         return positions
@@ -207,19 +207,19 @@ def _softmax(call: Call) -> Tensor:
 
 
 def _matmul(call: Call) -> Tensor:
-    """Rows times columns, after a tensor to add; of the two factors, one may have positions."""
+    """Multiplies rows by columns, the last two operands; only one of them may have positions."""
     rows, columns = call.positions[-2:]
     factors = {"rows": call.merge(rows, [-1]), "columns": call.merge(columns, [-2])}
     return _elementwise(call._replace(args=factors))
 
 
 def _linear(call: Call) -> Tensor:
-    """A matrix times the last dimension."""
+    """Multiplies the last dimension by a matrix."""
     return call.merge(call.positions[0], [-1]).expand(call.shape)
 
 
 def _convolution(call: Call) -> Tensor:
-    """A window over the spatial dimensions, and new channels."""
+    """Slides a window over the spatial dimensions and computes new channels."""
     positions, weight = call.args["input"], call.args["weight"]
     if call.args["transposed"] or not bool(_thin(weight).isinf().all()):
         return nowhere(call.shape, math.nan)
@@ -228,23 +228,23 @@ def _convolution(call: Call) -> Tensor:
 
 
 def _pool(call: Call) -> Tensor:
-    """A window over the spatial dimensions."""
+    """Slides a window over the spatial dimensions."""
     return _slide(call.positions[0], call, kernel=call.args["kernel_size"])
 
 
 def _adaptive_pool(call: Call) -> Tensor:
-    """Pooled over the whole map, or over bins that change with the input's size."""
+    """Pools over the whole map, or over bins that change with the input's size."""
     otherwise = math.inf if set(call.shape[-2:]) == {1} else math.nan
     return call.merge(call.positions[0], [-2, -1], otherwise=otherwise).expand(call.shape)
 
 
 def _resample(call: Call) -> Tensor:
-    """Values interpolated at another size, which is a ratio of sizes and so changes with the input."""
+    """Interpolates at another size; the ratio of the sizes changes with the input."""
     return call.merge(call.positions[0], [-2, -1]).expand(call.shape)
 
 
 def _pad(call: Call) -> Tensor:
-    """Cells added or cut off at both ends of some dimensions."""
+    """Adds or removes cells at both ends of some dimensions."""
     positions = call.positions[0]
     amounts = call.args["pad" if "pad" in call.args else "padding"]
     for i, before in enumerate(amounts[::2]):
@@ -287,7 +287,7 @@ _MOVES = (
     "reshape _reshape_alias permute transpose t unsqueeze squeeze expand stack repeat detach alias lift_fresh "
     "native_channel_shuffle channel_shuffle"
 )
-_NONE = "there is no receptive-field rule for this operator"
+_NONE = "no receptive-field rule for this operator"
 _DISAGREE = "branches disagree"
 _UNEVEN = "channels disagree, or cells are not evenly spaced"
 # Each rule with the reason why it loses positions, and the names of its operators.
@@ -311,7 +311,7 @@ _RULE_NAMES: tuple[tuple[Rule, str, str], ...] = (
     (_restride, _NONE, "as_strided_"),
     (_glu, _UNEVEN, "glu"),
     (_linear, _UNEVEN, "linear"),
-    (_softmax, "normalises over the map", "_softmax _log_softmax"),
+    (_softmax, "normalizes over the map", "_softmax _log_softmax"),
     (
         _reduce,
         _NONE,

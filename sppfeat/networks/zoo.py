@@ -1,4 +1,4 @@
-"""The model zoo: the models that can be backbones, their default layers, descriptions and downloads of their weights.
+"""The models that can be backbones: names, default layers, descriptions, and downloads of weights.
 
 Nothing here imports torch until a model is built or the installed models are listed.
 """
@@ -59,9 +59,10 @@ _DEFAULT_LAYERS = {
 }
 
 _REFUSED = {
-    "vit": "it cuts images of one fixed size into tokens and has no feature map",
-    "maxvit": "it takes images of one fixed size only",
+    "vit": "torchvision's vision transformers accept one fixed input size",
+    "maxvit": "it accepts one fixed input size",
 }
+_ALTERNATIVES = "Alternatives: convnext_tiny, efficientnet_v2_s; for whole images, swin_t"
 
 
 def model_names() -> list[str]:
@@ -78,7 +79,7 @@ def choose_names(installed: Iterable[str]) -> list[str]:
 
 
 def match_names(pattern: str) -> list[str]:
-    """Names of the backbones that match a name, or a pattern such as ``resnet*``; ConfigError if none does."""
+    """Names of the backbones that match a name or a pattern such as ``resnet*``; ConfigError without a match."""
     if not any(character in pattern for character in "*?["):
         check_name(pattern)
         return [pattern]
@@ -89,20 +90,20 @@ def match_names(pattern: str) -> list[str]:
 
 
 def check_name(name: str) -> None:
-    """Raises ConfigError for a name that no backbone has; the message gives the reason, or similar names."""
+    """Raises ConfigError for the name of an unknown or unsupported network; the message has similar names."""
     for prefix, reason in _REFUSED.items():
         if name.startswith(prefix):
-            raise ConfigError(f"{name!r} cannot be a backbone: {reason}")
+            raise ConfigError(f"{name!r} is not supported: {reason}. {_ALTERNATIVES}")
     names = model_names()
     if name not in names:
         folded = {known.lower(): known for known in names}
         shown = [folded[match] for match in difflib.get_close_matches(name.lower(), folded, n=5)]
-        close = f"; close to it: {', '.join(shown)}" if shown else ""
-        raise ConfigError(f"unknown backbone {name!r}{close}; 'sppfeat backbones' lists all {len(names)}")
+        close = f"; did you mean {', '.join(shown)}?" if shown else ";"
+        raise ConfigError(f"unknown backbone {name!r}{close} 'sppfeat backbones' lists all {len(names)}")
 
 
 def default_layer(name: str, model: "nn.Module | None" = None) -> str:
-    """The node name of a model's default layer; builds the model without memory if it is needed and not given."""
+    """The node name of a model's default layer; builds it without memory if needed."""
     check_name(name)
     layer = next(layer for prefix, layer in _DEFAULT_LAYERS.items() if name.startswith(prefix))
     if not layer.endswith(".-2"):
@@ -123,8 +124,8 @@ def build_model(name: str) -> "nn.Module":
 
     arguments = {}
     if name in ("googlenet", "inception_v3"):
-        # Convert the input to the range of their original weights, as with named weights; skip their default
-        # initialization, which takes minutes and warns; have the auxiliary heads, unused here, of the weight files.
+        # Their original weights expect another input range; their default initialization takes minutes and warns; their
+        # weights files hold auxiliary heads, unused here.
         arguments = {"transform_input": True, "init_weights": False, "aux_logits": True}
     model: nn.Module = torchvision.models.get_model(name, weights=None, **arguments)
     return model
@@ -207,7 +208,7 @@ class BackboneLayers(TypedDict):
 
 
 class FetchedWeights(TypedDict):
-    """A file of weights on this machine.
+    """A weights file on this machine.
 
     Attributes:
         name: name of the network.
@@ -298,14 +299,14 @@ def fetch_weights(
     on_download: OnDownload = lambda name, done, total: None,
     on_file: Callable[[FetchedWeights], None] = lambda file: None,
 ) -> tuple[list[FetchedWeights], dict[str, WeightsError]]:
-    """Downloads the weights of all networks that match a pattern; a failure does not stop the others.
+    """Downloads the weights of all networks that match a pattern; a failure does not stop the rest.
 
     Returns:
         The files, and the errors by the names of the networks that failed.
 
     Raises:
         ConfigError: no network matches.
-        WeightsError: the weights of the only network that matches cannot be had.
+        WeightsError: the weights of the only matching network cannot be fetched.
     """
     from sppfeat.networks.named_weights import fetch_entry, find_entry
 

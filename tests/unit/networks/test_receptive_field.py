@@ -264,7 +264,7 @@ def write_into_constant(x, _):
         (lambda x, _: x.view(2, 8, 3, -1, x.shape[3])[:, :, 0], "257 x 257 pixels at node 'view'"),
         (lambda x, _: torch.cat([x, x], 2), "not evenly spaced"),
         (lambda x, _: x.transpose(2, 3) @ x, "no receptive-field rule"),
-        (lambda x, _: x.softmax(3), "normalises over the map"),
+        (lambda x, _: x.softmax(3), "normalizes over the map"),
         (lambda x, _: F.pad(x, (x.shape[3] % 2, 0)), "depends on the input's size"),
         (lambda x, _: x[:, :, -20:], "depends on the input's size"),
         (write_over, "branches disagree"),
