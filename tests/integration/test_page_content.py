@@ -153,5 +153,5 @@ def test_every_column_of_images_is_listed():
 
 
 def test_every_mode_of_labels_and_projection_is_described():
-    assert [name for name in rows_of("inputs", "Class labels") if name in LABEL_MODES] == list(LABEL_MODES)
+    assert [name for name in rows_of("inputs", "Labels") if name in LABEL_MODES] == list(LABEL_MODES)
     assert set(rows_of("boxes", "From pixels to cells")) >= set(CHOICES["projection"])
