@@ -89,27 +89,27 @@ def test_everything_can_be_taken_from_a_feature_file(photo, boxes_file, tmp_path
     assert json.loads(show(photo, *file, "--box", ",".join(map(str, box))).stdout)["boxes"] == [found]
     assert json.loads(show(*file, "--row", 3, "--root", photo.parent).stdout)["boxes"] == [found]
     gone = show(*file, "--row", 3, "--root", tmp_path, code=1)
-    assert f"{str(tmp_path / 'a b.png')!r}: no such file; --root says where the images are now" in gone.stderr
+    assert f"{str(tmp_path / 'a b.png')!r}: no such file; give the images' folder with --root" in gone.stderr
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "no PHOTO"),
-        (["{photo}", "--row", "1"], "--row needs a feature file: add --from FILE"),
+        ([], "nothing to draw"),
+        (["{photo}", "--row", "1"], "--row needs a feature file"),
         (["{photo}", "--root", "x"], "--root needs a feature file"),
-        (["{photo}", "--from", "{file}", "--row", "0"], "either PHOTO, or --row"),
-        (["--from", "{file}"], "either PHOTO, or --row"),
-        (["--from", "{file}", "--row", "0", "--box", "1,2,3,4"], "--box and --row are both given"),
+        (["{photo}", "--from", "{file}", "--row", "0"], "either a PHOTO or --row"),
+        (["--from", "{file}"], "either a PHOTO or --row"),
+        (["--from", "{file}", "--row", "0", "--box", "1,2,3,4"], "--box and --row exclude each other"),
         (["--from", "{file}", "--row", "0", "--margin", "0"], "leave out --projection and --margin"),
         (["--from", "{file}", "--row", "0", "--levels", "1,2"], "--levels and --from exclude each other"),
         (["--from", "{file}", "--row", "0", "--layer", "features"], "--layer and --from exclude each other"),
         (["{photo}", "--box", "1,2,3,x"], "'1,2,3,x' is not four numbers such as"),
         (["{photo}", "--margin", "nan"], "margin is nan"),
-        (["{photo}", *SMALL, "--channel", "512"], "channel is 512; allowed: 0 to 511"),
-        (["{photo}", *SMALL, *["--box", "1,2,30,40"] * 7], "7 rows of panels; allowed: 6"),
-        (["{photo}", *SMALL, "--levels", "1,2,3,4,5,6,7"], "7 levels do not fit into one picture"),
+        (["{photo}", *SMALL, "--channel", "512"], "--channel is 512; layer 'features' has channels 0 to 511"),
+        (["{photo}", *SMALL, *["--box", "1,2,30,40"] * 7], "7 rows of panels; a picture holds at most 6"),
+        (["{photo}", *SMALL, "--levels", "1,2,3,4,5,6,7"], "7 levels; a picture holds at most 6"),
     ],
 )
 def test_wrong_usage(photo, boxes_file, tmp_path, arguments, message):
@@ -125,7 +125,7 @@ def test_what_cannot_be_read_or_drawn_is_an_error_and_leaves_nothing(photo, tmp_
     for arguments, message in (
         ([tmp_path / "text.jpg"], "text.jpg"),
         ([tmp_path / "gone.jpg"], "gone.jpg"),
-        ([photo, "--box", "95,0,99,10"], "has no area in its image of 90 x 60 pixels"),
+        ([photo, "--box", "95,0,99,10"], "has no area inside its image of 90 x 60 pixels"),
         ([photo, "--from", tmp_path / "gone.h5"], "no such file"),
     ):
         network = [] if "--from" in arguments else SMALL

@@ -1,4 +1,4 @@
-"""The data for a picture of one image: feature maps, pooled values, and the cells where the maxima were found."""
+"""Values to draw for one image: feature maps, pooled values, and the cells that hold the maxima."""
 
 import os
 from collections.abc import Sequence
@@ -42,8 +42,8 @@ class View(NamedTuple):
     """A region to pool from an image.
 
     Attributes:
-        box_px: ``x0, y0, x1, y1`` in pixels of the image as displayed, edges, half-open; None for the whole map.
-        scale: index into the configured short sides of the network input; None to choose one by the size of the box.
+        box_px: ``x0, y0, x1, y1`` in pixels of the image as displayed, half-open; None for the whole map.
+        scale: index into the configured short sides of the network input; None to choose by the size of the box.
         mirrored: pool from the mirror image; ``box_px`` still refers to the image itself.
     """
 
@@ -59,8 +59,8 @@ class PooledLevel:
     level: int  # number of bins per side, n
     bins: npt.NDArray[np.int64]  # (n, n, 4) int64, x0, y0, x1, y1 of each bin in cells of the map, half-open
     values: npt.NDArray[np.float32]  # (C, n, n) float32, pooled values before normalization
-    # (C, n, n, 2) int64, cell y, x of each maximum; -1 if several cells hold it, or if it is NaN: most of
-    # such maxima are zeros of channels without any activation in the bin. None for means.
+    # (C, n, n, 2) int64, cell y, x of each maximum; -1 for NaN and for ties, which are mostly zeros of channels
+    # that are inactive in the bin. None for average pooling.
     cells: npt.NDArray[np.int64] | None
 
     def count_maxima(self, map_hw: tuple[int, int], channel: int | None = None) -> npt.NDArray[np.int64]:
@@ -80,13 +80,12 @@ class PooledLayer:
     view: View
     image_hw: tuple[int, int]  # height and width of the image as displayed, in pixels
     pixels: npt.NDArray[np.uint8]  # (H, W, 3) uint8 RGB, the network input; mirrored if the view is
-    # Part of the box inside the image: x0, y0, x1, y1 in pixels of the network input, edges.
+    # Part of the box inside the image: x0, y0, x1, y1 in pixels of the network input.
     box_in: tuple[float, float, float, float]
     flag: int  # properties of the box, bits of sppfeat.config.regions.RowFlag
     name: str
     map: npt.NDArray[np.float32]  # (C, H', W') float32, the feature map
-    # Stride and offset of the map's cells in pixels of the network input; None if receptive-field
-    # arithmetic does not apply to the network.
+    # Stride and offset of the map's cells in pixels of the network input; None if they cannot be computed.
     geometry: FeatureGeometry | None
     region: tuple[int, int, int, int]  # the pooled region, x0, y0, x1, y1 in cells, half-open
     levels: tuple[PooledLevel, ...]
@@ -103,12 +102,12 @@ class PooledLayer:
 
     @property
     def stride(self) -> npt.NDArray[np.float64]:
-        """``(2,)`` float64, pixels of the network input from one cell to the next, along x and y."""
+        """Pixels of the network input from one cell to the next along x and y, ``(2,)`` float64."""
         cell = self.cells_in((0, 0, 1, 1))
         return cell[2:] - cell[:2]
 
     def cells_in(self, cells: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Edges in pixels of the input, or beyond it, of cells ``(..., 4)``: ``x0, y0, x1, y1``, half-open."""
+        """Edges ``x0, y0, x1, y1`` of cells ``(..., 4)``, in pixels of the network input; may extend beyond it."""
         geometry = self.geometry
         if geometry is None:
             stride = (self.input_hw[0] / self.map_hw[0], self.input_hw[1] / self.map_hw[1])
@@ -131,10 +130,11 @@ def pooled_boxes(
     projection: str | None = None,
     margin: float | None = None,
 ) -> list[tuple[PooledLayer, ...]]:
-    """Pools each layer of a network over boxes of an image; runs it once for each scale and mirroring.
+    """Pools each layer of a network over boxes of an image; runs the network once per scale and mirroring.
 
-    Refuses boxes that have no area inside the image, and all boxes if receptive-field arithmetic does not apply to the
-    network.
+    Raises:
+        BoxError: a box has no area inside the image.
+        ConfigError: there are boxes, but the network's stride cannot be computed.
     """
     try:
         projector = extractor.projector(projection=projection, margin=margin)
@@ -170,31 +170,36 @@ def pooled_boxes(
         for i, (fmap, region) in enumerate(zip(maps, regions, strict=True)):
             levels = pool_region(fmap, region, config.descriptor.levels, config.descriptor.pool)
             geometry = None if projector is None else projector.geometries[i]
-            of_map = config.backbone.layers[i], fmap[0].numpy(), geometry, region, levels
-            layers.append(PooledLayer(view, image_hw, pixels, box_in, flag, *of_map))
+            name, fmap_chw = config.backbone.layers[i], fmap[0].numpy()
+            layers.append(
+                PooledLayer(view, image_hw, pixels, box_in, flag, name, fmap_chw, geometry, region, levels)
+            )
         pooled.append(tuple(layers))
     return pooled
 
 
 def view_of_row(file: FeatureFile, row: int, *, root: StrPath | None = None) -> tuple[str, View]:
-    """Path of a row's image below ``root`` (the recorded one if None), and the view of it that the row describes.
+    """The path of a row's image, below ``root`` or the recorded root, and the view that the row describes.
 
-    Refuses rows without descriptor, and images that are gone.
+    Raises:
+        ConfigError: the file has no such row.
+        StoreError: the row has no descriptor.
+        ImageError: the image does not exist.
     """
     if not 0 <= row < file.n_rows:
-        raise ConfigError(f"row is {row}; allowed: 0 to {file.n_rows - 1}, the rows of {str(file.path)!r}")
+        raise ConfigError(f"--row is {row}; {str(file.path)!r} has rows 0 to {file.n_rows - 1}")
     image = int(file.image_index[row])
     if not file.has_descriptor()[row]:
         raise StoreError(
             f"row {row} of {str(file.path)!r} has no descriptor: its image {file.path_of(image)!r} failed or is "
-            "pending, or its box has no area in it"
+            "pending, or its box has no area inside the image"
         )
     path = os.path.join(root or file.root, file.path_of(image))
     try:
         if not is_url(os.fsencode(path)):  # looking for a URL would download it
             find_image(b"", os.fsencode(path))
     except ImageError as error:
-        raise ImageError(f"{path!r}: {error}; --root says where the images are now") from error
+        raise ImageError(f"{path!r}: {error}; give the images' folder with --root") from error
     if not file.has_boxes:
         return path, View()
     scale = int(scale_indices(file.row_scale[row : row + 1], file.config.input)[0])
@@ -205,14 +210,14 @@ def view_of_row(file: FeatureFile, row: int, *, root: StrPath | None = None) -> 
 
 
 def _clip(view: View, image_hw: tuple[int, int]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """The view's box, and the part of it inside the image, ``(1, 4)`` each in pixels of the image."""
+    """The view's box and its part inside the image, ``(1, 4)`` each, in pixels of the image."""
     hw = np.array([image_hw], dtype=np.int32)
     boxes_px = whole_image_boxes(hw) if view.box_px is None else np.array([view.box_px], dtype=np.float64)
     clipped, flag = clip_boxes(boxes_px, hw)
     if flag[0] & RowFlag.DEGENERATE:
         shown = ",".join(f"{value:g}" for value in boxes_px[0])
         raise BoxError(
-            f"the box {shown} (x0,y0,x1,y1) has no area in its image of {image_hw[1]} x {image_hw[0]} pixels "
+            f"the box {shown} (x0,y0,x1,y1) has no area inside its image of {image_hw[1]} x {image_hw[0]} pixels "
             "(width x height)"
         )
     return boxes_px, clipped
@@ -234,14 +239,14 @@ def pool_region(
 
 
 def strength(values: npt.NDArray[np.float32], channel: int | None = None) -> npt.NDArray[np.float64]:
-    """l2 norms ``(...)`` of values ``(C, ...)`` over all channels, or the values of one channel."""
+    """The l2 norms ``(...)`` of values ``(C, ...)`` over all channels, or the values of one channel."""
     if channel is not None:
         return np.asarray(values[channel], dtype=np.float64)
     return np.asarray(np.linalg.norm(values.astype(np.float64), axis=0))
 
 
 def _origin(fmap: npt.NDArray[np.float32], bins: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Cells ``(C, n, n, 2)`` of a map ``(C, H, W)`` with each bin's maximum, or -1 if there is no single one."""
+    """The cells ``(C, n, n, 2)`` of a map ``(C, H, W)`` that hold the maxima of bins; -1 for ties and NaN."""
     cells = np.full((len(fmap), len(bins), len(bins), 2), -1, dtype=np.int64)
     for i, j in np.ndindex(bins.shape[:2]):
         x0, y0, x1, y1 = bins[i, j].tolist()

@@ -1,4 +1,4 @@
-"""Contact sheets: rows beside their nearest rows, as a sheet of small pictures."""
+"""Contact sheets: thumbnails of rows beside those of their nearest rows."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -66,10 +66,10 @@ class Neighbor:
 
 @dataclass(frozen=True)
 class SheetLine:
-    """A query with its image and class (``""`` if it has none), and its nearest rows, nearest first.
+    """A query with its image, its class (``""`` without one), and its nearest rows, nearest first.
 
-    ``n_alike`` of the ``n_labeled`` rows that could be its neighbors have its class; with one row per image, these are
-    numbers of images.
+    ``n_labeled`` counts the possible neighbors that have a class, and ``n_alike`` those with the query's class. With
+    one row per image, both count images.
     """
 
     query: Query
@@ -87,7 +87,7 @@ class SheetLine:
 
 @dataclass(frozen=True)
 class ContactSheet:
-    """Queries, a line each, and the ``k`` rows nearest to each of them, by ``"cosine"`` or ``"l2"`` distance."""
+    """Queries, one per line, and the ``k`` rows nearest to each, by ``"cosine"`` or ``"l2"`` distance."""
 
     lines: tuple[SheetLine, ...]
     k: int
@@ -110,7 +110,7 @@ class ContactSheet:
 
     @property
     def n_possible(self) -> int:
-        """Largest possible number of neighbors with the class of their query; small classes have too few rows."""
+        """Largest possible number of neighbors with the class of their query, limited by small classes."""
         return sum(min(line.n_judged, line.n_alike) for line in self.lines)
 
     @property
@@ -143,64 +143,64 @@ def show_neighbors(
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     **selection: Any,
 ) -> Picture:
-    """Draws a contact sheet: in each line a query, then the rows nearest to it, with distance and class.
+    """Draws a contact sheet: each line shows a query and its nearest rows, with class and distance.
 
     Args:
         file: the feature file.
         output: the picture to write: .png, .svg or .pdf.
-        queries: images, boxes and rows, as texts for :func:`sppfeat.analysis.search.read_queries`; if there are
-            none, rows of different classes are drawn at random.
+        queries: images, boxes and rows, as :func:`sppfeat.analysis.search.read_queries` takes them; without any, rows
+            of different classes are drawn at random.
         k: number of neighbors per query.
-        n_random: number of rows to draw if there are no queries.
+        n_random: number of random rows to use without queries.
         metric: ``"cosine"`` or ``"l2"``.
-        one_per_image: of each image take only its nearest row, and none of the query's own.
+        one_per_image: keep only the nearest row of each image, and no other row of the query's image.
         root: folder that now holds the images; the recorded one if None.
         weights, weights_dir, device: the network for queries that are not rows; see
             :func:`sppfeat.analysis.search.describe_queries`.
-        seed: seed of the draw.
+        seed: random seed.
         overwrite: replace the output if it exists.
-        on_progress: called with the number of rows searched and their total.
+        on_progress: called with the number of rows searched and the total.
         **selection: rows, layers, levels and labels; see :meth:`sppfeat.store.reader.FeatureFile.select`.
 
     Returns:
-        The picture's path, its caption, the :class:`ContactSheet`, and a note if images cannot be read.
+        The picture's path, its caption, the :class:`ContactSheet`, and a note about unreadable images.
 
     Raises:
-        ConfigError: the output is no picture or an input, a query is malformed, there are too many of them, there is no
-            row to draw, or a package is not installed.
+        ConfigError: the output is not a picture or is also an input, a query is malformed, there are too many queries,
+            no rows are selected, or a package is not installed.
         ImageError: the image of a query cannot be read.
         StoreError: the file cannot be read, or the output exists or cannot be written.
     """
-    asked = read_queries(queries) if queries else []
-    inputs = [file, selection.get("labels"), *(query.path for query in asked)]
+    parsed = read_queries(queries) if queries else []
+    inputs = [file, selection.get("labels"), *(query.path for query in parsed)]
     path = check_picture_path(output, inputs=inputs, overwrite=overwrite)
-    if len(asked) > _MOST_LINES:
-        raise ConfigError(f"{len(asked)} queries; allowed: {_MOST_LINES} lines of one picture")
+    if len(parsed) > _MOST_LINES:
+        raise ConfigError(f"{len(parsed)} queries; a picture holds at most {_MOST_LINES}")
     with FeatureFile(file) as features:
         selected = features.select(**selection)
-        asked = asked or draw_queries(selected, n_random, seed=seed)
-        if not asked:
-            raise ConfigError(f"{str(file)!r}: no row to draw; allowed: rows that have a descriptor")
+        parsed = parsed or draw_queries(selected, n_random, seed=seed)
+        if not parsed:
+            raise ConfigError(f"{str(file)!r}: --rows selects no rows; at least 1 is needed")
         sheet = make_contact_sheet(
             selected,
-            asked,
-            describe_queries(asked, selected, weights=weights, weights_dir=weights_dir, device=device),
+            parsed,
+            describe_queries(parsed, selected, weights=weights, weights_dir=weights_dir, device=device),
             k=k,
             metric=metric,
             one_per_image=one_per_image,
             on_progress=lambda done: on_progress(done, len(selected)),
         )
         exif = features.config.input.exif
-        of_rows = find_row_pictures(features, sheet.rows, root=root)
-        of_queries = find_query_pictures(asked, exif=exif, max_pixels=features.max_decode_pixels)
-        pictured: Any = {**of_rows, **of_queries}
+        row_pictures = find_row_pictures(features, sheet.rows, root=root)
+        query_pictures = find_query_pictures(parsed, exif=exif, max_pixels=features.max_decode_pixels)
+        pictured: Any = {**row_pictures, **query_pictures}
         thumbnails = read_thumbnails(pictured, exif=exif)
     write_picture(lambda: draw_sheet(sheet, thumbnails), path, overwrite=overwrite)
     return Picture(path, sheet_text(sheet), sheet, notes=unread_note(thumbnails))
 
 
 def draw_queries(selection: Selection, n: int, *, seed: int = 0) -> list[Query]:
-    """Draws ``n`` random rows as queries: one of each class, the most frequent class first, then any rows."""
+    """Draws ``n`` random rows as queries: one per class, most frequent classes first, then any rows."""
     check_described(selection)
     order = np.random.default_rng(seed).permutation(len(selection))
     y = selection.y
@@ -235,12 +235,12 @@ def make_contact_sheet(
     units = images[selection.rows] if one_per_image else selection.rows
     lines = []
     for query, rows, distances in zip(queries, found.rows, found.distances, strict=True):
-        of_query = "" if query.row is None else labels.name_of(query.row) or ""
+        query_label = "" if query.row is None else labels.name_of(query.row) or ""
         neighbors = []
         for row, distance in zip(rows.tolist(), distances.tolist(), strict=True):
             if row >= 0:
                 label = labels.name_of(row) or ""
-                is_same = label == of_query if label and of_query else None
+                is_same = label == query_label if label and query_label else None
                 neighbors.append(Neighbor(row, distance, file.path_of(int(images[row])), label, is_same))
         name = (query.path or query.text) if query.row is None else file.path_of(int(images[query.row]))
         is_other = (
@@ -248,9 +248,9 @@ def make_contact_sheet(
             if query.row is None
             else units != (images[query.row] if one_per_image else query.row)
         )
-        n_alike = len(np.unique(units[is_other & (classes == of_query)]))
+        n_alike = len(np.unique(units[is_other & (classes == query_label)]))
         n_labeled = len(np.unique(units[is_other & (classes != "")]))
-        lines.append(SheetLine(query, name, of_query, tuple(neighbors), n_alike, n_labeled))
+        lines.append(SheetLine(query, name, query_label, tuple(neighbors), n_alike, n_labeled))
     return ContactSheet(tuple(lines), k, metric)
 
 
@@ -259,7 +259,7 @@ def sheet_text(sheet: ContactSheet) -> str:
     queries = counted(len(sheet.lines), "query", "queries", thousands=",")
     n_found = max((len(line.neighbors) for line in sheet.lines), default=0)
     if not n_found:
-        return f"{queries}; there are no other rows"
+        return f"{queries}; the file has no other rows"
     nearest = "nearest row" if n_found == 1 else f"{n_found} nearest rows"
     whose = "its" if len(sheet.lines) == 1 else "their"
     text = f"{queries} (left) and {whose} {nearest} by {sheet.metric} distance"
@@ -268,7 +268,7 @@ def sheet_text(sheet: ContactSheet) -> str:
     return text
 
 
-# Color and line of the frame, and a sign, so that no reader depends on the color.
+# Color and line of the frame, and a sign for readers who cannot tell the colors apart.
 _QUERY = ("#404040", "-", "")
 _FRAMES: dict[bool | None, tuple[str, Any, str]] = {
     True: ("#009E73", "-", "\N{CHECK MARK} "),
@@ -278,13 +278,13 @@ _FRAMES: dict[bool | None, tuple[str, Any, str]] = {
 
 
 def draw_sheet(sheet: ContactSheet, thumbnails: Mapping[int | str, Thumbnail]) -> "Figure":
-    """Draws one line per query: its picture, then its neighbors; inside ``drawing``."""
+    """Draws a line per query: its thumbnail, then its neighbors; inside ``drawing``."""
     n_columns = 1 + max(len(line.neighbors) for line in sheet.lines)
     width, height = n_columns + _AFTER_QUERY, len(sheet.lines) * (1 + _TEXT)
     figure = new_figure(width * _CELL, height * _CELL + 0.2)
     axes = figure.add_subplot(xlim=(0, width), ylim=(height, 0), aspect="equal")
     axes.axis("off")
-    # One cell is one unit. Axes of their own for the pictures of a large sheet would take minutes to arrange.
+    # All thumbnails share one axes, in units of a cell: laying out an axes per thumbnail takes minutes on large sheets.
     for i, line in enumerate(sheet.lines):
         y = i * (1 + _TEXT) + 0.5
         own = thumbnails.get(line.query.text if line.query.row is None else line.query.row)
@@ -307,7 +307,7 @@ def _draw_cell(
     frame: tuple[str, Any, str],
     texts: tuple[str, str],
 ) -> None:
-    """Draws a picture around ``x, y`` as large as its frame allows, with two lines of text below it."""
+    """Draws a framed thumbnail around ``x, y``, with two lines of text below."""
     color, line, sign = frame
     if thumbnail is not None and thumbnail.pixels is not None:
         shape = thumbnail.pixels.shape[:2]

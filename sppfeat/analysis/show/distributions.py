@@ -1,4 +1,4 @@
-"""Distributions over a file, as histograms: norms of descriptors, and widths by heights of images or boxes."""
+"""Histograms of a file: norms of descriptors, and widths by heights of images or boxes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,13 +49,12 @@ _HISTOGRAM, _SENTENCE = 2.5, 0.6  # heights in inches
 _FEWEST_BINS, _MOST_BINS = 9, 41
 _NARROW = 1e-4  # norms with a smaller relative spread count as equal
 
-# Aspect ratios to draw as lines, width to height. On logarithmic axes, lines of the first ones would lie too close
-# together.
+# Aspect ratios to draw as lines, width to height; fewer on logarithmic axes, where lines are closer together.
 _RATIOS = ((16, 9), (4, 3), (1, 1), (3, 4), (9, 16))
 _LOG_RATIOS = ((4, 1), (1, 1), (1, 4))
 _GRAY = "#8A8A8A"
 _WIDE_RANGE = 8  # ratio of the largest to the smallest side at which axes become logarithmic
-# Digits to label on logarithmic axes, by the ratio up to which they leave space for each other.
+# Leading digits of the labels of logarithmic axes, by the ratio of the limits below which the labels fit.
 _LABELED = {100: (1, 2, 5), 1000: (1, 3), float("inf"): (1,)}
 _N_BINS = 40
 _NOUNS = {"images": ("image", "images"), "boxes": ("box", "boxes")}
@@ -68,11 +67,11 @@ class Norms:
 
     Attributes:
         layers: names of the ``L`` layers.
-        values: ``(n, L)`` float64 norms of the rows without NaN and infinities.
-        n_zero: number of these rows that are zero throughout, for each layer.
+        values: ``(n, L)`` float64, norms of the rows without NaN and infinities.
+        n_zero: number of these rows with norm zero, for each layer.
         n_nonfinite: number of rows with NaN or infinities.
-        n_rows: number of rows that they were drawn from.
-        normalize: normalization of the file's descriptors; if they are reduced, the one after the reduction.
+        n_rows: number of rows that were sampled from.
+        normalize: normalization of the descriptors; in reduced files, the one after the reduction.
     """
 
     layers: tuple[str, ...]
@@ -102,8 +101,8 @@ def show_norms(
     Args:
         file: the feature file.
         output: the picture to write: .png, .svg or .pdf.
-        max_rows: maximum number of rows; if there are more, this many are drawn at random.
-        seed: seed of the draw.
+        max_rows: measure at most this many rows, drawn at random.
+        seed: random seed.
         overwrite: replace the output if it exists.
         **selection: rows, layers and levels; see :meth:`sppfeat.store.reader.FeatureFile.select`.
 
@@ -111,8 +110,8 @@ def show_norms(
         The picture's path, a line about each layer, and the :class:`Norms`.
 
     Raises:
-        ConfigError: the output is no picture or an input, the file lacks such rows or columns, a row has no descriptor,
-            or matplotlib is not installed.
+        ConfigError: the output is not a picture or is also an input, the file lacks such rows or columns, a row has no
+            descriptor, or matplotlib is not installed.
         StoreError: the file cannot be read, or the output exists or cannot be written.
     """
     path = check_picture_path(output, inputs=[file], overwrite=overwrite)
@@ -127,7 +126,7 @@ def show_norms(
 
 
 def measure_norms(selection: Selection, *, most: int = MOST_NORMS, seed: int = 0) -> Norms:
-    """Measures the norms of at most ``most`` rows of a selection, layer by layer, in blocks."""
+    """Measures the norms of at most ``most`` rows of a selection, layer by layer."""
     check_described(selection)
     drawn = draw_rows(selection, most, seed=seed)
     ranges = selection.columns.layer_ranges()
@@ -166,7 +165,7 @@ def draw_norms(norms: Norms, layers: Sequence[int], *, has_titles: bool = False)
             axes.text(0, 0.5, norms_text(norms, layer) + equal, va="center", wrap=True)
             continue
         values = norms.values[:, layer]
-        # Few values get few bins, so that most bins are not empty.
+        # Few values get few bins; otherwise most would be empty.
         n_bins = min(max(2 * int(len(values) ** 0.5) + 1, _FEWEST_BINS), _MOST_BINS)
         axes.hist(values, bins=n_bins, color=COLORS[6])
         axes.set(xlabel=f"l2 norm{how}", ylabel="rows")
@@ -192,7 +191,7 @@ def norms_text(norms: Norms, layer: int) -> str:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of images as displayed, or of the parts of boxes inside their images, in pixels.
+    """Sizes of images as displayed, or of boxes clipped to their images, in pixels.
 
     Attributes:
         of: ``"images"`` or ``"boxes"``.
@@ -207,20 +206,20 @@ class Sizes:
 
 
 def show_sizes(file: StrPath, output: StrPath, *, of: str = "images", overwrite: bool = False) -> Picture:
-    """Draws widths by heights of images or boxes, with a histogram of either and lines of common aspect ratios.
+    """Draws widths by heights of images or boxes, with histograms of both and lines of common aspect ratios.
 
     Args:
         file: the feature file.
         output: the picture to write: .png, .svg or .pdf.
-        of: ``"images"`` (as displayed) or ``"boxes"`` (as far as they lie inside their image).
+        of: ``"images"`` (as displayed) or ``"boxes"`` (clipped to their images).
         overwrite: replace the output if it exists.
 
     Returns:
-        The picture's path, its caption, and the :class:`Sizes` that it shows, in pixels.
+        The picture's path, its caption, and the :class:`Sizes`.
 
     Raises:
-        ConfigError: the output is no picture or an input, ``of`` is unknown, the file has no boxes, or matplotlib is
-            not installed.
+        ConfigError: the output is not a picture or is also an input, ``of`` is unknown, the file has no boxes, or
+            matplotlib is not installed.
         StoreError: the file cannot be read, or the output exists or cannot be written.
     """
     path = check_picture_path(output, inputs=[file], overwrite=overwrite)
@@ -239,7 +238,9 @@ def measure_sizes(file: FeatureTable, *, of: str = "images") -> Sizes:
         heights, widths = heights_widths[known].T
         return Sizes(of, widths, heights, int((~known).sum()))
     if not file.has_boxes:
-        raise ConfigError(f"sizes are of boxes, but the rows of {str(file.path)!r} are whole images")
+        raise ConfigError(
+            f"--of boxes needs a file with boxes; the rows of {str(file.path)!r} are whole images"
+        )
     rows = file.rows_with_descriptor()
     clipped, _ = clip_boxes(file.boxes[rows], file.image_hw[file.image_index[rows]])
     sides = clipped[:, 2:] - clipped[:, :2]
@@ -261,7 +262,7 @@ def sizes_text(sizes: Sizes) -> str:
 
 
 def draw_sizes(sizes: Sizes, *, title: str = "", side: float = _SIDE) -> "Figure":
-    """Draws widths by heights, their histograms, and a key to the colors, ``side`` inches wide; inside ``drawing``."""
+    """Draws widths by heights, histograms, and a color key, ``side`` inches wide; inside ``drawing``."""
     figure = new_figure(side, side)
     figure.suptitle(title, x=0.01, ha="left", wrap=True)
     shares = {"width_ratios": (5, 1.1), "height_ratios": (1.1, 5)}
@@ -311,11 +312,14 @@ def _draw_cells(
     axes: "Axes", key: "Axes", sizes: Sizes, limits: tuple[float, float], *, is_log: bool
 ) -> None:
     """Draws a two-dimensional histogram, with a key to its colors."""
-    from matplotlib.colors import LogNorm
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap, LogNorm
 
+    # Without its darkest part, which is invisible on dark pages.
+    colors = ListedColormap(colormaps[HEAT](np.linspace(0.25, 1, 256)))
     scale = dict.fromkeys(("xscale", "yscale"), "log" if is_log else "linear")
     extent = (*(np.log10(limits) if is_log else limits),) * 2
-    look: Any = {"cmap": HEAT, "edgecolors": _GRAY, "linewidths": 0.3, "zorder": 2}
+    look: Any = {"cmap": colors, "edgecolors": _GRAY, "linewidths": 0.3, "zorder": 2}
     look |= {"gridsize": 45, "extent": extent, "mincnt": 1, **scale}
     cells = axes.hexbin(sizes.widths, sizes.heights, **look)
     most = int(np.max(np.asarray(cells.get_array()), initial=1))
@@ -334,7 +338,7 @@ def _draw_histogram(
     edges: npt.NDArray[np.float64],
     orientation: Literal["vertical", "horizontal"],
 ) -> None:
-    """Draws a histogram with the count of the largest bar at its end."""
+    """Draws a histogram, with the count of its largest bar."""
     histogram: Any = axes.hist(values, bins=edges.tolist(), color=COLORS[6], orientation=orientation)
     axes.axis("off")
     counts, _, bars = histogram

@@ -1,4 +1,4 @@
-"""Embeddings: descriptors as points in the plane, with thumbnails placed so that they hide few points."""
+"""Embeddings: descriptors as points in the plane, some of them with thumbnails."""
 
 import dataclasses
 import itertools
@@ -38,10 +38,10 @@ __all__ = [
     "show_embedding",
 ]
 
-_N_REDUCED = 50  # principal components that t-SNE and UMAP get, as is usual
+_N_REDUCED = 50  # principal components to run t-SNE and UMAP on, as is usual
 _PERPLEXITY = 30.0
 _N_NEIGHBORS = 15
-_FEWEST_NEIGHBORED = 5  # minimum number of rows for t-SNE and UMAP, which fail with fewer
+_FEWEST_NEIGHBORED = 5  # rows that t-SNE and UMAP need
 _NAMES = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
 _SIDE = 6.0  # inches
 _PICTURE_SHARE = 0.085  # side of a thumbnail with its frame, as a share of the plot's side
@@ -49,11 +49,11 @@ _PICTURE_SIDE = 0.88 * _PICTURE_SHARE  # side of the thumbnail itself
 _MARGIN = 0.09
 _LONGEST_NAME = 28
 _GAP = 0.012  # between a point and its thumbnail, as a share of the plot's side
-# Distances of a thumbnail from its point: multiples of the smallest that leaves it visible.
+# Distances of a thumbnail from its point, as multiples of the smallest one that leaves the point visible.
 _RINGS = (1.0, 1.6, 2.4)
 _DIRECTIONS = ((0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, -1), (-1, 1))
 _DIAGONALS = np.array([[(-1, -1), (1, 1)], [(-1, 1), (1, -1)]])  # of a square
-# By Okabe and Ito, for all kinds of color vision; without black, which is invisible on a dark page.
+# By Okabe and Ito, for all kinds of color vision; without black, which is invisible on dark pages.
 _COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
 _SHAPES = ("o", "s", "^")
 _OTHER = "#8A8A8A"
@@ -72,33 +72,33 @@ def show_embedding(
     overwrite: bool = False,
     **selection: Any,
 ) -> Picture:
-    """Draws rows as points of a plane, colored by class, some of them as pictures of their image or box.
+    """Draws rows as points in a plane, colored by class, with thumbnails of some images or boxes.
 
     Args:
         file: the feature file.
         output: the picture to write: .png, .svg or .pdf.
-        method: ``"pca"`` shows the two directions of largest variance; ``"tsne"`` and ``"umap"`` keep neighborhoods of
-            the first 50 principal components, but distances between groups mean nothing.
-        max_rows: maximum number of rows; if there are more, this many are drawn at random. They are in memory twice.
-        seed: seed of all draws and of the method.
-        thumbnails: maximum number of rows with a picture.
+        method: ``"pca"`` shows the two directions of greatest variance; ``"tsne"`` and ``"umap"`` preserve
+            neighborhoods in the first 50 principal components, but distances between groups mean nothing.
+        max_rows: draw at most this many rows, chosen at random (held in memory twice).
+        thumbnails: maximum number of thumbnails.
+        seed: random seed, also of the method.
         root: folder that now holds the images; the recorded one if None.
         overwrite: replace the output if it exists.
         **selection: rows, layers, levels and labels; see :meth:`sppfeat.store.reader.FeatureFile.select`.
 
     Returns:
-        The picture's path, its caption, the :class:`Embedding`, and a note if images cannot be read.
+        The picture's path, its caption, the :class:`Embedding`, and a note about unreadable images.
 
     Raises:
-        ConfigError: the output is no picture or an input, the method is unknown, there are too few rows, a row has no
-            descriptor, or a package is not installed.
+        ConfigError: the output is not a picture or is also an input, the method is unknown, there are too few rows, a
+            row has no descriptor, or a package is not installed.
         StoreError: the file cannot be read, or the output exists or cannot be written.
     """
     path = check_picture_path(output, inputs=[file, selection.get("labels")], overwrite=overwrite)
     with FeatureFile(file) as features:
         embedding = embed_rows(features.select(**selection), method=method, most=max_rows, seed=seed)
         if not len(embedding.selection):
-            raise ConfigError(f"{str(file)!r}: no row to draw; allowed: rows that have a descriptor")
+            raise ConfigError(f"{str(file)!r}: no rows to draw; select at least 1 row with finite values")
         pictured = choose_pictured(embedding, most=thumbnails, seed=seed)
         found = find_row_pictures(features, list(pictured), root=root)
         pictures = read_thumbnails(found, exif=features.config.input.exif)
@@ -119,11 +119,11 @@ class Embedding:
 
     Attributes:
         method: one of :data:`~sppfeat.analysis.choices.EMBEDDINGS`.
-        selection: the ``n`` rows that have points.
+        selection: the ``n`` rows.
         points: ``(n, 2)`` float64, in arbitrary units.
-        explained: share of the variance along each axis, 0 to 1; None if the method is not ``"pca"``.
-        n_rows: number of rows that they were drawn from.
-        n_nonfinite: number of drawn rows left out because they hold NaN or infinities.
+        explained: share of the variance along each axis, 0 to 1; None unless the method is ``"pca"``.
+        n_rows: number of rows that were sampled from.
+        n_nonfinite: number of sampled rows left out because they hold NaN or infinities.
     """
 
     method: str
@@ -137,7 +137,7 @@ class Embedding:
 def embed_rows(
     selection: Selection, *, method: str = DEFAULT_EMBEDDING, most: int = MOST_EMBEDDED, seed: int = 0
 ) -> Embedding:
-    """Places the rows of a selection in the plane, similar ones close to each other; see :func:`show_embedding`."""
+    """Places similar rows of a selection close to each other in the plane; see :func:`show_embedding`."""
     check_choice("method", method, EMBEDDINGS)
     check_described(selection)
     drawn = draw_rows(selection, most, seed=seed)
@@ -149,9 +149,9 @@ def embed_rows(
         rows, drawn = rows[finite], dataclasses.replace(drawn, rows=drawn.rows[finite])
     if method != "pca" and len(rows) < _FEWEST_NEIGHBORED:
         raise ConfigError(
-            f"method is {method!r}, which takes {_FEWEST_NEIGHBORED} rows or more, not {len(rows)}"
+            f"--method {method} needs {_FEWEST_NEIGHBORED} rows or more; {len(rows)} are selected"
         )
-    # Variances of large values would overflow float32; explained shares do not depend on the scale.
+    # Variances of large values would overflow float32; the explained shares do not depend on the scale.
     peak = float(np.abs(rows).max(initial=0)) or 1.0
     rows /= np.float32(peak)
     n_components = min(2 if method == "pca" else _N_REDUCED, *rows.shape)
@@ -161,7 +161,7 @@ def embed_rows(
         points = points[:, :2] * peak
     else:
         explained, spread = None, float(np.abs(points).max(initial=0))
-        # With equal rows, t-SNE divides by zero and crashes the process (SIGSEGV).
+        # t-SNE of equal rows divides by zero and crashes the process (SIGSEGV).
         points = _neighborhoods(method, points / spread, seed) if spread else points[:, :2]
     return Embedding(method, drawn, points, explained, len(selection), n_nonfinite)
 
@@ -169,7 +169,7 @@ def embed_rows(
 def _principal(
     rows: npt.NDArray[np.float32], n_components: int, seed: int
 ) -> tuple[npt.NDArray[np.float64], tuple[float, float]]:
-    """Principal components ``(n, k)`` with ``k >= 2``, and the first two components' shares of the variance."""
+    """Principal components ``(n, k)``, ``k >= 2``, and the shares of the variance of the first two."""
     decomposition = import_extra("sklearn.decomposition", extra="sklearn", purpose="an embedding")
     points = np.zeros((len(rows), max(2, n_components)))
     if len(rows) < 2 or not np.ptp(rows, axis=0).any():  # nothing varies
@@ -182,7 +182,7 @@ def _principal(
 
 
 def _neighborhoods(method: str, points: npt.NDArray[np.float64], seed: int) -> npt.NDArray[np.float64]:
-    """The points as t-SNE or UMAP places them."""
+    """Places points by t-SNE or UMAP."""
     if method == "tsne":
         manifold = import_extra("sklearn.manifold", extra="sklearn", purpose="an embedding by t-SNE")
         perplexity = min(_PERPLEXITY, (len(points) - 1) / 3)
@@ -192,12 +192,12 @@ def _neighborhoods(method: str, points: npt.NDArray[np.float64], seed: int) -> n
         n_neighbors = min(_N_NEIGHBORS, len(points) - 1)
         placer = umap.UMAP(n_components=2, n_neighbors=n_neighbors, random_state=seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about using only one thread because of the seed
+        warnings.simplefilter("ignore")  # UMAP warns that a seed limits it to one thread
         return np.asarray(placer.fit_transform(points), dtype=np.float64)
 
 
 def choose_pictured(embedding: Embedding, *, most: int, seed: int = 0) -> dict[int, tuple[float, float]]:
-    """Chooses rows to picture; returns the centers of :func:`place_pictures` by row number."""
+    """Chooses rows to show as thumbnails; returns the centers of :func:`place_pictures` by row number."""
     low, high = _limits(embedding.points)
     places = (embedding.points - low) / (high - low)
     placed = place_pictures(places, most=most, seed=seed)
@@ -214,7 +214,7 @@ def draw_embedding(
 ) -> "Figure":
     """Draws points and thumbnails, ``side`` inches high, with a legend if there is a title; inside ``drawing``.
 
-    ``pictured`` is from :func:`choose_pictured`; ``thumbnails`` holds those of its rows.
+    ``pictured`` comes from :func:`choose_pictured`; ``thumbnails`` has the same rows.
     """
     has_legend = bool(title) and embedding.selection.y is not None
     figure = new_figure(side * (1.25 if has_legend else 1), side)
@@ -257,10 +257,10 @@ def caption(embedding: Embedding) -> str:
 
 
 class ClassMark(NamedTuple):
-    """Mark of a class, of all classes without a mark of their own, or of the rows without a class.
+    """Mark of a class, of all less frequent classes, or of the rows without a class.
 
     ``text`` is for a legend; ``color`` is ``#RRGGBB``; ``shape`` is ``"o"``, ``"s"`` (square), ``"^"`` (triangle) or
-    ``"."`` (dot); ``positions`` ``(k,)`` are those of its rows in the selection.
+    ``"."`` (dot); ``positions`` ``(k,)`` locate the rows in the selection.
     """
 
     text: str
@@ -270,7 +270,7 @@ class ClassMark(NamedTuple):
 
 
 def mark_classes(selection: Selection) -> list[ClassMark]:
-    """Marks for the most frequent classes; one for all others; one for rows without a class."""
+    """Marks of the most frequent classes, of all others together, and of the rows without a class."""
 
     def mark(name: str, color: str, shape: str, is_its: npt.NDArray[np.bool_]) -> ClassMark:
         positions = np.flatnonzero(is_its)
@@ -295,9 +295,9 @@ def mark_classes(selection: Selection) -> list[ClassMark]:
 def place_pictures(
     points: npt.NDArray[np.float64], *, most: int, seed: int = 0
 ) -> dict[int, tuple[float, float]]:
-    """Draws points at random and places a picture beside each, where it hides the fewest other points.
+    """Chooses points at random and places a picture beside each, where it hides the fewest other points.
 
-    Pictures lie within the plot and do not overlap. The leader from a point to its picture crosses no other leader and
+    Pictures are within the plot and do not overlap. The leader from a point to its picture crosses no other leader and
     no other picture. A point without such a place gets no picture. Points ``(n, 2)``, and the centers of pictures by
     the index of their point, are 0 to 1 from the left and lower edges of the plot.
     """
@@ -352,6 +352,6 @@ def _draw_points(axes: "Axes", embedding: Embedding, marks: Sequence[ClassMark])
         look["s"] = (6 if mark.shape == "." else 14) * (0.5 if n > 1000 else 1)
         # matplotlib hides labels that begin with an underscore.
         look["label"] = f" {mark.text}" if mark.text.startswith("_") else mark.text
-        # Points without a named class lie below all others.
+        # Points without a class of their own are drawn below all others.
         look["zorder"] = 3 - order / 100
         axes.scatter(x, y, linewidths=0.25, edgecolors=(0.2, 0.2, 0.2, 0.6), **look)

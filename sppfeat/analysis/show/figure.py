@@ -1,7 +1,9 @@
-"""The style of all pictures, and their files.
+"""The style of all pictures, and the writer of their files.
 
-Figures are drawn without a display and without pyplot, whose list of open figures would keep them in memory.
-matplotlib arranges what is on them (constrained layout) and fits the page. The same figure gives the same bytes.
+Figures are drawn without a display and without pyplot, which would keep them in memory. matplotlib's constrained layout
+arranges them. Files have a white page, because they are printed and viewed by programs whose background is unknown; the
+charts of a report are transparent and read on light and dark pages. On one machine, the same command writes the same
+bytes.
 """
 
 import contextlib
@@ -35,18 +37,18 @@ __all__ = [
 ]
 
 COLORS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#0072B2", "#000000")
-"""Colors for things to tell apart, by Okabe and Ito, for all kinds of color vision."""
+"""Distinct colors by Okabe and Ito, for all kinds of color vision."""
 
 HEAT = "viridis"
-"""Color map for amounts, brighter for larger ones, for all kinds of color vision."""
+"""Color map for amounts; brighter is larger. Suits all kinds of color vision."""
 
 _DPI = 200
-_VECTOR_DPI = 130  # for photographs in .svg and .pdf; with 200, a picture with 6 photographs takes 9 MB
-_MARGIN = 0.08  # inches around all that is drawn
+_VECTOR_DPI = 130  # for photographs in .svg and .pdf; at 200, a picture with 6 photographs takes 9 MB
+_MARGIN = 0.08  # inches around the drawing
 _ALIKE = 1e-4  # relative difference below which values count as equal
-_INK = "#7b7b7b"  # can be read on white and on near-black pages alike (contrast 4.2)
+_INK = "#7b7b7b"  # readable on white and on near-black pages (contrast 4.2)
 _FONT = "DejaVu Sans"  # comes with matplotlib
-# Used, if installed, for letters that DejaVu Sans lacks; each covers many scripts.
+# Fonts for letters that DejaVu Sans lacks, used if installed; each covers many scripts.
 _FURTHER_FONTS = (
     "Noto Sans CJK SC",
     "Noto Sans CJK JP",
@@ -63,7 +65,7 @@ _FURTHER_FONTS = (
 )
 _STYLE: dict[str, Any] = {
     "font.size": 8,
-    "text.parse_math": False,  # file names may hold $
+    "text.parse_math": False,  # file names may contain $
     "axes.titlesize": 8,
     "axes.titlelocation": "left",
     "axes.labelsize": 8,
@@ -84,7 +86,7 @@ _STYLE: dict[str, Any] = {
     "svg.fonttype": "path",  # looks the same without the fonts
     "svg.hashsalt": "sppfeat",  # otherwise element ids are random
 }
-# No date and no version, so that the same figure gives the same bytes.
+# No date and no version: the same figure gives the same bytes.
 _METADATA: dict[str, dict[str, Any]] = {
     ".png": {"Software": None},
     ".svg": {"Date": None, "Creator": None},
@@ -111,10 +113,10 @@ class Picture(NamedTuple):
 
 
 def check_picture_path(output: StrPath, *, inputs: Sequence[object] = (), overwrite: bool) -> Path:
-    """Path of an output; refuses one that cannot be written or is an input, so that nothing is computed in vain."""
+    """Checks before any work that an output can be written and is not an input; returns its path."""
     path = Path(output)
     if path.suffix.lower() not in _METADATA:
-        raise ConfigError(f"the output is {str(path)!r}; allowed: a name that ends in .png, .svg or .pdf")
+        raise ConfigError(f"the output is {str(path)!r}; its name must end in .png, .svg or .pdf")
     import_extra("matplotlib", extra="plot", purpose="a picture")
     check_new_file(path, inputs=inputs, overwrite=overwrite)
     return path
@@ -122,22 +124,22 @@ def check_picture_path(output: StrPath, *, inputs: Sequence[object] = (), overwr
 
 @contextlib.contextmanager
 def drawing(ink: str = "black") -> Iterator[None]:
-    """Sets our style, with lines and letters in ``ink``, in place of the user's matplotlib settings."""
+    """Replaces the user's matplotlib settings with our style, with lines and letters in ``ink``."""
     style = import_extra("matplotlib.style", extra="plot", purpose="a picture")
     from matplotlib.font_manager import fontManager
 
-    # matplotlib would warn of each font that is not installed, for each text.
+    # matplotlib warns of every font that is not installed, for every text.
     known = {font.name for font in fontManager.ttflist}
     fonts = {"font.family": [_FONT, *(font for font in _FURTHER_FONTS if font in known)]}
     inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
     with style.context(["default", _STYLE, fonts, dict.fromkeys(inked, ink)]), warnings.catch_warnings():
-        # File names may hold letters that no font has; matplotlib warns and draws them as boxes.
+        # matplotlib warns of letters in file names that no font has, and draws boxes for them.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
 
 
 def cut_middle(text: str, longest: int) -> str:
-    """Cuts a text for a picture; keeps both ends, because names of images often differ at the end."""
+    """Shortens a text in the middle; names of images often differ at the end."""
     shown = escaped(text)
     if len(shown) <= longest:
         return shown
@@ -146,7 +148,7 @@ def cut_middle(text: str, longest: int) -> str:
 
 
 def widened(low: float, high: float, share: float) -> tuple[float, float]:
-    """The limits of an axis; widened by a share of their size if they hardly differ."""
+    """The limits of an axis, widened by a share of their size if they hardly differ."""
     size = max(abs(low), abs(high))
     spread = (share * size or 1.0) if high - low <= _ALIKE * size else 0.0
     return low - spread, high + spread
@@ -160,7 +162,7 @@ def new_figure(width: float, height: float) -> "Figure":
 
 
 def write_picture(draw: Callable[[], "Figure"], path: Path, *, overwrite: bool) -> tuple[int, int]:
-    """Writes what ``draw`` draws, whole or not at all; returns its width and height in pixels."""
+    """Writes a figure, completely or not at all; returns its width and height in pixels."""
     suffix = path.suffix.lower()
     content = io.BytesIO()
     with drawing():
@@ -184,7 +186,7 @@ def _number_clips(svg: bytes) -> bytes:
 
 
 def draw_png(draw: Callable[[], "Figure"]) -> bytes:
-    """PNG file of what ``draw`` draws, on a transparent ground, to be read on light and on dark pages."""
+    """The bytes of a PNG file of a figure, transparent, for light and dark pages."""
     content = io.BytesIO()
     with drawing(_INK):
         draw().savefig(content, format="png", transparent=True, metadata=_METADATA[".png"])

@@ -1,4 +1,4 @@
-"""The numbers in a picture of one image: what ``sppfeat show image --json`` prints."""
+"""The numbers in a picture of one image, as ``sppfeat show image --json`` prints them."""
 
 from collections.abc import Sequence
 from typing import TypedDict
@@ -90,7 +90,7 @@ class ImageNumbers(TypedDict):
 
 
 def pooled_numbers(layers: Sequence[PooledLayer], channel: int | None) -> BoxNumbers:
-    """The numbers in a picture of one box, as plain values; strengths are those of all channels or of one."""
+    """The numbers in a picture of one box, as plain values; strengths are over all channels or of one."""
     first = layers[0]
     return {
         "box_px": first.view.box_px,

@@ -1,4 +1,4 @@
-"""Pictures of the pooling of one image: regions, bins, pooled values, and the cells where the maxima were found."""
+"""Pictures of the pooling of one image: regions, bins, pooled values, and the cells that hold the maxima."""
 
 import os
 from collections.abc import Sequence
@@ -44,11 +44,12 @@ __all__ = ["draw_bins", "draw_image", "draw_maxima", "draw_pooled", "show_image"
 _MAX_PANEL_ROWS = 6  # boxes times layers
 _MAX_LEVELS = 6
 
-# Inches: width of a column (a panel and its title must fit), maximum size of a panel, and what a block has besides its
-# panels: texts, titles, and color bars (of which the last figure) with their labels.
-_COLUMN, _PANEL_WIDTH, _PANEL_HEIGHT = 1.96, 1.87, 2.0
-_AROUND_PANELS, _BARS = 1.7, 0.7
-_AROUND_BLOCKS = 0.85  # title and footer of the picture
+# Inches.
+_COLUMN = 1.96  # width, for a panel and its title
+_PANEL_WIDTH, _PANEL_HEIGHT = 1.87, 2.0  # maximum
+_BARS = 0.7  # height of color bars with their labels
+_AROUND_PANELS = 1.0 + _BARS  # height of a block without its panels: texts, titles and color bars
+_AROUND_BLOCKS = 0.85  # height of the picture's title and footer
 _LEAST_WIDTH = 5.55  # room for three color bars
 
 _LONGEST_NAME = 60
@@ -56,9 +57,7 @@ _MAXIMA = "YlOrRd"
 _LEVEL_COLORS = (COLORS[0], COLORS[1], COLORS[2], COLORS[4], COLORS[5], COLORS[3])
 _LEAST_CELLS = 5  # minimum side of the visible window, in cells, without its margin
 _AROUND = 0.6  # margin of the window around region and box, in strides
-_INSET = (
-    0.13  # strides between an outline and the edge of its bin, so that overlapping bins can be told apart
-)
+_INSET = 0.13  # strides between the edge of a bin and its outline, which tell overlapping bins apart
 _LIGHTENED = 0.45  # share of the contrast that a photograph in gray keeps
 _GRAYS = 32  # few enough for small .png files
 _TINT = 0.6  # opacity of colors over the photograph
@@ -81,7 +80,7 @@ def show_image(
     on_download: OnDownload = lambda name, done, total: None,
     **network: Any,
 ) -> Picture:
-    """Draws the pyramid's bins on an image, what is pooled in them, and where it came from.
+    """Draws the pyramid of an image: its bins, their pooled values, and the cells that hold the maxima.
 
     Args:
         image: path of the image; None to draw a row of ``file``.
@@ -91,19 +90,19 @@ def show_image(
         file: feature file whose network and settings to use.
         row: row of ``file`` to draw: its image and its box.
         root: folder that now holds the images of ``file``; the recorded one if None.
-        projection, margin: conversion of boxes to cells; see :class:`sppfeat.Extractor`. If None, as in ``file``, or
-            the defaults.
+        projection, margin: conversion of boxes to cells; see :class:`sppfeat.Extractor`. None takes the settings of
+            ``file``, or the defaults.
         overwrite: replace the output if it exists.
         on_download: called during a download with the name of a weights file, the bytes done, and the total.
-        **network: network and settings, for :class:`sppfeat.Extractor`; with ``file`` only ``weights``,
-            ``weights_dir`` and ``device``.
+        **network: arguments of :class:`sppfeat.Extractor`; with ``file`` only ``weights``, ``weights_dir`` and
+            ``device``.
 
     Returns:
         The picture's path and its size; ``found`` holds the numbers in the picture, as plain values.
 
     Raises:
-        ConfigError: arguments contradict each other, the output is no picture or an input, or there are too many boxes,
-            layers or levels.
+        ConfigError: arguments contradict each other, the output is not a picture or is also an input, or there are too
+            many boxes, layers or levels.
         BoxError: a box has no area inside the image.
         ImageError: the image cannot be read.
         WeightsError: weights cannot be loaded.
@@ -114,10 +113,13 @@ def show_image(
     for is_wrong, message in (
         (file is None and is_row, "--row needs a feature file: add --from FILE"),
         (file is None and root is not None, "--root needs a feature file: add --from FILE"),
-        (file is None and image is None, "no PHOTO, and no --from with --row; allowed: one of them"),
-        (file and (image is None) != is_row, "--from is given; with it allowed: either PHOTO, or --row"),
-        (is_row and boxes, "--box and --row are both given; allowed: one of them"),
-        (is_row and is_converted, "--row is drawn as it was made: leave out --projection and --margin"),
+        (file is None and image is None, "nothing to draw: give a PHOTO, or --from FILE with --row N"),
+        (file and (image is None) != is_row, "--from needs either a PHOTO or --row N"),
+        (is_row and boxes, "--box and --row exclude each other"),
+        (
+            is_row and is_converted,
+            "--row is drawn with its own settings: leave out --projection and --margin",
+        ),
     ):
         if is_wrong:
             raise ConfigError(message)
@@ -132,14 +134,14 @@ def show_image(
                 found, view = view_of_row(features, row, root=root)
                 views, title = [view], f"{os.path.basename(found)}, row {row} of {features.path.name}"
             extractor = Extractor.from_file(features, on_download=on_download, **network)
-    check_picture_path(path, inputs=[found], overwrite=overwrite)  # the image of a row
+    check_picture_path(path, inputs=[found], overwrite=overwrite)  # the row's image
     config = extractor.config
     n_boxes, n_layers, n_levels = len(views), len(config.backbone.layers), len(config.descriptor.levels)
     if n_boxes * n_layers > _MAX_PANEL_ROWS:
-        rows = f"{n_boxes} boxes of {n_layers} layers are {n_boxes * n_layers} rows of panels"
-        raise ConfigError(f"{rows}; allowed: {_MAX_PANEL_ROWS}")
+        rows = f"{n_boxes} boxes x {n_layers} layers = {n_boxes * n_layers} rows of panels"
+        raise ConfigError(f"{rows}; a picture holds at most {_MAX_PANEL_ROWS}")
     if n_levels > _MAX_LEVELS:
-        raise ConfigError(f"{n_levels} levels do not fit into one picture; allowed: {_MAX_LEVELS}")
+        raise ConfigError(f"{n_levels} levels; a picture holds at most {_MAX_LEVELS}")
     pooled = pooled_boxes(extractor, found, views, projection=projection, margin=margin)
     height, width = image_hw = pooled[0][0].image_hw
     note = (
@@ -147,7 +149,7 @@ def show_image(
         f"{','.join(map(str, config.descriptor.levels))}; image of {height} x {width} pixels (height x width)"
     )
     if config.input.flip:
-        note += "; descriptors are the mean with the mirror image's"
+        note += "; descriptors are averaged with those of the mirror image, not shown"
     layers = [layer for of_box in pooled for layer in of_box]
     page = write_picture(
         lambda: draw_image(layers, title=title, note=note, channel=channel), path, overwrite=overwrite
@@ -173,7 +175,7 @@ def draw_image(
     """
     for layer in layers:
         if channel is not None and not 0 <= channel < (n := len(layer.map)):
-            raise ConfigError(f"channel is {channel}; allowed: 0 to {n - 1}, those of layer {layer.name}")
+            raise ConfigError(f"--channel is {channel}; layer {layer.name!r} has channels 0 to {n - 1}")
     rows = [_panel_heights(layer) for layer in layers]
     width = max(_LEAST_WIDTH, _COLUMN * (1 + len(layers[0].levels)))
     heights = [sum(own) + _AROUND_PANELS for own in rows]
@@ -277,7 +279,7 @@ def draw_pooled(axes: "Axes", layer: PooledLayer, level: PooledLevel, channel: i
     texts = [[f"{v:.0f}" if 100 <= abs(v) < 1e6 else f"{v:#.3g}" for v in row] for row in values.tolist()]
     letters_hw = np.array((y1 - y0, x1 - x0)) / n * _points_per_pixel(layer) / _LETTER_POINTS
     if letters_hw[0] < 1 or letters_hw[1] < 0.5 + max(len(text) for row in texts for text in row):
-        return  # the numbers would cover each other
+        return  # the numbers would overlap
     from matplotlib.patheffects import withStroke
 
     halo = [withStroke(linewidth=2, foreground="black", alpha=0.6)]
@@ -288,7 +290,7 @@ def draw_pooled(axes: "Axes", layer: PooledLayer, level: PooledLevel, channel: i
 
 
 def draw_maxima(axes: "Axes", layer: PooledLayer, level: PooledLevel, channel: int | None) -> None:
-    """Draws the photograph in gray and, if the level holds maxima, the number of maxima found in each cell."""
+    """Draws the photograph in gray and, for max pooling, the number of maxima that each cell holds."""
     _draw_gray(axes, layer)
     if level.cells is not None:
         counts = level.count_maxima(layer.map_hw, channel)
@@ -299,7 +301,7 @@ def draw_maxima(axes: "Axes", layer: PooledLayer, level: PooledLevel, channel: i
 
 
 def draw_bins(axes: "Axes", layer: PooledLayer, position: int) -> None:
-    """Draws the bins of the level at a position, each with all its cells; cells of several bins are darker."""
+    """Outlines the bins of the level at a position; cells shared by several bins are darker."""
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
 
@@ -309,7 +311,7 @@ def draw_bins(axes: "Axes", layer: PooledLayer, position: int) -> None:
     bins = [Rectangle((x0, y0), x1 - x0, y1 - y0) for x0, y0, x1, y1 in boxes.tolist()]
     bin_points = _points_per_pixel(layer) * float((boxes[:, 2:] - boxes[:, :2]).min())
     if bin_points < _LEAST_BIN_POINTS:
-        return  # their outlines would merge into gray
+        return  # the outlines would merge
     width = min(1.1, 0.2 + 0.13 * _points_per_pixel(layer) * float(stride.min()), bin_points / 12)
     axes.add_collection(PatchCollection(bins, facecolor=color, alpha=0.1, linewidth=0))
     for linewidth, edgecolor in ((width * 2, (0, 0, 0, 0.55)), (width, color)):
@@ -350,12 +352,12 @@ def _panel_heights(layer: PooledLayer) -> tuple[float, float]:
 
 
 def _inches_per_pixel(window: Any) -> float:
-    """Inches of the page per pixel of the network input, in a panel that shows this part of it."""
+    """Inches per pixel of the network input in a panel that shows this window."""
     return float(min(_PANEL_WIDTH / (window[2] - window[0]), _PANEL_HEIGHT / (window[3] - window[1])))
 
 
 def _points_per_pixel(layer: PooledLayer) -> float:
-    """Points of the page (1/72 inch) per pixel of the network input, in a panel that shows the window."""
+    """Points (1/72 inch) per pixel of the network input in a panel that shows the layer's window."""
     return 72 * _inches_per_pixel(window_of(layer))
 
 
@@ -371,7 +373,7 @@ def _edges(layer: PooledLayer) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.
 
 
 def _draw_photograph(axes: "Axes", layer: PooledLayer, pixels: npt.NDArray[Any], window: Any) -> None:
-    """Draws the network input, or other pixels in its place, and shows the window of it."""
+    """Draws pixels of the network input, cut to a window."""
     import matplotlib
 
     grays = matplotlib.colormaps["gray"].resampled(_GRAYS)
@@ -407,7 +409,7 @@ def _outline_box(axes: "Axes", layer: PooledLayer) -> None:
 
 
 def _outline(axes: "Axes", box: npt.NDArray[np.float64], color: str, style: Any) -> None:
-    """Draws a rectangle that stands out on bright and dark pictures, clipped at the border."""
+    """Draws a rectangle, clipped at the border, that stands out on bright and dark pictures."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     x0, y0, x1, y1 = np.clip(box, (left, top, left, top), (right, bottom, right, bottom))
     corners = (x0, x1, x1, x0, x0), (y0, y0, y1, y1, y0)

@@ -1,4 +1,4 @@
-"""Thumbnails of rows: the image, or the box with its surroundings."""
+"""Thumbnails of rows: images, or boxes with their surroundings."""
 
 import contextlib
 import io
@@ -32,22 +32,22 @@ __all__ = [
 ]
 
 _SIDE = 128  # pixels
-_CONTEXT = 0.25  # surroundings shown on each side of a box, as a share of its side
-_MAX_PIXELS = 16_000_000  # maximum size to decode an image at to show a small box of it: 48 MB
-_SMALLEST_OUTLINED = 24  # pixels; outlines of smaller boxes would hide the picture
+_CONTEXT = 0.25  # surroundings to show on each side of a box, as a share of its side
+_MAX_PIXELS = 16_000_000  # maximum size to decode an image at for a small box: 48 MB
+_SMALLEST_OUTLINED = 24  # pixels; outlines on smaller thumbnails would hide them
 _HANG_SECONDS = 20.0
 _INNER, _OUTER = (255, 213, 0), (0, 0, 0)  # yellow on black stands out on every picture
 
 
 class Thumbnail(NamedTuple):
-    """A small picture, ``(h, w, 3)`` uint8 RGB, or the reason why there is none."""
+    """A small picture, ``(h, w, 3)`` uint8 RGB, or the reason why it is missing."""
 
     pixels: npt.NDArray[np.uint8] | None
     reason: str = ""
 
 
 class PictureSource(NamedTuple):
-    """Image, which may lie in an archive, and box to make a thumbnail of, in pixels of the image as displayed."""
+    """An image, possibly in an archive, and a box in pixels of the image as displayed."""
 
     path: bytes
     image_hw: tuple[int, int]
@@ -58,7 +58,7 @@ class PictureSource(NamedTuple):
 def find_row_pictures(
     file: FeatureTable, rows: Sequence[int], *, root: StrPath | None = None
 ) -> dict[int, PictureSource]:
-    """Finds the images and boxes of some rows, by row number; ``root`` is the folder that now holds the images."""
+    """Finds the images and boxes of rows, by row number; ``root`` is the folder that now holds the images."""
     folder, pictured = os.fsencode(file.root if root is None else root), {}
     for row in rows:
         image = int(file.image_index[row])
@@ -70,7 +70,7 @@ def find_row_pictures(
 
 
 def find_query_pictures(queries: Sequence[Query], *, exif: str, max_pixels: int) -> dict[str, PictureSource]:
-    """Finds the images and boxes of all queries that are not rows, by the texts of the queries."""
+    """Finds the images and boxes of the queries that are not rows, by the text of the query."""
     pictured = {}
     for query in queries:
         if query.path is not None:
@@ -84,12 +84,13 @@ def find_query_pictures(queries: Sequence[Query], *, exif: str, max_pixels: int)
 def read_thumbnails(
     pictured: Mapping[Any, PictureSource], *, exif: str, side: int = _SIDE
 ) -> dict[Any, Thumbnail]:
-    """Decodes thumbnails by any key in worker processes; an image may be missing, changed, or unreadable.
+    """Decodes thumbnails in worker processes; images may be missing, changed or unreadable.
 
-    ``side`` is the longest one in pixels, of the image or of the box with its surroundings. Nothing is enlarged.
+    ``side`` limits the longer side, in pixels, of the image or of the box with its surroundings. Small images are not
+    enlarged.
     """
     keys, sources = list(pictured), list(pictured.values())
-    thumbnails, batches = dict.fromkeys(keys, Thumbnail(None, "its size is not known")), []
+    thumbnails, batches = dict.fromkeys(keys, Thumbnail(None, "its size is unknown")), []
     for i, source in enumerate(sources):
         height, width = source.image_hw
         if min(height, width) < 1 or not np.isfinite(source.box).all():
@@ -104,7 +105,7 @@ def read_thumbnails(
         batches.append(Batch([i], [place], [source.image_hw], input_hw))
     if not batches:
         return thumbnails
-    # A run has accepted them, whatever its limit.
+    # The run that wrote the file has accepted these sizes, whatever its limit.
     max_pixels = max(DEFAULT_MAX_DECODE_PIXELS, *(h * w for h, w in (source.image_hw for source in sources)))
     pool = DecoderPool(
         DecodeSettings(exif, "bicubic", max_pixels, decode="fast"),
@@ -121,12 +122,12 @@ def read_thumbnails(
 
 
 def unread_note(thumbnails: Mapping[Any, Thumbnail]) -> tuple[str, ...]:
-    """A line about the images that cannot be read, if there are any."""
+    """A line about unreadable images; empty without any."""
     unread = [thumbnail.reason for thumbnail in thumbnails.values() if thumbnail.pixels is None]
     if not unread:
         return ()
     n_images = counted(len(thumbnails), "image")
-    return (f"{len(unread)} of {n_images} cannot be read; the first of them: {unread[0]}",)
+    return (f"{len(unread)} of {n_images} cannot be read; the first: {unread[0]}",)
 
 
 def encode_jpeg(pixels: npt.NDArray[np.uint8]) -> bytes:
@@ -137,7 +138,7 @@ def encode_jpeg(pixels: npt.NDArray[np.uint8]) -> bytes:
 
 
 def _shown(source: PictureSource) -> npt.NDArray[np.float64]:
-    """The box, and the box with its surroundings: ``(2, 2, 2)``, their upper left and lower right corners ``x, y``."""
+    """The box, and the box with its surroundings, ``(2, 2, 2)``: upper left and lower right corners ``x, y``."""
     width_height = source.image_hw[::-1]
     box = np.sort(np.clip(np.reshape(source.box, (2, 2)), 0, width_height), axis=0)
     around = (box[1] - box[0]) * _CONTEXT
@@ -145,7 +146,7 @@ def _shown(source: PictureSource) -> npt.NDArray[np.float64]:
 
 
 def _cut(pixels: npt.NDArray[np.uint8], source: PictureSource) -> npt.NDArray[np.uint8]:
-    """Crops a resized image to its visible part, and outlines the box if it is not the whole image."""
+    """Crops a resized image to the box with its surroundings; outlines a box that is not the whole image."""
     whole, resized = np.array(source.image_hw[::-1]), np.array(pixels.shape[1::-1])
     box, part = _shown(source) * (resized / whole)
     left, top = np.minimum(part[0], resized - 1).astype(int)

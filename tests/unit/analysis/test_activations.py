@@ -117,7 +117,7 @@ def test_boxes_are_clipped_scaled_and_flagged(pooled):
 
 @pytest.mark.parametrize("box", [(5, 5, 5, 20), (200, 0, 300, 50), (9, 9, 1, 1), (0, 0, np.nan, 9)])
 def test_a_box_without_area_is_refused_with_the_size_of_its_image(extractor, picture, box):
-    with pytest.raises(BoxError, match=r"no area in its image of 130 x 90 pixels \(width x height\)"):
+    with pytest.raises(BoxError, match=r"no area inside its image of 130 x 90 pixels \(width x height\)"):
         pooled_boxes(extractor, picture, [View(box)])
 
 
@@ -198,5 +198,5 @@ def test_rows_that_cannot_be_shown_say_so(images, tmp_path):
         with pytest.raises(StoreError, match=r"row 1 of .* has no descriptor"):
             view_of_row(file, 1)
         for row in (2, -1):
-            with pytest.raises(ConfigError, match=f"row is {row}; allowed: 0 to 1"):
+            with pytest.raises(ConfigError, match=f"--row is {row}; .* has rows 0 to 1"):
                 view_of_row(file, row)

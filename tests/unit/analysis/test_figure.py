@@ -73,7 +73,7 @@ def test_letters_are_looked_for_in_further_fonts_where_these_are_installed(monke
 
 @pytest.mark.parametrize("name", ["picture", ".png", "a.png.h5"])
 def test_other_suffixes_are_refused(tmp_path, name):
-    with pytest.raises(ConfigError, match=r"ends in \.png, \.svg or \.pdf"):
+    with pytest.raises(ConfigError, match=r"must end in \.png, \.svg or \.pdf"):
         check_picture_path(tmp_path / name, overwrite=True)
 
 

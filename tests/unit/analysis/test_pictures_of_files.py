@@ -121,7 +121,7 @@ def test_few_rows_can_be_embedded_by_their_principal_components_only(file, rows)
     embedding = embed_rows(selection)
     assert embedding.points.shape == (len(rows), 2)
     assert np.isfinite(embedding.points).all()
-    with pytest.raises(ConfigError, match="5 rows or more"):
+    with pytest.raises(ConfigError, match=f"--method tsne needs 5 rows or more; {len(rows)} are selected"):
         embed_rows(selection, method="tsne")
 
 
@@ -272,7 +272,9 @@ def test_a_sheet_says_what_it_shows_where_there_is_little(file, selection):
     assert sheet_text(sheet_of(selection, 2, 3)).startswith("2 queries (left) and their 3 nearest rows by")
     few = file.select(rows=np.array([3, 5]), labels=[None] * 24)
     assert sheet_text(sheet_of(few, 1, 8)) == "1 query (left) and its nearest row by cosine distance"
-    assert sheet_text(sheet_of(file.select(rows=np.array([3])), 1, 8)) == "1 query; there are no other rows"
+    assert (
+        sheet_text(sheet_of(file.select(rows=np.array([3])), 1, 8)) == "1 query; the file has no other rows"
+    )
     sheet = sheet_of(few, 1, 8)
     with drawing():
         found = texts_of(draw_sheet(sheet, {}))
@@ -389,7 +391,7 @@ def test_pictures_are_whole_files_with_the_same_bytes(path, tmp_path, command, s
 def test_queries_may_be_rows_and_no_file_is_written_for_wrong_ones(path, tmp_path):
     output, photo = tmp_path / "o.png", tmp_path / "photo.png"
     result = show("neighbors", path, "row:0", "row:5", "-o", output, "-k", "3", "--root", tmp_path, code=0)
-    assert "note: 8 of 8 images cannot be read; the first of them: no such file" in result.stderr
+    assert "note: 8 of 8 images cannot be read; the first: no such file" in result.stderr
     with Image.open(output) as picture:
         assert picture.width > picture.height
     write_image(photo, 40, 40, seed=0)
