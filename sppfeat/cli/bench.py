@@ -1,4 +1,4 @@
-"""``sppfeat bench``: commands that measure speed and memory; each prints a table, with notes on reading it."""
+"""``sppfeat bench``: measures speed; each command prints a table with notes."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ _MISSING = "-"
 def _positive_numbers(text: str, separator: str = ",") -> tuple[int, ...]:
     parts = text.split(separator)
     if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-        raise ValueError(f"{text!r} has a part that is no whole number above 0")
+        raise ValueError(f"{text!r} has a part that is not a whole number above 0")
     return tuple(map(int, parts))
 
 
@@ -45,7 +45,7 @@ _MAP_SIZE = Parsed("hxw", _height_and_width, refusal="{!r}; allowed: height and 
 
 
 def _amount_option(names: str, full: str, quick: str, text: str, **settings: Any) -> Callable[[Any], Any]:
-    """Declares an option with two defaults, as texts: one to measure with, one to try out with ``--quick``."""
+    """Declares an option with two defaults, as texts: the usual one, and one for ``--quick``."""
 
     def choose(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
         default = quick if context.params["quick"] else full
@@ -60,7 +60,7 @@ def _size_option(full: int, quick: int) -> Callable[[Any], Any]:
 
 
 def _common_options(*, repetitions: int) -> Callable[[Any], Any]:
-    """Declares the options that end the list of each command, with its default of ``--repetitions``."""
+    """Declares the last options of each command, with its default of ``--repeats``."""
     text = "Number of measurements; the median is reported."
     return together(
         _amount_option(
@@ -264,7 +264,7 @@ def _regions_text(found: "RegionsBench") -> str:
         "",
     ]
     if largest := found["ladder"][-1]["extrapolated_from"]:
-        lines.append(f"* not measured with so many: {counted(largest, 'box')}, scaled in proportion")
+        lines.append(f"* extrapolated from {counted(largest, 'box')}")
     return "\n".join([*lines, _crossover_text(found), _medians(found)])
 
 
@@ -313,11 +313,9 @@ def _extract_text(found: "ExtractBench") -> str:
         f"{counted(found['batches'], 'batch', 'batches')}"
     )
     if found["unreadable"]:
-        images += (
-            "; " + counted(found["unreadable"], "left out: it", "left out: they") + " cannot be read or run"
-        )
+        images += f"; {found['unreadable']} skipped (cannot be read or run)"
     if found["failed"]:
-        images += f"; {found['failed']} failed in the run: 'sppfeat extract' says why"
+        images += f"; {found['failed']} failed in the run ('sppfeat extract' gives the reasons)"
     return "\n".join(
         [
             *_heading(found),
@@ -328,7 +326,7 @@ def _extract_text(found: "ExtractBench") -> str:
             f"bound:      {found['bound']}",
             f"extract:    the whole run with {counted(found['workers'], 'decoding process')}, after "
             f"{found['prepare']['seconds']:.2f} s for listing, network and headers",
-            f"forward:    the bare network, same batches, decoded already; the run takes "
+            f"forward:    the network alone on the same decoded batches; the run takes "
             f"{found['extract_to_forward']:.2f} times as long",
             f"loop:       Pillow, one image at a time, float32, adaptive pooling; the run is "
             f"{found['speedup_over_loop']:.2f} times as fast",
@@ -357,11 +355,11 @@ def _machine_text(machine: "Machine") -> str:
 def _crossover_text(found: "RegionsBench") -> str:
     crossover = found["crossover"]
     if crossover is None:
-        return f"crossover:  none: a run per box is faster with {counted(found['ladder'][-1]['boxes'], 'box')}, too"
+        return f"crossover:  none; one run per box is faster even with {counted(found['ladder'][-1]['boxes'], 'box')}"
     text = f"crossover:  one run of the image wins from {counted(crossover['boxes'], 'box')} on"
     if crossover["above"] is not None:
         text += f", not with {crossover['above']}"
-    return f"{text} (not measured with so many)" if crossover["is_extrapolated"] else text
+    return f"{text} (extrapolated)" if crossover["is_extrapolated"] else text
 
 
 def _pooling_notes(found: "PoolingBench") -> list[str]:
@@ -369,20 +367,20 @@ def _pooling_notes(found: "PoolingBench") -> list[str]:
     notes = [
         f"same:       share of the values that equal those of adaptive_loop, one {_POOLING[found['mode']]} per level "
         "and box;",
-        "            roi_align interpolates: its values are others by definition",
+        "            roi_align interpolates, so its values differ by definition",
     ]
     if found["mode"] != "max":
-        notes.append("            roi_pool takes maxima only: left out")
+        notes.append("            roi_pool takes maxima only and was skipped")
     notes.append(
-        "layout:     ours is given channels-last maps, as the network leaves them, the others (N, C, H, W)"
+        "layout:     our functions get channels-last maps, as networks return them; the others (N, C, H, W)"
     )
-    notes.append("write_once: writing values of that number, pooling nothing: the floor")
+    notes.append("write_once: writes as many values without pooling (lower bound)")
     in_pieces = [cell for cell in of_regions if cell["calls"] > 1]
     if in_pieces:
         pieces = ", ".join(
             f"{counted(cell['boxes'], 'box')} in {counted(cell['calls'], 'call')}" for cell in in_pieces
         )
-        notes.append(f"memory:     {pieces}, of every contender")
+        notes.append(f"memory:     {pieces}, for every contender")
     cells = [timing for cell in (*of_regions, *found["whole"]) for timing in cell["contenders"].values()]
     if None in cells:
         notes.append(
@@ -393,7 +391,7 @@ def _pooling_notes(found: "PoolingBench") -> list[str]:
 
 def _medians(found: "RegionsBench | PoolingBench | ExtractBench", but: str = "") -> str:
     times = "once" if found["repetitions"] == 1 else f"{found['repetitions']} times"
-    return f"measured:   {times}, in turn{but}; shown are medians, --json has the spread"
+    return f"measured:   {times} in turn{but}; medians are shown (--json has the spread)"
 
 
 def _seconds(seconds: float) -> str:

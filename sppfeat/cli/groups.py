@@ -1,4 +1,4 @@
-"""The group of all commands, and how a command ends: by itself, with an error, or on a signal."""
+"""The group of all commands, exit codes, and the handling of errors and signals."""
 
 import contextlib
 import importlib
@@ -70,7 +70,7 @@ class CommandLine(Group):
 
 @contextlib.contextmanager
 def _label_notes() -> Iterator[None]:
-    """Prints what labels leave unmatched as notes, each once."""
+    """Prints label warnings as notes, each once."""
     before, seen = warnings.showwarning, set[str]()
 
     def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
@@ -97,7 +97,7 @@ class Stop:
         self._has_batches = False
 
     def begin_batches(self) -> None:
-        """From now on, lets the first signal wait for the end of the current batch."""
+        """Lets the next signal wait for the end of the current batch."""
         self._has_batches = True
 
     def is_wanted(self) -> bool:
@@ -105,7 +105,7 @@ class Stop:
         return self._is_wanted
 
     def handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """Signal handler: notes the request, or raises KeyboardInterrupt if the run must stop at once."""
+        """Records the request to stop, or raises KeyboardInterrupt if the run must stop at once."""
         if self._is_wanted or not self._has_batches:
             self._is_wanted = True
             raise KeyboardInterrupt
@@ -135,7 +135,7 @@ def stop_on_signals() -> Iterator[Stop]:
     """Handles signals: the first asks to stop after the current batch, the second raises KeyboardInterrupt.
 
     Ignored signals stay ignored, such as SIGHUP under ``nohup`` or SIGINT in the background of a script. Outside the
-    main thread, signals cannot be handled and nothing happens.
+    main thread, which alone can handle signals, nothing happens.
     """
     global _innermost
     stop = Stop()
@@ -147,7 +147,7 @@ def stop_on_signals() -> Iterator[Stop]:
     outer, hook = _innermost, sys.unraisablehook
     try:
         _innermost = stop
-        # Without a report of a dropped KeyboardInterrupt, which raise_if_dropped repeats.
+        # raise_if_dropped repeats a dropped KeyboardInterrupt, so Python need not report it.
         sys.unraisablehook = lambda dropped: None if dropped.exc_type is KeyboardInterrupt else hook(dropped)
         for number in heeded:
             signal.signal(number, stop.handle)

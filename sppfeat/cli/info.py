@@ -48,24 +48,23 @@ def _text(found: "FileInfo") -> str:
         ("root", found["root"]),
     ]
     if unknown:
-        lines.append(("images", f"{unknown} of no known status: sppfeat verify says which"))
+        lines.append(("images", f"{unknown} with unknown status: 'sppfeat verify' lists them"))
     lines += _shard_lines(found["shard"], found["sources"])
     boxes = found["boxes"]
     if boxes:
         lines.append(("boxes", f"{boxes['source']}: {box_counts_text(boxes)}"))
         if boxes["images_without_boxes"]:
-            without = counted(boxes["images_without_boxes"], "image has", "images have")
-            lines.append(("boxes", f"{without} none"))
+            lines.append(("boxes", f"{counted(boxes['images_without_boxes'], 'image')} without boxes"))
         if len(boxes["scales"]) > 1:
             lines.append(("scales", scales_text(boxes["scales"])))
-        lines += _class_lines("of boxes", boxes["classes"])
-    lines += _class_lines("classes", found["classes"])
+        lines += _class_lines(boxes["classes"], " of boxes")
+    lines += _class_lines(found["classes"])
     lines += [("columns", _column_text(block)) for block in found["columns"]]
     if found["reduction"]:
         reduction = found["reduction"]
         lines.append(("reduced", reduction_text(reduction)))
-        lines += [("of", _column_text(block)) for block in reduction["source"]["columns"]]
-        lines.append(("settings", "of what was reduced:"))
+        lines += [("from", _column_text(block)) for block in reduction["source"]["columns"]]
+        lines.append(("settings", "before the reduction:"))
     lines += [("setting", f"{name} = {value}") for name, value in found["config"].items()]
     failures = [f"{failure['path']!r}: {failure['error']}" for failure in found["failures"]]
     failures = first_of(failures, _SHOWN, more="... and {} more: --json lists them")
@@ -75,7 +74,7 @@ def _text(found: "FileInfo") -> str:
 
 
 def _shard_lines(shard: dict[str, int] | None, sources: "list[SourceInfo] | None") -> list[tuple[str, str]]:
-    """Lines about the file's place among the shards of its extraction, and about the files that it reads from."""
+    """Lines about the file's shard of an extraction, and about the files that hold its rows."""
     lines = []
     if shard:
         images = f"images {shard['first_image']} to {shard['stop_image']} of {shard['n_images']}"
@@ -84,15 +83,15 @@ def _shard_lines(shard: dict[str, int] | None, sources: "list[SourceInfo] | None
     if sources is not None:
         shown = first_few((source["path"] for source in sources), _SHOWN)
         nbytes = human_bytes(sum(source["bytes"] for source in sources))
-        lines.append(("virtual", f"the rows lie in {counted(len(sources), 'other file')}, {nbytes}: {shown}"))
+        lines.append(("virtual", f"rows in {counted(len(sources), 'other file')}, {nbytes}: {shown}"))
     return lines
 
 
-def _class_lines(name: str, classes: dict[str, int]) -> list[tuple[str, str]]:
+def _class_lines(classes: dict[str, int], kind: str = "") -> list[tuple[str, str]]:
     if not classes:
         return []
     shown = first_few((f"{name} {n}" for name, n in classes.items()), _SHOWN)
-    return [(name, f"{len(classes)}: {shown}")]
+    return [("classes", f"{len(classes)}{kind}: {shown}")]
 
 
 def _column_text(block: dict[str, Any]) -> str:

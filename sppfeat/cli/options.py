@@ -75,8 +75,8 @@ _MODEL = re.compile(r"^@register_model\((?:name=\"(\w+)\")?\)\n(?:@.*\n)*def (\w
 class Parsed(click.ParamType):  # type: ignore[type-arg]
     """An option type whose values a function parses; a text that it refuses is a usage error.
 
-    ``parse`` refuses by ConfigError or ValueError. The message is ``refusal``, in which ``{!r}`` stands for the text,
-    or that of the error.
+    ``parse`` refuses by ConfigError or ValueError. The message is ``refusal`` with the text in place of ``{!r}``, or
+    else the message of the error.
     """
 
     def __init__(self, name: str, parse: Callable[[str], Any], *, refusal: str = "") -> None:
@@ -130,7 +130,7 @@ def complete_weights(context: Any, parameter: Any, incomplete: str) -> list[Comp
 
 
 def complete_backbones(_context: Any, _parameter: Any, incomplete: str) -> list[CompletionItem]:
-    """Completes the names of networks, which it reads from torchvision's sources, because importing takes seconds."""
+    """Completes names of networks from torchvision's sources, because importing torchvision takes seconds."""
     return [CompletionItem(name) for name in choose_names(_declared_models()) if name.startswith(incomplete)]
 
 
@@ -146,7 +146,7 @@ def _declared_models() -> list[str]:
 def option(*names: str, **more: Any) -> Callable[[_F], _F]:
     """Declares an option that shows its default.
 
-    An option with the name of a setting of :data:`sppfeat.config.values.CHOICES` takes these.
+    An option named after a setting in :data:`sppfeat.config.values.CHOICES` accepts its choices.
     """
     long_name = next(name for name in names if name.startswith("--")).split("/")[0]
     name = long_name.removeprefix("--").replace("-", "_")
@@ -193,9 +193,9 @@ def together(*options: Callable[[Any], Any]) -> Callable[[_F], _F]:
 
 
 def given_options(names: Iterable[str]) -> list[str]:
-    """Flags of those parameters that were given on the command line, such as ``--layer`` for ``layers``.
+    """Names of options given on the command line for these parameters, such as ``--layer`` for ``layers``.
 
-    A parameter that has its value by default or from the environment is not among them.
+    Values from defaults and environment variables do not count.
     """
     context = click.get_current_context()
     parameters = {parameter.name: parameter for parameter in context.command.params}
@@ -299,17 +299,16 @@ def feature_file(name: str = "file") -> Callable[[_F], _F]:
     return click.argument(name, type=click.Path(path_type=Path))
 
 
-def _given(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> Any:  # noqa: ARG001
-    """The values of a repeatable option; None if it is not given."""
+def _values_or_none(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> Any:
+    """The values of a repeatable option; None if it is empty."""
     return values or None
 
 
-# The parameters of a selection are called rows, layers, levels and labels, like the arguments of FeatureFile.select;
-# an option that is not given is None.
+# Parameters have the names of the arguments of FeatureFile.select, and are None if not given.
 rows = option(
     "--rows",
     multiple=True,
-    callback=_given,
+    callback=_values_or_none,
     metavar="CONDITION",
     help="Rows: label=GLOB, image=GLOB, START:STOP, N,N,..., flag=NAME or status=any; repeatable: OR within a kind, "
     "AND between kinds. [default: all with a descriptor]",
@@ -320,7 +319,7 @@ columns = together(
         "--layer",
         "layers",
         multiple=True,
-        callback=_given,
+        callback=_values_or_none,
         metavar="NODE",
         help="Use only this layer; repeatable. [default: all]",
     ),
@@ -337,12 +336,12 @@ def encoding(text: str, **more: Any) -> Callable[[_F], _F]:
     )
 
 
-def _keep(context: click.Context, parameter: click.Parameter, value: str | None) -> None:  # noqa: ARG001
+def _remember_encoding(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
     context.meta["encoding"] = value
 
 
-def _with_encoding(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:  # noqa: ARG001
-    """The table with the encoding that ``--encoding`` says, which is read before."""
+def _with_encoding(context: click.Context, _parameter: click.Parameter, value: str | None) -> Any:
+    """The path of a label table with the value of ``--encoding``, which click reads first."""
     chosen = context.meta.get("encoding")
     if chosen is None or value is None or value in ("box", "image"):
         return value
@@ -358,7 +357,9 @@ _LABELS = option(
     help="Labels: a .csv or .tsv file with columns label and path or row; or box or image for the labels of "
     "boxes or images. [default: as in the file]",
 )
-labels = together(_LABELS, encoding("a table of labels", is_eager=True, expose_value=False, callback=_keep))
+labels = together(
+    _LABELS, encoding("a table of labels", is_eager=True, expose_value=False, callback=_remember_encoding)
+)
 selection = together(rows, columns, labels)
 
 root = option("--root", type=click.Path(), help="Folder that holds the images now. [default: as recorded]")

@@ -46,7 +46,7 @@ def say_above_bars(text: str) -> None:
 
 
 def print_result(text: str) -> None:
-    """Prints a result on standard output; a StoreError says that it cannot be written, as on a full disk."""
+    """Prints a result on standard output; raises StoreError if it cannot be written, as on a full disk."""
     _print(_printable(text))
 
 
@@ -64,7 +64,7 @@ def print_json_or_text(found: Any, text: str, *, as_json: bool) -> None:
 
 
 def standard_output() -> BinaryIO:
-    """Standard output as a binary stream; a StoreError says that it is closed."""
+    """Standard output as a binary stream; raises StoreError if it is closed."""
     if sys.stdout is None:  # started with >&-
         raise StoreError("cannot write to standard output: it is closed")
     return sys.stdout.buffer

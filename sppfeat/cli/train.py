@@ -154,7 +154,7 @@ def train(quiet: bool, verbose: bool, as_json: bool, **values: Any) -> None:
     """
     for name, reason in _without_effect(values):
         for given in given_options([name]):
-            raise ConfigError(f"{given} would have no effect: it is for {reason}")
+            raise ConfigError(f"{given} {reason}")
     from sppfeat.training.run import train as run_training
 
     request = _request(values)
@@ -213,22 +213,22 @@ def train(quiet: bool, verbose: bool, as_json: bool, **values: Any) -> None:
 
 
 def _without_effect(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yields parameters that have no effect with the other options, each with the options that it needs."""
+    """Yields parameters that have no effect with the other options, each with the rest of a message."""
     if values["teachers"]:
         for name in ("labels", "hidden", "dropout", "label_smoothing"):
-            yield name, "class labels, which --teacher does without"
+            yield name, "has no effect with --teacher"
         if values["distill"] == "map":
             for name in ("levels", "pool"):
-                yield name, "class labels and --distill descriptor"
+                yield name, "has no effect with --teacher; add --distill descriptor"
     else:
-        yield "distill", "--teacher"
+        yield "distill", "needs --teacher"
     if values["views"] == "crop":
-        yield "round_to", "--views full"
+        yield "round_to", "needs --views full"
     else:
-        yield "min_crop", "--views crop"
+        yield "min_crop", "needs --views crop"
     if not (values["validation"] or values["val_fraction"]):
         for name in ("val_sizes", "val_every"):
-            yield name, "--val and --val-fraction"
+            yield name, "needs --val or --val-fraction"
 
 
 def _request(values: dict[str, Any]) -> TrainRequest:

@@ -139,7 +139,7 @@ def test_text_marks_scaled_times():
     result = bench("regions", *NETWORK, "--size", 48, "--max-boxes", 4, "--max-crops", 2, "--repeats", 1)
     assert re.search(r"^ +4 .*\* +[\d.]+$", result.stdout, re.MULTILINE)
     assert re.search(r"^ +2 +[\d.e-]+ +[\d.e-]+ +[\d.]+$", result.stdout, re.MULTILINE)
-    assert "* not measured with so many: 2 boxes, scaled in proportion" in result.stdout
+    assert "* extrapolated from 2 boxes" in result.stdout
     assert "crossover: " in result.stdout
 
 

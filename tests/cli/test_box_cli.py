@@ -40,8 +40,8 @@ def test_a_run_with_boxes_says_what_it_understood_and_what_became_of_them(folder
         assert text in result.stderr
     info = run("info", tmp_path / "f.h5")
     assert "3 rows, 2 with a descriptor, 1 clipped to the image, 1 without area" in info.output
-    assert "of boxes:  3: one 2, two 1, x 0" in info.output
-    assert "10 images have none" in info.output
+    assert "classes:   3 of boxes: one 2, two 1, x 0" in info.output
+    assert "10 images without boxes" in info.output
     found = json.loads(run("info", tmp_path / "f.h5", "--json").stdout)["boxes"]
     assert found["classes"] == {"one": 2, "two": 1, "x": 0}
     assert found["scales"] == {"48": 2}

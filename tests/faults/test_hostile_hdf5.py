@@ -306,7 +306,7 @@ def test_an_unknown_status_is_not_complete(file):
     assert json.loads(run("info", "--json", file).stdout)["complete"] is False
     result = run("info", file)
     assert "incomplete" in result.stdout
-    assert "2 of no known status" in result.stdout
+    assert "2 with unknown status" in result.stdout
 
 
 # --- the terminal -----------------------------------------------------------------------------------

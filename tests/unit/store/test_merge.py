@@ -479,7 +479,7 @@ def test_info_says_which_shard_and_which_sources(tmp_path, shards):
         return command_line.run("info", path, *options, code=0).stdout
 
     assert "shard:     2/4: images 1 to 4 of 11, rows 1 to 4 of 11" in info(shards[1])
-    assert "virtual:   the rows lie in 4 other files, " in info(tmp_path / "m.h5")
+    assert "virtual:   rows in 4 other files, " in info(tmp_path / "m.h5")
     shard, merged = (json.loads(info(path, "--json")) for path in (shards[1], tmp_path / "m.h5"))
     assert shard["sources"] is None
     assert shard["shard"]["first_image"] == 1
