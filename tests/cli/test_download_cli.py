@@ -12,6 +12,7 @@ from command_line import run
 from torchvision.models import get_model
 
 import sppfeat
+from sppfeat.config import progress
 
 NAMES = ("squeezenet1_0", "squeezenet1_1")
 
@@ -151,11 +152,14 @@ def test_a_run_without_network_from_a_copied_folder(offer, folder, tmp_path, wei
 
 
 @pytest.mark.slow
-def test_whatever_downloads_shows_a_bar_with_the_name_of_the_file(offer, folder, tmp_path, capsys):
+def test_whatever_downloads_shows_its_progress_with_the_name_of_the_file(
+    offer, folder, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0)
     content = io.BytesIO()
     torch.save(get_model(NAMES[1], weights=None).state_dict(), content)
     file_name = offer(NAMES[1], content.getvalue()).file_name
-    bar, cached = f"{file_name}: 100%", tmp_path / "torch" / "hub" / "checkpoints" / file_name
+    line, cached = f"{file_name}: ", tmp_path / "torch" / "hub" / "checkpoints" / file_name
     output, photo = tmp_path / "f.h5", next(path for path in sorted(folder.rglob("*")) if path.is_file())
     small = ["--backbone", NAMES[1], "--size", "48"]
     for command in (
@@ -164,12 +168,12 @@ def test_whatever_downloads_shows_a_bar_with_the_name_of_the_file(offer, folder,
         ["search", output, photo],
     ):
         result = run(*command, code=0)
-        assert bar in result.stderr, command
+        assert line in result.stderr, command
         cached.unlink()
     seen = []
     sppfeat.Extractor(NAMES[1], device="cpu", on_download=lambda *call: seen.append(call))
     assert seen[-1] == (file_name, len(content.getvalue()), len(content.getvalue()))
-    assert bar not in capsys.readouterr().err
+    assert line not in capsys.readouterr().err
     cached.unlink()
     sppfeat.Extractor(NAMES[1], device="cpu")
-    assert bar in capsys.readouterr().err
+    assert line in capsys.readouterr().err

@@ -80,7 +80,7 @@ def fill(disk: Path, leave: int = 0) -> None:
 def test_too_little_space_is_said_before_any_image_is_decoded(folder, disk, monkeypatch):
     fill(disk, leave=60_000)
     monkeypatch.setattr("sppfeat.extraction.part.run_pipeline", None)
-    with pytest.raises(StoreError, match=r"needs 0.00 GB and .* GB free; fewer levels"):
+    with pytest.raises(StoreError, match=r"needs 0.00 GB and .* GB free; use fewer levels"):
         extract([folder], disk / "f.h5")
     assert sorted(os.listdir(disk)) == ["filler"]
 

@@ -149,7 +149,7 @@ def test_shards_of_a_size_are_uploaded_one_by_one(uploads, photos, whole, tmp_pa
     (tmp_path / "f.h5").write_bytes(uploads.keys()["f.h5"])
     assert_is(tmp_path / "f.h5", whole, str(photos))
     result = command_line.run("merge", "s3://bucket/g.h5", *shards, code=2)
-    assert "allowed for it: --copy" in result.output
+    assert "add --copy" in result.output
 
 
 def test_several_processes_cannot_share_what_is_elsewhere(uploads, photos):

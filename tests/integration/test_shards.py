@@ -409,7 +409,7 @@ def test_the_command_line_names_the_files_of_shards(folder, tmp_path):
 
 def test_pending_images_of_other_shards_are_no_interruption(folder, tmp_path):
     result = run("extract", folder, "-o", tmp_path / "f.h5", "--shard", "2/11", "--shared", code=0)
-    assert "1 of 1 image done" in result.stderr
+    assert "Done: 1 image in" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -372,7 +372,6 @@ def test_the_command_prints_tables(boxes):
     assert any(re.match(r"layer layer4 +layer4 +5 ", line) for line in lines)
     table = lines[next(i for i, line in enumerate(lines) if line.startswith("class ")) :]
     assert len(table) == 3
-    assert "probing" in result.stderr
     quiet = run(boxes.path, "-q", "--no-ablation", "--max-confusions", 0, "--folds", 3)
     assert (quiet.stderr, "part" in quiet.stdout, "taken for" in quiet.stdout) == ("", False, False)
 

@@ -610,7 +610,7 @@ def test_of_many_that_take_turns_never_two_have_the_lock(tmp_path):
 def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr("fcntl.flock", raising(OSError(errno.ENOLCK, "No locks available")))
     with (
-        pytest.warns(UserWarning, match=r"cannot lock \(No locks available\): see to it"),
+        pytest.warns(UserWarning, match=r"cannot lock \(No locks available\): make sure"),
         OutputLock(tmp_path / "f.h5"),
     ):
         pass
