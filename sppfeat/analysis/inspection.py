@@ -78,7 +78,7 @@ class Verification(VerifyReport):
 
     Attributes:
         recomputed: comparison of recomputed rows with the file; None if no row was recomputed.
-        ok: True if there is no problem, in recomputed rows either.
+        ok: True if neither the file nor a recomputed row has a problem.
     """
 
     recomputed: "RowComparison | None"
