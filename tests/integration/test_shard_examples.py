@@ -18,10 +18,10 @@ import sppfeat
 pytestmark = pytest.mark.slow
 
 TINY = {
-    "SPPFEAT_BACKBONE": "squeezenet1_1",
-    "SPPFEAT_WEIGHTS": "none",
-    "SPPFEAT_LEVELS": "1",
-    "SPPFEAT_SIZE": "40",
+    "SPPFEAT_EXTRACT_BACKBONE": "squeezenet1_1",
+    "SPPFEAT_EXTRACT_WEIGHTS": "none",
+    "SPPFEAT_EXTRACT_LEVELS": "1",
+    "SPPFEAT_EXTRACT_SIZE": "40",
     "SPPFEAT_WORKERS": "0",
     "SPPFEAT_DEVICE": "cpu",
 }
