@@ -1,10 +1,10 @@
 """Decoders that turn image files into batches of pixels, in this process or in worker processes.
 
-The paths or byte ranges of image files go in, with the size that each image should have and the size to resize it to.
-Heights and widths come out, and batches ``(n, H, W, 3)`` of upright uint8 RGB pixels in the order requested; for an
-image that cannot be read, the reason comes out instead, and for one that uses little of 16 bits, its range comes out,
-too. An image that crashes or hangs its worker costs that image and nothing else. The room imports Pillow and numpy
-only, so that workers start in a tenth of a second; it must not know networks, boxes, plans or feature files.
+Paths or byte ranges of image files go in, each with its expected size and the size to resize to. Heights and widths
+come out, and batches ``(n, H, W, 3)`` of upright uint8 RGB pixels in the order requested. For an unreadable image, the
+reason comes out instead; for an image that uses little of its 16 bits, the range comes out as well. An image that
+crashes or hangs its worker costs only itself. The room imports only Pillow and numpy, so workers start in a tenth of a
+second. It must not know networks, boxes, plans or feature files.
 """
 
 from typing import TypeAlias

@@ -1,4 +1,4 @@
-"""The arena: one block of memory, shared with the workers and allocated in pieces, which limits the look-ahead."""
+"""The arena: one block of memory that the workers share; its size limits the look-ahead."""
 
 import mmap
 import os
@@ -13,9 +13,8 @@ __all__ = ["Arena", "map_arena"]
 class Arena:
     """A shared, anonymous block of bytes with a first-fit allocator.
 
-    It has no name in any file system, so nothing is left behind however the process ends. Pages take memory only once
-    they are written to. A child process can map its descriptor ``fd``; ``buffer`` is the whole block, ``(nbytes,)``
-    uint8.
+    It has no name in any file system, so nothing remains however the process ends. Pages take memory once they are
+    written to. A child process can map its descriptor ``fd``; ``buffer`` ``(nbytes,)`` uint8 is the whole block.
     """
 
     def __init__(self, nbytes: int) -> None:

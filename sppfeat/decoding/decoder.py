@@ -1,4 +1,4 @@
-"""Settings of decoders, batches to decode and decoded batches, and the decoder without processes."""
+"""Settings of decoders, batches before and after decoding, and the decoder without processes."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -32,15 +32,15 @@ class DecodeSettings(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Images of one network-input size, to be decoded and then run together.
+    """Images of one network-input size, to be decoded and run together.
 
     Attributes:
-        images: numbers by which the caller knows the images.
-        places: location of each image: a path for a whole file, a byte range of a file, or, as str, the reason why
-            the image is not available.
+        images: the caller's numbers of the images.
+        places: location of each image: the path of a file, a byte range of a file, or, as str, the reason why the image
+            is not available.
         image_hw: expected height and width of each image as displayed, in pixels.
         input_hw: height and width to resize to, in pixels.
-        scale: index of the scale at which the images are run.
+        scale: index of the images' scale.
         is_last: for each image, True if no later batch contains it.
     """
 
@@ -58,18 +58,18 @@ class Batch(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """One decoded batch, with the batch as requested."""
+    """A decoded batch and the request for it."""
 
     batch: Batch
-    images: Sequence[int]  # numbers of the images that could be decoded, in the order of the batch
+    images: Sequence[int]  # numbers of the decoded images, in the order of the batch
     pixels: npt.NDArray[np.uint8]  # (n, H, W, 3) uint8 RGB, writable, valid until the next batch is requested
-    failures: dict[int, str]  # the reason of each failure, under the number of the image
-    # Least and greatest sample of images that use less than a quarter of 16 bits, under their numbers.
+    failures: dict[int, str]  # reasons by the number of the failed image
+    # Least and greatest sample of images that use less than a quarter of 16 bits, by their numbers.
     narrow: Mapping[int, tuple[int, int]] = MappingProxyType({})
 
 
 class InlineDecoder:
-    """Decodes in the calling process, one image after the other: for a few images, and as the pool's reference."""
+    """Decodes in the calling process, one image after another: for few images, and as the pool's reference."""
 
     def __init__(self, settings: DecodeSettings) -> None:
         self._settings = settings
@@ -79,7 +79,7 @@ class InlineDecoder:
         for place in places:
             try:
                 yield probe_image(
-                    _found(place), exif=self._settings.exif, max_pixels=self._settings.max_pixels
+                    _available(place), exif=self._settings.exif, max_pixels=self._settings.max_pixels
                 )
             except ImageError as error:
                 yield str(error)
@@ -94,7 +94,7 @@ class InlineDecoder:
             for image, place, image_hw in zip(batch.images, batch.places, batch.image_hw, strict=True):
                 try:
                     pixels[len(good)] = decode_image(
-                        _found(place),
+                        _available(place),
                         image_hw=image_hw,
                         input_hw=batch.input_hw,
                         on_narrow=partial(narrow.__setitem__, image),
@@ -106,10 +106,11 @@ class InlineDecoder:
             yield Decoded(batch, good, pixels[: len(good)], failures, narrow)
 
     def close(self) -> None:
-        """Does nothing, since there are no processes to stop."""
+        """Does nothing; there is no process to stop."""
 
 
-def _found(place: bytes | Place | str) -> bytes | Place:
+def _available(place: bytes | Place | str) -> bytes | Place:
+    """Returns the place of an image; raises ImageError if it is a reason instead."""
     if isinstance(place, str):
         raise ImageError(place)
     return place

@@ -1,4 +1,4 @@
-"""Opening of image files up to the end of their header, and the reasons why some cannot be opened."""
+"""Opening of image files and reading of their headers, with reasons for those that cannot be opened."""
 
 import errno
 import io
@@ -28,13 +28,13 @@ __all__ = [
 ]
 
 # fmt: off
-# Never EPS and PostScript (Pillow runs Ghostscript on them), PDF, or formats that are not pictures. The
-# weak signatures come last: TGA has none.
+# Never EPS and PostScript (Pillow runs Ghostscript on them), PDF, or formats that are not pictures. Weak signatures
+# come last; TGA has none.
 IMAGE_FORMATS = (
     "JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "JPEG2000", "AVIF", "PPM", "SGI", "DIB", "PCX", "TGA",
 )
 # fmt: on
-"""Formats that are opened whatever the file's name, by Pillow's names. MPO is opened as JPEG."""
+"""Formats to open, whatever the name of the file, as Pillow names them. MPO is opened as JPEG."""
 
 _FILE_REASONS = {
     errno.ENOENT: "no such file",
@@ -50,7 +50,7 @@ _ORIENTATION_TAG = 0x0112
 SWAPS_SIDES = frozenset((5, 6, 7, 8))
 _LONGEST_EXIF = 1 << 20
 
-# Formats whose signature Pillow checks, and offsets and signatures of others that are often found among images.
+# Formats whose signature Pillow checks, then offsets and signatures of other files often found among images.
 _SIGNED_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "JPEG2000")
 _OTHER_SIGNATURES = (
     (0, b"\xff\x0a", "no decoder for JPEG XL in this Pillow; convert it to PNG or JPEG"),
@@ -72,12 +72,12 @@ def open_image(
 ) -> Iterator[tuple[ImageFile.ImageFile, int, tuple[int, int]]]:
     """Opens an image file and reads its header; see :func:`sppfeat.decoding.images.read_image` for the arguments.
 
-    Yields the image, its EXIF orientation, 1 to 8, and its height and width as displayed. One of more than
-    ``max_pixels`` is refused, here and by Pillow while the context lasts.
+    Yields the image, its EXIF orientation, 1 to 8, and its height and width as displayed. Images of more than
+    ``max_pixels`` are refused, here and by Pillow while the context lasts.
     """
     with _open_place(place_of(place)) as file, _pillow_settings(max_pixels):
-        # A file object rather than a path: Pillow would map an uncompressed file into memory, and a mapped file that
-        # is cut short meanwhile kills the process with SIGBUS.
+        # Not a path: Pillow would map an uncompressed file into memory, and a mapped file that is cut short meanwhile
+        # kills the process with SIGBUS.
         with pillow_errors("its header cannot be read", max_pixels=max_pixels):
             image = _open_with_pillow(file)
             if image.width * image.height > max_pixels:
@@ -105,9 +105,9 @@ def _displayed_hw(image: Image.Image, orientation: int, exif: str) -> tuple[int,
 
 
 def read_orientation(image: Image.Image, file: BinaryIO | None = None) -> int:
-    """The EXIF orientation of an image, 1 to 8; 1 if there is none or it cannot be understood.
+    """The EXIF orientation of an image, 1 to 8; 1 if it is missing or invalid.
 
-    ``file`` is what a PNG is read from, which may store its orientation after the pixels.
+    ``file`` is the open file of a PNG, which may store its orientation after the pixels.
     """
     try:
         if image.format == "PNG" and file is not None and "exif" not in image.info:
@@ -122,7 +122,7 @@ def read_orientation(image: Image.Image, file: BinaryIO | None = None) -> int:
 
 
 def _late_png_exif(file: BinaryIO) -> bytes | None:
-    """The eXIf chunk of a PNG, even after the pixels, where exiftool puts it."""
+    """The eXIf chunk of a PNG, also after the pixels, where exiftool puts it."""
     position = 8
     while True:
         header = read_at(file, 8, position)
@@ -135,10 +135,10 @@ def _late_png_exif(file: BinaryIO) -> bytes | None:
 
 
 def check_pixels(image: Image.Image) -> None:
-    """Refuses floats, and signed or 32-bit integers, which have no defined black and white, with an ImageError."""
+    """Refuses pixels without a defined black and white: floats, and signed or 32-bit integers."""
     if image.mode == "F":
         raise ImageError("32-bit float pixels have no defined range; convert it to 8 or 16 bits")
-    if image.mode == "I" and image.format != "PPM":  # which Pillow scales to 0..65535
+    if image.mode == "I" and image.format != "PPM":  # Pillow scales PPM to 0..65535
         raise ImageError("signed or 32-bit integer pixels have no defined range; convert it to 8 or 16 bits")
 
 
@@ -161,9 +161,9 @@ def _scale_key_color(image: ImageFile.ImageFile) -> None:
 
 @contextmanager
 def _pillow_settings(max_pixels: int) -> Iterator[None]:
-    """Makes Pillow refuse larger images, frames and tiles, and files that are cut short, while the context lasts.
+    """Makes Pillow refuse larger images, frames and tiles, and truncated files, while the context lasts.
 
-    These settings, and what becomes of warnings, are the whole process's: one thread reads at a time.
+    These settings and the warning filters belong to the whole process, so one thread reads at a time.
     """
     with _own_settings:
         before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
@@ -176,7 +176,7 @@ def _pillow_settings(max_pixels: int) -> Iterator[None]:
 
 
 def _check_tiles(image: ImageFile.ImageFile, max_pixels: int) -> None:
-    """Refuses a TIFF with huge tiles, or with missing strips or tiles, which Pillow would leave black."""
+    """Refuses a TIFF with huge tiles, or with missing strips or tiles, which Pillow leaves black."""
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         return
     width, height, tile_width, tile_height = (int(image.tag_v2.get(tag, 0)) for tag in (256, 257, 322, 323))
@@ -210,10 +210,10 @@ def _too_many_pixels(found: str, n_pixels: int | str, max_pixels: int) -> ImageE
 def pillow_errors(what: str, *, max_pixels: int | None = None) -> Iterator[None]:
     """Converts any error from Pillow to an ImageError, and silences its warnings.
 
-    ``max_pixels`` is the limit to name if an image has too many; None outside of :func:`open_image`.
-    On hostile files Pillow raises nearly any type (SyntaxError, struct.error, zlib.error, MemoryError, KeyError,
-    ...), so only ``Exception`` catches them all; the context should therefore hold calls of Pillow only. Its warnings
-    (suspicious size, corrupt EXIF) would be printed once per line of Pillow's source, without the file's name.
+    Wrap only calls of Pillow: on hostile files it raises nearly every type (SyntaxError, struct.error, zlib.error,
+    MemoryError, KeyError, ...), so this catches ``Exception``. Its warnings (suspicious size, corrupt EXIF) would be
+    printed once per line of Pillow's source, without the name of the file. ``max_pixels`` is the limit to name in
+    errors; None outside of :func:`open_image`.
     """
     try:
         with warnings.catch_warnings():
@@ -240,7 +240,7 @@ def _open_with_pillow(file: BinaryIO) -> ImageFile.ImageFile:
         return Image.open(file, formats=_formats_of_this_pillow())
     except ImageError:
         raise
-    except Exception as error:  # of nearly every type, see pillow_errors
+    except Exception as error:  # nearly every type, see pillow_errors
         # EINVAL: Pillow followed an offset in the file to an impossible position.
         errno_ = getattr(error, "errno", None)
         about_this_machine = isinstance(error, MemoryError) or errno_ not in (None, errno.EINVAL)
@@ -277,7 +277,7 @@ def _open_place(place: Place) -> BinaryIO:
 
 
 def _one_line(text: object) -> str:
-    """A text on one line, with unprintable characters escaped, cut to a length that fits into a report."""
+    """A text on one line, escaped, and short enough for a report."""
     return one_line(" ".join(str(text).split()), longest=_LONGEST_REASON)
 
 
@@ -288,7 +288,7 @@ def _formats_of_this_pillow() -> tuple[str, ...]:
 
 
 def _why_unidentified(file: BinaryIO, *, has_avif: bool) -> str:
-    """The reason why Pillow did not recognize a file as an image, from its first bytes."""
+    """The reason why Pillow did not recognize an image, from the first bytes of the file."""
     n_bytes = file.seek(0, os.SEEK_END)
     file.seek(0)
     head = file.read(64)

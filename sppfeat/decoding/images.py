@@ -1,4 +1,4 @@
-"""Reading of images: their size as displayed, and their pixels as upright 8-bit RGB, resized to the network input.
+"""Reading of images: sizes as displayed, and pixels as upright 8-bit RGB, resized to the network input.
 
 Sizes are ``(height, width)``. :func:`read_image` describes the result for each kind of file.
 """
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 OnNarrow = Callable[[tuple[int, int]], None]
-"""Called with the least and the greatest 16-bit sample of an image that uses less than a quarter of their range."""
+"""Called with the least and greatest sample of a 16-bit image that uses less than a quarter of the range."""
 
 _UPRIGHT = {
     2: Transpose.FLIP_LEFT_RIGHT,
@@ -64,9 +64,9 @@ _QUARTER = 64  # of the values of a high byte
 def probe_image(
     place: bytes | str | Place, *, exif: str, max_pixels: int = DEFAULT_MAX_DECODE_PIXELS
 ) -> tuple[int, int]:
-    """Reads ``(height, width)`` of the result of :func:`read_image`, in pixels, from the header of the file alone.
+    """Reads ``(height, width)`` in pixels, as displayed, from the header of the file alone.
 
-    Takes and raises what :func:`read_image` does.
+    Arguments and errors are those of :func:`read_image`.
     """
     with open_image(place, exif=exif, max_pixels=max_pixels) as (_, _, displayed_hw):
         return displayed_hw
@@ -77,18 +77,18 @@ def read_image(
 ) -> Image.Image:
     """Reads an image at its full size, upright, as 8-bit RGB.
 
-    Pillow converts grayscale, 1-bit, palette, CMYK, YCbCr and LAB pixels, without regard to an
-    embedded ICC profile. Transparency is laid over white, but BMP and TGA whose alpha is 0 everywhere are opaque.
-    16-bit samples are cut to their high byte, in color and gray alike; 32-bit integers and floats have no defined
-    range and are refused. Only the first of several frames or pages is read.
+    Pillow converts grayscale, 1-bit, palette, CMYK, YCbCr and LAB pixels; embedded ICC profiles are ignored.
+    Transparency is laid over white, but BMP and TGA files whose alpha is 0 everywhere are opaque. 16-bit samples are
+    cut to their high byte, in color and gray; 32-bit integers and floats have no defined range and are refused. Only
+    the first frame or page is read.
 
     Args:
         place: The file, or the part of one.
         exif: ``"apply"`` to turn the image by its EXIF orientation, ``"ignore"`` to leave it as stored.
-        max_pixels: A larger image is refused.
+        max_pixels: Larger images are refused.
 
     Raises:
-        ImageError: The file cannot be read, is not an image, is damaged or cut short, is too large, or has pixels
+        ImageError: The file cannot be read, is not an image, is damaged or truncated, is too large, or has pixels
             without a defined range.
     """
     return _read(place, exif, max_pixels)[0]
@@ -109,18 +109,18 @@ def decode_image(
 
     Args:
         place, exif, max_pixels: As for :func:`read_image`.
-        image_hw: Height and width as displayed, in pixels, as :func:`probe_image` returned them for this file.
+        image_hw: Height and width as displayed, in pixels, from :func:`probe_image`.
         input_hw: Height and width to resize to, in pixels. At ``image_hw`` nothing is resampled.
-        resample: name of a Pillow filter in lower case, applied to 8-bit RGB of the full size.
+        resample: Name of a Pillow filter in lower case, applied to 8-bit RGB.
         decode: ``"exact"``, or ``"fast"``: a JPEG at least twice as large as ``input_hw`` on both sides is decoded at
             1/2, 1/4 or 1/8 of its size and resized from there. The pixel values differ; the geometry does not.
-        on_narrow: Called if the image has 16-bit samples and uses little of their range.
+        on_narrow: Called for an image of 16-bit samples that uses little of their range.
 
     Returns:
         ``(H, W, 3)`` uint8 RGB of size ``input_hw``, C-contiguous, read-only.
 
     Raises:
-        ImageError: As for :func:`read_image`; or the file's size is no longer ``image_hw``.
+        ImageError: As for :func:`read_image`, or the size of the image is not ``image_hw``.
     """
     reduce_to = input_hw if decode == "fast" else None
     image, box = _read(place, exif, max_pixels, image_hw=image_hw, reduce_to=reduce_to, on_narrow=on_narrow)
@@ -137,7 +137,7 @@ def resize_image(
     """Resizes an image of 8-bit RGB to the network input; see :func:`decode_image` for the arguments and the result.
 
     ``box`` is the part of the image to resize: ``x0, y0, x1, y1`` in its pixels, half-open, fractions allowed; None
-    for the whole image. ImageError is raised if there is not enough memory.
+    for the whole image. Raises ImageError without enough memory.
     """
     height, width = input_hw
     with pillow_errors(f"cannot be resized to {height} x {width} (height x width)"):
@@ -151,12 +151,12 @@ def image_from_array(image: npt.NDArray[np.uint8] | Image.Image, *, exif: str = 
 
     Args:
         image: ``(H, W, 3)`` uint8 in RGB order, ``(H, W)`` uint8 gray, or a Pillow image of any mode.
-        exif: As for :func:`read_image`, for a Pillow image just as ``Image.open`` returned it. Any other image is not
-            turned, since it may have been turned already.
+        exif: As for :func:`read_image`, for a Pillow image as ``Image.open`` returned it. Other images may have been
+            turned already and are not turned.
 
     Raises:
-        ImageError: The type, shape or dtype is not one of these; there are no pixels; or the file of a Pillow image
-            is damaged.
+        ImageError: The type, shape or dtype is not one of these, the image is empty, or the file of a Pillow image is
+            damaged.
 
     Example:
         >>> image_from_array(np.zeros((2, 3), np.uint8)).getpixel((0, 0))
@@ -185,9 +185,9 @@ def _read(
     reduce_to: tuple[int, int] | None = None,
     on_narrow: OnNarrow | None = None,
 ) -> tuple[Image.Image, tuple[float, float, float, float] | None]:
-    """Decodes a file as upright 8-bit RGB, and returns the box of the picture in it if that is not all of it.
+    """Decodes a file as upright 8-bit RGB; the second value is the box of the picture if the image was reduced.
 
-    The size of the file is checked against ``image_hw``, and a JPEG is reduced as far as ``reduce_to`` allows.
+    Checks the size against ``image_hw``, and reduces a JPEG as far as ``reduce_to`` allows.
     """
     with open_image(place, exif=exif, max_pixels=max_pixels) as (image, orientation, displayed_hw):
         if image_hw is not None and displayed_hw != tuple(image_hw):
@@ -209,7 +209,7 @@ def _read(
 
 
 def _check_array(image: object) -> None:
-    allowed = "allowed are uint8 arrays (H, W, 3) in RGB order or (H, W) grey, and Pillow images"
+    allowed = "allowed are uint8 arrays (H, W, 3) in RGB order or (H, W) gray, and Pillow images"
     if not isinstance(image, np.ndarray):
         raise ImageError(f"not an image but {type(image).__name__}; {allowed}")
     grey_or_rgb = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
@@ -228,7 +228,7 @@ def _turn_upright(rgb: Image.Image, image: Image.Image, orientation: int, exif: 
 
 
 def _to_rgb(image: Image.Image, on_narrow: OnNarrow | None = None) -> Image.Image:
-    """Decodes the pixels of an image as 8-bit RGB, not turned (except by Pillow itself, for TIFF)."""
+    """Decodes an image as 8-bit RGB, not turned (Pillow itself turns TIFF)."""
     is_deep_color = on_narrow is not None and _has_deep_color(image)  # which loading forgets
     image.load()
     if image.mode == "I" or image.mode.startswith("I;16"):
@@ -236,9 +236,9 @@ def _to_rgb(image: Image.Image, on_narrow: OnNarrow | None = None) -> Image.Imag
     if is_deep_color:
         extrema = np.reshape(image.getextrema(), (-1, 2))[: 1 if image.mode[0] == "L" else 3]
         low, high = 256 * int(extrema.min()), 256 * int(extrema.max())
-        if low < high or not high:  # the lost bytes of an image that is black may differ
+        if low < high or not high:  # the low bytes of a black image may differ
             _report_narrow(low, high + 255, on_narrow)
-    if image.mode == "La":  # to which no other conversion leads
+    if image.mode == "La":  # the only conversion that Pillow has
         image = image.convert("LA")
     if image.has_transparency_data:
         rgba = image if image.mode == "RGBA" else image.convert("RGBA")  # which copies
@@ -251,7 +251,7 @@ def _to_rgb(image: Image.Image, on_narrow: OnNarrow | None = None) -> Image.Imag
 
 
 def _has_deep_color(image: Image.Image) -> bool:
-    """True if Pillow cuts the 16-bit samples of a color image to 8 bits when it decodes them."""
+    """True if Pillow cuts 16-bit color samples to 8 bits when it decodes them."""
     if not isinstance(image, ImageFile.ImageFile) or image.format not in _WITH_16_BITS:
         return False
     return any(
@@ -270,7 +270,7 @@ def _report_narrow(low: int, high: int, on_narrow: OnNarrow | None) -> None:
 def _high_bytes(image: Image.Image, on_narrow: OnNarrow | None = None) -> Image.Image:
     """16-bit grayscale as RGB: ``sample >> 8``, as Pillow does for 16-bit color.
 
-    Pillow's own conversion clips, so that every sample above 255 becomes white.
+    Pillow's own conversion clips: every sample above 255 becomes white.
     """
     samples = np.asarray(image)
     shift = 8
@@ -288,9 +288,9 @@ def _high_bytes(image: Image.Image, on_narrow: OnNarrow | None = None) -> Image.
 
 
 def reduce_jpeg(image: ImageFile.ImageFile, least_hw: tuple[int, int]) -> int:
-    """Makes Pillow decode a JPEG at ``ceil(side / factor)``, at least ``least_hw`` as stored; returns 2, 4 or 8.
+    """Makes Pillow decode a JPEG at ``ceil(side / factor)``, at least ``least_hw`` as stored; returns the factor.
 
-    Returns 1 and changes nothing if the image is not a JPEG, is too small, or is of a kind without reduced sizes.
+    The factor is 2, 4 or 8, or 1 if the image is not a JPEG, is too small, or has no reduced sizes.
     """
     height, width = least_hw
     before = image.width
@@ -302,9 +302,9 @@ def reduce_jpeg(image: ImageFile.ImageFile, least_hw: tuple[int, int]) -> int:
 
 
 def _is_of_blocks(image: ImageFile.ImageFile) -> bool:
-    """True if a JPEG consists of frequency blocks, according to a header that every decoder reads alike.
+    """True if a JPEG consists of frequency blocks, according to an unambiguous header.
 
-    A lossless JPEG does not. libjpeg-turbo 3 decodes it at full width whatever size is requested, and Pillow (10.4 to
+    A lossless JPEG does not: libjpeg-turbo 3 decodes it at full width whatever size is requested, and Pillow (10.4 to
     12.0 at least) writes past the end of its reduced row, which crashes the process.
     """
     if image.fp is None:
@@ -315,7 +315,7 @@ def _is_of_blocks(image: ImageFile.ImageFile) -> bool:
         start, marker, length = struct.unpack(">BBH", read_at(file, 4, position).ljust(4, b"\0"))
         if start != 0xFF or marker in _WITHOUT_LENGTH:
             return False
-        if marker == 0xFF:  # fills up
+        if marker == 0xFF:  # a fill byte
             position += 1
             continue
         if marker == _START_OF_SCAN:
@@ -329,10 +329,9 @@ def _is_of_blocks(image: ImageFile.ImageFile) -> bool:
 def _picture_box(
     image_hw: tuple[int, int], factor: int, orientation: int
 ) -> tuple[float, float, float, float]:
-    """The box ``x0, y0, x1, y1`` that the picture takes up in the pixels of its reduced size, turned upright.
+    """The box ``x0, y0, x1, y1`` of the picture in its upright pixels at reduced size.
 
-    Before it is turned by its EXIF orientation, its right and lower edges may fall inside the last pixel. ``image_hw``
-    is upright, at full size.
+    As stored, its right and lower edges may fall inside the last pixel. ``image_hw`` is upright, at full size.
 
     Example:
         >>> _picture_box((40, 61), 2, 1), _picture_box((40, 61), 2, 3)

@@ -24,25 +24,25 @@ from sppfeat.files.places import Place, place_of
 __all__ = ["DecoderPool"]
 
 _PROBES_AHEAD = 128  # per worker
-_IMAGES_AHEAD = 64  # per worker: more would keep no worker busier, and the notes on each image take memory
-_START_SECONDS = 120.0  # a worker starts in 0.2 s, but from a busy file server in minutes
-_MAX_FAILED_STARTS = 5  # in a row, by a signal: the system is short of memory and will remain so
+_IMAGES_AHEAD = 64  # per worker; more would only take memory
+_START_SECONDS = 120.0  # a worker starts in 0.2 s, but takes minutes from a busy file server
+_MAX_FAILED_STARTS = 5  # in a row, by a signal: the system is short of memory
 
 
 class DecoderPool:
     """Decodes in worker processes.
 
-    A worker answers its jobs in order, so that when it dies or hangs the oldest unanswered job names the
-    suspect image. After a death the suspect is tried once more, as the first job of a new worker; then it fails.
+    A worker answers its jobs in order. When it dies or hangs, its oldest unanswered job is the suspect. After a death
+    the suspect is tried once more, as the first job of a new worker; then it fails.
 
     Args:
         settings, n_workers: settings for all images, and number of processes, at least 1.
         look_ahead_bytes: memory for decoded batches; grows to the size of one batch if that is larger.
-        hang_seconds: time that one image may take before its worker is killed. Only time that the pool spends waiting
-            counts, so a suspended run loses no image.
+        hang_seconds: time after which the worker of an image is killed. Only the pool's waiting time counts, so a
+            suspended run loses no images.
 
     Raises:
-        DecoderError: the system cannot start a process, now or later in place of one that died.
+        DecoderError: the system cannot start a process, now or as a replacement.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class DecoderPool:
             yield self._first_answer(window)
 
     def decode(self, batches: Iterable[Batch]) -> Iterator[Decoded]:
-        """Yields each batch decoded while later ones are, as many as are useful and fit into the arena."""
+        """Yields decoded batches in order; decodes later ones meanwhile, as many as are useful and fit the arena."""
         self._reclaim()
         pending: deque[_BatchInFlight] = deque()
         source = iter(batches)
@@ -119,7 +119,7 @@ class DecoderPool:
         return window.popleft()[0]
 
     def _start_batch(self, batch: Batch, pending: "Sequence[_BatchInFlight]") -> "_BatchInFlight | None":
-        """Sends the jobs of a batch, or returns None if it is too far ahead or the arena has no room for it now."""
+        """Sends the jobs of a batch; returns None if it is too far ahead or does not fit the arena now."""
         n_ahead = sum(len(other.batch.images) for other in pending)
         if len(pending) > 1 and n_ahead + len(batch.images) > _IMAGES_AHEAD * len(self._workers):
             return None
@@ -145,13 +145,13 @@ class DecoderPool:
         self._dispatch()
 
     def _dispatch(self) -> None:
-        """Sends waiting jobs, each to the worker with the least to do among those with room for it."""
+        """Sends each waiting job to the least busy worker that has room for it."""
         while self._waiting:
             job = self._waiting[0]
             worker = min(self._workers, key=lambda worker: (not worker.has_room_for(job), worker.cost))
             if not worker.has_room_for(job):
                 return
-            if not worker.jobs and worker.process.poll() is not None:  # no image is to blame: it had none
+            if not worker.jobs and worker.process.poll() is not None:  # it died without a job
                 self._receive(worker)
             else:
                 worker.send(self._waiting.popleft())
@@ -163,7 +163,7 @@ class DecoderPool:
             patience = min(1.0, self._hang_seconds)
             started = time.monotonic()
             answered = wait(list(busy), timeout=patience)
-            # A longer time than the timeout passes only while this process is suspended.
+            # More than the timeout passes only while this process is suspended.
             waited = min(time.monotonic() - started, patience)
             for connection, worker in busy.items():
                 if connection in answered:
@@ -198,10 +198,10 @@ class DecoderPool:
             suspect.done(f"decoding took more than {self._hang_seconds:g} s")
 
     def _bury(self, worker: WorkerProcess) -> None:
-        """Replaces a process that has died and passes its jobs on; its oldest job is the suspect."""
+        """Replaces a dead process and passes its jobs on; the oldest one is the suspect."""
         fresh = self._replace(worker)
         if not worker.is_ready or not worker.jobs:
-            self._waiting.extendleft(reversed(worker.jobs))  # it has not started any of them
+            self._waiting.extendleft(reversed(worker.jobs))  # none was started
             return
         suspect, *others = worker.jobs
         self._waiting.extendleft(reversed(others))
@@ -238,7 +238,7 @@ class _BatchInFlight:
         self.narrow: dict[int, tuple[int, int]] = {}  # likewise
 
     def finish(self, position: int, answer: Answer) -> None:
-        """Takes the answer for one image of the batch."""
+        """Records the answer for one image of the batch."""
         self.n_open -= 1
         if isinstance(answer, str):
             self.failures[position] = answer
@@ -246,7 +246,7 @@ class _BatchInFlight:
             self.narrow[position] = answer
 
     def decoded(self, arena: Arena) -> Decoded:
-        """Returns the batch; later images move up into the places of failed ones."""
+        """Returns the batch; later images move up to replace failed ones."""
         shape = (len(self.batch.images), *self.batch.input_hw, 3)
         pixels = arena.buffer[self.offset : self.offset + self.batch.nbytes].reshape(shape)
         good = [i for i in range(len(self.batch.images)) if i not in self.failures]

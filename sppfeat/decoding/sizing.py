@@ -1,8 +1,8 @@
 """The network-input size of an image, in exact integer arithmetic.
 
 The paper (He et al., TPAMI 2015, section 3.1.2) resizes each image so that its shorter side is ``S`` and keeps the
-aspect ratio. There are two more limits: the largest number of pixels, and the smallest input that the backbone takes.
-On request both sides then become multiples of a number, so that images of many sizes share a few input sizes.
+aspect ratio. Two limits are added: a maximum number of pixels, and the smallest input that the backbone accepts. On
+request both sides become multiples of a number, so that images of many sizes share a few input sizes.
 """
 
 import math
@@ -16,21 +16,20 @@ __all__ = ["network_input_hw"]
 def network_input_hw(
     image_hw: tuple[int, int], *, short_side: int | None, max_pixels: int, min_side: int, round_to: int = 1
 ) -> tuple[int, int]:
-    """Computes the height and width to which an image is resized before it enters the network.
+    """Computes the height and width of the network input of an image.
 
-    The short side is ``short_side``. If that gives more than ``max_pixels``, it is the largest short side that does
-    not; if the result is below ``min_side``, it is ``min_side``. The long side always follows from the image's own
-    aspect ratio, ``floor(long * S / short + 1/2)``, so that roundings do not add up; it is one less if only this
-    rounding would exceed ``max_pixels``.
+    The short side is ``short_side``, or the largest one that keeps within ``max_pixels``, but at least ``min_side``.
+    The long side follows from the image's own aspect ratio, ``floor(long * S / short + 1/2)``, so roundings do not add
+    up; it is one less if only this rounding would exceed ``max_pixels``.
 
-    Last, each side becomes the nearest multiple of ``round_to``, halves up, and at least one: independently, so
-    that the aspect ratio changes a little. If that gives more than ``max_pixels``, both are rounded down.
-    A side that would be below ``min_side`` is rounded up.
+    Then each side is rounded to the nearest positive multiple of ``round_to``, halves up. The sides are rounded
+    independently, so the aspect ratio changes a little. If the result exceeds ``max_pixels``, both are rounded down. A
+    side below ``min_side`` is rounded up.
 
     Args:
         image_hw: Height and width of the image as displayed, in pixels, each at least 1.
         short_side: The short side ``S`` in pixels, at least 1, or None for the image's own size.
-        max_pixels: The most pixels the result may have, at least 1.
+        max_pixels: Maximum number of pixels of the result, at least 1.
         min_side: The backbone's smallest input side in pixels, at least 1.
         round_to: Both sides become multiples of this number of pixels; 1 leaves them as they are.
 
@@ -38,8 +37,8 @@ def network_input_hw(
         ``(height, width)`` in pixels, in the image's orientation as displayed.
 
     Raises:
-        ImageError: The image is empty, or so elongated that it cannot have sides of ``min_side`` and
-            at most ``max_pixels`` at its aspect ratio, or not in multiples of ``round_to``.
+        ImageError: The image is empty, or too elongated for sides of at least ``min_side`` within ``max_pixels`` at its
+            aspect ratio, or in multiples of ``round_to``.
 
     Example:
         >>> network_input_hw((480, 640), short_side=224, max_pixels=4_000_000, min_side=32)
@@ -49,7 +48,7 @@ def network_input_hw(
         >>> network_input_hw((480, 640), short_side=224, max_pixels=4_000_000, min_side=32, round_to=32)
         (224, 288)
     """
-    # Python's own integers: numpy's overflow in the products below.
+    # Python integers, because numpy's overflow in the products below.
     height, width = (operator.index(side) for side in image_hw)
     short, long = min(height, width), max(height, width)
     if short < 1:
@@ -73,7 +72,7 @@ def network_input_hw(
 
 
 def _rounded(hw: tuple[int, int], step: int, *, max_pixels: int, min_side: int) -> tuple[int, int]:
-    """A size within the limits, rounded to multiples of ``step`` that keep within them."""
+    """Rounds a size to multiples of ``step`` within the limits."""
     least = -(-min_side // step) * step  # at least one step: min_side is at least 1
     for added in (step // 2, 0):  # to nearest, down
         height, width = (max((side + added) // step * step, least) for side in hw)

@@ -1,8 +1,8 @@
-"""A worker process: the loop that it runs, and its parent's view of it.
+"""Worker processes: the loop that a worker runs, and its handle in the parent.
 
-The loop reads headers and decodes images into the arena, until its pipe closes. It imports Pillow and numpy, never
-torch or h5py. A worker starts in a tenth of a second, and when a decoder or the system kills it, only the image in
-progress is lost.
+The loop reads headers and decodes images into the arena until its pipe closes. It imports Pillow and numpy, never torch
+or h5py, so a worker starts in a tenth of a second. When a decoder or the system kills it, only the image in progress is
+lost.
 """
 
 import contextlib
@@ -42,16 +42,15 @@ READY = "ready"
 Answer = tuple[int, int] | str | None
 
 _START = "import sys; sys.path[:] = {path!r}; from sppfeat.decoding.worker import main; main({pipe}, {arena})"
-# Jobs that wait in a worker's pipe must fit into it (200 kB on Linux), since a send to a hanging worker would block
-# forever.
+# Waiting jobs must fit into a worker's pipe (200 kB on Linux): a send to a hanging worker would block forever.
 _MAX_JOBS = 128
 _MAX_PATH_BYTES = 1 << 16
-# Threads would not help a worker, and a pool of them per core costs memory and time.
+# Threads do not help a worker, and a pool of them costs memory and time.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 class ProbeJob(NamedTuple):
-    """A header to read; the answer is ``(height, width)`` in pixels, or the reason of a failure."""
+    """A header to read; the answer is ``(height, width)`` in pixels or the reason of a failure."""
 
     place: Place
     settings: DecodeSettings
@@ -71,7 +70,7 @@ class DecodeJob(NamedTuple):
 
     @property
     def end(self) -> int:
-        """The offset in the arena where the pixels end."""
+        """Offset of the end of the pixels in the arena."""
         return self.offset + 3 * self.input_hw[0] * self.input_hw[1]
 
 
@@ -81,9 +80,9 @@ def main(connection_fd: int, arena_fd: int) -> None:
     arena = map_arena(arena_fd)
     try:
         connection.send(READY)
-    except (BrokenPipeError, ConnectionResetError):  # its parent has exited meanwhile
+    except (BrokenPipeError, ConnectionResetError):  # the parent has exited
         return
-    # Image libraries written in C print warnings there that name no file.
+    # Image libraries written in C print warnings there without the name of a file.
     if sys.stderr is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     while True:
@@ -115,7 +114,7 @@ def _answer(job: ProbeJob | DecodeJob, arena: npt.NDArray[np.uint8]) -> Answer |
         return narrow[0] if narrow else None
     except ImageError as error:
         return str(error)
-    except Exception:  # carried to the parent, which raises it: the traceback must not be lost here
+    except Exception:  # the parent raises it, with this traceback
         return RuntimeError(f"a defect in the decoding worker:\n{traceback.format_exc()}")
 
 
@@ -123,8 +122,8 @@ def _answer(job: ProbeJob | DecodeJob, arena: npt.NDArray[np.uint8]) -> Answer |
 class Job:
     """A job for a worker, until it is answered.
 
-    ``cost`` is 1 for a header, the number of pixels for an image. ``was_suspect`` becomes True once a worker has died
-    while working on it.
+    ``cost`` is 1 for a header and the number of pixels for an image. ``was_suspect`` is True once a worker has died of
+    the job.
     """
 
     message: ProbeJob | DecodeJob
@@ -149,7 +148,7 @@ class WorkerProcess:
         code = _START.format(path=[str(entry) for entry in sys.path], pipe=theirs.fileno(), arena=arena_fd)
         try:
             with _signals_held_back():
-                # Not multiprocessing.Process: that would run the caller's main module again in the child.
+                # Not multiprocessing.Process, which would run the caller's main module again in the child.
                 self.process = subprocess.Popen(
                     [sys.executable, "-c", code],
                     stdin=subprocess.DEVNULL,
@@ -171,17 +170,19 @@ class WorkerProcess:
         return not self.jobs or (len(self.jobs) < _MAX_JOBS and path_bytes <= _MAX_PATH_BYTES)
 
     def send(self, job: Job) -> None:
-        """Sends a job, to be done after the ones sent before."""
+        """Sends a job; a worker does its jobs in order."""
         if not self.jobs:
             self.silent_seconds = 0.0
         self.jobs.append(job)
         self.cost += job.cost
         self._path_bytes += len(job.message.place.path)
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it is dead: noticed on reading
+        with contextlib.suppress(
+            BrokenPipeError, ConnectionResetError
+        ):  # the next read notices that it is dead
             self.connection.send(job.message)
 
     def finish(self, answer: Answer) -> None:
-        """Passes an answer on to the oldest job."""
+        """Passes an answer to the oldest job."""
         job = self.jobs.popleft()
         self.cost -= job.cost
         self._path_bytes -= len(job.message.place.path)
@@ -189,7 +190,7 @@ class WorkerProcess:
         job.done(answer)
 
     def stop(self) -> None:
-        """Kills the process and waits until it is gone."""
+        """Kills the process and waits for its end."""
         self.process.kill()
         self.process.wait()
         self.connection.close()
