@@ -106,7 +106,7 @@ class InlineDecoder:
             yield Decoded(batch, good, pixels[: len(good)], failures, narrow)
 
     def close(self) -> None:
-        """Does nothing; there is no process to stop."""
+        """Does nothing; the decoder has no processes."""
 
 
 def _available(place: bytes | Place | str) -> bytes | Place:

@@ -1,4 +1,4 @@
-"""Opening of image files and reading of their headers, with reasons for those that cannot be opened."""
+"""Opens image files, reads their headers, and finds the reasons why some cannot be opened."""
 
 import errno
 import io

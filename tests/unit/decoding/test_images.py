@@ -52,10 +52,10 @@ def write(tmp_path):
 
 HIGH_BYTES = [0, 0, 1, 128, 255]
 SAMPLES_16 = [0, 255, 256, 0x80FF, 65535]
-GREY = np.array([[0, 60, 128, 200, 255]], np.uint8)
+GRAY = np.array([[0, 60, 128, 200, 255]], np.uint8)
 
 
-def grey_rgb(values):
+def gray_rgb(values):
     return [[(value,) * 3 for value in values]]
 
 
@@ -75,7 +75,7 @@ def palette_image():
 
 
 def row_png(width, depth, colour, row, key=()):
-    """Return a PNG of one row, of which one colour is transparent if there is a key."""
+    """Return a PNG of one row, with a transparent color if a key is given."""
     before = [(b"tRNS", big_endian(*key))] if key else []
     return png(width, 1, depth=depth, colour=colour, rows=[row], before=before)
 
@@ -89,9 +89,9 @@ def row_tiff(width, content, photometric, bits, *, alpha=None):
 
 WORDS = big_endian(*SAMPLES_16)
 EXACT_KINDS = {
-    "grey PNG": lambda: (saved(Image.fromarray(GREY), "PNG"), grey_rgb(GREY[0])),
-    "grey TIFF, white is 0": lambda: (row_tiff(2, bytes([0, 55]), 0, [8]), grey_rgb([255, 200])),
-    "1-bit": lambda: (row_png(8, 1, 0, b"\xa0"), grey_rgb([255, 0, 255, 0, 0, 0, 0, 0])),
+    "gray PNG": lambda: (saved(Image.fromarray(GRAY), "PNG"), gray_rgb(GRAY[0])),
+    "gray TIFF, white is 0": lambda: (row_tiff(2, bytes([0, 55]), 0, [8]), gray_rgb([255, 200])),
+    "1-bit": lambda: (row_png(8, 1, 0, b"\xa0"), gray_rgb([255, 0, 255, 0, 0, 0, 0, 0])),
     "palette": lambda: (saved(palette_image(), "PNG"), [[(10, 20, 30), (40, 50, 60), (70, 80, 90)]]),
     "palette, one transparent": lambda: (
         saved(palette_image(), "PNG", transparency=1),
@@ -109,48 +109,48 @@ EXACT_KINDS = {
         row_png(3, 8, 6, bytes([9, 8, 7, 255, 9, 8, 7, 0, 100, 0, 200, 128])),
         [[(9, 8, 7), WHITE, (177, 127, 227)]],  # round(c * 128 / 255 + 127)
     ),
-    "LA": lambda: (row_png(2, 8, 4, bytes([9, 255, 9, 0])), grey_rgb([9, 255])),
-    "key colour, RGB": lambda: (row_png(2, 8, 2, b"\1\2\3\4\5\6", (1, 2, 3)), [[WHITE, (4, 5, 6)]]),
-    "key colour, 8-bit grey": lambda: (row_png(2, 8, 0, b"\2\3", (2,)), grey_rgb([255, 3])),
-    "key colour, 4-bit grey": lambda: (row_png(2, 4, 0, b"\x23", (2,)), grey_rgb([255, 51])),
-    "key colour, 2-bit grey": lambda: (row_png(4, 2, 0, b"\x1b", (2,)), grey_rgb([0, 85, 255, 255])),
-    "key colour, 1-bit": lambda: (row_png(8, 1, 0, b"\xa0", (0,)), grey_rgb([255] * 8)),
-    "key colour white, 1-bit": lambda: (
+    "LA": lambda: (row_png(2, 8, 4, bytes([9, 255, 9, 0])), gray_rgb([9, 255])),
+    "key color, RGB": lambda: (row_png(2, 8, 2, b"\1\2\3\4\5\6", (1, 2, 3)), [[WHITE, (4, 5, 6)]]),
+    "key color, 8-bit gray": lambda: (row_png(2, 8, 0, b"\2\3", (2,)), gray_rgb([255, 3])),
+    "key color, 4-bit gray": lambda: (row_png(2, 4, 0, b"\x23", (2,)), gray_rgb([255, 51])),
+    "key color, 2-bit gray": lambda: (row_png(4, 2, 0, b"\x1b", (2,)), gray_rgb([0, 85, 255, 255])),
+    "key color, 1-bit": lambda: (row_png(8, 1, 0, b"\xa0", (0,)), gray_rgb([255] * 8)),
+    "key color white, 1-bit": lambda: (
         row_png(8, 1, 0, b"\xa0", (1,)),
-        grey_rgb([255, 0, 255, 0, 0, 0, 0, 0]),
+        gray_rgb([255, 0, 255, 0, 0, 0, 0, 0]),
     ),
-    "key colour, 16-bit grey": lambda: (row_png(5, 16, 0, WORDS, (256,)), grey_rgb([0, 0, 255, 128, 255])),
-    "key colour, 16-bit RGB": lambda: (
+    "key color, 16-bit gray": lambda: (row_png(5, 16, 0, WORDS, (256,)), gray_rgb([0, 0, 255, 128, 255])),
+    "key color, 16-bit RGB": lambda: (
         row_png(2, 16, 2, big_endian(*[0x1234] * 3, *[0x3400] * 3), (0x1234,) * 3),
         [[WHITE, (0x34,) * 3]],
     ),
-    "16-bit grey PNG": lambda: (row_png(5, 16, 0, WORDS), grey_rgb(HIGH_BYTES)),
-    "16-bit grey + alpha PNG": lambda: (
+    "16-bit gray PNG": lambda: (row_png(5, 16, 0, WORDS), gray_rgb(HIGH_BYTES)),
+    "16-bit gray + alpha PNG": lambda: (
         row_png(2, 16, 4, big_endian(0x1234, 65535, 0x1234, 0)),
-        grey_rgb([0x12, 255]),
+        gray_rgb([0x12, 255]),
     ),
     "16-bit RGB PNG": lambda: (row_png(1, 16, 2, big_endian(255, 0x80FF, 65535)), [[(0, 128, 255)]]),
-    "16-bit grey TIFF": lambda: (saved(image_16("I;16", "<u2"), "TIFF"), grey_rgb(HIGH_BYTES)),
-    "16-bit grey TIFF, big-endian": lambda: (saved(image_16("I;16B", ">u2"), "TIFF"), grey_rgb(HIGH_BYTES)),
-    "16-bit grey TIFF, LZW": lambda: (
+    "16-bit gray TIFF": lambda: (saved(image_16("I;16", "<u2"), "TIFF"), gray_rgb(HIGH_BYTES)),
+    "16-bit gray TIFF, big-endian": lambda: (saved(image_16("I;16B", ">u2"), "TIFF"), gray_rgb(HIGH_BYTES)),
+    "16-bit gray TIFF, LZW": lambda: (
         saved(image_16("I;16", "<u2"), "TIFF", compression="tiff_lzw"),
-        grey_rgb(HIGH_BYTES),
+        gray_rgb(HIGH_BYTES),
     ),
-    "16-bit grey TIFF, white is 0": lambda: (
+    "16-bit gray TIFF, white is 0": lambda: (
         row_tiff(5, struct.pack("<5H", *SAMPLES_16), 0, [16]),
-        grey_rgb([255, 255, 254, 127, 0]),
+        gray_rgb([255, 255, 254, 127, 0]),
     ),
-    "12-bit grey TIFF": lambda: (row_tiff(2, b"\xff\xf1\x20", 1, [12]), grey_rgb([255, 0x12])),
+    "12-bit gray TIFF": lambda: (row_tiff(2, b"\xff\xf1\x20", 1, [12]), gray_rgb([255, 0x12])),
     "16-bit RGB TIFF": lambda: (
         row_tiff(1, struct.pack("<3H", 255, 0x80FF, 65535), 2, [16] * 3),
         [[(0, 128, 255)]],
     ),
-    "16-bit PGM": lambda: (b"P5 5 1 65535\n" + WORDS, grey_rgb(HIGH_BYTES)),
-    "12-bit PGM": lambda: (b"P5 3 1 4095\n" + big_endian(0, 2048, 4095), grey_rgb([0, 128, 255])),
-    "plain PGM of 7 greys": lambda: (b"P2 3 1 6\n0 3 6\n", grey_rgb([0, 128, 255])),
-    "16-bit grey JPEG 2000": lambda: (
+    "16-bit PGM": lambda: (b"P5 5 1 65535\n" + WORDS, gray_rgb(HIGH_BYTES)),
+    "12-bit PGM": lambda: (b"P5 3 1 4095\n" + big_endian(0, 2048, 4095), gray_rgb([0, 128, 255])),
+    "plain PGM of 7 grays": lambda: (b"P2 3 1 6\n0 3 6\n", gray_rgb([0, 128, 255])),
+    "16-bit gray JPEG 2000": lambda: (
         saved(image_16("I;16", "<u2"), "JPEG2000", irreversible=False),
-        grey_rgb(HIGH_BYTES),
+        gray_rgb(HIGH_BYTES),
     ),
     "CMYK TIFF": lambda: (
         saved(Image.frombytes("CMYK", (2, 1), bytes([0, 255, 255, 0, 0, 0, 0, 255])), "TIFF"),
@@ -160,12 +160,12 @@ EXACT_KINDS = {
         row_tiff(2, bytes([51, 0, 0, 51, 0, 0, 0, 0]), 2, [8] * 4, alpha=1),
         [[(255, 204, 204), WHITE]],
     ),
-    "premultiplied grey + alpha TIFF": lambda: (
+    "premultiplied gray + alpha TIFF": lambda: (
         row_tiff(2, bytes([51, 51, 0, 0]), 1, [8] * 2, alpha=1),
-        grey_rgb([255, 255]),
+        gray_rgb([255, 255]),
     ),
 }
-NEED_PILLOW_13 = {"premultiplied grey + alpha TIFF", "YCbCr TIFF"}  # older ones fail, with a reason
+NEED_PILLOW_13 = {"premultiplied gray + alpha TIFF", "YCbCr TIFF"}  # older ones fail, with a reason
 
 
 @pytest.mark.parametrize("kind", EXACT_KINDS)
@@ -191,15 +191,15 @@ def ycck_red():
 
 
 def lab_tiff():
-    mid_grey = bytes([137, 0, 0])  # L = 53.6 of 100, a = b = 0
-    return row_tiff(1, mid_grey, 8, [8] * 3)
+    mid_gray = bytes([137, 0, 0])  # L = 53.6 of 100, a = b = 0
+    return row_tiff(1, mid_gray, 8, [8] * 3)
 
 
 CLOSE_KINDS = {
     "CMYK JPEG": (lambda: saved(Image.new("CMYK", (32, 16), (0, 255, 255, 0)), "JPEG"), (255, 0, 0)),
     "CMYK JPEG, black": (lambda: saved(Image.new("CMYK", (32, 16), (0, 0, 0, 255)), "JPEG"), (0, 0, 0)),
     "YCCK JPEG": (ycck_red, (255, 0, 0)),
-    "grey JPEG": (lambda: saved(Image.new("L", (32, 16), 77), "JPEG"), (77, 77, 77)),
+    "gray JPEG": (lambda: saved(Image.new("L", (32, 16), 77), "JPEG"), (77, 77, 77)),
     "YCbCr TIFF": (
         lambda: saved(Image.new("RGB", (8, 8), (200, 30, 60)).convert("YCbCr"), "TIFF"),
         (200, 30, 60),
@@ -217,7 +217,7 @@ CLOSE_KINDS = {
 
 
 @pytest.mark.parametrize("kind", CLOSE_KINDS)
-def test_colours_come_out_right(kind, write):
+def test_colors_come_out_right(kind, write):
     if kind in NEED_PILLOW_13 and PILLOW_MAJOR < 13:
         pytest.skip("Pillow 13 reads it")
     make, colour = CLOSE_KINDS[kind]
@@ -407,7 +407,7 @@ def test_a_tiff_without_all_its_planes_is_not_filled_up(n_planes, write):
 
 
 def test_settings_of_pillow_do_not_let_damage_through(write, monkeypatch):
-    """Many programs set both; Pillow would fill the missing part with grey."""
+    """Many programs set both; Pillow would fill the missing part with gray."""
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     for kind in ("JPEG", "PNG", "TIFF", "GIF"):
@@ -602,7 +602,7 @@ FAST_KINDS = {
     "baseline": lambda exif: saved(WIDE, "JPEG", quality=95, exif=exif),
     "progressive": lambda exif: saved(WIDE, "JPEG", progressive=True, exif=exif),
     "4:2:0": lambda exif: saved(WIDE, "JPEG", subsampling=2, exif=exif),
-    "grey": lambda exif: saved(WIDE.convert("L"), "JPEG", exif=exif),
+    "gray": lambda exif: saved(WIDE.convert("L"), "JPEG", exif=exif),
     "CMYK": lambda exif: saved(INKS, "JPEG", exif=exif),
     "MPO": lambda exif: saved(WIDE, "MPO", save_all=True, append_images=[WIDE.rotate(180)], exif=exif),
 }
@@ -857,10 +857,10 @@ def test_arrays_and_pillow_images_become_rgb():
         got = image_from_array(image)
         assert got.mode == "RGB"
         np.testing.assert_array_equal(np.asarray(got), np.asarray(image))
-    grey = rgb[..., 0]
-    np.testing.assert_array_equal(np.asarray(image_from_array(grey)), np.stack([grey] * 3, -1))
+    gray = rgb[..., 0]
+    np.testing.assert_array_equal(np.asarray(image_from_array(gray)), np.stack([gray] * 3, -1))
     wide = Image.fromarray(np.array([SAMPLES_16], np.uint16))
-    np.testing.assert_array_equal(np.asarray(image_from_array(wide)), grey_rgb(HIGH_BYTES))
+    np.testing.assert_array_equal(np.asarray(image_from_array(wide)), gray_rgb(HIGH_BYTES))
     assert image_from_array(Image.new("HSV", (1, 1), (0, 255, 255))).getpixel((0, 0)) == (255, 0, 0)
 
 

@@ -16,7 +16,7 @@ def segment(marker, content):
 
 
 def lossless_jpeg(height, width):
-    """Return a grey lossless JPEG: each difference to its neighbour is 0, in a code of one bit."""
+    """Return a gray lossless JPEG: each difference to its neighbor is 0, in a code of one bit."""
     table = bytes([0, 1, *[0] * 15, 0])
     frame = struct.pack(">BHHB", 8, height, width, 1) + bytes([1, 0x11, 0])
     scan = segment(0xDA, bytes([1, 1, 0, 1, 0, 0])) + bytes(height * width // 8 + 8)

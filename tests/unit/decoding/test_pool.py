@@ -309,7 +309,7 @@ BAD = ("7.jpg", "20.png")
 
 @pytest.fixture
 def expected_without_bad(images):
-    """What is left of the images where some cost their worker."""
+    """The images that remain when some crash their worker."""
     good = [(path, size) for path, size in images if os.path.basename(os.fsdecode(path)) not in BAD]
     (batch,) = decoded(InlineDecoder(SETTINGS), tasks_of(good, [len(good)]))
     return batch
@@ -524,7 +524,7 @@ def test_decoding_much_takes_no_more_memory_than_it_was_given(tmp_path, open_poo
 
 @pytest.mark.slow
 def test_decoding_looks_ahead_by_a_bounded_number_of_images(images, open_pool):
-    """However much memory there is for small ones: what is noted of each image takes memory, too."""
+    """The notes on each image take memory, however small the images are."""
     path, image_hw = images[0]
     pool = open_pool(n_workers=2)
     for n_images, batch_size in ((400, 1), (420, 7), (1200, 200)):
