@@ -174,7 +174,8 @@ def _probe(selection: Selection, *, most: int, seed: int) -> tuple[Probed | None
     try:
         return Probed(cross_validate(drawn, how), len(drawn), len(selection), n_classes, how.folds), ""
     except (LabelError, StoreError) as error:
-        return None, f"{error}."
+        reason = str(error).removeprefix(f"{str(selection.file.path)!r}: ")
+        return None, f"{reason[:1].upper()}{reason[1:]}."
 
 
 def group_failures(file: FeatureTable) -> list[FailureGroup]:

@@ -144,7 +144,7 @@ def _size_table(sizes: Sizes) -> list[tuple[str, list[str]]]:
     return [
         ("width (pixels)", [f"{sizes.widths.min():,.0f}", f"{sizes.widths.max():,.0f}"]),
         ("height (pixels)", [f"{sizes.heights.min():,.0f}", f"{sizes.heights.max():,.0f}"]),
-        ("aspect ratio (width / height)", [f"{ratios.min():.2f}", f"{ratios.max():.2f}"]),
+        ("width / height", [f"{ratios.min():.2f}", f"{ratios.max():.2f}"]),
     ]
 
 
