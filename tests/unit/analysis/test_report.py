@@ -275,6 +275,15 @@ def test_a_page_says_that_it_covers_only_a_part_of_a_file(path, tmp_path):
     assert "classifier" not in shown
 
 
+def test_a_page_about_one_class_compares_no_classes(path):
+    with FeatureFile(path) as file:
+        shown = Page(render_page(gather_facts(file.select(rows=["label=cat"])))).text
+    assert "No classifier was trained. There is only one class." in shown
+    assert "classes 1 8 images" in shown
+    for text in ("same-class neighbors", "class of their query", "by chance", "overlap here"):
+        assert text not in shown
+
+
 def provenance_of(path):
     with FeatureFile(path) as file:
         return dict(describe_provenance(file))

@@ -85,7 +85,7 @@ class Branching(Small):
 
 
 @pytest.mark.parametrize("kind", [Small, Branching])
-def test_a_network_of_ones_own_is_copied_and_cut(kind):
+def test_the_users_network_is_copied_and_cut(kind):
     module = kind().train().double()
     before = copy.deepcopy(module.state_dict())
     backbone = wrap_module(module, layers=["second"])
@@ -104,7 +104,7 @@ def test_a_network_that_cannot_be_traced_has_no_geometry():
         wrap_module(Branching(), layers=["second"]).geometry(0)
 
 
-def test_a_network_of_ones_own_needs_a_layer_that_it_has():
+def test_the_users_network_needs_a_layer_that_it_has():
     with pytest.raises(ConfigError, match="no layer to pool"):
         wrap_module(Small(), layers=[])
     with pytest.raises(ConfigError, match="no layer 'third'"):

@@ -10,7 +10,7 @@ def backbone():
     return load_backbone("spp_s16", weights="none", seed=2)
 
 
-def test_it_is_small():
+def test_the_network_is_small():
     assert 1_000_000 < sum(p.numel() for p in CompactNetwork().parameters()) < 2_000_000
 
 

@@ -13,7 +13,7 @@ DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NEEDS_CUDA])]
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("is_writeable", [True, False])
-def test_values_come_there_and_back(device, is_writeable):
+def test_values_are_copied_there_and_back(device, is_writeable):
     pixels = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
     pixels.flags.writeable = is_writeable
     copier = DeviceCopier(torch.device(device))
@@ -90,7 +90,7 @@ def test_the_networks_own_errors_are_not_taken_for_the_compilers(monkeypatch, ca
     assert not caplog.records
 
 
-def test_too_little_memory_is_no_reason_to_stop_compiling(monkeypatch):
+def test_too_little_memory_does_not_stop_compiling(monkeypatch):
     compiler(monkeypatch, error=torch.OutOfMemoryError("too much"))
     network = Double()
     with pytest.raises(torch.OutOfMemoryError):
@@ -99,7 +99,7 @@ def test_too_little_memory_is_no_reason_to_stop_compiling(monkeypatch):
 
 
 @pytest.mark.slow
-def test_what_torch_compiles_gives_the_same_maps():
+def test_compiled_networks_give_the_same_maps():
     with torch.random.fork_rng():
         torch.manual_seed(0)  # of other values, some cancel down to fewer digits than are compared
         network = nn.Conv2d(3, 4, 3).eval()

@@ -43,7 +43,7 @@ def with_statistics(model: nn.Module) -> nn.Module:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_maps_are_those_of_the_network_as_it_was(name):
+def test_folding_leaves_the_maps_unchanged(name):
     layer = zoo.default_layer(name)
     network = cut_network(with_statistics(zoo.build_model(name)), (layer,), name)
     folded = fold_batch_norm(network, (layer,), side=75)
@@ -57,7 +57,7 @@ def test_maps_are_those_of_the_network_as_it_was(name):
     assert expected.norm() > 0
 
 
-def test_backbones_are_folded_where_they_are_loaded_unless_there_is_nothing_to_fold():
+def test_loaded_backbones_are_folded_if_there_is_something_to_fold():
     assert n_batch_norms(load_backbone("spp_s16", weights="none").network) == 0
     assert n_batch_norms(load_backbone("spp_s16", weights="none", fold=False).network) > 0
     network = cut_network(zoo.build_model("squeezenet1_1").eval(), ("features",), "squeezenet1_1")

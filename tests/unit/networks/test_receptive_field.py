@@ -31,7 +31,7 @@ from sppfeat.networks.receptive_field import FeatureGeometry, layer_geometries, 
 
 
 def open_up(network, layer):
-    """A copy of the network up to a layer (None: all of it) in float64, with weights as described above."""
+    """A copy of the network up to a layer (None: to its output) in float64, with weights as described above."""
     network = copy.deepcopy(network)
     for name, module in list(network.named_modules()):
         if isinstance(module, (torchvision.ops.SqueezeExcitation, nn.BatchNorm2d)):
