@@ -150,7 +150,7 @@ _RARE = (
 @setting(
     Request,
     "headers",
-    "Read all image headers first, or in windows of some thousand images; auto: first for up to 50,000 files.",
+    "Reading of image headers: first (all), window (some thousand at a time) or auto (first up to 50,000 files).",
     metavar="WHEN",
 )
 @path(

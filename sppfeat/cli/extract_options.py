@@ -125,7 +125,7 @@ box_options = together(
     setting(
         RegionSpec,
         "projection",
-        "Mapping of boxes to feature-map cells: SPP-net code, SPP-net paper (App. A) or Fast R-CNN RoI pooling.",
+        "Mapping of boxes to feature-map cells: sppnet (released code), paper (appendix A) or roi_pool (Fast R-CNN).",
         metavar="RULE",
     ),
     option(

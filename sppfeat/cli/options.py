@@ -280,7 +280,7 @@ device = option(
     type=Parsed("device", parse_device),
     metavar="DEVICE",
     default=RunOptions.device,
-    help="Device: cpu, cuda[:N], mps or auto.",
+    help="Device: cpu, cuda[:N], mps or auto (CUDA if available).",
 )
 
 

@@ -55,7 +55,9 @@ def test_every_option_has_one_plain_sentence(name, option):
     check_english(text)
     assert len(text) <= 170
     assert re.search(r"\.(?: \[default: [^\]]+\])?$", text)
-    assert option.get_help_record(click.Context(COMMANDS[name]))
+    shown = " ".join(option.get_help_record(click.Context(COMMANDS[name])))
+    choices = getattr(option.type, "choices", ())
+    assert [choice for choice in choices if not re.search(rf"\b{choice}\b", shown)] == []
 
 
 @pytest.mark.parametrize(("name", "command"), COMMANDS.items())
