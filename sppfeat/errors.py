@@ -46,11 +46,11 @@ class LabelError(SppfeatError):
 
 
 class LabelWarning(UserWarning):
-    """Labels that were joined with the rows of a file match only some of them; the commands print it as a note."""
+    """Labels match only some rows of a file; the commands print it as a note."""
 
 
 class SourceError(SppfeatError):
-    """A source of images or the destination of an output cannot be reached or refuses every request."""
+    """A source of images, or the destination of an output, cannot be reached or refuses every request."""
 
 
 class WeightsError(SppfeatError):

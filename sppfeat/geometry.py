@@ -180,7 +180,7 @@ def choose_scale(boxes_px: Tensor, image_hw: tuple[int, int], scales: Sequence[i
 
     Raises:
         BoxError: if the boxes are not ``(K, 4)`` float64, or one is not finite or is reversed.
-        ConfigError: if there are no scales, or a scale or the image's size is not positive.
+        ConfigError: the scales are empty, or a scale or the image's size is not positive.
 
     Example:
         >>> boxes_px = torch.tensor([[0, 0, 375, 375], [10, 10, 110, 110]], dtype=torch.float64)

@@ -165,7 +165,7 @@ def normalize_descriptors(descriptors: Tensor, method: str) -> Tensor:
     """Normalizes each descriptor of one layer.
 
     ``"l2"`` divides by the l2 norm, ``"power"`` takes signed square roots first, ``"none"`` returns the argument.
-    There is no epsilon: a descriptor of zeros stays zeros, and a tiny one is scaled like any other. Each descriptor
+    Without an epsilon, a descriptor of zeros stays zeros, and a tiny one is scaled like any other. Each descriptor
     is divided by its largest magnitude before it is squared, so nothing underflows or overflows.
 
     Args:
@@ -176,7 +176,7 @@ def normalize_descriptors(descriptors: Tensor, method: str) -> Tensor:
         ``(K, D)``, dtype and device of the argument.
 
     Raises:
-        ConfigError: a method that is none of these.
+        ConfigError: the method is unknown.
 
     Example:
         >>> import torch

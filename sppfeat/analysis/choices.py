@@ -85,9 +85,9 @@ class ProbeSettings:
 
     def __post_init__(self) -> None:
         if self.folds < 2:
-            raise ConfigError(f"folds are {self.folds}; allowed: 2 or more")
+            raise ConfigError(f"the number of folds is {self.folds}; allowed: 2 or more")
         if self.repeats < 1:
-            raise ConfigError(f"repeats are {self.repeats}; allowed: 1 or more")
+            raise ConfigError(f"the number of repeats is {self.repeats}; allowed: 1 or more")
         if not 0 <= self.seed < 2**32 - self.repeats:
             raise ConfigError(f"the seed is {self.seed}; allowed: 0 to {2**32 - 1 - self.repeats}")
         if not _C[0] <= self.C <= _C[1]:

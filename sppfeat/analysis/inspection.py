@@ -1,4 +1,4 @@
-"""What a feature file holds, and whether it is right: the functions behind ``sppfeat info`` and ``sppfeat verify``."""
+"""Inspection of feature files: a summary of the content (``info``), and checks for damage (``verify``)."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ __all__ = ["Verification", "describe", "describe_reduction", "info", "verify"]
 
 
 def info(path: StrPath) -> FileInfo:
-    """Describe the content of a feature file, which another process may be writing: ``sppfeat info --json``.
+    """Summarizes a feature file, even one that is being written: ``sppfeat info --json``.
 
     Raises:
         StoreError: the file is missing, not a feature file, or damaged.
@@ -34,7 +34,7 @@ def info(path: StrPath) -> FileInfo:
 
 
 def describe(file: FeatureTable) -> FileInfo:
-    """Return what :func:`info` returns, for an open file."""
+    """Summarizes an open file; see :func:`info`."""
     status, sources = file.status, file.sources
     counts = {state.name.lower(): int((status == state).sum()) for state in Status}
     return {
@@ -74,11 +74,11 @@ def describe(file: FeatureTable) -> FileInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Verification(VerifyReport):
-    """Findings about a feature file, and about rows that were computed again.
+    """Findings about a feature file and its recomputed rows.
 
     Attributes:
         recomputed: comparison of recomputed rows with the file; None if no row was recomputed.
-        ok: True if neither the file nor a recomputed row has a problem.
+        ok: True if neither the file nor the recomputed rows have a problem.
     """
 
     recomputed: "RowComparison | None"
@@ -97,12 +97,12 @@ def verify(
     on_progress: Callable[[int, int], None] = lambda n_read, n_rows: None,
     on_download: "OnDownload" = lambda name, done, total: None,
 ) -> Verification:
-    """Check a feature file: structure, NaN, infinities, zero and duplicate rows, status counts: ``sppfeat verify``.
+    """Checks a feature file: structure, NaN, infinities, zero and duplicate rows, status counts: ``sppfeat verify``.
 
-    Images whose files have changed since are a warning.
+    Image files that have changed since the extraction give a warning.
 
     Args:
-        recompute: number of random rows to compute again from their images and compare, if the file has no problem.
+        recompute: number of random rows to recompute from their images and compare, if the file has no problem.
         seed: seed of the choice of rows.
         root: folder that now holds the images; None: as recorded.
         weights: weights file or name; None: as recorded.
@@ -113,7 +113,7 @@ def verify(
 
     Raises:
         StoreError: the file cannot be opened, or its weights are missing or have changed.
-        ConfigError: there is no such device.
+        ConfigError: the device does not exist.
     """
     from sppfeat.extraction.changes import changed_note, recorded_file_changes
 
@@ -145,7 +145,7 @@ def verify(
 
 
 def describe_reduction(reduction: Reduction) -> ReductionInfo:
-    """Return what :func:`info` returns of a reduction."""
+    """Summarizes a reduction; see :func:`info`."""
     record, spec = reduction.record, reduction.spec
     return {
         "method": spec.method,

@@ -4,8 +4,8 @@ Both metrics are functions of the Euclidean distance ``r`` between two points. F
 and the distance is ``r``. For ``cosine`` the points are the descriptors scaled to norm 1, and the distance, one minus
 the cosine, is ``r**2 / 2``, which loses no digits when two descriptors are nearly equal.
 
-A matrix product gives the squared distances of a block from all queries, up to a known rounding error. Rows that may be
-among the nearest in spite of it are few, and their distances are computed again, one by one and without cancellation.
+A matrix product gives the squared distances of a block from all queries, up to a known rounding error. Only the few
+rows that may be among the nearest within this error are compared again, one by one and without cancellation.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ __all__ = ["Neighbors", "exact_distances", "nearest_rows", "to_points"]
 
 _BLOCK_NBYTES = 16 << 20  # size of a block of rows, as float32
 _SCORES = 1 << 22  # maximum of queries times rows to compare at once
-_SPARE = 16  # rows to compare beyond those that are needed
+_SPARE = 16  # rows to compare in addition to the k wanted
 _ROUNDOFF = 2.0**-53  # of float64
 
 _Points = npt.NDArray[np.float64]
@@ -76,7 +76,7 @@ def nearest_rows(
     """
     check_choice("metric", metric, METRICS)
     if k < 1:
-        raise ConfigError(f"k is {k}; allowed: 1 or more neighbours")
+        raise ConfigError(f"k is {k}; allowed: 1 or more neighbors")
     rows, positions = np.unique(selection.rows, return_index=True)
     has_one = selection.file.has_descriptor()[rows]
     rows, positions = rows[has_one], positions[has_one]
@@ -124,7 +124,7 @@ def exact_distances(point: _Points, points: _Points, metric: str) -> npt.NDArray
 
 
 class _Search:
-    """The nearest rows found so far; of rows with the same owner only the nearest, and of the excluded owner none."""
+    """The nearest rows found so far, at most one per owner and none of the excluded owner."""
 
     def __init__(
         self,

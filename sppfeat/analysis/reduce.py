@@ -1,4 +1,4 @@
-"""Reduction of descriptors: writes a feature file with fewer dimensions, and the same images, rows and labels.
+"""Reduction of descriptors: writes a feature file with fewer dimensions and the same images, rows and labels.
 
 The projection is fitted on rows of the input, or taken from a file that is already reduced. scikit-learn computes
 principal components: from all rows at once if they take at most 2 GiB, else incrementally. On 3,030 rows of 10,752
@@ -49,7 +49,7 @@ class ReduceReport:
         rows: number of rows, the same in both files.
         with_descriptor: number of rows with a descriptor.
         method: ``pca`` or ``random``.
-        whiten: true if every component was scaled to variance 1.
+        whiten: True if every component was scaled to variance 1.
         normalize: scaling of the reduced descriptors.
         source_dimension: length of a descriptor before.
         selected: number of its values that were reduced.
@@ -98,8 +98,7 @@ def reduce(
 ) -> ReduceReport:
     """Writes a feature file with reduced descriptors and the same images, rows and labels.
 
-    Memory holds a block of rows, and the rows that the fit needs. The output appears under its name once it is
-    complete.
+    Memory holds a block of rows, and the rows that the fit needs. The output appears when it is complete.
 
     Args:
         features: path of the feature file to reduce; no images may be pending.
@@ -108,8 +107,8 @@ def reduce(
             ``batch_size``, are then ignored.
         method, components, whiten, normalize, seed, layers, levels, fit_rows: see
             :class:`~sppfeat.config.specs.ReductionSpec`.
-        batch_size: rows per batch of an incremental fit. If None, all rows are fitted at once if they take at most
-            2 GiB; else a batch has four rows per component, but takes at most 256 MiB.
+        batch_size: rows per batch of an incremental fit. None: all rows at once if they take at most 2 GiB; otherwise
+            batches of four rows per component and at most 256 MiB.
         dtype: type of the reduced descriptors, ``float32`` or ``float16``.
         overwrite: replace an existing output.
         on_progress: called with ``"fit"`` or ``"write"``, and the numbers of rows done and in total.
@@ -171,15 +170,13 @@ def reduce(
 
 def _check_source(file: FeatureFile) -> None:
     if file.is_reduced:
-        raise ConfigError(
-            f"{str(file.path)!r} has reduced descriptors already; allowed: the file that they were made of"
-        )
+        raise ConfigError(f"{str(file.path)!r} is already reduced; reduce the original feature file instead")
     n_pending = int((file.status == Status.PENDING).sum())
     if n_pending:
         are = "is" if n_pending == 1 else "are"
         raise StoreError(
-            f"{str(file.path)!r}: {n_pending} of its {counted(file.n_images, 'image')} {are} pending: the extract "
-            "command that made it finishes it first"
+            f"{str(file.path)!r}: {n_pending} of {counted(file.n_images, 'image')} {are} pending; repeat the extract "
+            "command to finish the file first"
         )
 
 
@@ -189,13 +186,15 @@ def _reduction_for(file: FeatureFile, origin: Path) -> Reduction:
         reduction = fitted.reduction
         if reduction is None:
             raise ConfigError(
-                f"--from {str(origin)!r}: its descriptors are not reduced; allowed: a reduced file"
+                f"--from {str(origin)!r} is not reduced; give a file that 'sppfeat reduce' wrote"
             )
         differences = extraction_differences(fitted, file)
     if not differences and reduction.record.source_columns != file.columns:
-        differences = ["columns: they have other layers, levels or channels"]
+        differences = ["columns: the layers, levels or channels differ"]
     if differences:
-        raise ConfigError(f"--from {str(origin)!r} is of other descriptors: {'; '.join(differences)}")
+        raise ConfigError(
+            f"--from {str(origin)!r} reduces descriptors of another kind: {'; '.join(differences)}"
+        )
     return reduction
 
 
@@ -211,7 +210,7 @@ def _write(
             beyond = np.flatnonzero((np.isfinite(reduced) & (np.abs(reduced) > limit)).any(axis=1))
             if len(beyond):
                 raise StoreError(
-                    f"row {rows[beyond[0]]} holds values beyond {dtype} (at most {limit:g}): use float32"
+                    f"row {rows[beyond[0]]} exceeds the range of {dtype} (up to {limit:g}); use --dtype float32"
                 )
             writer.write_rows(rows, reduced)
             on_rows(part.stop)
@@ -237,7 +236,7 @@ def fit_reduction(
     width, n_rows, share = chosen.dimension, len(chosen), None
     if spec.components > width:
         raise ConfigError(
-            f"{spec.components} components of {width} columns; allowed: 1 to {width}, of what is selected"
+            f"{spec.components} components of {counted(width, 'selected column')}; allowed: 1 to {width}"
         )
     if spec.method == "random":
         projections = import_extra("sklearn.random_projection", extra="sklearn", purpose="reducing")
@@ -246,9 +245,7 @@ def fit_reduction(
         mean, components, scale, n_rows = np.zeros(width), fitted.components_, np.ones(spec.components), 0
     else:
         if spec.components > n_rows:
-            raise ConfigError(
-                f"{spec.components} components of {n_rows} rows; allowed: at most as many components as rows to fit on"
-            )
+            raise ConfigError(f"{spec.components} components need as many rows to fit on; found {n_rows}")
         fitted = _principal_components(chosen, spec, batch_size, on_progress)
         mean, components, scale = fitted.mean_, fitted.components_, np.ones(spec.components)
         if spec.whiten:
@@ -292,7 +289,8 @@ def _principal_components(
         )
     if batch_size < spec.components:
         raise ConfigError(
-            f"batches of {batch_size} rows for {spec.components} components; allowed: as many or more"
+            f"a batch of {batch_size} rows cannot fit {spec.components} components; use --batch-size {spec.components} "
+            "or more"
         )
     fitted = decomposition.IncrementalPCA(spec.components)
     # In random order, because a file sorted by class would be fitted class after class.
@@ -315,14 +313,14 @@ def _rows_of(chosen: Selection, positions: npt.NDArray[np.int64]) -> npt.NDArray
         bad = np.flatnonzero(~(np.abs(taken[part]) <= _LARGEST).all(axis=1))
         if len(bad):
             raise ConfigError(
-                f"row {chosen.rows[positions[part.start + bad[0]]]} holds values that are not finite, or beyond "
-                f"{_LARGEST:g}; allowed: other rows to fit on, see --fit-rows"
+                f"row {chosen.rows[positions[part.start + bad[0]]]} holds values that are not finite or exceed "
+                f"{_LARGEST:g}; select other rows to fit on with --fit-rows"
             )
     return taken
 
 
 def _whitening(spread: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Factors that bring components of these standard deviations ``(k,)`` to variance 1."""
-    # A direction in which the rows do not differ stays 0 instead of becoming noise of variance 1.
+    # A direction in which the rows do not differ stays 0; scaled, it would be noise of variance 1.
     has_some = (spread > 0) & (spread >= _NO_SPREAD * spread.max())
     return np.where(has_some, 1 / np.where(has_some, spread, 1), 0.0)

@@ -1,4 +1,4 @@
-"""Checks of rows, the classes that they have, and random samples of them."""
+"""Checks, classes and random samples of rows."""
 
 import dataclasses
 from collections import Counter
@@ -35,8 +35,7 @@ def check_finite(
         shown = first_few(map(str, numbers.tolist()), _SHOWN)
         raise StoreError(
             f"{str(selection.file.path)!r}: NaN or infinities in row {shown} "
-            f"({selection.file.path_of(int(selection.groups[positions[bad[0]]]))!r}); allowed: finite descriptors. "
-            "Leave such rows out with --rows"
+            f"({selection.file.path_of(int(selection.groups[positions[bad[0]]]))!r}); leave such rows out with --rows"
         )
 
 
@@ -49,20 +48,20 @@ def find_nonfinite(rows: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int64]
 
 
 def check_described(selection: Selection) -> None:
-    """Refuses rows without descriptor, naming the first: of failed or pending images, or of boxes without area."""
+    """Refuses rows without a descriptor, naming the first: rows of failed or pending images, or boxes without area."""
     without = selection.rows[~selection.file.has_descriptor()[selection.rows]]
     if len(without):
         raise ConfigError(
             f"{len(without)} of {counted(len(selection), 'row')} {'has' if len(without) == 1 else 'have'} no "
-            f"descriptor, the first is row {without[0]}; allowed: rows of images that are done, and of "
-            "boxes with an area"
+            f"descriptor; the first is row {without[0]}. Failed and pending images, and boxes without area, have none: "
+            "select other --rows"
         )
 
 
 def count_labels(selection: Selection) -> list[tuple[str, int]]:
     """Counts the rows of each class, most frequent first; rows without a class count under ``""``.
 
-    Classes that are numbers without names get their numbers as names. Classes without rows are listed, too.
+    A class without a name is named by its number. Classes without rows are listed, too.
     """
     counted = Counter(dict.fromkeys(selection.target_names, 0))
     counted.update(classes_of(selection))
@@ -99,7 +98,7 @@ def draw_stratified(selection: Selection, most: int, *, seed: int = 0) -> Select
 
 
 def draw_classes(selection: Selection, most: int, *, least: int = 1, seed: int = 0) -> Selection:
-    """Draws at most ``most`` classes of ``least`` rows or more, and takes all of their rows; keeps their order."""
+    """Draws at most ``most`` classes of ``least`` rows or more, and keeps all of their rows in order."""
     y = selection.y
     if y is None:
         return selection

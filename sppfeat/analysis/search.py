@@ -1,6 +1,6 @@
-"""Search for the rows of a feature file that are nearest to images, boxes of images, or rows of the file.
+"""Searches of a feature file for the rows nearest to images, boxes of images, or rows of the file.
 
-Images are described with the settings recorded in the file, which loads torch; queries for rows do not need it.
+Images are described with the settings recorded in the file, which loads torch; queries by row do not load it.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ class Query:
 
     Attributes:
         text: the query as the user wrote it.
-        path: path of the image, which may lie in an archive (``a.zip/b.jpg``); None for a row.
+        path: path of the image, possibly inside an archive (``a.zip/b.jpg``); None for a row.
         box: ``x0, y0, x1, y1`` in pixels of the image as displayed, edges, half-open; None for the whole image.
         row: row number; None for an image.
     """
@@ -123,12 +123,12 @@ def search(
         include_self: a row may be its own neighbor; with ``one_per_image``, its image may.
         rows, layers, levels, labels: see :meth:`sppfeat.store.reader.FeatureFile.select`; by default all rows that
             have a descriptor, all columns, and the labels of the file.
-        root: folder that now holds the images of the file; as recorded in the file if None.
-        weights: file or name of the weights; as recorded in the file if None.
-        weights_dir: a folder to search first for weights given by name.
+        root: folder that now holds the images of the file; None: as recorded in the file.
+        weights: weights file or name; None: as recorded in the file.
+        weights_dir: folder to search for named weights before torch's hub cache.
         device: device to run the network on.
-        on_progress: called with ``"describing"`` and numbers of queries, then with ``"searching"`` and numbers of
-            rows: those done, and all.
+        on_progress: called with ``"describing"`` and the numbers of queries done and in total, then with
+            ``"searching"`` and the numbers of rows.
         on_download: called with the name of a weights file, the bytes downloaded, and their total (None if unknown).
 
     Raises:
@@ -229,7 +229,7 @@ def parse_query(text: str) -> Query:
 
 
 def _why_missing(path: str) -> str | None:
-    """The reason why there is no file; None if there is one, perhaps in an archive."""
+    """The reason why a file cannot be found, on disk or inside an archive; None if it was found."""
     if os.path.isdir(path):
         raise ConfigError(f"query {one_line(repr(path))} is a folder; allowed: {_ALLOWED}")
     try:
@@ -252,11 +252,11 @@ def describe_queries(
     """Descriptors ``(q, d)`` of queries in the columns of a selection and in the file's type, finite.
 
     Images are described with the file's settings and weights (:meth:`sppfeat.Extractor.from_file`), all boxes of an
-    image in one run of the network. The network is loaded only if there are images, and only after all rows have been
-    looked up and all images and boxes checked as far as the headers of the images allow.
+    image in one run of the network. The network is loaded last, once the rows, the headers of the images and the boxes
+    are checked, and only if there are images.
 
-    If the rows of the file are boxes, an image means a box that covers all of it. For the arguments and errors see
-    :func:`search`; a descriptor that holds NaN or infinities is an error, too.
+    If the rows of the file are boxes, an image query is a box that covers the whole image. For the arguments and errors
+    see :func:`search`. A descriptor that holds NaN or infinities is an error, too.
     """
     file = selection.file
     rows = [i for i, query in enumerate(queries) if query.row is not None]
@@ -290,7 +290,7 @@ def describe_queries(
     for query, descriptor in zip(queries, result, strict=True):
         if not np.isfinite(descriptor).all():
             raise ConfigError(
-                f"query {one_line(repr(query.text))}: its descriptor holds NaN or infinities, which are near to nothing"
+                f"query {one_line(repr(query.text))}: its descriptor holds NaN or infinities, so it has no neighbors"
             )
     return result
 

@@ -1,4 +1,4 @@
-"""Texts about networks, reductions, samples and numbers, shared by several rooms and commands."""
+"""Texts about networks, reductions, samples and numbers, for several rooms and commands."""
 
 import math
 from collections.abc import Mapping
@@ -17,13 +17,13 @@ __all__ = [
     "variance_text",
 ]
 
-_MOST = 1e9  # larger numbers get an exponent, because so many digits are hard to read
+_MOST = 1e9  # larger numbers get an exponent
 
 _SHOWN_DIGITS = 8  # hexadecimal digits to show of a checksum
 
 
 def dimensions_text(method: str, *, selected: int, source_dimension: int, dimension: int) -> str:
-    """Method of a reduction, and numbers of columns: the selected ones, all of the source, and the components.
+    """Method of a reduction, with the numbers of selected columns, source columns and components.
 
     Example:
         >>> dimensions_text("pca", selected=512, source_dimension=2688, dimension=256)
@@ -34,7 +34,7 @@ def dimensions_text(method: str, *, selected: int, source_dimension: int, dimens
 
 
 def variance_text(share: float, n_rows: int) -> str:
-    """Share of the variance, 0 to 1, that a reduction keeps, and number of rows that it was fitted on."""
+    """Share of the variance, 0 to 1, that a reduction keeps of the rows that it was fitted on."""
     return f"{100 * share:.2f} % of the variance of the {counted(n_rows, 'row')} that it was fitted on"
 
 
@@ -58,14 +58,14 @@ def network_text(spec: BackboneSpec) -> str:
     """Name of a network and the origin of its weights."""
     origins = {
         "none": f"untrained, with random values (seed {spec.seed})",
-        "module": "weights of a network of one's own",
+        "module": "weights of your own network",
         "file": f"weights of a file (SHA-256 {spec.weights_sha256[:_SHOWN_DIGITS]}...)",
     }
     return f"{spec.name}, {origins.get(spec.weights, f'weights {spec.weights}')}"
 
 
 def sample_text(n_shown: int, *, n_nonfinite: int, n_rows: int) -> str:
-    """Number of rows shown, and of those that they were drawn from; nonfinite ones were drawn, but are not shown.
+    """Number of rows shown, and of rows to draw from; nonfinite rows were drawn but are not shown.
 
     Example:
         >>> sample_text(1990, n_nonfinite=10, n_rows=5000), sample_text(1990, n_nonfinite=10, n_rows=2000)
@@ -77,7 +77,7 @@ def sample_text(n_shown: int, *, n_nonfinite: int, n_rows: int) -> str:
 
 
 def nonfinite_text(n_rows: int) -> str:
-    """Ending of a sentence, about rows left out for NaN or infinities; empty if there are none."""
+    """Ending of a sentence that counts rows left out for NaN or infinities; empty for 0 rows."""
     return f"; {n_rows:,} with NaN or infinities left out" if n_rows else ""
 
 

@@ -31,7 +31,7 @@ _Cells: TypeAlias = NDArray[Any]
 
 
 def from_finer(pooled: Mapping[int, Tensor], n: int) -> Tensor | None:
-    """Maxima of level ``n``, ``(N, C, n, n)``, from a level that is a multiple of ``n``; None if there is none.
+    """Maxima of level ``n``, ``(N, C, n, n)``, from a level that is a multiple of ``n``; None without one.
 
     Bin ``i`` of ``n`` begins where bin ``k*i`` of ``k*n`` does and ends where bin ``k*i + k - 1`` ends, since
     ``floor(i*a/n)`` is ``floor(k*i*a/(k*n))``. So its maximum is the maximum over those ``k`` bins.

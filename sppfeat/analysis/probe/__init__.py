@@ -1,8 +1,8 @@
-"""Probes of descriptors: cross-validates a linear classifier on a feature file, fits and saves it, and predicts rows.
+"""Probes of descriptors: cross-validate a linear classifier on a feature file, save it, and predict rows with it.
 
-A selection of labeled rows and the settings of the probe go in. Accuracies, confused classes and the scores of parts of
-the descriptors come out, or else a fitted classifier, its file, and its predictions. Rows may exceed the memory and are
-read through the selection in blocks. The room must not know images, networks or charts.
+A selection of labeled rows and the settings of the probe go in. Accuracies, confused classes and scores of parts of the
+descriptors come out, or a fitted classifier and its predictions. Rows may exceed the memory and are read in blocks. The
+room must not know images, networks or charts.
 """
 
 from collections.abc import Callable, Iterable
@@ -52,18 +52,18 @@ def probe(
         seed: seed of the first shuffle.
         C: inverse of the regularization strength.
         class_weight: ``balanced`` (all classes count alike, whatever their size) or ``none`` (all rows count alike).
-        min_per_class: minimum number of rows of a class, or of images if rows are boxes; smaller classes are left
-            out; ``folds`` if None.
+        min_per_class: minimum number of rows of a class, or of images if rows are boxes; smaller classes are left out.
+            None: the number of folds.
         ablation: also score parts of the descriptors: single levels, levels up to each, and single layers.
         rows, layers, levels, labels: see :meth:`sppfeat.store.reader.FeatureFile.select`; by default all rows that
             have a descriptor, all columns, and the labels of the file.
         save: path of a ``.npz`` file for a classifier fitted on all labeled rows, for :func:`sppfeat.predict`.
         overwrite: replace an existing file at ``save``.
-        max_nbytes: maximum memory to use, in bytes; a quarter of the available memory if None.
+        max_nbytes: maximum memory to use, in bytes; None: a quarter of the available memory.
         on_progress: called with the number of classifiers trained and tested, and their total number.
 
     Raises:
-        LabelError: there are no labels, or fewer than two classes have enough rows.
+        LabelError: the rows have no labels, or fewer than two classes have enough rows.
         ConfigError: a setting is not allowed, the memory does not suffice, scikit-learn is not installed, the file
             lacks the selected rows or columns, or ``save`` is an input.
         StoreError: a file cannot be read or written, or a row holds NaN or infinities.

@@ -35,7 +35,7 @@ __all__ = ["Classifier", "Predictions", "decision_blocks", "fit_classifier", "pr
 
 _FORMAT = "sppfeat classifier"
 _VERSION = 2  # version 1 was a scikit-learn pipeline in a .skops file
-_NBYTES = 8  # two sets of a million rows share a digest by chance once in twenty million times
+_NBYTES = 8  # two sets of a million rows share a digest by chance once in twenty million cases
 _BLOCK_NBYTES = 64 << 20  # maximum size of the rows to classify at once, as float64
 _BLOCK_ROWS = 4096  # maximum number of rows to classify at once
 # Normalizations that only multiply a layer by a factor. Classifiers scale layers themselves, so these are equivalent.
@@ -67,12 +67,12 @@ class Predictions:
     Attributes:
         rows: ``(k,)`` int64 row numbers in the file.
         predicted: ``(k,)`` int64 indices into ``classes``.
-        scores: ``(k,)`` float64, decision value of the predicted class, rounded to the digits that mean something.
+        scores: ``(k,)`` float64, decision value of the predicted class, rounded to its significant digits.
         classes: class names of the classifier.
         n_without: number of rows of the file that have no descriptor.
-        n_learned: number of these rows that the classifier was fitted on, known by the path of their image and their
-            box; it gets fewer others right.
-        n_known: number of these rows whose label is a class of the classifier.
+        n_learned: number of predicted rows that the classifier was fitted on, recognized by the image's path and the
+            box. Accuracy on other rows is lower.
+        n_known: number of predicted rows whose label is a class of the classifier.
         n_right: number of rows with such a label that were predicted correctly.
         n_unknown: number of rows with another label.
     """
@@ -121,7 +121,7 @@ def _row_digests(selection: Selection, positions: npt.NDArray[np.int64]) -> npt.
 
 
 def save_classifier(path: Path, classifier: Classifier, *, overwrite: bool) -> None:
-    """Writes a classifier as a ``.npz`` file, whatever its name: three arrays, and a JSON text about them."""
+    """Writes a classifier as a ``.npz`` file: three arrays, and a JSON text about them."""
     about = {
         "format": _FORMAT,
         "version": _VERSION,
@@ -153,10 +153,10 @@ def _load_classifier(path: Path) -> Classifier:
                 return _checked(arrays)
     except Exception as error:  # the file is not trusted, and numpy passes on any exception of its parsers
         raise StoreError(
-            f"{where} is not what 'sppfeat probe --save' writes, or damaged: {one_line(str(error) or repr(error))}"
+            f"{where} is damaged, or not a classifier of 'sppfeat probe --save': {one_line(str(error) or repr(error))}"
         ) from error
     raise StoreError(
-        f"{where} was saved by an earlier version, as a .skops file; make a new one with "
+        f"{where} is a .skops file of an earlier version; make a new one with "
         f"'sppfeat probe FEATURES --save {path.stem}.npz'"
     )
 
@@ -174,7 +174,7 @@ def _checked(arrays: Any) -> Classifier:
     expected = [((n, coef.shape[1]), "f4"), ((n,), "f8"), ((len(learned),), "u8")]
     is_finite = np.isfinite(coef).all() and np.isfinite(intercept).all()
     if n < 2 or not all(isinstance(name, str) for name in classes) or found != expected or not is_finite:
-        raise ValueError("its arrays are not those of its classes")
+        raise ValueError("its arrays do not match its classes")
     config = ExtractConfig.from_dict(about["config"])
     reduction = None if about["reduction"] is None else str(about["reduction"])
     return Classifier(coef, intercept, classes, config, columns, reduction, learned)
@@ -194,9 +194,9 @@ def predict(
     r"""Classifies rows of a feature file with a classifier that :func:`sppfeat.probe` saved.
 
     The table has the columns ``row``; ``path``; ``image_id`` if the inputs gave ids; ``x0, y0, x1, y1`` (edges in
-    pixels of the image as displayed) if rows are boxes; ``label`` (empty if there is none); ``predicted``; ``score``
-    (the decision value of the predicted class); and, on request, ``score:CLASS`` for each class. Names keep the bytes
-    that they have in the file; lines end with ``\n``.
+    pixels of the image as displayed) if rows are boxes; ``label`` (may be empty); ``predicted``; ``score`` (the
+    decision value of the predicted class); and, on request, ``score:CLASS`` for each class. Names keep their bytes;
+    lines end with ``\n``.
 
     Args:
         model: path of the classifier.
@@ -239,7 +239,7 @@ def predict(
                 _write_lines(target, zip(*columns, strict=True))
             on_progress(part.stop, len(selection))
         index = {name: number for number, name in enumerate(classes)}
-        # Of rows without a label, the number is -1, which takes the last.
+        # Rows without a label have number -1, which takes the last entry.
         true = np.array([*(index.get(name, _UNKNOWN) for name in names), _UNLABELED])[numbers]
         digests = _row_digests(selection, np.arange(len(selection)))
         return Predictions(
@@ -270,16 +270,16 @@ def _select_for(
     if reduction != classifier.reduction:
         differences.append(
             f"reduction: the file has {(reduction or 'none')[:12]}, the classifier "
-            f"{(classifier.reduction or 'none')[:12]}; 'sppfeat reduce --from' applies the same"
+            f"{(classifier.reduction or 'none')[:12]}; apply the same one with 'sppfeat reduce --from'"
         )
     if differences:
         raise StoreError(f"{str(file.path)!r} has other descriptors: {'; '.join(differences)}")
-    there = [block[:3] for block in file.columns]
+    found = [block[:3] for block in file.columns]
     for block in classifier.columns:
-        if block[:3] not in there:
+        if block[:3] not in found:
             raise StoreError(
-                f"{str(file.path)!r} has no layer {block.layer!r}, level {block.level}, of {block.channels} "
-                "channels, which the classifier takes"
+                f"{str(file.path)!r} lacks level {block.level} of layer {block.layer!r} with {block.channels} "
+                "channels, which the classifier needs"
             )
     selection = file.select(
         rows=rows,
@@ -289,7 +289,7 @@ def _select_for(
     )
     if selection.columns.blocks != classifier.columns:
         raise StoreError(
-            f"{str(file.path)!r} has its layers or levels in another order than the classifier takes them"
+            f"the layers or levels of {str(file.path)!r} are in another order than those of the classifier"
         )
     check_described(selection)
     return selection
@@ -301,9 +301,9 @@ def decision_blocks(
     """Yields ranges of a selection from :func:`_select_for`, in order, and the decision values ``(b, K)`` of rows.
 
     The values do not depend on the block size, the number of threads or the processor. The coefficients are float32,
-    so digits below ``2**-23`` of the largest possible value of a row of norm 1 mean nothing, and values are rounded to
-    the last decimal above that. Sums in another order differ by less than ``d * 2**-53`` of the same bound, which for
-    ``d = 1000`` is one millionth of the rounding.
+    so digits below ``2**-23`` of the largest possible value of a row of norm 1 are meaningless, and values are rounded
+    to the last decimal above that. Sums in another order differ by less than ``d * 2**-53`` of the same bound, which
+    for ``d = 1000`` is one millionth of the rounding.
     """
     coef = classifier.coef.astype(np.float64)
     largest = float(np.max(np.linalg.norm(coef, axis=1) + np.abs(classifier.intercept)))

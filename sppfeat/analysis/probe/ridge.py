@@ -1,8 +1,8 @@
 """Regularized least squares, one class against the rest, by normal equations as small as the rows allow.
 
-For ``n`` rows of ``d`` values, the equations are those of the ``n x n`` inner products of the rows (``products``),
-which are computed once and serve all folds, or those of the ``d x d`` second moments of each fold's rows (``sums``):
-whichever are fewer. Both give the classifier that scikit-learn's ``RidgeClassifier`` fits on scaled rows. It was chosen
+For ``n`` rows of ``d`` values, the equations hold either the ``n x n`` inner products of the rows (``products``), which
+are computed once for all folds, or the ``d x d`` second moments of each fold's rows (``sums``), whichever matrix is
+smaller. Both give the classifier that scikit-learn's ``RidgeClassifier`` fits on scaled rows. It was chosen
 for its speed on long rows: on a fold of Caltech-101 (3030 x 10752) it reached 87.0 % in 1.7 s, ``LinearSVC(C=1)``
 84.5 % in 70 s and ``LogisticRegression(C=100)`` 83.3 % in 35 s. Rows are read in blocks, and everything is computed in
 float64.
@@ -26,7 +26,7 @@ __all__ = ["ClassSize", "LabeledRows", "Ridge", "class_numbers", "labeled_rows",
 
 _BLOCK_NBYTES = 128 << 20  # maximum size of a block of rows, as float64
 _MATRICES = 3  # the matrix, its product with a block, and the factor
-_BLOCKS = 4  # two blocks of rows with their targets, and what is made of them
+_BLOCKS = 4  # two blocks of rows with their targets, and their products
 _SHOWN = 5
 _Array = npt.NDArray[np.float64]
 _Index = npt.NDArray[np.int64]
@@ -67,8 +67,8 @@ def labeled_rows(selection: Selection, *, min_per_class: int) -> LabeledRows:
     has_class = np.flatnonzero(classes >= 0)
     if not len(has_class):
         raise LabelError(
-            f"{str(selection.file.path)!r}: of {counted(len(classes), 'row')} none has a label; allowed: labels "
-            "in the file, or from a table (--labels)"
+            f"{str(selection.file.path)!r}: none of {counted(len(classes), 'row')} has a label; give a table with "
+            "--labels"
         )
     members = np.unique(
         np.stack([classes[has_class], selection.groups[has_class] if grouped else has_class]), axis=1
@@ -95,14 +95,11 @@ def labeled_rows(selection: Selection, *, min_per_class: int) -> LabeledRows:
 def class_numbers(selection: Selection) -> tuple[_Index, list[str]]:
     """Classes ``(n,)`` int64 of all rows, -1 for none, and the class names that they index.
 
-    Classes that are numbers without names get their numbers as names.
+    A class without a name is named by its number.
     """
     y = selection.y
     if y is None:
-        raise LabelError(
-            f"{str(selection.file.path)!r} has no labels; allowed: labels in the file, or from a table "
-            "(--labels)"
-        )
+        raise LabelError(f"{str(selection.file.path)!r} has no labels; give a table with --labels")
     if selection.target_names:
         return y.astype(np.int64), selection.target_names
     known = y == y  # not NaN
@@ -118,13 +115,13 @@ def _too_few(selection: Selection, sizes: list[ClassSize], min_per_class: int, m
     where = repr(str(selection.file.path))
     if len(sizes) == 1:
         name, n_rows = one_line(repr(sizes[0].name)), counted(sizes[0].n_rows, "row")
-        return f"{where}: there is one class only, {name} of {n_rows}; needed are two"
+        return f"{where}: need at least 2 classes; found only {name} ({n_rows})"
     largest = sorted(sizes, key=lambda size: -size.n_members)[:_SHOWN]
     shown = ", ".join(f"{one_line(repr(size.name))} {size.n_members}" for size in largest)
     n_large = sum(size.n_members >= min_per_class for size in sizes)
     return (
-        f"{where}: of {len(sizes)} classes {counted(n_large, 'has', 'have')} {min_per_class} {members} or more; "
-        f"needed are two; the largest: {shown}. Fewer --folds need fewer {members}"
+        f"{where}: need at least 2 classes with {min_per_class} {members} each; found {n_large} of {len(sizes)} "
+        f"(largest: {shown}). Use fewer --folds, or a smaller --min-per-class"
     )
 
 
@@ -241,7 +238,7 @@ def _block_nbytes(n_rows: int, dimension: int, n_classes: int, max_nbytes: int) 
     """Size of a block of rows, as float64, in the memory that the equations leave.
 
     Raises:
-        ConfigError: not one row fits; says how much memory is needed, and how many rows or values would fit.
+        ConfigError: the memory does not hold a single row besides the equations.
     """
     order = min(n_rows, dimension)
     nbytes = 8 * order * (_MATRICES * order + _BLOCKS * n_classes)
@@ -253,15 +250,14 @@ def _block_nbytes(n_rows: int, dimension: int, n_classes: int, max_nbytes: int) 
     left, half = max(0, max_nbytes - row_nbytes) / 8, _BLOCKS * n_classes / (2 * _MATRICES)
     fitting = int(math.sqrt(half**2 + left / _MATRICES) - half)
     raise ConfigError(
-        f"{n_rows} rows of {dimension} values need {(nbytes + row_nbytes) / 1e9:.2f} GB of memory, allowed are "
-        f"{max_nbytes / 1e9:.2f} GB (--max-memory), enough for {fitting} rows of this length, or for {fitting} "
-        "values of each: take some of the rows (--rows), levels (--levels) or layers (--layer), or make the "
-        "descriptors shorter (sppfeat reduce)"
+        f"{n_rows} rows of {dimension} values need {(nbytes + row_nbytes) / 1e9:.2f} GB of memory; --max-memory allows "
+        f"{max_nbytes / 1e9:.2f} GB, enough for {fitting} rows of this length, or for {fitting} values per row. Select "
+        "fewer --rows, --levels or --layer, or shorten the descriptors with 'sppfeat reduce'"
     )
 
 
 def _without_untrained(intercept: _Array, y: _Index) -> _Array:
-    """Intercepts that never predict a class without training rows, of which the coefficients are zeros."""
+    """Intercepts ``(K,)``, minus infinity for classes without training rows, so that they are never predicted."""
     return np.where(np.bincount(y, minlength=len(intercept)) > 0, intercept, -np.inf)
 
 

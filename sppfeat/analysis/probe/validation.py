@@ -1,4 +1,4 @@
-"""Cross-validation of a probe: folds of the rows, parts of the descriptors, and their scores."""
+"""Cross-validation: folds of the rows, parts of the descriptors, and their scores."""
 
 import dataclasses
 import warnings
@@ -38,7 +38,7 @@ class Score:
 
     @classmethod
     def of(cls, folds: Iterable[float]) -> "Score":
-        """Makes the score from those of the folds."""
+        """Summarizes the scores of all folds."""
         each = tuple(map(float, folds))
         return cls(float(np.mean(each)), float(np.std(each)), each)
 
@@ -204,7 +204,7 @@ def _confused_pairs(true: _Index, predicted: _Index, names: tuple[str, ...]) -> 
 
 
 def make_folds(labeled: LabeledRows, *, n_folds: int, repeats: int, seed: int) -> list[tuple[_Index, _Index]]:
-    """Makes the folds of all repeats, stratified by class and grouped by image: rows to train on and rows to test on.
+    """Makes the folds of all repeats, stratified by class and grouped by image: pairs of training and test rows.
 
     Rows are ``(k,)`` numbers of labeled rows, ascending. Shuffles are seeded with ``seed``, ``seed + 1``, ...
 
@@ -229,7 +229,7 @@ def make_folds(labeled: LabeledRows, *, n_folds: int, repeats: int, seed: int) -
         if not len(test) or n_classes < 2:
             raise LabelError(
                 f"fold {number % n_folds} of {n_folds} would have {counted(len(test), 'row')} to test and "
-                f"{counted(n_classes, 'class')} to train on; needed: 1 and 2. Try fewer --folds"
+                f"{counted(n_classes, 'class')} to train on; at least 1 and 2 are needed. Use fewer --folds"
             )
     return folds
 

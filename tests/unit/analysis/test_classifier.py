@@ -232,11 +232,12 @@ def test_rows_that_are_not_finite_leave_no_table(model, tmp_path):
 def test_outputs_that_exist_or_are_read(features, model, tmp_path):
     output = tmp_path / "p.csv"
     output.write_text("old")
+    (tmp_path / "p.npz").write_text("old")
     before = features.read_bytes(), model.read_bytes()
     for args in (
         ["predict", model, features, "-o", output],
         ["predict", model, features, "-o", tmp_path],
-        ["probe", features, "--save", output],
+        ["probe", features, "--save", tmp_path / "p.npz"],
     ):
         run(*args, code=1)
     for args in (
@@ -246,9 +247,10 @@ def test_outputs_that_exist_or_are_read(features, model, tmp_path):
     ):
         run(*args, "--overwrite", code=2)
     assert (features.read_bytes(), model.read_bytes(), output.read_text()) == (*before, "old")
+    assert (tmp_path / "p.npz").read_text() == "old"
     run("predict", model, features, "-o", output, "--overwrite", "-q", code=0)
     assert output.read_text(errors="surrogateescape").startswith("row,path,label,predicted,score\n")
-    assert [path.name for path in tmp_path.iterdir()] == ["p.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["p.csv", "p.npz"]
 
 
 # --- classifiers that are refused -----------------------------------------------------------------

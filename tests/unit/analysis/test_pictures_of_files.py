@@ -418,7 +418,7 @@ def test_wrong_outputs_are_refused(path, tmp_path, command):
 def test_rows_without_descriptor_are_refused(file):
     everything = file.select(rows=["status=any"])
     for function in (embed_rows, measure_norms, lambda selection: draw_queries(selection, 3)):
-        with pytest.raises(ConfigError, match="1 of 24 rows has no descriptor, the first is row 4"):
+        with pytest.raises(ConfigError, match="1 of 24 rows has no descriptor; the first is row 4"):
             function(everything)
 
 

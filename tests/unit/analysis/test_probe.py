@@ -281,9 +281,9 @@ def test_a_class_of_many_boxes_in_one_image_is_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([0] * 9, "there is one class only, 'c0' of 9 rows; needed are two"),
-        (list(range(9)), "of 9 classes 0 have 5 rows or more"),
-        ([-1] * 9, "of 9 rows none has a label"),
+        ([0] * 9, "need at least 2 classes; found only 'c0' (9 rows)"),
+        (list(range(9)), "need at least 2 classes with 5 rows each; found 0 of 9"),
+        ([-1] * 9, "none of 9 rows has a label; give a table with --labels"),
         ([], "no labels"),
     ],
 )
@@ -298,7 +298,7 @@ def test_labels_that_cannot_be_probed(tmp_path, labels, message):
 
 def test_folds_that_cannot_be(tmp_path):
     with FeatureFile(box_file(tmp_path / "f.h5", [[0] * 5, [1] * 5])) as file:
-        with pytest.raises(LabelError, match="Fewer --folds need fewer images"):
+        with pytest.raises(LabelError, match="need at least 2 classes with 5 images each"):
             validate(file.select())
         with pytest.raises(LabelError, match="fold 0 of 2 would have 5 rows to test and 1 class to train on"):
             validate(file.select(), folds=2, min_per_class=1)
@@ -336,15 +336,15 @@ def test_what_is_pending_or_failed_is_left_out_and_counted(tmp_path):
     with FeatureFile(path) as file:
         result = validate(file.select())
         assert (result.n_rows, result.n_pending, result.n_failed) == (46, 2, 1)
-        with pytest.raises(ConfigError, match="3 of 50 rows have no descriptor, the first is row 0"):
+        with pytest.raises(ConfigError, match="3 of 50 rows have no descriptor; the first is row 0"):
             validate(file.select(rows="status=any"))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"folds": 1}, "folds are 1"),
-        ({"repeats": 0}, "repeats are 0"),
+        ({"folds": 1}, "the number of folds is 1"),
+        ({"repeats": 0}, "the number of repeats is 0"),
         ({"seed": -1}, "the seed is -1"),
         ({"C": 1e-40}, "C is 1e-40"),
         ({"C": float("nan")}, "C is nan"),
