@@ -288,7 +288,7 @@ def test_files_without_images_rows_or_descriptors(tmp_path):
         assert file.features.shape == (0, 4)
     with pytest.raises(ConfigError, match="4 components need as many rows to fit on; found 0"):
         reduced(empty, tmp_path / "s.h5")
-    with pytest.raises(StoreError, match="5 of its 5 images are pending"):
+    with pytest.raises(StoreError, match="5 of 5 images are pending"):
         reduced(new_file(tmp_path / "g.h5"), tmp_path / "s.h5")
 
 
