@@ -1,12 +1,12 @@
 """Runs extractions: plans every image and row, fills feature files, and continues interrupted runs.
 
 A request (:mod:`sppfeat.config.request`) goes in; feature files come out, with a summary before the run and counts
-after it. The request is resolved once into a *run* (settings, network, inputs, decoder). The images that go into one
-file, and the state of that file, are a *part*. A plain run and ``--shard`` are one part; ``--shard-size`` takes one
-part after another; the actors of a Ray cluster each take the next one. A part runs in *chunks*, some thousand images
-that are fetched and measured together, and a chunk in *batches* of images of one network-input size.
+after it. The request is resolved once into a *run*: settings, network, inputs, decoder. A *part* is the images of one
+file and the state of that file. A plain run or ``--shard`` has one part; ``--shard-size`` fills parts one after
+another; the actors of a Ray cluster each take the next part. A part runs in *chunks*, some thousand images that are
+fetched and measured together, and a chunk in *batches* of images of one network-input size.
 
-One whole image takes this way, 25 calls in nine modules, as a :class:`~sppfeat.files.places.Place`, in a
+The path of one whole image: 25 calls in nine modules, as a :class:`~sppfeat.files.places.Place`, in a
 :class:`~sppfeat.decoding.Batch`, :class:`~sppfeat.decoding.Decoded`, and as :class:`~sppfeat.extraction.pipeline.Rows`:
 
 - :mod:`~sppfeat.extraction.pipeline`: ``schedule`` puts it into a batch, ``_at_each_scale`` for each scale;

@@ -26,7 +26,7 @@ _FIRST_IMAGES = 256  # few, so that the network starts soon; each later chunk do
 _MOST_FETCHED = 2048  # images of 100 kB take 200 MB of scratch, and the next chunk as much again
 _MOST_FETCHED_NBYTES = 1 << 30  # of one chunk, if file sizes are known in advance
 _MOST_LOCAL = 16_384  # enough for batches of one input size to fill up
-_CANCEL_SECONDS = 0.1  # between attempts to cancel a download whose result nobody needs
+_CANCEL_SECONDS = 0.1  # between attempts to cancel a download that is no longer needed
 
 
 class Chunk(NamedTuple):
@@ -53,7 +53,7 @@ def iterate_chunks(
     """Yield the images to run in chunks; closing the generator releases fetched images.
 
     Args:
-        run: decodes headers, in another thread, and has the folder for fetched images.
+        run: reads headers, in another thread, and has the folder for fetched images.
         plan: all images; their sizes are filled in.
         to_do: ``(n,)`` int64, the images to run, ascending.
         unmeasured: ``(k,)`` int64, the images whose headers have not been read.
@@ -93,7 +93,7 @@ def iterate_chunks(
 
 
 def _cut_chunks(plan: Plan, to_do: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
-    """Yield the images of each chunk: small chunks first, none larger than the scratch folder should hold."""
+    """Yield the images of each chunk, small chunks first, none of them too large for the scratch folder."""
     storage = plan.storage
     most = _MOST_LOCAL if storage.is_local else _MOST_FETCHED
     start, size = 0, _FIRST_IMAGES
@@ -110,7 +110,7 @@ def _abandon(loading: Future[_Loaded] | None, storage: Storage) -> None:
     if loading is None:
         return
     while not loading.done():
-        storage.cancel()  # ends one download; the thread may start another
+        storage.cancel()  # cancels one download; the thread may start another
         wait([loading], timeout=_CANCEL_SECONDS)
     if loading.exception() is None:
         loading.result()[1].close()

@@ -1,8 +1,8 @@
 """Turns batches of pixels into descriptors: normalize, run the network once, pool, scale.
 
-:class:`Describer` is the step that the pipeline, :class:`sppfeat.Extractor` and ``verify --recompute`` share: decoded
-pixels of images of one network-input size go in, with the boxes of each image if there are any; descriptors come out,
-with the flag and the region of each box.
+The pipeline, :class:`sppfeat.Extractor` and ``verify --recompute`` share :class:`Describer`. Decoded pixels of images
+of one network-input size go in, with the boxes of each image if any; descriptors come out, with the flag and region of
+each box.
 """
 
 import contextlib
@@ -35,8 +35,8 @@ from sppfeat.pyramid import normalize_descriptors, pool_regions, spatial_pyramid
 __all__ = ["Describer", "ImageBoxes", "make_batch_describer"]
 
 _SLICE_VALUES = 16 << 20  # pooled values held at a time: 64 MB, whatever the number of boxes
-# Pooled values to scale at a time. On the CPU few enough to stay in its cache and to reuse the same memory: allocating
-# new memory takes longer than the arithmetic.
+# Pooled values to scale at a time. On the CPU they must fit into its cache, in memory that is reused: allocating new
+# memory takes longer than the arithmetic.
 _SCALED_VALUES = {"cpu": 1 << 20, "cuda": 1 << 28, "mps": 1 << 28}
 _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -62,14 +62,14 @@ class Describer:
 
     Args:
         backbone: the network, which is moved to ``device`` and converted, and its input mean and deviation.
-        config: pyramid, pooling, normalization and precision, and whether each descriptor is averaged, bin by bin,
-            with that of the mirrored image.
+        config: pyramid, pooling, normalization, precision, and ``flip``: average each descriptor with the descriptor of
+            the mirrored image, bin by bin.
         device: device to compute on.
         norm_factors: factor of each layer under ``meannorm``.
         compile_network: True to compile the network with torch.
 
     Raises:
-        DeviceMemoryError: the network does not fit on the device. The methods raise it for a batch that does not fit.
+        DeviceMemoryError: the network does not fit on the device; the methods raise it for a batch that does not fit.
     """
 
     def __init__(
@@ -113,10 +113,10 @@ class Describer:
     def describe_boxes(
         self, pixels: npt.NDArray[np.uint8], boxes: Sequence[ImageBoxes], projector: Projector
     ) -> Iterator[Rows]:
-        """Compute the descriptors of the boxes of each image, in one forward pass, or two for mirrored images.
+        """Compute the descriptors of the boxes of each image, in one forward pass, or two with mirrored images.
 
-        ``pixels`` are as in :meth:`describe_images`. Yields the rows of all boxes, image by image in order, in pieces
-        of bounded size; the device may still be computing their descriptors.
+        ``pixels`` are as in :meth:`describe_images`. Yields the rows of all boxes, image by image, in pieces of bounded
+        size; the device may still be computing their descriptors.
         """
         if not any(len(own.boxes_px) for own in boxes):
             return
@@ -130,7 +130,7 @@ class Describer:
             for start in range(0, len(boxes_px), step):
                 part = slice(start, min(start + step, len(boxes_px)))
                 regions = project(boxes_px[part], mirrored[part], image_hw=image_hw)
-                # No context may stay open across a yield: these are settings of the whole thread.
+                # No context may stay open across a yield: its settings hold for the whole thread.
                 with self._computing():
                     pooled = self._pool(maps, position, regions.region, mirrored[part])
                     if self._flip:
@@ -147,7 +147,7 @@ class Describer:
             return raw.to(torch.float32).div_(255.0).sub_(self._mean).div_(self._std)
 
     def compute_maps(self, batch: Tensor) -> list[Tensor]:
-        """Compute each layer's map, ``(N, C, H', W')``, as float32, in which pooling and scaling are done."""
+        """Compute each layer's map, ``(N, C, H', W')`` float32, the type for pooling and scaling."""
         with self._computing():
             return [
                 fmap.to(torch.float32) for fmap in self._backbone.maps(self._network, batch.to(self._dtype))
@@ -162,7 +162,7 @@ class Describer:
     def _compute_maps_by_side(
         self, pixels: npt.NDArray[np.uint8], boxes: Sequence[ImageBoxes]
     ) -> dict[bool, list[Tensor]]:
-        """Compute the maps of the images under False, and of the mirrored images under True, if boxes need them."""
+        """Compute the maps that the boxes need: of the images under False, of the mirrored images under True."""
         mirrored = np.concatenate([own.mirrored for own in boxes])
         maps = {}
         with self._computing():
@@ -211,7 +211,7 @@ class Describer:
         )
 
     def _apply_head(self, pooled: list[Tensor]) -> list[Tensor]:
-        """Apply the head, if any, to the only pooled layer."""
+        """Apply the head, if any, to the pooled layer; a network with a head has a single layer."""
         if self._head is None:
             return pooled
         return [self._head(pooled[0].to(self._dtype)).to(torch.float32)]
@@ -220,7 +220,7 @@ class Describer:
         """Scale each layer separately, and concatenate the layers."""
         spec = self._descriptor
         if spec.mean_norm is not None and self._factors is None:
-            raise ConfigError(f"normalize is {spec.normalize!r}, but its factors are not known")
+            raise ConfigError(f"normalize is {spec.normalize!r}, but its factors are unknown")
         if spec.normalize == "none" and len(layers) == 1:
             return self._copier.to_host(layers[0])
         widths = [layer.shape[1] for layer in layers]
@@ -244,7 +244,7 @@ def _mirror(batch: Tensor) -> Tensor:
 
 
 def make_batch_describer(plan: Plan, describer: Describer, projector: Projector | None) -> BatchDescriber:
-    """Make the function that turns decoded images of a plan into rows; with boxes, it needs a projector."""
+    """Make the function that turns decoded images of a plan into rows; boxes require a projector."""
 
     def describe(images: Sequence[int], pixels: npt.NDArray[np.uint8], scale: int) -> Iterator[Rows]:
         rows = [np.arange(*plan.rows[image].tolist()) for image in images]

@@ -1,4 +1,4 @@
-"""The verb ``extract``: one call plans a run, fills its files and counts what was done."""
+"""The function ``extract``: plans a run, fills its files, and counts the images."""
 
 import contextlib
 import time
@@ -81,7 +81,7 @@ def extract(
 ) -> ExtractResult:
     """Write the descriptors of images, or of boxes in them, to a feature file.
 
-    An existing output that was made with the same settings is continued.
+    If the output exists and was made with the same settings, it is continued.
 
     Args:
         inputs: a folder, image, archive, table or URL, or several.
@@ -90,10 +90,10 @@ def extract(
         on_download: called during a download with file name, bytes done, and bytes in total (None if unknown).
         on_plan: called with the summary of the run and its settings, before anything is written.
         on_progress: called after each batch with the counts and seconds so far.
-        should_stop: called after each batch; True ends the run early, and the same call again continues it.
+        should_stop: called after each batch; True ends the run early. The same call continues it later.
         verbose: True to print the messages of Ray and its workers.
         **options: the options of ``sppfeat extract`` by name, such as ``backbone``, ``levels=(1, 2, 4)``, ``size``,
-            ``boxes``, ``device`` or ``shard="3/16"``; those left out have the same defaults as there.
+            ``boxes``, ``device`` or ``shard="3/16"``, with the same defaults.
 
     Returns:
         The counts, seconds and failures of the run; of a dry run, the counts before it.
@@ -141,7 +141,7 @@ def open_parts(
     on_download: OnDownload = lambda name, done, total: None,
     verbose: bool = False,
 ) -> contextlib.AbstractContextManager[Parts]:
-    """Plan a run: a single part, parts in turn, or parts for the actors of a Ray cluster; nothing is written yet.
+    """Plan a run of one part, of parts in turn, or of parts for the actors of a Ray cluster; write nothing yet.
 
     Raises:
         SppfeatError: see :func:`extract`.
@@ -163,14 +163,14 @@ def open_part(
     on_probe: OnProbe = lambda done, total: None,
     on_download: OnDownload = lambda name, done, total: None,
 ) -> Iterator[Part]:
-    """Plan a run into a single file, or into its shard's range of one; nothing is written yet.
+    """Plan a run into a single file, or into one shard's range of a shared file; write nothing yet.
 
     Raises:
         SppfeatError: see :func:`extract`.
     """
     if request.shared and PLACEHOLDER in str(request.output):
         raise ConfigError(
-            f"with --shared all shards have one output, and {str(request.output)!r} has {PLACEHOLDER}"
+            f"with --shared all shards go into one output; remove {PLACEHOLDER} from {str(request.output)!r}"
         )
     with (
         open_output(request, shard_path(request.output, request.shard)) as output,

@@ -1,8 +1,8 @@
-"""Estimates the factors of ``meannorm``: one per layer, which scales the mean l2 norm to a given value.
+"""Estimates the factors of ``meannorm``: one per layer, to scale the mean l2 norm to a given value.
 
 SPP-net's released code (SPP_net, ``rcnn_feature_stats``) scales features to a mean norm of 20, estimated on up to 200
-images with up to 200 boxes each. We estimate one factor per layer, before the first row is written, on images and boxes
-drawn at random from the whole plan.
+images with up to 200 boxes each. We estimate one factor per layer on images and boxes drawn at random from the whole
+plan, before the first row is written.
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError, ImageError
 from sppfeat.extraction.describe import make_batch_describer
 from sppfeat.extraction.pipeline import run_pipeline
@@ -56,20 +57,24 @@ def estimate_factors(run: Run, plan: Plan) -> tuple[float, ...] | None:
     n_rows = int((~np.isnan(sink.norms[:, 0])).sum())
     if not n_rows:
         reason = next(iter(sink.failures), "no image has a row")
-        raise ImageError(f"no mean norm: none of the images ({len(images)}) could be used: {reason}")
+        raise ImageError(
+            f"cannot estimate the mean norm from the sample of {counted(len(images), 'image')}: {reason}"
+        )
     totals = np.nansum(sink.norms, axis=0).tolist()
     for layer, total in zip(layers, totals, strict=True):
         if not total > 0:
-            raise ConfigError(f"the mean norm of layer {layer} is {total}: its descriptors cannot be scaled")
+            raise ConfigError(
+                f"the mean norm of layer {layer} is {total}, so its descriptors cannot be scaled"
+            )
     return tuple(mean_norm * n_rows / total for total in totals)
 
 
 def sample_plan(
     plan: Plan, measure: Measure, *, n_images: int = 200, n_rows: int = 200, seed: int = 0
 ) -> tuple[Plan, npt.NDArray[np.int64]]:
-    """Draw at random at most ``n_images`` images of a plan, with at most ``n_rows`` rows each.
+    """Draw at most ``n_images`` random images of a plan, with at most ``n_rows`` random rows each.
 
-    Returns a copy of the plan in which only the drawn boxes have a scale, and ``(n,)`` int64, the images, ascending.
+    Returns a copy of the plan in which only the drawn boxes have a scale, and the images, ``(n,)`` int64, ascending.
     """
     rng = np.random.default_rng(seed)
     sample = plan.copied()
@@ -94,7 +99,7 @@ def _is_runnable(plan: Plan, images: npt.NDArray[np.int64]) -> npt.NDArray[np.bo
 
 
 class _NormSink:
-    """A sink that keeps the l2 norm of some rows by layer, once even if a split batch repeats the row."""
+    """A sink that keeps the l2 norm of each row by layer; a row that a split batch repeats counts once."""
 
     def __init__(self, layers: Sequence[slice], rows: npt.NDArray[np.int64]) -> None:
         self._layers = layers

@@ -1,4 +1,4 @@
-"""Matches the images of a box file to the inputs where annotation files and the names inside them disagree."""
+"""Matches annotation files to inputs, by the names of the files and the image names inside them."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -14,17 +14,17 @@ from sppfeat.files.image_names import Matches, match_images
 __all__ = ["match_table"]
 
 _SHOWN = 3
-_DECIDES = "--box-names inside takes the names inside the files"
+_HINT = "--box-names inside uses the names inside"
 
 
 def match_table(table: BoxTable, root: bytes, paths: Sequence[bytes]) -> Matches:
     """Match the ``M`` images of a box file to the inputs, as :func:`sppfeat.files.image_names.match_images` does.
 
-    An annotation file that is named like an input is of this input, whatever the name inside; notes say so. Tools pair
-    images and annotations by their file names, and a name inside stays as it was when both are renamed.
+    An annotation file with the name of an input belongs to this input, whatever the image name inside; a note reports
+    the difference. Tools pair images and annotations by file name, and renaming both does not change the name inside.
 
     Raises:
-        BoxError: a name fits two inputs equally well, or two annotation files are of one input.
+        BoxError: a name fits two inputs equally well, or two annotation files belong to one input.
     """
     image_of, notes = match_images(table.images, root, paths, kind=table.names)
     unlike = [i for i, own in enumerate(table.own_names or ()) if own]
@@ -32,25 +32,25 @@ def match_table(table: BoxTable, root: bytes, paths: Sequence[bytes]) -> Matches
         return Matches(image_of, notes)
     try:
         own_of, _ = match_images([table.own_names[i] for i in unlike], root, paths)
-    except BoxError:  # unclear names contradict nothing
+    except BoxError:  # ambiguous file names do not contradict the names inside
         return Matches(image_of, notes)
     differs = (own_of >= 0) & (own_of != image_of[unlike])
     positions = np.array(unlike)[differs]
     inside_of = image_of[positions]
     image_of[positions] = own_of[differs]
     _check_pairs(table, image_of, positions, paths)
-    said = [*notes]
-    for is_input, other in ((True, "another one inside"), (False, "no input inside")):
+    all_notes = [*notes]
+    for is_input, other in ((True, "another input inside"), (False, "no input inside")):
         chosen = positions[(inside_of >= 0) == is_input]
         if len(chosen):
             count = counted(
                 len(chosen),
-                "annotation is named like an input and names",
-                "annotations are named like an input and name",
+                "annotation file has the name of an input but names",
+                "annotation files have the names of inputs but name",
             )
             examples = first_few(_examples(table, image_of, chosen, paths), _SHOWN)
-            said.append(f"{count} {other}; the file's name counts ({_DECIDES}): {examples}")
-    return Matches(image_of, tuple(said))
+            all_notes.append(f"{count} {other}; the file name counts ({_HINT}): {examples}")
+    return Matches(image_of, tuple(all_notes))
 
 
 def _examples(
@@ -60,13 +60,13 @@ def _examples(
     for i in positions.tolist():
         names = (own_names[i], table.images[i], paths[int(image_of[i])])
         own, inside, path = (one_line(repr(os.fsdecode(name))) for name in names)
-        yield f"{own} says {inside} and is taken for {path}"
+        yield f"{own} names {inside} and is used for {path}"
 
 
 def _check_pairs(
     table: BoxTable, image_of: npt.NDArray[np.int64], positions: npt.NDArray[np.int64], paths: Sequence[bytes]
 ) -> None:
-    """Raise BoxError if another annotation file is of an input that was taken by the name of a file."""
+    """Raise BoxError if two annotation files belong to one input, one of them by its file name."""
     taken = np.isin(image_of, image_of[positions]) & (image_of >= 0)
     first: dict[int, int] = {}
     for i in np.flatnonzero(taken).tolist():
@@ -75,6 +75,6 @@ def _check_pairs(
             names = (table.images[other], table.images[i], paths[int(image_of[i])])
             one, two, path = (one_line(repr(os.fsdecode(name))) for name in names)
             raise BoxError(
-                f"two annotation files, which name {one} and {two} inside, are of {path}: one by its own name, the "
-                f"other by the name inside; {_DECIDES}, --box-names file those of the files"
+                f"two annotation files, with {one} and {two} inside, belong to {path}: one by its file name, the "
+                f"other by the name inside; {_HINT}, --box-names file uses the file names"
             )

@@ -1,4 +1,4 @@
-"""A part of a run: the images that go into one file, which the part locks, creates or continues, fills and counts."""
+"""A part of a run: creates or continues one feature file, fills it, and counts its images."""
 
 import contextlib
 import itertools
@@ -60,7 +60,7 @@ class Failure:
 
 
 class Outcome(NamedTuple):
-    """Counts of the images in the files of a run; :class:`sppfeat.extraction.extract.ExtractResult` has the same."""
+    """Counts of the images in the files of a run; see :class:`sppfeat.extraction.extract.ExtractResult`."""
 
     files: list[str]
     images: int
@@ -73,7 +73,7 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True)
 class Output:
-    """The file of one part on this machine, which ``local`` uploads if the output is a URL; no lock for a dry run."""
+    """The local file of one part, which ``local`` uploads if the output is a URL; ``lock`` is None for a dry run."""
 
     path: Path
     local: LocalOutput
@@ -81,7 +81,7 @@ class Output:
 
 
 class Parts(Protocol):
-    """The parts of a run, planned and ready to be taken; who takes the next one is all that tells runs apart."""
+    """The parts of a run, planned and ready to be filled, by this process or by others."""
 
     @property
     def run(self) -> Run:
@@ -89,7 +89,7 @@ class Parts(Protocol):
 
     @property
     def name(self) -> str:
-        """Path or URL of the output; of an output that is being replaced, the present path of the new file."""
+        """Path or URL of the output; while an output is being replaced, the path of the new file."""
 
     def summary(self) -> PlanSummary:
         """Summarize the run before it starts."""
@@ -99,7 +99,7 @@ class Parts(Protocol):
         on_progress: Callable[[Progress], None] = lambda progress: None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> Progress:
-        """Take all parts; see :meth:`Part.fill`."""
+        """Fill all parts; see :meth:`Part.fill`."""
 
     def outcome(self) -> Outcome:
         """Count the images of the files by status; call it after :meth:`fill`."""
@@ -107,35 +107,32 @@ class Parts(Protocol):
 
 @dataclass
 class Part:
-    """The images that go into one file, and what is left to do in that file.
-
-    Images and rows are numbered as in the file.
-    """
+    """The images of one file, and the work left there; images and rows are numbered as in the file."""
 
     run: Run
     output: Output
-    path: Path  # present path of the file; it takes the path of the output once it is complete
+    path: Path  # current path of the file, which is moved to the output once it is complete
     plan: Plan  # every image and row of the file
-    # Half-open range of the images that this part is responsible for; other processes fill the others.
+    # Half-open range of the images that this part fills; other processes fill the others.
     images: tuple[int, int]
     status: npt.NDArray[np.uint8]  # (N,) uint8, status of each image before the part runs
-    to_do: npt.NDArray[np.int64]  # (n,) int64, the images to run, including images that cannot be processed
+    to_do: npt.NDArray[np.int64]  # (n,) int64, the images to run, including unreadable ones
     # (k,) int64, the images to run whose headers are read later, chunk by chunk.
     unmeasured: npt.NDArray[np.int64]
     # (m,) int64, the images whose size in the plan differs from the file.
     resized: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     is_new: bool = False
-    extends: Path | None = None  # path of an existing file whose rows the new file begins with, if any
-    shard: Shard | None = None  # the shard of a whole plan that the file holds; None: the whole plan
-    # For a new file with a shard, the plan that the shard was cut from; else None.
+    extends: Path | None = None  # an existing file with which the new file begins
+    shard: Shard | None = None  # the shard that the file holds; None: the whole plan
+    # The plan that the shard of a new file was cut from.
     whole_plan: Plan | None = None
-    # Factor of each layer under meannorm, if they are known already.
+    # Factor of each layer under meannorm, if known already.
     norm_factors: tuple[float, ...] | None = None
     _outcome: Outcome | None = None
 
     @property
     def name(self) -> str:
-        """URL of the output, or the present path of the file."""
+        """URL of the output, or the current path of the file."""
         return self.output.local.url or str(self.path)
 
     def summary(self) -> PlanSummary:
@@ -157,16 +154,16 @@ class Part:
         *,
         start: Progress | None = None,
     ) -> Progress:
-        """Create or continue the file, fill it, and upload it if it is complete and for a URL.
+        """Create or continue the file and fill it; upload it to the output's URL, if any, once it is complete.
 
         Args:
             on_progress: called after each batch, and before the first batch of each chunk.
             should_stop: called after each batch; True ends the run early, and the file can be continued.
-            start: the progress of earlier parts, to which that of this one is added.
+            start: the progress of earlier parts, to add to.
 
         Raises:
             StoreError: the file cannot be created or written to.
-            ImageError: an image failed, and the request says to stop at the first failure.
+            ImageError: an image failed, and the request has ``fail_fast``.
         """
         if self.run.request.fail_fast:
             self._refuse_unreadable()
@@ -199,7 +196,7 @@ class Part:
         return progress
 
     def outcome(self) -> Outcome:
-        """Return the counts of the images of this part, and its failures, as :meth:`fill` left them."""
+        """Return the counts and failures of this part's images after :meth:`fill`."""
         if self._outcome is None:
             raise ValueError("the part has not been filled yet")
         return self._outcome
@@ -214,20 +211,20 @@ class Part:
             raise ImageError(f"{name!r}: {reason}{others} (--fail-fast; nothing was written)")
 
     def _take_place(self) -> None:
-        """Give the file the name of the output."""
+        """Move the file to the path of the output."""
         if self.path != self.output.path:
             put_in_place(self.path, self.output.path)
             self.path = self.output.path
 
     def _describe_shard(self) -> str | None:
-        """Describe the shard that this part is; None for all images."""
+        """Describe the shard of this part; None for a whole run."""
         choice = self.run.request.shard
         if self.shard is not None:
             return str(self.shard)
         if choice is None or not self.run.request.shared:
             return None
         first, stop = self.images
-        return f"shard {choice}, images {first} to {stop} of {self.plan.n_images}, into their rows"
+        return f"shard {choice}, images {first} to {stop} of {self.plan.n_images}, in one shared file"
 
 
 def _fill_file(
@@ -272,11 +269,11 @@ def _fill_file(
 
 
 def _record_headers(part: Part, chunk: Chunk, writer: FeatureWriter) -> None:
-    """Write what is known of a chunk before its first batch.
+    """Record the sizes and versions of a chunk's images before its first batch.
 
-    Images that are run again become pending first of all: killed at any moment, the file never shows a box, a size or a
-    row of the new image under the old status. Their version comes last: until then the next run measures them again.
-    Rows whose box has no area get NaN.
+    Images that are run again become pending first. If the process is killed at any moment, the file never shows a box,
+    size or row of the new image with the old status. Versions come last: until then the next run measures the images
+    again. Rows of boxes without area get NaN.
     """
     plan, boxes = part.plan, part.plan.boxes
     again = chunk.to_do[part.status[chunk.to_do] != Status.PENDING]
@@ -292,9 +289,9 @@ def _record_headers(part: Part, chunk: Chunk, writer: FeatureWriter) -> None:
 
 
 def _record_sizes(part: Part, images: npt.NDArray[np.int64], writer: FeatureWriter) -> None:
-    """Write the sizes that are missing or wrong in the file, and the boxes that depend on them.
+    """Write sizes that are missing or wrong in the file, and the boxes that depend on them.
 
-    Boxes come first: if the process is killed in between, the next run finds the old size and writes both again.
+    Boxes come first: if the process is killed in between, the next run finds the old size and writes both.
     """
     if not len(images):
         return
@@ -313,14 +310,14 @@ def _record_sizes(part: Part, images: npt.NDArray[np.int64], writer: FeatureWrit
 def open_output(request: Request, path: Path, *, lock_seconds: float = 0.0) -> Iterator[Output]:
     """Check and lock the output of a part; a URL gets a local file, which :meth:`LocalOutput.publish` uploads.
 
-    A lock that another process holds is awaited for ``lock_seconds``.
+    If another process holds the lock, wait for ``lock_seconds``.
 
     Raises:
-        ConfigError: the output is one of the inputs, or a URL that several processes share.
-        StoreError: no file can be written there, or another process writes it.
+        ConfigError: the output is one of the inputs, or a URL that several processes would share.
+        StoreError: no file can be written there, or another process is writing it.
     """
     if request.shared and url_of(path) is not None:
-        raise ConfigError(f"--shared is for an output of this machine, and {str(url_of(path))!r} is none")
+        raise ConfigError(f"--shared needs an output on this machine, not {str(url_of(path))!r}")
     with local_output(
         path, scratch=request.scratch, overwrite=request.overwrite, dry_run=request.dry_run
     ) as local:
@@ -344,19 +341,19 @@ def _lock(request: Request, path: Path, until: float) -> OutputLock:
             return OutputLock(path, shard=shard)
         except StoreError as error:
             if time.monotonic() >= until or not is_being_written(path):
-                if request.shard_note:  # that other process may have the same shard
+                if request.shard_note:  # another process may have been given the same shard
                     raise StoreError(f"{error}; {request.shard_note}") from error
                 raise
             time.sleep(_RETRY_SECONDS)
 
 
 def read_outcome(path: Path, part: Part | None = None) -> Outcome:
-    """Read a file, and count its images, or those that a part is responsible for."""
+    """Read a file and count its images, or only the images that ``part`` fills."""
     with FeatureFile(path) as file:
         first, stop = part.images if part else (0, len(file.status))
         status, boxes = file.status[first:stop], None
         reasons = {image: why for image, why in file.errors.items() if first <= image < stop}
-        # Ten million paths that are known are not read again.
+        # The paths of a part are in memory already, perhaps ten million.
         name_of = file.path_of if part is None else lambda image: os.fsdecode(part.plan.paths[image])
         failures = [Failure(name_of(image), why) for image, why in reasons.items()]
         if file.has_boxes:
@@ -369,7 +366,7 @@ def read_outcome(path: Path, part: Part | None = None) -> Outcome:
 
 
 def join_outcomes(outcomes: Sequence[Outcome], n_images: int) -> Outcome:
-    """Add up the outcomes of files that hold ``n_images`` images in all; missing images count as pending."""
+    """Add up the outcomes of files; of ``n_images`` images in total, those without an outcome count as pending."""
     done, failed = sum(own.done for own in outcomes), sum(own.failed for own in outcomes)
     boxes = [own.boxes for own in outcomes if own.boxes is not None]
     return Outcome(

@@ -1,4 +1,4 @@
-"""Finds what is left to do in the file of a part: a new one, or one to be continued, replaced or extended."""
+"""Finds the remaining work for a file: a new file, or one to continue, replace or extend."""
 
 import os
 from dataclasses import replace
@@ -30,10 +30,10 @@ __all__ = ["find_part"]
 
 
 def find_part(run: Run, output: Output, cut: ShardPlan | None = None) -> Part:
-    """Find what is left to do, given the file that may exist at the output; the run gets notes for the user.
+    """Find the remaining work for an output, whether its file exists or not; add notes for the user to the run.
 
-    ``cut`` is the shard for the output, if the plan has been cut already; else all inputs go into it, or the shard that
-    the request names.
+    ``cut`` is the shard for the output, if the plan has been cut already; otherwise the output gets the shard that the
+    request names, or all inputs.
 
     Raises:
         StoreError: an existing output cannot be continued, or is not a feature file.
@@ -41,9 +41,7 @@ def find_part(run: Run, output: Output, cut: ShardPlan | None = None) -> Part:
     path, partial = output.path, replacement_of(output.path)
     is_left = os.path.exists(partial)  # Path.exists raises for a name that is too long
     if is_left and not run.request.overwrite:
-        run.notes.append(
-            f"{str(partial)!r} is of an --overwrite that was interrupted: --overwrite continues it"
-        )
+        run.notes.append(f"an interrupted --overwrite left {str(partial)!r}; add --overwrite to continue it")
     if is_left and run.request.overwrite:
         part = _continue_replacement(run, output, partial, cut)
     elif not path.exists():
@@ -60,8 +58,7 @@ def find_part(run: Run, output: Output, cut: ShardPlan | None = None) -> Part:
 def _keep_own_images(part: Part) -> Part:
     """Restrict a part to the images of this process, when several processes share one file.
 
-    Each process gets the same number of images. Weighting images by size would move the borders between processes as
-    sizes become known.
+    Each process gets the same number of images. Weights by size would move the bounds as sizes become known.
     """
     choice = part.run.request.shard
     if choice is None:
@@ -82,19 +79,19 @@ def _keep_own_images(part: Part) -> Part:
 
 
 def _continue_replacement(run: Run, output: Output, partial: Path, cut: ShardPlan | None) -> Part:
-    """Continue an interrupted replacement of the output if inputs and settings are the same; else start anew."""
-    cut = cut or _cut_shard(run)  # the file may hold a shard of the same name, but of other inputs
+    """Continue an interrupted replacement of the output if inputs and settings are the same; else start over."""
+    cut = cut or _cut_shard(run)  # the file may hold the same shard of other inputs
     try:
         recorded = _read_same_shard(run, partial, cut)
-    except StoreError:  # other settings, or not a feature file at all
+    except StoreError:  # different settings, or not a feature file
         try:
             FeatureFile(partial).close()
         except StoreError as error:
             raise StoreError(
-                f"--overwrite would write {str(partial)!r}, which is something else: {error}"
+                f"--overwrite needs the path {str(partial)!r}, but another file is there: {error}"
             ) from error
         return _begin_part(run, output, partial, cut)
-    # A shard's images have been compared with the plan already, but its root has not.
+    # Only the root of a shard remains to be compared: _read_same_shard has compared its images.
     is_same = recorded.matches(run.listing) if cut is None else recorded.root == run.listing.root
     if is_same:
         return _continue_part(run, output, recorded, cut)
@@ -105,22 +102,22 @@ def _read_same_shard(run: Run, path: Path, cut: ShardPlan | None) -> RecordedIma
     """Read the images of a file that holds the requested shard, or all images.
 
     Raises:
-        StoreError: the file holds another shard, or was made with other settings.
+        StoreError: the file holds another shard, or was made with different settings.
     """
     recorded = read_recorded(path, run.config)
     found = recorded.shard
     if cut is not None:
         if found == cut.shard:
             return recorded
-        wanted = f"and not {cut.shard} of these inputs"
+        wanted = f"{cut.shard} of these inputs"
     else:
         choice = None if run.request.shared else run.request.shard
         if (choice and (choice.index, choice.count)) == (found and (found.index, found.count)):
             return recorded
-        wanted = f"and {'all images' if choice is None else f'shard {choice}'} is asked for"
+        wanted = "all images" if choice is None else f"shard {choice}"
     raise StoreError(
-        f"{str(path)!r} exists and cannot be continued; use --overwrite or another output: it has "
-        f"{'all images' if found is None else found}, {wanted}"
+        f"cannot continue {str(path)!r}: it holds {'all images' if found is None else found}, not {wanted}. "
+        "Use --overwrite to replace it, or another output"
     )
 
 
@@ -154,7 +151,7 @@ def _begin_part(run: Run, output: Output, path: Path, cut: ShardPlan | None) -> 
 
 
 def _continue_part(run: Run, output: Output, recorded: RecordedImages, cut: ShardPlan | None) -> Part:
-    """Return the part that goes on with an existing file, or with a longer copy of it if inputs are added."""
+    """Return the part that continues an existing file, or a longer copy of it if inputs are added."""
     matched = match_inputs(recorded, run.listing) if cut is None else MatchedInputs.for_plan(cut.plan)
     changes = find_changes(
         recorded.versions,
@@ -195,8 +192,8 @@ def _continue_part(run: Run, output: Output, recorded: RecordedImages, cut: Shar
     if recorded.shard is not None:
         if cut is None and len(run.listing.paths) != recorded.shard.n_images:
             run.notes.append(
-                f"there are {len(run.listing.paths)} inputs, and were {recorded.shard.n_images} when the shards were "
-                "cut: new ones are in no shard"
+                f"there were {recorded.shard.n_images} inputs when the shards were cut, and now there are "
+                f"{len(run.listing.paths)}; new inputs belong to none of the shards"
             )
         return part
     if not len(matched.new):

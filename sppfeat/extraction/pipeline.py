@@ -1,4 +1,4 @@
-"""Turns images of a plan into stored rows: cut into batches, decode, describe, write.
+"""Turns images of a plan into stored rows: cuts batches, decodes, describes, writes.
 
 Worker processes decode and another thread writes, so that the network rarely waits for either.
 """
@@ -25,7 +25,7 @@ __all__ = ["BatchDescriber", "FindPlaces", "Progress", "RowSink", "Rows", "run_p
 
 _DECODE, _NETWORK, _WRITE = range(3)
 _NBYTES_AHEAD = 128 << 20  # of descriptors waiting for the sink
-_TASK_NBYTES = 4 << 20  # of rows handed over at a time: a single row is not worth waking the thread
+_TASK_NBYTES = 4 << 20  # of rows handed over at a time; waking the thread for each row costs too much
 
 
 class Rows(NamedTuple):
@@ -40,10 +40,10 @@ class Rows(NamedTuple):
 
 
 FindPlaces = Callable[[npt.NDArray[np.int64]], Sequence[Place | str]]
-"""Images of a plan to their places, or to the reason why they have none."""
+"""Maps images of a plan to their places, or to the reason why they have none."""
 
 BatchDescriber = Callable[[Sequence[int], npt.NDArray[np.uint8], int], Iterator[Rows]]
-"""Images, their pixels ``(N, H, W, 3)`` uint8 RGB and a scale to their rows, in pieces of bounded size.
+"""Maps images, their pixels ``(N, H, W, 3)`` uint8 RGB and a scale to their rows, in pieces of bounded size.
 
 Raises DeviceMemoryError if the device lacks memory; a smaller batch may fit.
 """
@@ -68,9 +68,9 @@ class RowSink(Protocol):
 
 
 class Progress(NamedTuple):
-    """Counts of the images that this run finished, and the seconds spent on each stage.
+    """Counts of the images that a run finished, and seconds spent on each stage.
 
-    Decoding and writing count only while the main thread waits for them; the network includes pooling.
+    Decoding and writing count while the main thread waits for them; the network includes pooling.
     """
 
     n_done: int = 0
@@ -111,17 +111,17 @@ def run_pipeline(
     on_progress: Callable[[Progress], None] = lambda progress: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Progress:
-    """Decode and describe images of a plan, hand the rows to a sink, and return the progress at the end.
+    """Decode and describe images of a plan, hand the rows to a sink, and return the final progress.
 
-    Images that the plan has an error for fail, and images with nothing to pool are done, both before the first batch.
+    Before the first batch, images with an error in the plan are marked as failed, and images without regions as done.
 
     Args:
         images: ``(n,)`` int64, the images to run.
         batch_size, batch_pixels: see :func:`schedule`.
         dtype: type that the sink stores, ``float32`` or ``float16``.
-        nonfinite: ``fail``: an image fails if its descriptors hold NaN, infinities or values that ``dtype`` cannot
-            hold; ``keep``: such values are stored.
-        fail_fast: True to raise ImageError for the first image that fails, which the sink does not get.
+        nonfinite: ``fail`` to fail an image whose descriptors contain NaN, infinities or values that ``dtype`` cannot
+            hold; ``keep`` to store such values.
+        fail_fast: True to raise ImageError for the first image that fails instead of marking it.
         start: counts to continue from.
         on_progress: called after each batch and at the end; counts the images that the sink has marked.
         should_stop: called after each batch; True ends the run early.
@@ -135,7 +135,7 @@ def run_pipeline(
     batches = schedule(
         plan.input_hw, images[is_run], batch_size=batch_size, batch_pixels=batch_pixels, uses=uses[is_run]
     )
-    # Both kinds of images that are in no batch are marked like a batch of their own.
+    # Images in no batch are marked together, like one batch.
     others = images[~is_run].tolist()
     unreadable = {image: plan.errors[image] for image in others if image in plan.errors}
 
@@ -189,8 +189,8 @@ def schedule(
 ) -> Iterator[Batch]:
     """Cut images into batches of equal network-input size: largest size first, then in plan order.
 
-    Images that have equal sizes at every scale stay together, and all scales of a group follow each other, so that few
-    images are unfinished at any time.
+    Images of equal sizes at every scale stay together, and the scales of a group follow each other, so that few images
+    are unfinished at any time.
 
     Args:
         input_hw: ``(N, S, 2)`` int32, network-input sizes of every image in pixels; 0 if it cannot be processed.
@@ -200,7 +200,7 @@ def schedule(
         uses: ``(n, S)`` bool, True for the scales at which each of ``images`` must be run; None: all scales.
 
     Yields:
-        The batches, still without places and image sizes.
+        Batches without places and image sizes.
     """
     hw = input_hw[images]
     if uses is None:
@@ -232,7 +232,7 @@ def _at_each_scale(
 
 
 def _located(plan: Plan, batches: Iterable[Batch], find_places: FindPlaces) -> Iterator[Batch]:
-    """Add places and image sizes to batches, as late as possible: only few batches have them at a time."""
+    """Add places and image sizes to batches as late as possible, so that only few batches hold them at a time."""
     for batch in batches:
         images = np.array(batch.images, dtype=np.int64)
         image_hw = [(h, w) for h, w in plan.image_hw[images].tolist()]
@@ -240,14 +240,14 @@ def _located(plan: Plan, batches: Iterable[Batch], find_places: FindPlaces) -> I
 
 
 class _SplittingDescriber:
-    """Describes batches; if the device lacks memory, halves them and remembers the size that fits."""
+    """Describes batches; halves them if the device lacks memory, and remembers the size that fits."""
 
     def __init__(self, describe: BatchDescriber) -> None:
         self._describe = describe
         self._most_pixels: int | None = None  # network-input pixels that fit in one batch
 
     def __call__(self, decoded: Decoded, failures: dict[int, str]) -> Iterator[Rows]:
-        """Yield the rows of a batch; ``failures`` gets each image that does not fit even alone, and the reason."""
+        """Yield the rows of a batch; add images that do not fit even alone to ``failures``, with the reason."""
         height, width = decoded.pixels.shape[1:3]
         n_images = len(decoded.images)
         step = n_images if self._most_pixels is None else max(1, self._most_pixels // (height * width))
@@ -261,13 +261,12 @@ class _SplittingDescriber:
                 continue
             except DeviceMemoryError as error:
                 reason = str(error)
-            # Outside the handler: its traceback would keep the tensors that filled the memory.
+            # Outside the handler, whose traceback would keep the tensors that filled the memory.
             if stop - first == 1:
-                why = (
-                    f"{reason} for this image alone, {height} x {width} (height x width) at the network's input: "
-                    "a smaller --size or --max-pixels would do"
+                failures[decoded.images[first]] = (
+                    f"{reason} for this image alone (network input {height} x {width}, height x width); use a "
+                    "smaller --size or --max-pixels"
                 )
-                failures[decoded.images[first]] = why
                 continue
             half = (stop - first + 1) // 2
             self._most_pixels = half * height * width
@@ -277,12 +276,12 @@ class _SplittingDescriber:
 class _SinkThread:
     """A thread that passes rows and image outcomes to a sink, in order; see :func:`run_pipeline` for the values.
 
-    Closing it drops the rows of an unfinished batch, so that no image with incomplete rows is ever marked; finished
-    batches still reach the sink. Until then no other thread may use the sink. An error of the sink is raised by the
-    next call.
+    :meth:`close` drops the rows of an unfinished batch, so that no image with incomplete rows is ever marked; finished
+    batches still reach the sink. Until then no other thread may use the sink. The next call raises an error of the
+    sink.
 
     Args:
-        fatal_paths: paths of the images, to raise ImageError for the first that fails; None to mark it and go on.
+        fatal_paths: paths of the images, to raise ImageError for the first failure; None to mark failures and go on.
 
     Attributes:
         n_done, n_failed: numbers of images marked as done, and as failed, so far.
@@ -297,7 +296,7 @@ class _SinkThread:
         self._dtype = dtype
         self._checks_values = nonfinite == "fail"
         self._fatal_paths = fatal_paths
-        self._failures: dict[int, str] = {}  # by image, until its last batch; used by the thread only
+        self._failures: dict[int, str] = {}  # by image, until its last batch; for the thread only
         self._is_broken = False
         self._unsent: list[Rows] = []
         self._unsent_nbytes = 0
@@ -305,7 +304,7 @@ class _SinkThread:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sppfeat-writing")
 
     def add(self, rows: Rows) -> None:
-        """Hand over rows; block while too many are waiting for the sink."""
+        """Hand over rows; block while too many wait for the sink."""
         self._unsent.append(rows)
         self._unsent_nbytes += rows.descriptors.nbytes
         if self._unsent_nbytes >= _TASK_NBYTES:
@@ -313,10 +312,10 @@ class _SinkThread:
             self._submit(lambda: self._write(unsent), nbytes)
 
     def end_batch(self, batch: Batch, failures: Mapping[int, str]) -> None:
-        """Finish a batch: mark its images that no later batch contains; the first failure of an image counts."""
+        """Finish a batch: mark the images that no later batch contains. The first failure of an image counts."""
         rows, nbytes = self._take_unsent()
 
-        # A single task: an interruption between two tasks would leave rows without their marks.
+        # One task, because an interruption between two tasks would leave rows without marks.
         def end() -> None:
             for image, reason in failures.items():
                 self._failures.setdefault(image, reason)
@@ -326,7 +325,7 @@ class _SinkThread:
         self._submit(end, nbytes)
 
     def finish(self) -> None:
-        """Wait until the sink has stored all batches that were ended."""
+        """Wait until the sink has stored all finished batches."""
         while self._submitted:
             self._submitted.popleft()[0].result()
 
@@ -347,7 +346,7 @@ class _SinkThread:
         self._submitted.append((self._thread.submit(self._unless_broken, task), nbytes))
 
     def _unless_broken(self, task: Callable[[], None]) -> None:
-        """Run a task unless an earlier one failed: no mark may follow rows that were not written."""
+        """Run a task unless an earlier one failed, so that no image is marked without its rows."""
         if self._is_broken:
             return
         try:
@@ -377,23 +376,21 @@ class _SinkThread:
                 self.n_done += 1
             elif self._fatal_paths is not None:
                 name = os.fsdecode(self._fatal_paths[image])
-                raise ImageError(f"{name!r}: {reason} (--fail-fast; what is done is kept)")
+                raise ImageError(f"{name!r}: {reason} (--fail-fast; finished images are kept)")
             else:
                 self._sink.mark_failed(image, reason)
                 self.n_failed += 1
 
 
 def _explain_unstorable(descriptors: npt.NDArray[np.floating[Any]], dtype: str) -> str | None:
-    """Return the reason why descriptors ``(K, D)`` cannot be stored; None if they can."""
+    """Return the reason why descriptors ``(K, D)`` cannot be stored; None if they can be."""
     peak = float(np.abs(descriptors).max(initial=0.0))  # NaN if any value is NaN
     if not np.isfinite(peak):
         n_bad = int((~np.isfinite(descriptors)).sum())
-        return f"{n_bad} of the {descriptors.size} values of its descriptors are not finite"
+        return f"{n_bad} of {descriptors.size} values of its descriptors are not finite"
     limit = float(np.finfo(dtype).max)
     if peak > limit:
-        return (
-            f"the descriptor holds {peak:.6g}, beyond {dtype} (at most {limit:g}): use float32, or normalise"
-        )
+        return f"the descriptor holds {peak:.6g}, but {dtype} at most {limit:g}; use --dtype float32 or --normalize"
     return None
 
 
@@ -405,7 +402,7 @@ class _StageClock:
         self._last = time.perf_counter()
 
     def lap(self, stage: int | None = None) -> None:
-        """Count the time since the last call for a stage; None: for none."""
+        """Add the time since the last call to a stage, or to none."""
         now = time.perf_counter()
         if stage is not None:
             self.seconds[stage] += now - self._last

@@ -1,4 +1,4 @@
-"""The plan of a run: its images, their sizes and rows, and its shards, fixed before any pixel is decoded."""
+"""The plan of a run: its images, their sizes and rows, and its shards. It is made before any pixel is decoded."""
 
 import dataclasses
 import hashlib
@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 FoundSizes = tuple[npt.NDArray[np.int32], dict[int, str]]
-"""``(n, 2)`` int32 heights and widths as displayed, in pixels, 0 if unknown; and the reasons by position."""
+"""Heights and widths as displayed, ``(n, 2)`` int32 in pixels, 0 if unknown; and reasons for failures, by position."""
 
 _FETCHED_AT_ONCE = 4096
 
@@ -51,7 +51,7 @@ PLACEHOLDER = "{shard}"
 
 
 class BoxRows(NamedTuple):
-    """The rows of some images: a box for each."""
+    """The rows of some images, one box for each."""
 
     ranges: npt.NDArray[np.int64]  # (N, 2) int64, half-open range of each image's rows
     boxes: RowBoxes  # the box of each row
@@ -64,7 +64,7 @@ class BoxRows(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(FileTables):
-    """Every image and every row of a file, in its order; their numbers are the same from here to the disk.
+    """Every image and row of a file, numbered as in the file.
 
     Sizes, the boxes that depend on them, versions and errors are filled in as headers are read. Nothing else changes.
 
@@ -88,7 +88,7 @@ class Plan(FileTables):
         return int((keys > 0).sum())
 
     def scales_in_use(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        """Return ``(n, S)`` bool, True for the scales at which each of the images ``(n,)`` must be run."""
+        """Return ``(n, S)`` bool, True for the scales at which each image of ``(n,)`` must be run."""
         used = np.zeros((len(images), self.input_hw.shape[1]), dtype=bool)
         if self.boxes is None:
             used[:] = True
@@ -105,12 +105,12 @@ class Plan(FileTables):
         return np.asarray(np.arange(ends[-1] if len(ends) else 0) + np.repeat(stop - ends, stop - first))
 
     def note_versions(self, images: npt.NDArray[np.int64]) -> None:
-        """Note size and time of the files of images ``(n,)``; call it before their headers are read.
+        """Record size and time of the files of images ``(n,)``; call it before reading their headers.
 
-        So a file that changes after that differs from what is recorded of it.
+        A file that changes later then differs from its record.
         """
-        there = images[self.storage_index[images] >= 0]
-        self.versions[there] = self.storage.versions(self.storage_index[there])
+        stored = images[self.storage_index[images] >= 0]
+        self.versions[stored] = self.storage.versions(self.storage_index[stored])
 
     @property
     def is_unmeasured(self) -> npt.NDArray[np.bool_]:
@@ -130,7 +130,7 @@ class Plan(FileTables):
         return digest.hexdigest()
 
     def copied(self) -> "Plan":
-        """Return a plan whose sizes, boxes and errors can be filled in without changing this one."""
+        """Return a copy whose sizes, boxes and errors can be changed independently."""
         boxes = self.boxes
         if boxes is not None:
             boxes = dataclasses.replace(
@@ -161,8 +161,8 @@ def make_plan(
         image_hw: ``(N, 2)`` int32, height and width as displayed, in pixels; 0 if the header has not been read.
         errors: the reason for each header that could not be read, by image index.
         rows: the rows of each image; None: one row per image, the whole image.
-        versions: ``(N, 2)`` int64, bytes and modification times of the files before their headers were read; None if
-            none has been.
+        versions: ``(N, 2)`` int64, bytes and modification times of the files before their headers were read; None if no
+            header was read.
     """
     input_hw, too_odd = input_sizes(image_hw, spec)
     first = np.arange(len(listing.paths), dtype=np.int64)
@@ -192,7 +192,7 @@ def read_sizes(
     scratch: Path,
     on_probe: Callable[[int, int], None] = lambda done, total: None,
 ) -> FoundSizes:
-    """Read the headers of images ``(n,)`` int64 of a storage; ``on_probe`` gets the number read so far, and of all."""
+    """Read the headers of images ``(n,)`` int64 of a storage; ``on_probe`` gets the number read and the total."""
     image_hw = np.zeros((len(images), 2), dtype=np.int32)
     reasons: dict[int, str] = {}
     for start in range(0, len(images), _FETCHED_AT_ONCE):
@@ -200,7 +200,7 @@ def read_sizes(
             sizes, why = read_sizes_at(
                 places,
                 decoder,
-                on_probe=lambda n: on_probe(start + n, len(images)),  # noqa: B023 - called before the loop goes on
+                on_probe=lambda n: on_probe(start + n, len(images)),  # noqa: B023 - called within this iteration
             )
         image_hw[start : start + len(places)] = sizes
         reasons.update({start + i: reason for i, reason in why.items()})
@@ -210,7 +210,7 @@ def read_sizes(
 def read_sizes_at(
     places: Sequence[Place | str], decoder: Decoder, *, on_probe: Callable[[int], None] = lambda done: None
 ) -> FoundSizes:
-    """Read the headers of images on this machine, given the place of each, or the reason why it has none."""
+    """Read the headers of local images, given the place of each, or the reason why it has none."""
     image_hw = np.zeros((len(places), 2), dtype=np.int32)
     reasons: dict[int, str] = {}
     for i, answer in enumerate(decoder.probe(places)):
@@ -225,13 +225,13 @@ def read_sizes_at(
 def input_sizes(
     image_hw: npt.NDArray[np.int32], spec: InputSpec
 ) -> tuple[npt.NDArray[np.int32], dict[int, str]]:
-    """Compute the network-input size of images of sizes ``(N, 2)``, 0 if unknown.
+    """Compute network-input sizes from image sizes ``(N, 2)``, 0 if unknown.
 
     Returns:
-        ``(N, S, 2)`` int32, height and width in pixels for each short side, 0 if unknown or invalid; and the reasons,
-        by image index, for images of known size without a valid network input.
+        ``(N, S, 2)`` int32, height and width in pixels for each short side, 0 if unknown or invalid; and, by image
+        index, the reason for each known size without a valid network input.
     """
-    if not image_hw.any():  # saves a gigabyte of temporary arrays for ten million images
+    if not image_hw.any():  # saves 1 GB of temporary arrays for ten million images
         return np.zeros((len(image_hw), len(spec.short_sides), 2), dtype=np.int32), {}
     keys, inverse = np.unique(shape_keys(image_hw), return_inverse=True)  # ten times faster than with axis=0
     input_hw = np.zeros((len(keys), len(spec.short_sides), 2), dtype=np.int32)
@@ -258,13 +258,13 @@ def input_sizes(
 
 
 def shape_keys(hw: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
-    """Return ``(N,)`` int64, a number that identifies each size ``(N, 2)``; 0 if a side is 0."""
+    """Return ``(N,)`` int64, a unique number for each size ``(N, 2)``; 0 if a side is 0."""
     wide = hw.astype(np.int64)
     return ((wide[:, 0] << 32) | wide[:, 1]) * hw.all(axis=1)
 
 
 class ShardPlan(NamedTuple):
-    """The plan of one shard, numbered from 0; its position in the whole plan, as its file records it; and that plan."""
+    """The plan of one shard, numbered from 0; the record of the shard; and the plan that it was cut from."""
 
     plan: Plan
     shard: Shard
@@ -272,17 +272,19 @@ class ShardPlan(NamedTuple):
 
 
 def shard_path(output: Path, choice: ShardChoice | None) -> Path:
-    """Return the output path of a shard, with its number in place of ``{shard}``, which no other output may have."""
+    """Return the output path of a shard, with its number in place of ``{shard}``; other outputs may not contain it."""
     if choice is None and PLACEHOLDER in str(output):
-        raise ConfigError(f"the output {str(output)!r} has {PLACEHOLDER} in its name: it goes with shards")
+        raise ConfigError(
+            f"the output {str(output)!r} contains {PLACEHOLDER}, which needs --shard or --shard-size"
+        )
     return output if choice is None else Path(str(output).replace(PLACEHOLDER, choice.name))
 
 
 def cut_plan(plan: Plan, count: int, *, by_pixels: bool) -> npt.NDArray[np.int64]:
     """Cut a plan into ``count`` contiguous shards of about equal work, none of them empty.
 
-    With ``by_pixels``, work is network-input pixels at the scales in use, which requires the size of every image; else
-    it is the number of images with rows, which does not change as sizes become known.
+    With ``by_pixels``, work is measured in network-input pixels at the scales in use, which requires every image size.
+    Otherwise it is measured in images with rows, which does not change as sizes become known.
 
     Returns:
         ``(count + 1,)`` int64, ``bounds``: shard ``i`` holds images ``bounds[i]`` to ``bounds[i + 1]``.
@@ -298,14 +300,14 @@ def cut_plan(plan: Plan, count: int, *, by_pixels: bool) -> npt.NDArray[np.int64
     done = np.cumsum(work)
     done /= done[-1] or 1.0
     bounds = np.searchsorted(done, np.arange(1, count) / count - 1e-12) + 1
-    # Give each shard at least one image, from either end.
+    # Give each shard at least one image.
     every = np.arange(count + 1)
     bounds = np.maximum.accumulate(np.concatenate(([0], bounds, [plan.n_images])) - every) + every
     return np.minimum(bounds, plan.n_images - every[::-1]).astype(np.int64)
 
 
 def cut_rows(plan: Plan, n_rows: int) -> npt.NDArray[np.int64]:
-    """Return the bounds, as in :func:`cut_plan`, of shards of at most ``n_rows`` rows, or of one larger image."""
+    """Return the bounds, as in :func:`cut_plan`, of shards of at most ``n_rows`` rows; a larger image gets its own."""
     ends = plan.rows[:, 1]
     bounds = [0]
     while bounds[-1] < plan.n_images:
@@ -316,7 +318,7 @@ def cut_rows(plan: Plan, n_rows: int) -> npt.NDArray[np.int64]:
 
 
 def shard_record(plan: Plan, choice: ShardChoice, bounds: npt.NDArray[np.int64]) -> Shard:
-    """Return the record of a shard, as its file keeps it, given the bounds of all."""
+    """Return the record of a shard for its file, given the bounds of all shards."""
     first, stop = bounds[choice.index - 1 : choice.index + 1].tolist()
     rows = plan.row_range(first, stop)
     return Shard(choice.index, choice.count, first, stop, *rows, plan.n_images, plan.n_rows, plan.digest)
@@ -325,9 +327,9 @@ def shard_record(plan: Plan, choice: ShardChoice, bounds: npt.NDArray[np.int64])
 def cut_shard(
     plan: Plan, choice: ShardChoice, bounds: npt.NDArray[np.int64], *, has_views: bool
 ) -> ShardPlan:
-    """Cut one shard from a plan, given the bounds of all; its images and rows begin at 0.
+    """Cut one shard from a plan, given the bounds of all; number its images and rows from 0.
 
-    With ``has_views``, boxes are views of each image, and begin at 0, too; those of a box file keep their numbers.
+    With ``has_views``, boxes are views and are numbered from 0, too; the boxes of a box file keep their numbers.
     """
     shard = shard_record(plan, choice, bounds)
     images, rows = slice(shard.first_image, shard.stop_image), slice(shard.first_row, shard.stop_row)

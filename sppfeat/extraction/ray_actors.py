@@ -1,6 +1,6 @@
-"""The actors of a Ray run: their cluster, their number and size, and the work of each.
+"""The actors of a Ray run: connects to a cluster, chooses their number and size, and fills parts in each actor.
 
-Ray imports this module before the environment of an actor is set up, so it imports what loads torch inside functions.
+Ray imports this module before it sets up the environment of an actor, so imports that load torch are inside functions.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Actors", "Job", "PartActor", "choose_actors", "connect"]
 
-_MOST_CPUS = 8  # per actor, for the network and the decoders; more gain little
+_MOST_CPUS = 8  # per actor, for network and decoders; more gain little
 _ADDRESS_SECONDS = 20.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOCK_SECONDS = 120.0  # the time a file server takes to notice a dead client and drop its lock
@@ -41,7 +41,7 @@ _N_CHECKED_INPUTS = 8
 
 
 class Actors(NamedTuple):
-    """Number of actors of a run, cores and GPUs of each, which may be fractions, and the number that has room now."""
+    """The number of actors, the cores and (fractions of) GPUs of each, and the number that fits on the cluster now."""
 
     n: int
     n_cpus: int
@@ -88,7 +88,7 @@ def connect(address: str | None, *, verbose: bool = False) -> Iterator[Any]:
             )
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             what = "Ray could not be started" if own else f"no Ray cluster could be reached at {address!r}"
-            hint = "" if own else " (does it ask for a token? Then set RAY_AUTH_MODE=token here, too)"
+            hint = "" if own else " (if the cluster needs a token, set RAY_AUTH_MODE=token here, too)"
             raise EngineError(f"{what}: {error}{hint}") from error
     try:
         yield ray
@@ -109,7 +109,7 @@ def _check_address(address: str) -> None:
 
 @contextlib.contextmanager
 def _keep_signal_handlers() -> Iterator[None]:
-    """Restore the signal handlers afterwards: those that Ray installs end the process at once."""
+    """Restore the signal handlers on exit; Ray installs handlers that end the process at once."""
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
         yield
@@ -143,14 +143,14 @@ def choose_actors(
 
     Args:
         nodes: amounts of the resources (``CPU``, ``GPU``, ...) of each node.
-        n_parts: number of unfinished parts, an upper limit on useful actors.
+        n_parts: number of unfinished parts; more actors would be idle.
 
     Raises:
         ConfigError: the choices contradict each other, or no node has room for an actor.
     """
     n_gpus = options.gpus_per_actor
     if (device == "cpu" and n_gpus) or (device == "cuda" and n_gpus == 0):
-        raise ConfigError(f"device is {device!r}, and gpus-per-actor {n_gpus:g}; allowed: one of the two")
+        raise ConfigError(f"device is {device!r}, but gpus-per-actor is {n_gpus:g}; leave out one of the two")
     has_gpus = any(node.get("GPU", 0) > 0 for node in nodes)
     if n_gpus is None:
         n_gpus = 1.0 if device == "cuda" or (device == "auto" and has_gpus) else 0.0
@@ -159,7 +159,7 @@ def choose_actors(
         return sum(_count_room(node, n_cpus, n_gpus) for node in nodes)
 
     def is_enough(n_cpus: int) -> bool:
-        if options.actors is None and not n_gpus:  # as many as the smallest node has
+        if options.actors is None and not n_gpus:  # up to the cores of the smallest node
             return all(node["CPU"] >= n_cpus for node in nodes if node.get("CPU", 0) >= 1)
         return room(n_cpus) >= (options.actors or max(1, room(1)))
 
@@ -169,7 +169,7 @@ def choose_actors(
     if n == 0:
         what = f"{n_gpus:g} GPU and {n_cpus} CPU" if n_gpus else f"{n_cpus} CPU"
         raise ConfigError(
-            f"no node of the Ray cluster has {what}, which an actor is to have; with --actors the run waits for one"
+            f"no node of the Ray cluster has {what}, which each actor needs; with --actors N the run waits for a node"
         )
     return Actors(min(n, max(1, n_parts)), n_cpus, n_gpus, n_fit)
 
@@ -188,13 +188,13 @@ def _count_room(node: Mapping[str, float], n_cpus: int, n_gpus: float) -> int:
 class Job:
     """Everything that the actors of a run share; Ray's object store holds it once per node.
 
-    Ray makes it in an actor before the environment is set up, so no module of its fields may load torch.
+    Ray unpickles it in an actor before the environment is set up, so no module of its fields may load torch.
     """
 
-    # The user's request, with the device and the decoding processes of an actor, and the path pattern of
-    # the part files as its output.
+    # The user's request, with the device and decoding processes of an actor. Its output is the path pattern
+    # of the part files.
     request: "Request"
-    folder: str  # the folder that the request's relative paths start from
+    folder: str  # the working directory of the request's relative paths
     config: "ExtractConfig"
     listing: "Listing"
     plan: "Plan"
@@ -220,9 +220,9 @@ class PartActor:
         return True
 
     def fill(self, index: int) -> "Progress | SppfeatError":
-        """Create or continue the file of a part, numbered from 0.
+        """Create or continue the file of a part, numbered from 0; return a SppfeatError instead of raising it.
 
-        An error that a user can cause or fix is returned: Ray would wrap a raised one in its own traceback.
+        Ray would wrap it in a traceback.
         """
         from sppfeat.extraction.shard_files import ShardFiles
 
@@ -243,10 +243,10 @@ class PartActor:
 
 @contextlib.contextmanager
 def _open_same_run(job: Job) -> "Iterator[Run]":
-    """Load the network and start the decoder, and check that this node can do what was planned.
+    """Load the network and start the decoder on this node, and check that it agrees with the plan.
 
     Raises:
-        SppfeatError: the network cannot be loaded here, or version, settings or files differ from those of the plan.
+        SppfeatError: the network cannot be loaded here, or version, settings or files differ from the plan.
     """
     import torch
 
@@ -256,8 +256,8 @@ def _open_same_run(job: Job) -> "Iterator[Run]":
 
     here = f"node {socket.gethostname()} of the Ray cluster"
     if job.version != __version__:
-        raise EngineError(f"{here} has sppfeat {__version__}, and the run was planned with {job.version}")
-    shared = "have to be on a file system that all nodes share, at the same place"
+        raise EngineError(f"{here} has sppfeat {__version__}, but the run was planned with {job.version}")
+    shared = "must be on a file system that all nodes share, at the same path"
     if not job.running.parent.is_dir():
         raise EngineError(
             f"{here} does not see the folder {str(job.running.parent)!r}: outputs and inputs {shared}"
@@ -267,7 +267,7 @@ def _open_same_run(job: Job) -> "Iterator[Run]":
         raise EngineError(
             f"{here} does not see the inputs, such as {os.fsdecode(inputs[0])!r}: they {shared}"
         )
-    with contextlib.suppress(OSError):  # without it, only relative paths cannot be found, which is reported
+    with contextlib.suppress(OSError):  # then relative paths are reported as missing
         os.chdir(job.folder)
     keep_freed_memory()
     torch.set_num_threads(job.n_cpus)
@@ -277,7 +277,7 @@ def _open_same_run(job: Job) -> "Iterator[Run]":
         )
         if differences:
             raise EngineError(
-                f"{here} has other settings than where the run was planned: {'; '.join(differences)}"
+                f"{here} resolves the settings differently than the plan: {'; '.join(differences)}"
             )
         yield run
 

@@ -1,7 +1,7 @@
-"""The parts of a plan, which actors on a Ray cluster take; their files are merged into the output.
+"""Fills the parts of a plan by actors on a Ray cluster, and merges the part files into the output.
 
-An actor that dies gives its part back, and another one starts. The part is continued, so that only the batches in
-flight are repeated. This module must not know how rows are computed or stored.
+If an actor dies, another one continues its part, so that only the batches in progress are repeated. This module must
+not know how rows are computed or stored.
 """
 
 import contextlib
@@ -40,8 +40,8 @@ from sppfeat.store.stored_file import StoredFile
 __all__ = ["PartsOnRay", "is_made_of_parts", "open_parts_on_ray", "parts_folder"]
 
 _IMAGES_PER_PART = 256  # seconds of work, against milliseconds to lay out the file
-_MOST_PARTS = 1024  # files; of ten million images, each has ten thousand
-_MOST_DEATHS = 16  # of actors, without a finished part between them; more are no coincidence
+_MOST_PARTS = 1024  # files, each of ten thousand images if there are ten million
+_MOST_DEATHS = 16  # of actors, without a finished part between them
 _POLL_SECONDS = 0.5
 _STOP_SECONDS = 60.0
 
@@ -50,9 +50,9 @@ _STOP_SECONDS = 60.0
 def open_parts_on_ray(
     request: Request, *, on_probe: OnProbe, on_download: OnDownload, verbose: bool
 ) -> Iterator[Parts]:
-    """Plan an extraction on a Ray cluster, and connect to the cluster or start one; nothing is written yet.
+    """Plan an extraction on a Ray cluster, and connect to the cluster or start one; write nothing yet.
 
-    If the output is complete already and was not made of parts, a single part with nothing to do is yielded.
+    If the output is complete and was not made of parts, yield a single part with nothing to do.
 
     Raises:
         SppfeatError: see :func:`sppfeat.extraction.extract.extract`.
@@ -65,7 +65,7 @@ def open_parts_on_ray(
         )
     path = Path(os.path.realpath(shard_path(request.output, None)))  # the target of a link is written
     request = dataclasses.replace(request, output=path)
-    # This process only plans, and may lack the actors' device.
+    # This process only plans; it may lack the device of the actors.
     device = "auto" if request.precision == "tf32" else "cpu"
     planning = dataclasses.replace(request, run=dataclasses.replace(request.run, device=device))
     with contextlib.ExitStack() as stack:
@@ -77,8 +77,8 @@ def open_parts_on_ray(
             part = find_part(run, output)
             if len(part.to_do):
                 raise StoreError(
-                    f"{str(output.path)!r} has {counted(len(part.to_do), 'image')} to do, and --engine ray did not "
-                    "begin it: --engine local continues it"
+                    f"{str(output.path)!r} has {counted(len(part.to_do), 'image')} left, but was not started with "
+                    "--engine ray; continue it with --engine local"
                 )
             yield part
             return
@@ -89,9 +89,9 @@ def open_parts_on_ray(
 
 
 class PartsOnRay:
-    """The parts of a plan, of which each actor takes the next one when it is free; the run given only plans.
+    """The parts of a plan; each actor takes the next part when it is free, while ``run`` only plans.
 
-    The lock of the output is released before the merge, which takes the lock itself.
+    The lock of the output is released before the merge, which locks the output itself.
     """
 
     def __init__(self, run: Run, lock: contextlib.ExitStack) -> None:
@@ -121,9 +121,7 @@ class PartsOnRay:
         self._ray, self._actors = ray, choose_actors(self.options, device, nodes, n_parts=len(self.to_do))
         n, n_fit = self._actors.n, self._actors.n_fit
         if n_fit < n:
-            self.run.notes.append(
-                f"the Ray cluster has room for {n_fit} of {n} actors: the others wait for more"
-            )
+            self.run.notes.append(f"the Ray cluster has room for {n_fit} of {n} actors; the others wait")
 
     def summary(self) -> PlanSummary:
         """Summarize the run before it starts."""
@@ -140,11 +138,11 @@ class PartsOnRay:
         on_progress: Callable[[Progress], None] = lambda progress: None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> Progress:
-        """Let actors fill the parts, and merge the part files once all are complete; see :class:`Parts`.
+        """Fill the parts by actors, and merge the part files once all are complete; see :class:`Parts`.
 
         Raises:
             SppfeatError: the first error of any actor.
-            EngineError: a node does not see the files, or actors die again and again.
+            EngineError: a node does not see the files, or actors die repeatedly.
         """
         if self.to_do and self._actors is not None:
             with _running_file(self.run.request.output) as running:
@@ -174,7 +172,7 @@ class PartsOnRay:
                     error = error or report
                 else:
                     self._reported.add(index)
-                    # Its seconds count once for all actors, which run in parallel.
+                    # Actors run in parallel, so each contributes its share of the seconds.
                     decode, network, write = (own / actors.n for own in report[2:5])
                     waited = report._replace(
                         n_done=0,
@@ -216,16 +214,16 @@ class PartsOnRay:
         )
 
     def _progress(self) -> Progress:
-        """Read the progress from the part files, which includes the work of actors that died."""
+        """Read the progress from the part files, which include the work of actors that died."""
         now, before = self._files.status(), self._before
         was_to_do = before == Status.PENDING
         if self.run.request.retry_failed:
-            # A retried image counts as failed again only when its part has been reported.
+            # A retried image counts as failed again only once its part has been reported.
             for index in self._reported:
                 own = self._files.images_of(index)
                 was_to_do[own] |= before[own] == Status.FAILED
         is_new = np.ones(len(now), dtype=bool)
-        if self.run.request.runs_changed:  # these have a status of before, until their part has been reported
+        if self.run.request.runs_changed:  # changed images keep their old status until their part is reported
             is_new = ~self._changed
             for index in self._reported:
                 is_new[self._files.images_of(index)] = True
@@ -245,7 +243,7 @@ class PartsOnRay:
 
 @contextlib.contextmanager
 def _running_file(output: Path) -> Iterator[Path]:
-    """Make the file that tells actors to go on."""
+    """Make a file that actors watch: they stop once it is removed."""
     folder = parts_folder(output)
     try:
         folder.mkdir(exist_ok=True)
@@ -263,7 +261,7 @@ def _running_file(output: Path) -> Iterator[Path]:
 
 
 class _ActorPool:
-    """Actors that take parts as they become free; an actor that dies is replaced, and its part is taken again."""
+    """Actors that take parts as they become free; an actor that dies is replaced, and its part is given out again."""
 
     def __init__(self, ray: Any, job: Job, actors: Actors, to_do: list[int]) -> None:
         self._ray = ray
@@ -272,7 +270,9 @@ class _ActorPool:
         self._kind = ray.remote(PartActor).options(num_cpus=actors.n_cpus, num_gpus=actors.n_gpus)
         self._n_deaths = 0
         self._is_stopped = False
-        self._tasks: dict[Any, tuple[Any, int | None]] = {}  # actor and part of each call; no part: it starts
+        self._tasks: dict[
+            Any, tuple[Any, int | None]
+        ] = {}  # actor and part of each call; None: it is starting
         for _ in range(min(actors.n, len(to_do))):
             self._start()
 
@@ -282,12 +282,12 @@ class _ActorPool:
         return bool(self._to_do) or any(index is not None for _, index in self._tasks.values())
 
     def stop(self) -> None:
-        """Hand out no further parts, not even those of actors that die."""
+        """Hand out no more parts, and do not replace actors that die."""
         self._is_stopped = True
         self._to_do.clear()
 
     def wait(self) -> Iterator[tuple[int, Progress | SppfeatError]]:
-        """Wait a short time; yield the parts that were reported, and hand out the next ones."""
+        """Wait a short time; yield the reported parts and hand out the next ones."""
         exceptions = self._ray.exceptions
         ended, _ = self._ray.wait(list(self._tasks), num_returns=1, timeout=_POLL_SECONDS)
         for task in ended:
@@ -311,7 +311,7 @@ class _ActorPool:
         self._tasks[actor.is_ready.remote()] = (actor, None)
 
     def _replace(self, index: int | None, error: BaseException) -> None:
-        """Start an actor in place of one that died, and let its part be taken again."""
+        """Start an actor in place of a dead one, and queue its part again."""
         if self._is_stopped:
             return
         if index is not None:
@@ -320,9 +320,9 @@ class _ActorPool:
         if self._n_deaths >= _MOST_DEATHS:
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             raise EngineError(
-                f"{_MOST_DEATHS} actors have died without finishing a part: is there too little memory, or an image "
-                "that kills its process (with --workers 1 or more it would kill a decoder only)? The same command "
-                f"again continues: {' ... '.join(dict.fromkeys(lines[:1] + lines[-1:]))}"
+                f"{_MOST_DEATHS} actors died without finishing a part. There may be too little memory, or an image "
+                "that crashes its process (with --workers 1 or more it crashes only a decoder). The same command "
+                f"continues the run. Last error: {' ... '.join(dict.fromkeys(lines[:1] + lines[-1:]))}"
             ) from error
         self._start()
 
@@ -341,7 +341,7 @@ def is_made_of_parts(output: Path) -> bool:
     try:
         with contextlib.closing(StoredFile(output)) as file:
             features = file.virtual_features()
-    except StoreError:  # not a feature file; reading it reports that
+    except StoreError:  # not a feature file, which is reported later
         return False
     here, folder = os.fsencode(output.parent), os.fsencode(parts_folder(output))
     sources = [] if features is None else features.files
@@ -352,7 +352,7 @@ def is_made_of_parts(output: Path) -> bool:
 def cut_into_parts(plan: Plan) -> npt.NDArray[np.int64]:
     """Return the bounds of the parts of a plan, as in :func:`sppfeat.extraction.plan.cut_plan`.
 
-    The parts do not depend on the actors, so that other actors can continue a run. There are many parts, so they need
+    The parts do not depend on the number of actors, so any actors can continue a run. There are many, so that they need
     not take equally long.
     """
     n_parts = min(max(1, -(-plan.n_images // _IMAGES_PER_PART)), _MOST_PARTS)

@@ -1,4 +1,4 @@
-"""Computes rows one image at a time: reloads the network of a feature file, reads images, and compares rows.
+"""Recomputes rows of a feature file one image at a time, with the recorded network, and compares them.
 
 An image that a caller passes is a path (possibly inside an archive), a byte range of a file, a Pillow image, or a uint8
 array, ``(H, W, 3)`` RGB or ``(H, W)`` gray.
@@ -43,10 +43,10 @@ __all__ = [
 ]
 
 # Largest relative l2 difference between a stored and a recomputed descriptor. For fp32 it is this project's definition
-# of equality; for the others it is the rounding error of 10, 7 and 10 bits through some 50 layers.
+# of equality; for the others, the rounding error of 10, 7 and 10 bits through some 50 layers.
 _TOLERANCE = {"fp32": 1e-5, "tf32": 1e-2, "bf16": 6e-2, "fp16": 1e-2}
 _FLOAT16_ROUNDING = 1e-3
-_ANY_SIZE = 1 << 62  # pixels: a header is read, whatever the image has grown to
+_ANY_SIZE = 1 << 62  # pixels; headers of images that have grown are still read
 
 
 def load_recorded_backbone(
@@ -59,17 +59,17 @@ def load_recorded_backbone(
     """Load the backbone that made a file, with exactly the recorded weights; see :meth:`sppfeat.Extractor.from_file`.
 
     Raises:
-        StoreError: the network was a caller's own, its weights are missing or have changed, or the file's columns do
-            not match its network and settings.
+        StoreError: the network was a caller's own, its weights are missing or have changed, or the columns of the file
+            do not match its network and settings.
         SppfeatError: the backbone cannot be loaded.
     """
     spec = file.config.backbone
     if spec.weights == "module":
-        raise StoreError(f"rows of {spec.name} cannot be computed again: its network is not known here")
+        raise StoreError(f"rows of {spec.name} cannot be recomputed: it is a network of your own")
     if weights is None:
         weights = file.attribute("weights_path") if spec.weights == "file" else spec.weights
         if spec.weights == "file" and not Path(weights).is_file():
-            raise StoreError(f"the weights {weights!r} are not there any more; say where with --weights")
+            raise StoreError(f"the weights {weights!r} no longer exist; give their new path with --weights")
     backbone = load_backbone(
         spec.name,
         weights=weights,
@@ -83,11 +83,11 @@ def load_recorded_backbone(
     )
     if backbone.spec.weights_sha256 != spec.weights_sha256:
         raise StoreError(
-            f"the weights {weights!r} are not those of the file: sha256 is {backbone.spec.weights_sha256[:12]}..., "
-            f"recorded is {spec.weights_sha256[:12]}..."
+            f"the weights {weights!r} differ from the weights that made the file: sha256 "
+            f"{backbone.spec.weights_sha256[:12]}..., recorded {spec.weights_sha256[:12]}..."
         )
     if file.extracted_columns != descriptor_columns(file.config, backbone):
-        raise StoreError(f"{str(file.path)!r}: its columns are not those of its network and its settings")
+        raise StoreError(f"{str(file.path)!r}: its columns do not match its network and settings")
     return backbone
 
 
@@ -118,15 +118,15 @@ def read_pixels(
 
 
 def name_image(image: object, position: int = 0) -> str:
-    """Return a name for messages: a path, a file with a byte offset, or the position among the images."""
+    """Return a name for messages: a path, a file with a byte offset, or the number of the image."""
     if isinstance(image, Place):
-        return f"{os.fsdecode(image.path)!r} from byte {image.offset} on"
+        return f"{os.fsdecode(image.path)!r} at byte {image.offset}"
     return repr(os.fspath(image)) if isinstance(image, str | os.PathLike) else f"image {position}"
 
 
 @contextlib.contextmanager
 def naming(image: Any) -> Iterator[None]:
-    """Name the image in the message of an ImageError, if it is a file."""
+    """Prefix the message of an ImageError with the name of the image, if it is a file."""
     try:
         yield
     except ImageError as error:
@@ -143,7 +143,7 @@ class RowComparison:
         rows: indices of the compared rows.
         tolerance: largest relative l2 difference that counts as equal.
         largest_difference: largest relative l2 difference found.
-        problems: a sentence for each row that differs by more, or whose image cannot be read.
+        problems: one sentence for each row that differs by more, or whose image cannot be read.
     """
 
     rows: list[int]
@@ -163,9 +163,7 @@ def recompute_rows(
     device: str = "auto",
     on_download: OnDownload = lambda name, done, total: None,
 ) -> RowComparison:
-    """Recompute randomly chosen rows, one image at a time, and compare them with the file; see :func:`sppfeat.verify`.
-
-    All rows with a descriptor are compared if there are fewer than ``n_rows``.
+    """Recompute ``n_rows`` random rows, or all if there are fewer, and compare them; see :func:`sppfeat.verify`.
 
     Raises:
         SppfeatError: the backbone cannot be rebuilt, or its weights are not the recorded ones.
@@ -180,7 +178,7 @@ def recompute_rows(
     rows = np.sort(
         np.random.default_rng(seed).choice(candidates, min(n_rows, len(candidates)), replace=False)
     )
-    # Each access to a column reads all of it.
+    # Each access reads the whole column.
     images, paths, versions = file.image_index[rows], file.path_table, file.image_versions
     image_hw = file.image_hw[images]
     input_hw, _ = input_sizes(image_hw, config.input)
@@ -195,18 +193,21 @@ def recompute_rows(
     for i, (row, image) in enumerate(zip(rows.tolist(), images.tolist(), strict=True)):
         (height, width), (in_h, in_w) = image_hw[i].tolist(), input_hw[i, scale[i]].tolist()
         where = f"row {row} ({os.fsdecode(os.path.join(folder, paths[image]))!r})"
-        # The run accepted its pixels, whatever its limit; an image that has grown since has another reason to fail.
+        # The run accepted this many pixels. An image that has grown since fails for its size.
         settings = DecodeSettings.of(config, max(height * width, RunOptions.max_decode_pixels))
         try:
             place = find_image(folder, paths[image])
             now_hw = read_size(place, settings._replace(max_pixels=_ANY_SIZE))
             if now_hw != (height, width):
                 now = f"{now_hw[0]} x {now_hw[1]}"
-                problems.append(f"{where} changed since: was {height} x {width}, is {now} (height x width)")
+                problems.append(
+                    f"{where}: the image has changed since extraction (was {height} x {width}, is {now}; height x "
+                    "width)"
+                )
                 continue
             pixels = read_pixels(place, settings, image_hw=(height, width), input_hw=(in_h, in_w))[None]
         except ImageError as error:
-            problems.append(f"{where} cannot be read any more: {error}")
+            problems.append(f"{where}: the image can no longer be read: {error}")
             continue
         if projector is None:
             (descriptors, wait), region = describer.describe_images(pixels), None
@@ -219,11 +220,11 @@ def recompute_rows(
         largest = max(largest, difference)
         if not difference <= limit:
             how = describe_change(versions[image], place_version(place))
-            since = f"; its image changed since: {how}" if how else ""
+            since = f"; the image has changed since extraction ({how})" if how else ""
             problems.append(f"{where} differs by {difference:.2e} (relative l2), more than {limit:g}{since}")
         if region is not None and not np.array_equal(regions[i], region.region[0]):
             problems.append(
-                f"{where} is of the region {region.region[0].tolist()}, the file says {regions[i].tolist()}"
+                f"{where} pools the region {region.region[0].tolist()}, but the file has {regions[i].tolist()}"
             )
     return RowComparison(rows=rows.tolist(), tolerance=limit, largest_difference=largest, problems=problems)
 

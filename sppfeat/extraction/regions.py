@@ -23,7 +23,7 @@ MapSizes = Callable[[tuple[int, int]], Sequence[tuple[int, int]]]
 
 @dataclass(frozen=True)
 class Projector:
-    """Projects boxes to cells, by one rule for all boxes of a run.
+    """Projects boxes to cells, by the same rule for all boxes of a run.
 
     Attributes:
         geometries: stride and offset of each layer's map.
@@ -64,7 +64,7 @@ class Projector:
             map_hws: size of each layer's map, in cells.
 
         Returns:
-            The regions, for a mirrored box in cells of the mirrored image's maps; and the flags of the boxes, with
+            The regions, in cells of the mirrored image's maps for a mirrored box; and the flags of the boxes, with
             ``SUB_CELL`` for a box smaller than a cell of any layer.
         """
         clipped, flag = clip_boxes(boxes_px, np.full((len(boxes_px), 2), image_hw, dtype=np.int32))
@@ -84,7 +84,7 @@ class Projector:
 
 
 def map_sizes(backbone: Backbone) -> MapSizes:
-    """Make a function that finds the map sizes of a backbone for any input size, without running the network."""
+    """Make a function that computes the map sizes of a backbone for any input size, without running the network."""
     network = copy.deepcopy(backbone.network).to("meta")
 
     @cache

@@ -1,4 +1,4 @@
-"""The summary of a run before it starts, with counts of its boxes, and notes for the user."""
+"""Summaries of a run before it starts, and notes for the user."""
 
 import math
 import os
@@ -32,13 +32,13 @@ __all__ = [
 
 _SHOWN = 3
 _MAX_FRACTION = 2.0  # coordinates beyond this are unlikely to be fractions of an image
-_MIN_SHARE = 0.1  # of boxes smaller than a pixel, of which pixels have hardly any
-_MIN_PERCENT = 5  # boxes; of fewer, all may lie in the corner of 100 x 100 pixels
-_MIN_PERCENT_SIDE = 75  # the farthest of boxes in percent is likely to reach beyond
+_MIN_SHARE = 0.1  # share of boxes smaller than a pixel; boxes in pixels hardly ever are
+_MIN_PERCENT = 5  # boxes; fewer may all lie within the first 100 x 100 pixels
+_MIN_PERCENT_SIDE = 75  # the largest coordinate of boxes in percent is likely to exceed this
 _FLAGGED = {
     RowFlag.CLIPPED: (
-        "box reaches over the border of its image and is clipped to it",
-        "boxes reach over the border of their image and are clipped to it",
+        "box extends beyond its image and is clipped to it",
+        "boxes extend beyond their image and are clipped to it",
     ),
     RowFlag.DEGENERATE: (
         "box has no area inside its image: its row is NaN",
@@ -57,7 +57,7 @@ class BoxSummary:
         convention: its box convention in words; empty without one.
         boxes: number of boxes in the box file, or of views.
         rows: number of rows in the output.
-        same_region: number of boxes that share the row of another box (with ``--drop-duplicates``).
+        same_region: number of boxes that share the row of another box (``--drop-duplicates``).
         clipped: number of rows whose box extends beyond its image.
         degenerate: number of rows whose box has no area inside its image; these rows are NaN.
         of_no_input: number of boxes whose image is not among the inputs.
@@ -92,7 +92,7 @@ class PlanSummary:
         to_do: number of images for this run.
         unreadable: number of images to run that are known to be unreadable.
         rows: number of rows in the output.
-        shard: the shard that the run fills, in words; None for all images.
+        shard: the shard that the run fills, in words; None for a whole run.
         dimension: length of a descriptor.
         output_bytes: size of the descriptors in bytes.
         unmeasured: number of images whose headers have not been read.
@@ -153,7 +153,7 @@ def summarize_plan(
     n_unmeasured: int,
     shard: str | None,
 ) -> PlanSummary:
-    """Summarize a run before it starts, given each image's status ``(N,)``, and the images to run ``(n,)``."""
+    """Summarize a run before it starts, given the status ``(N,)`` of each image and the images to run ``(n,)``."""
     config = run.config
     spec, descriptor = config.backbone, config.descriptor
     kept = status.copy()
@@ -195,7 +195,7 @@ def summarize_plan(
 def summarize_boxes(
     plan: Plan, boxes: RowBoxes, spec: RegionSpec, inputs: InputSpec, path: str
 ) -> BoxSummary:
-    """Count the boxes of a plan by their outcome; ``path`` is that of the box file, empty without one."""
+    """Count the boxes of a plan by outcome; ``path`` is the path of the box file, empty without one."""
     names = ["native" if side is None else str(side) for side in inputs.short_sides]
     per_scale = np.bincount(boxes.scale[boxes.scale >= 0], minlength=len(names)).tolist()
     return BoxSummary(
@@ -222,7 +222,7 @@ def _count_classes(labels: npt.NDArray[np.int64], names: Sequence[str]) -> dict[
 
 
 def plan_notes(plan: Plan, run: Run, *, is_new: bool) -> list[str]:
-    """Describe what the user should know about a plan: fast decoding, and suspicious boxes."""
+    """Return the notes about a plan: fast decoding, and suspicious boxes."""
     notes = _decode_notes(plan, run.config.input.decode)
     if plan.boxes is not None:
         table = run.planner.table if run.planner else None
@@ -232,40 +232,42 @@ def plan_notes(plan: Plan, run: Run, *, is_new: bool) -> list[str]:
 
 
 def result_notes(progress: Progress) -> list[str]:
-    """Describe what only the pixels tell: images that use little of 16 bits."""
+    """Return the note about 16-bit images with few gray values, which only their pixels show."""
     if not progress.n_narrow:
         return []
-    images = counted(progress.n_narrow, "image uses", "images use")
+    images = counted(progress.n_narrow, "16-bit image uses", "16-bit images use")
     return [
-        f"{images} less than a quarter of the range of 16-bit samples, such as {progress.narrow_example}: nearly flat "
-        "in 8 bits, which networks take; scale the values to 0..65535 and extract again"
+        f"{images} less than a quarter of the range of values, such as {progress.narrow_example}, and are nearly "
+        "uniform once converted to 8 bits; scale the values to 0..65535 and extract again"
     ]
 
 
 def _decode_notes(plan: Plan, decode: str) -> list[str]:
-    """Note fast decoding, with the number of images large enough for it; not all of them need be JPEGs."""
+    """Note fast decoding, with the number of images large enough for it, JPEGs or not."""
     if decode == "exact":
         return []
     is_known = (plan.input_hw > 0).all(axis=2)
     is_twice = (plan.image_hw[:, None] // 2 >= plan.input_hw).all(axis=2)
     n_images = int((is_known & is_twice & plan.scales_in_use(np.arange(plan.n_images))).any(axis=1).sum())
     return [
-        "--decode fast: JPEGs at least twice as large as their network input are decoded at 1/2, 1/4 or 1/8 of "
-        f"their size, which moves their descriptors by 2 to 15 %; {n_images} of "
-        f"{counted(plan.n_images, 'image is', 'images are')} as large"
+        "--decode fast decodes JPEGs of at least twice the size of their network input at 1/2, 1/4 or 1/8 of their "
+        f"size, which moves their descriptors by 2 to 15 %; {n_images} of "
+        f"{counted(plan.n_images, 'image is', 'images are')} large enough"
     ]
 
 
 def box_notes(plan: Plan, boxes: RowBoxes, table: BoxTable | None, *, is_new: bool = True) -> list[str]:
-    """Describe suspicious boxes of a plan, one note per kind, each with a count and the first examples.
+    """Describe suspicious boxes of a plan: one note per kind, with a count and the first examples.
 
-    The plan holds all inputs if ``is_new``; else it continues a file, and holds the images of the file.
+    If ``is_new``, the plan holds all inputs; otherwise it holds the images of the file that is continued.
     """
     notes = [] if table is None else list(_file_notes(plan, boxes, table, is_new=is_new))
     empty = _without_boxes(plan)
     if len(empty):
         names = _examples([plan.paths[i] for i in empty.tolist()])
-        notes.append(f"{counted(len(empty), 'image has', 'images have')} no boxes, and no rows: {names}")
+        notes.append(
+            f"{counted(len(empty), 'image has no boxes and gets', 'images have no boxes and get')} no rows: {names}"
+        )
     for flag, nouns in _FLAGGED.items():
         rows = np.flatnonzero(boxes.flag & flag)
         if len(rows):
@@ -274,23 +276,23 @@ def box_notes(plan: Plan, boxes: RowBoxes, table: BoxTable | None, *, is_new: bo
 
 
 def _file_notes(plan: Plan, boxes: RowBoxes, table: BoxTable, *, is_new: bool) -> Iterator[str]:
-    """Yield the notes about the content of a box file, and how it fits the images."""
+    """Yield the notes about a box file and how it fits the images."""
     yield from table.notes
     yield from _unit_notes(table)
     if table.names == "single" and plan.n_images == 1 and len(table.images):
         stem = os.path.splitext(os.path.basename(plan.paths[0]))[0]
         if stem != table.images[0]:
             yield (
-                f"the box file is of one image, {os.fsdecode(table.images[0])!r} by its name: taken for the one "
+                f"the box file {os.fsdecode(table.images[0])!r} names no image; its boxes are used for the only "
                 f"input, {os.fsdecode(plan.paths[0])!r}"
             )
     unused = np.flatnonzero(boxes.box_row < 0)
     if len(unused):
         names = [table.images[i] for i in np.unique(table.image[unused]).tolist()]
-        among = "inputs" if is_new else "images of the file"
+        place = "input" if is_new else "feature file"
         yield (
-            f"{counted(len(unused), 'box is', 'boxes are')} of "
-            f"{counted(len(names), 'image that is', 'images that are')} not among the {among}: {_examples(names)}"
+            f"{counted(len(unused), 'box refers', 'boxes refer')} to "
+            f"{counted(len(names), 'image that is', 'images that are')} not in the {place}: {_examples(names)}"
         )
     yield from _percent_notes(plan, boxes, table)
     yield from _size_notes(plan, boxes, table)
@@ -308,12 +310,13 @@ def _unit_notes(table: BoxTable) -> Iterator[str]:
     is_within = ((numbers >= 0) & (numbers <= 1)).all(axis=1)
     n_within, n_fractions = int(is_within.sum()), int((is_within & (numbers % 1 != 0).any(axis=1)).sum())
     if units != "normalized" and (n_within > n / 2 or n_fractions > _MIN_SHARE * n):
-        within = counted(n, "box lies within 0..1 and is", "boxes, all of them, lie within 0..1 and are")
-        if n_within < n:
-            lie = "lies within 0..1 and is" if n_within == 1 else "lie within 0..1 and are"
-            within = f"{n_within} of {n} boxes {lie}"
+        within = f"all {n} boxes" if n_within == n else f"{n_within} of {counted(n, 'box')}"
+        lie = "lies within 0..1 but is" if n_within == 1 else "lie within 0..1 but are"
         read = "pixels" if units == "absolute" else "percent"
-        yield f"{within} read as {read}; for fractions of the image say --box-units normalized"
+        yield (
+            f"{'the only box' if n == 1 else within} {lie} read as {read}; if the numbers are fractions of the "
+            "image, add --box-units normalized"
+        )
     limit = {"absolute": math.inf, "normalized": _MAX_FRACTION, "percent": 100 * _MAX_FRACTION}[units]
     beyond = np.flatnonzero((numbers > limit).any(axis=1))
     if len(beyond):
@@ -322,13 +325,13 @@ def _unit_notes(table: BoxTable) -> Iterator[str]:
         others = [name for name in ("absolute", "percent") if name != units]
         example = "" if which == "most" else f", such as {numbers[beyond[0]].tolist()}"
         yield (
-            f"{which} of {counted(n, 'box')} are read as {read} of the image and lie far beyond {far}{example}; "
-            f"if they are pixels, say --box-units absolute{', if percent, --box-units percent' * (len(others) - 1)}"
+            f"{which} of {counted(n, 'box')} are read as {read} of the image but lie far beyond {far}{example}; if "
+            f"they are pixels, add --box-units absolute{'; if percent, --box-units percent' * (len(others) - 1)}"
         )
 
 
 def _percent_notes(plan: Plan, boxes: RowBoxes, table: BoxTable) -> Iterator[str]:
-    """Note boxes that look like percent read as pixels: in larger images, none reaches beyond 100."""
+    """Note boxes that look like percent read as pixels: none extends beyond 100 in larger images."""
     known = boxes.boxes_px[np.isfinite(boxes.boxes_px).all(axis=1)]
     hw = plan.image_hw[np.unique(plan.row_images)]
     is_fraction = (known % 1 != 0).any(axis=1)
@@ -342,13 +345,13 @@ def _percent_notes(plan: Plan, boxes: RowBoxes, table: BoxTable) -> Iterator[str
         and hw.min() > 2 * 100
     ):
         yield (
-            "no box reaches beyond 100 pixels, though all images with boxes are larger than 200 x 200; "
-            "if the numbers are percent of the image, say --box-units percent"
+            "no box extends beyond 100 pixels, although all images with boxes are larger than 200 x 200; "
+            "if the numbers are percent of the image, add --box-units percent"
         )
 
 
 def _label_notes(boxes: RowBoxes, table: BoxTable) -> Iterator[str]:
-    """Note boxes that share the row of a box of another class, as happens when duplicates are dropped."""
+    """Note boxes that share the row of a box of another class, after duplicates were dropped."""
     known = np.flatnonzero(boxes.box_row >= 0)
     of_row = boxes.annotations.label
     differs = known[table.label[known] != of_row[boxes.box_row[known]]]
@@ -360,23 +363,25 @@ def _label_notes(boxes: RowBoxes, table: BoxTable) -> Iterator[str]:
         )
         yield (
             f"{counted(len(differs), 'box shares', 'boxes share')} the row of a box of another class, such as box "
-            f"{first}, {own}, in row {row}, {other}: the row keeps what was said of the first; /box_row leads there"
+            f"{first}, {own}, in row {row}, {other}: the row keeps the class of its first box, and /box_row maps each "
+            "box to its row"
         )
 
 
 def _size_notes(plan: Plan, boxes: RowBoxes, table: BoxTable) -> Iterator[str]:
-    """Note images whose size differs from the size in the box file: the boxes may be for another version."""
+    """Note images whose size differs from the box file: the boxes may belong to another version."""
     images, first = np.unique(plan.row_images, return_index=True)
-    said = table.image_hw[table.image[boxes.source[first]]]
+    recorded = table.image_hw[table.image[boxes.source[first]]]
     found = plan.image_hw[images]
-    differs = (said > 0).all(axis=1) & (found > 0).all(axis=1) & (said != found).any(axis=1)
+    differs = (recorded > 0).all(axis=1) & (found > 0).all(axis=1) & (recorded != found).any(axis=1)
     if differs.any():
         i = int(np.flatnonzero(differs)[0])
-        turned = differs & (said == found[:, ::-1]).all(axis=1)
-        hint = "; --exif ignore is for boxes drawn on images as they are stored" if turned.any() else ""
+        turned = differs & (recorded == found[:, ::-1]).all(axis=1)
+        hint = "; for boxes drawn on images as stored, add --exif ignore" if turned.any() else ""
         yield (
-            f"{counted(int(differs.sum()), 'image has', 'images have')} another size than the box file says, such as "
-            f"{os.fsdecode(plan.paths[int(images[i])])!r}: {_size(found[i])}, in the box file {_size(said[i])}{hint}"
+            f"{counted(int(differs.sum()), 'image differs', 'images differ')} in size from the box file, such as "
+            f"{os.fsdecode(plan.paths[int(images[i])])!r}: {_size(found[i])}, in the box file "
+            f"{_size(recorded[i])}{hint}"
         )
 
 

@@ -41,9 +41,9 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedImages(FileTables):
-    """The images and rows that an existing feature file records, with the status ``(N,)`` uint8 of each image.
+    """The images and rows of an existing feature file, with the status ``(N,)`` uint8 of each image.
 
-    ``has_versions`` is False for a file made before size and time of the image files were recorded.
+    ``has_versions`` is False for files of old versions, which do not record sizes and times of image files.
     """
 
     path: Path
@@ -67,9 +67,9 @@ class MatchedInputs:
 
     Attributes:
         root: folder that holds the file's images now.
-        listing_index: ``(N,)`` int64, index in the listing of each image of the file; -1 if it is not among the inputs.
-        new, new_paths: listing indices ``(k,)`` int64 of the inputs that the file does not have, and their paths
-            relative to ``root``.
+        listing_index: ``(N,)`` int64, index in the listing of each image of the file; -1 if it is not an input.
+        new, new_paths: listing indices ``(k,)`` int64 of the inputs that the file lacks, and their paths relative to
+            ``root``.
     """
 
     root: bytes
@@ -110,7 +110,7 @@ def notes_on_changes(
     changes: FileChanges,
     is_to_do: npt.NDArray[np.bool_],
 ) -> list[str]:
-    """Describe what has changed among the inputs since a file was begun; ``is_to_do`` are the images that will run."""
+    """Describe the changes of the inputs since a file was begun; ``is_to_do`` marks the images that will run."""
     notes = []
     changed = np.flatnonzero(changes.changed & (recorded.status != Status.PENDING))
     n_new = len(matched.new) if recorded.shard is None else 0
@@ -123,13 +123,11 @@ def notes_on_changes(
         )
     else:
         if n_vanished:
-            notes.append(
-                counted(n_vanished, "image of the file is", "images of the file are")
-                + " not among the inputs any more"
-            )
+            in_file = counted(n_vanished, "image in the file is", "images in the file are")
+            notes.append(f"{in_file} missing from the inputs")
         if len(missing):
-            gone = counted(len(missing), "image file is", "image files are")
-            notes.append(f"{gone} gone, such as {os.fsdecode(recorded.paths[missing[0]])!r}: its rows stay")
+            gone, example = counted(len(missing), "image file"), os.fsdecode(recorded.paths[missing[0]])
+            notes.append(f"{gone} no longer found, such as {example!r}; the rows stay")
         if n_new and not request.adds_new:
             example = os.fsdecode(matched.new_paths[0])
             notes.append(
@@ -142,14 +140,14 @@ def notes_on_changes(
     notes += changed_note(recorded.paths, recorded.versions, changes, changed, runs_by=runs_by)
     if (request.update or request.update_changed) and not recorded.has_versions:
         notes.append(
-            "the file does not record when its images were changed, as an older sppfeat made it: changed images cannot "
-            "be told; --overwrite starts anew"
+            "the file was made by an older sppfeat, which did not record modification times, so changed images cannot "
+            "be found; --overwrite starts over"
         )
     n_relabeled = len(_relabeled_images(recorded, matched, listing))
     if n_relabeled:
         notes.append(
-            f"{counted(n_relabeled, 'image is', 'images are')} of another class in the inputs than in the file, "
-            "which keeps its own; --overwrite takes those of the inputs"
+            f"{counted(n_relabeled, 'image has another class', 'images have other classes')} in the inputs than in the "
+            "file, which keeps its own; to take those of the inputs, add --overwrite"
         )
     return notes
 
@@ -158,15 +156,15 @@ def read_recorded(path: Path, config: ExtractConfig) -> RecordedImages:
     """Read the images of a file that was made with these settings.
 
     Raises:
-        StoreError: the file is not a feature file, or was made with other settings; the message lists both values.
+        StoreError: the file is not a feature file, or was made with different settings; the message lists both values.
     """
     try:
         with FeatureFile(path) as file:
             if file.is_reduced:
-                raise StoreError("its descriptors were reduced, by 'sppfeat reduce'")
+                raise StoreError("'sppfeat reduce' wrote it")
             differences = config_differences(file.config.to_dict(), config.to_dict())
             if differences:
-                raise StoreError(f"it was made with other settings: {'; '.join(differences)}")
+                raise StoreError(f"it was extracted with different settings: {'; '.join(differences)}")
             return RecordedImages(
                 path=path,
                 root=os.fsencode(file.root),
@@ -185,15 +183,15 @@ def read_recorded(path: Path, config: ExtractConfig) -> RecordedImages:
             )
     except StoreError as error:
         raise StoreError(
-            f"{str(path)!r} exists and cannot be continued; use --overwrite or another output: {error}"
+            f"cannot continue {str(path)!r}: {error}. Use --overwrite to replace it, or another output"
         ) from error
 
 
 def match_inputs(recorded: RecordedImages, listing: Listing) -> MatchedInputs:
     """Match the inputs with the images of a file, by path.
 
-    Paths are compared relative to the root that the file records, if the inputs are inside it; otherwise the folder is
-    taken to have moved, and each side is compared relative to its own root.
+    If the inputs lie inside the recorded root, paths are compared relative to it. Otherwise the folder is assumed to
+    have moved, and each side is compared relative to its own root.
 
     Raises:
         StoreError: the file holds none of the inputs.
@@ -211,9 +209,9 @@ def match_inputs(recorded: RecordedImages, listing: Listing) -> MatchedInputs:
         listing_index = PathIndex(now).positions(recorded.paths)
     if (listing_index < 0).all():
         raise StoreError(
-            f"{str(recorded.path)!r} exists and holds none of these inputs: its images lie under "
-            f"{os.fsdecode(recorded.root)!r}, such as {os.fsdecode(recorded.paths[0])!r}; "
-            "use --overwrite or another output"
+            f"cannot continue {str(recorded.path)!r}: it holds none of these inputs, but images below "
+            f"{os.fsdecode(recorded.root)!r}, such as {os.fsdecode(recorded.paths[0])!r}. "
+            "Use --overwrite to replace it, or another output"
         )
     new = np.setdiff1d(np.arange(len(now)), listing_index)
     return MatchedInputs(root, listing_index, new, [now[i] for i in new.tolist()])
@@ -222,11 +220,11 @@ def match_inputs(recorded: RecordedImages, listing: Listing) -> MatchedInputs:
 def plan_recorded(
     recorded: RecordedImages, matched: MatchedInputs, storage: Storage, spec: InputSpec
 ) -> Plan:
-    """Plan the images of a file, with the sizes that it records; images that are gone are among the errors."""
+    """Plan the images of a file, with the recorded sizes; images that are missing now are among the errors."""
     input_hw, too_odd = input_sizes(recorded.image_hw, spec)
     is_failing = recorded.status[matched.vanished] != Status.DONE
-    recorded.versions[matched.vanished[is_failing]] = UNKNOWN  # so that one that comes back counts as changed
-    vanished = dict.fromkeys(matched.vanished.tolist(), "vanished: not among the inputs any more")
+    recorded.versions[matched.vanished[is_failing]] = UNKNOWN  # if it comes back, it counts as changed
+    vanished = dict.fromkeys(matched.vanished.tolist(), "missing from the inputs")
     tables = {field.name: getattr(recorded, field.name) for field in dataclasses.fields(FileTables)}
     return Plan(
         **{**tables, "root": matched.root},
@@ -246,10 +244,10 @@ def plan_additions(
     versions: npt.NDArray[np.int64],
     planner: RowPlanner | None,
 ) -> Plan:
-    """Plan the images of a file, whose rows stay where they are, followed by the new inputs.
+    """Plan the images of a file, whose rows keep their places, followed by the new inputs.
 
-    New class names follow those of the file; a file without labels stays without. ``found`` and ``versions`` are the
-    sizes in pixels, and bytes and times, of the new inputs, by position in ``matched.new``.
+    New class names follow the names in the file; a file without labels gets none. ``found`` and ``versions`` are sizes
+    in pixels, and bytes and times, of the new inputs, by position in ``matched.new``.
     """
     sizes, reasons = found
     n_old, new, paths = plan.n_images, matched.new, [*plan.paths, *matched.new_paths]
@@ -261,7 +259,7 @@ def plan_additions(
     if boxes is not None and planner is not None:
         ranges, added = planner.rows(matched.root, paths, sizes, first=n_old)
         boxes = planner.join(boxes, added)
-    if ids is not None:  # a file without names stays without
+    if ids is not None:
         ids = PathTable([*ids, *(listing.ids[i] if listing.ids else b"" for i in new.tolist())])
     return dataclasses.replace(
         plan,
@@ -282,9 +280,9 @@ def plan_additions(
 def copy_rows(
     source: Path, writer: FeatureWriter, *, leaving: Sequence[int] = (), n_rows_at_once: int = 256
 ) -> None:
-    """Copy rows and image outcomes from a file into a file whose first images and rows are the same.
+    """Copy rows and image outcomes into a longer file that begins with the same images and rows.
 
-    The images ``leaving`` stay pending there: the run does them again.
+    The images ``leaving`` stay pending, to be run again.
     """
     with FeatureFile(source) as file:
         status = file.status
@@ -303,7 +301,7 @@ def copy_rows(
 
 
 def _recorded_boxes(file: FeatureFile) -> RowBoxes:
-    """Return the boxes of a file's rows, without the sub-cell flag, which the run sets again."""
+    """Return the boxes of a file's rows, without the sub-cell flag, which the run sets."""
     return RowBoxes(
         boxes_px=file.boxes,
         flag=file.row_flag & ~np.uint8(RowFlag.SUB_CELL),

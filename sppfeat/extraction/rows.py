@@ -1,4 +1,4 @@
-"""Plans the rows of boxes, of a box file or views of each image: their images, scales, and sizes read later."""
+"""Plans the rows of boxes, from a box file or as views of each image: their order, images and scales."""
 
 import dataclasses
 import os
@@ -13,7 +13,7 @@ from sppfeat.boxes.table import BoxTable, boxes_to_px, clip_boxes
 from sppfeat.boxes.views import VIEW_SIDE, Views, grid_views, multiview_views
 from sppfeat.config.regions import GridSpec
 from sppfeat.config.specs import InputSpec
-from sppfeat.config.wording import one_line
+from sppfeat.config.wording import counted, one_line
 from sppfeat.errors import BoxError
 from sppfeat.extraction.own_names import match_table
 from sppfeat.extraction.plan import BoxRows, FoundSizes, Plan, input_sizes
@@ -36,11 +36,11 @@ class RowPlanner:
     """Plans the rows of the boxes of a box file, or of views of each image.
 
     Attributes:
-        map_sizes: finds the sizes of the maps, so that boxes on the same cells share a row; None: a row for each box.
+        map_sizes: finds the sizes of the maps, so that boxes on the same cells share a row; None for one row per box.
         table: the content of the box file; None for views.
         path: path of the box file, for messages.
-        grid: the grid of views; None for a box file, and for the views of SPP-net's multi-view test.
-        notes: remarks on how the names in the box file matched the images that were planned last.
+        grid: the grid of views; None for a box file or the views of SPP-net's multi-view test.
+        notes: remarks on the match between names in the box file and the images planned last.
     """
 
     input: InputSpec
@@ -53,12 +53,12 @@ class RowPlanner:
 
     @property
     def needs_sizes(self) -> bool:
-        """True if the number of rows depends on the sizes of the images, as that of windows of a fixed size does."""
+        """True if the number of rows depends on image sizes, as with windows of a fixed size."""
         return self.map_sizes is not None or (self.grid is not None and self.grid.in_pixels)
 
     @property
     def has_views(self) -> bool:
-        """True if boxes are views of each image; False if they come from a box file."""
+        """True if boxes are views of each image; False for a box file."""
         return self.table is None
 
     def rows(
@@ -66,8 +66,8 @@ class RowPlanner:
     ) -> BoxRows:
         """Plan the rows of the images from ``first`` on.
 
-        ``paths`` are those of all ``N`` images; ``image_hw``, ``(N - first, 2)``, is of the images to plan, 0 if
-        unknown.
+        ``paths`` are the paths of all ``N`` images; ``image_hw``, ``(N - first, 2)``, are the sizes of the images to
+        plan, 0 if unknown.
 
         Raises:
             BoxError: no box belongs to any of the images, or a name matches two images.
@@ -84,7 +84,7 @@ class RowPlanner:
         return drop_duplicates(rows, image_hw, input_hw, projector=self.projector, map_sizes=self.map_sizes)
 
     def refit(self, boxes: RowBoxes, image_hw: tuple[int, int]) -> RowBoxes | None:
-        """Adapt the boxes of one image to another image size; None if that would change which rows there are."""
+        """Adapt the boxes of one image to another image size; None if that would add or remove rows."""
         hw = np.array([image_hw], dtype=np.int32)
         row_hw = np.repeat(hw, len(boxes), axis=0)
         scale = np.full(len(boxes), -1, dtype=np.int16)
@@ -118,15 +118,15 @@ class RowPlanner:
         if len(twice):
             name = self.table.images[int(self.table.image[twice[0]])].decode("utf-8", "backslashreplace")
             raise BoxError(
-                f"{self.path!r}: the image {name!r} is another one among the new inputs than in the file; start "
-                "anew with --overwrite, or name it by more of its path"
+                f"{self.path!r}: the name {name!r} fits an image of the feature file and a new input; give more of "
+                "its path, or start over with --overwrite"
             )
         return boxes.followed_by(added, box_row=np.where(boxes.box_row >= 0, boxes.box_row, shifted))
 
     def _match_images(
         self, table: BoxTable, root: bytes, paths: Sequence[bytes], *, is_whole: bool
     ) -> npt.NDArray[np.int64]:
-        """Return ``(M,)`` int64, the input of each image of the box file; -1 for none."""
+        """Return ``(M,)`` int64, the input that matches each image of the box file; -1 for none."""
         try:
             image_of, notes = match_table(table, root, paths)
         except BoxError as error:
@@ -135,7 +135,7 @@ class RowPlanner:
         if is_whole and len(image_of) and (image_of < 0).all():
             doubts = "".join(f"; {note}" for note in (*notes, *table.notes))
             raise BoxError(
-                f"{self.path!r}: none of its images ({len(image_of)}) is among the inputs; the first is "
+                f"{self.path!r}: none of its {counted(len(image_of), 'image')} is in the input; the first is "
                 f"{one_line(repr(os.fsdecode(table.images[0])))}, the first input "
                 f"{os.fsdecode(paths[0])!r}{doubts}. Give the folder with these images as input, or use their paths "
                 "in the box file"
@@ -143,11 +143,11 @@ class RowPlanner:
         return image_of
 
     def _views(self, image_hw: tuple[int, int]) -> Views:
-        """Return the views of an image; one that cannot be processed gets views, too, whose rows stay NaN.
+        """Return the views of an image; an image that cannot be processed gets views whose rows stay NaN.
 
-        The windows of the multi-view test are squares in the network input. Without rounding, both of their directions
-        use the scale of the short side, since the long side keeps the aspect ratio to within half a pixel. With
-        ``round_to``, each direction has its own scale.
+        The windows of the multi-view test are squares in the network input. Without rounding, both directions use the
+        scale of the short side, since the long side keeps the aspect ratio to within half a pixel. With ``round_to``,
+        each direction has its own scale.
         """
         if self.grid is not None:
             return grid_views(self.grid, image_hw)
@@ -167,10 +167,10 @@ def fill_in_sizes(
     spec: InputSpec,
     planner: RowPlanner | None,
 ) -> npt.NDArray[np.int64]:
-    """Fill the sizes of some images into a plan, and adapt their boxes; return the images whose size has changed.
+    """Fill in the sizes of some images of a plan and adapt their boxes; return the images whose size has changed.
 
-    Their rows stay the same: an image whose rows would change fails. One of unknown size keeps its former size. Another
-    thread may run other images of the plan meanwhile.
+    An image whose rows would change fails. An image of unknown size keeps its former size. Another thread may run other
+    images of the plan meanwhile.
     """
     sizes, reasons = found
     is_new = (sizes > 0).all(axis=1) & (sizes != plan.image_hw[images]).any(axis=1)
@@ -188,8 +188,8 @@ def fill_in_sizes(
         fitted = planner.refit(boxes.take(rows), (height, width))
         if fitted is None:
             plan.errors[image] = (
-                f"its size is {height} x {width} (height x width), not what it was when the file was laid out, and "
-                f"gives other rows than the {rows.stop - rows.start} that the file has: start anew with --overwrite"
+                f"its size has changed to {height} x {width} (height x width), which gives other rows than the "
+                f"{rows.stop - rows.start} in the file; start over with --overwrite"
             )
         else:
             for name in ("boxes_px", "flag", "scale"):
@@ -202,7 +202,7 @@ def rows_of_table(
 ) -> BoxRows:
     """Make one row for each box whose image is an input: image by image, in the order of the box file.
 
-    ``image_of`` is the input of each image that the box file names, or -1. Scales are still to be chosen (-1).
+    ``image_of`` is the input of each image in the box file, or -1. Scales are left at -1, to be chosen.
     """
     image = image_of[table.image] if len(table) else np.empty(0, dtype=np.int64)
     kept = np.flatnonzero(image >= 0)
@@ -227,9 +227,9 @@ def rows_of_table(
 
 
 def rows_of_views(views_of: Callable[[tuple[int, int]], Views], image_hw: npt.NDArray[np.int32]) -> BoxRows:
-    """Make one row for each view of each image; scales are still to be chosen (-1) unless the views fix them.
+    """Make one row for each view of each image; scales are left at -1, to be chosen, unless the views fix them.
 
-    An image of unknown size, 0, gets as many rows as one of 1 x 1 pixels, with boxes of NaN.
+    An image of unknown size, 0, gets as many rows as an image of 1 x 1 pixels, with boxes of NaN.
     """
     sizes, inverse = np.unique(image_hw, axis=0, return_inverse=True)
     inverse = inverse.reshape(-1)
@@ -239,7 +239,7 @@ def rows_of_views(views_of: Callable[[tuple[int, int]], Views], image_hw: npt.ND
     boxes_px = np.empty((n_rows, 4))
     scale, mirrored = np.empty(n_rows, dtype=np.int16), np.empty(n_rows, dtype=bool)
     by_size = np.split(np.argsort(inverse, kind="stable"), np.cumsum(np.bincount(inverse))[:-1])
-    # Without images, one empty group is left.
+    # np.split gives one empty group if there are no images.
     for own, size, images in zip(views, sizes, by_size, strict=False):
         rows = ranges[images, :1] + np.arange(len(own.ids))
         boxes_px[rows] = own.boxes_px if size.all() else np.nan
@@ -272,13 +272,15 @@ def _make_ranges(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 def choose_scales(
     rows: BoxRows, image_hw: npt.NDArray[np.int32], short_sides: Sequence[int | None]
 ) -> BoxRows:
-    """Choose the scale of each row of scale -1, if its box has an area and the size of its image is known."""
+    """Choose the scale of each row of scale -1 whose box has an area and whose image size is known."""
     boxes = rows.boxes
     row_hw = image_hw[rows.row_images]
     clipped, _ = clip_boxes(boxes.boxes_px, row_hw)
     scale = boxes.scale.copy()
     open_rows = (scale < 0) & ~boxes.is_degenerate & (row_hw > 0).all(axis=1)
-    short_side = row_hw.min(axis=1, keepdims=True)  # apart from the box, the choice depends on nothing else
+    short_side = row_hw.min(
+        axis=1, keepdims=True
+    )  # besides the box, the only value that the choice depends on
     for group in _group_rows(short_side, np.flatnonzero(open_rows)):
         square = (int(short_side[group[0], 0]),) * 2
         scale[group] = best_scales(clipped[group], square, short_sides)
@@ -294,9 +296,9 @@ def drop_duplicates(
     projector: Projector,
     map_sizes: MapSizes,
 ) -> BoxRows:
-    """Drop rows with the same region of the same maps as an earlier row; ``box_row`` then points to that row.
+    """Drop rows with the same regions as an earlier row of the image and scale; ``box_row`` then points to that row.
 
-    Images whose ``input_hw``, ``(N, S, 2)``, is 0 keep all their rows.
+    Images whose ``input_hw``, ``(N, S, 2)``, is 0 keep all rows.
     """
     boxes, image = rows.boxes, rows.row_images
     usable = np.asarray((input_hw > 0).all(axis=(1, 2)))

@@ -1,4 +1,4 @@
-"""A request, resolved once for all its parts: settings, network, boxes, inputs, decoder and scratch folder."""
+"""Resolves a request once for all its parts: settings, network, boxes, inputs, decoder and scratch folder."""
 
 import contextlib
 import dataclasses
@@ -50,8 +50,8 @@ OnProbe = Callable[[int, int], None]
 
 _MAX_AUTO_WORKERS = 16
 _MIN_IMAGES_PER_WORKER = 16  # a worker takes 0.2 s to start, the time of some 50 small images
-_PROBE_BYTES = 1 << 20  # of memory for decoded images: the least, as headers need none
-_MOST_MEASURED_FIRST = 50_000  # files; with more, the network would wait too long for the headers
+_PROBE_BYTES = 1 << 20  # memory for decoded images: the minimum, as headers need none
+_MOST_MEASURED_FIRST = 50_000  # files; with more, the network would wait too long for headers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ class Run:
     def measures_first(self) -> bool:
         """True to read all image headers before the first image is run; False to read them chunk by chunk.
 
-        If rows depend on image sizes, it is necessary. Otherwise it is worthwhile if it is quick: the summary is more
+        Rows that depend on image sizes require it. Otherwise it is done if it is quick: the summary is then more
         complete, and batches of one input size are larger.
         """
         if self.planner is not None and self.planner.needs_sizes:
@@ -103,7 +103,7 @@ class Run:
         )
 
     def plan_inputs(self) -> Plan:
-        """Plan all images and rows of the inputs, reading headers first if that is required."""
+        """Plan all images and rows of the inputs, after reading headers if :attr:`measures_first`."""
         every = np.arange(len(self.listing.paths))
         found: FoundSizes = (np.zeros((len(every), 2), dtype=np.int32), {})
         versions = None
@@ -116,7 +116,7 @@ class Run:
         return make_plan(self.listing, *found, self.config.input, rows, versions=versions)
 
     def read_sizes(self, inputs: npt.NDArray[np.int64]) -> FoundSizes:
-        """Read the headers of some inputs; ``(n,)`` int64 are their positions in the listing."""
+        """Read the headers of inputs, given their positions ``(n,)`` int64 in the listing."""
         return read_sizes(
             self.listing.storage, inputs, decoder=self.decoder, scratch=self.scratch, on_probe=self.on_probe
         )
@@ -124,7 +124,10 @@ class Run:
     def measure(
         self, plan: Plan, images: npt.NDArray[np.int64], found: FoundSizes | None = None
     ) -> npt.NDArray[np.int64]:
-        """Fill the sizes of images ``(n,)`` of a plan in, unless ``found`` by reading them; return what has changed."""
+        """Fill in the sizes of images ``(n,)`` of a plan; return the images whose size has changed.
+
+        ``found`` are the sizes; None to read the headers.
+        """
         if found is None:
             plan.note_versions(images)
             found = self.read_sizes(plan.storage_index[images])
@@ -133,7 +136,7 @@ class Run:
     def make_describer(
         self, norm_factors: tuple[float, ...] | None, spec: DescriptorSpec | None = None
     ) -> Describer:
-        """Make a describer of this network, given the factors of ``meannorm``; by default for the run's descriptor."""
+        """Make a describer, with the factors of ``meannorm`` if any; ``spec`` replaces the descriptor settings."""
         return Describer(
             self.backbone,
             dataclasses.replace(self.config, descriptor=spec or self.config.descriptor),
@@ -143,7 +146,7 @@ class Run:
         )
 
     def open_prober(self) -> contextlib.closing[Decoder]:
-        """Start a small second decoder, for headers only."""
+        """Start a small second decoder for headers."""
         n_workers = 0 if self.request.run.workers == 0 else 1
         return contextlib.closing(_open_decoder(self.request, self.config, n_workers, _PROBE_BYTES))
 
@@ -158,7 +161,7 @@ def open_run(
 ) -> Iterator[Run]:
     """List the inputs, load network and boxes, start the decoder and make a scratch folder; release them on exit.
 
-    A ``listing`` is given if the inputs have been listed already.
+    Pass a ``listing`` if the inputs have been listed already.
 
     Raises:
         SppfeatError: inputs, settings, boxes or weights are invalid.
@@ -211,7 +214,7 @@ def open_run(
 
 
 def read_chosen_boxes(choice: BoxChoice | None, *, encoding: str | None = None) -> BoxFile | None:
-    """Read the box file that the user chose, if any, in an encoding, and apply the user's convention."""
+    """Read the box file that the user chose, if any, and apply the user's convention."""
     if choice is None or not choice.is_file:
         return None
     if not os.path.lexists(choice.boxes):
@@ -251,7 +254,7 @@ def configure(
     boxes: BoxChoice | None = None,
     box_file: BoxFile | None = None,
 ) -> ExtractConfig:
-    """Combine the settings that determine a descriptor, but for ``normalize_from``: see :func:`adopt_mean_norm`.
+    """Combine the settings that determine a descriptor, except ``normalize_from``: see :func:`adopt_mean_norm`.
 
     Raises:
         ConfigError: settings are incompatible with each other, or with the backbone's head.
@@ -279,7 +282,7 @@ def configure(
 
 
 def adopt_mean_norm(config: ExtractConfig, path: Path | None) -> ExtractConfig:
-    """Return the settings with the normalization and the factors of a file made with ``meannorm``, if any is given.
+    """Return the settings with the normalization and factors of a file made with ``meannorm``, if a path is given.
 
     Raises:
         StoreError: the file is not a feature file.
@@ -291,17 +294,19 @@ def adopt_mean_norm(config: ExtractConfig, path: Path | None) -> ExtractConfig:
         recorded, factors = file.config, file.norm_factors
     if recorded.descriptor.mean_norm is None or factors is None:
         raise ConfigError(
-            f"--normalize-from {str(path)!r}: it was made with --normalize {recorded.descriptor.normalize}; "
-            "allowed: a file made with meannorm"
+            f"--normalize-from {str(path)!r} was made with --normalize {recorded.descriptor.normalize}; "
+            "give a file made with meannorm"
         )
     wanted = config.descriptor.normalize
     if wanted not in ("none", recorded.descriptor.normalize):
         raise ConfigError(
-            f"--normalize-from {str(path)!r} has {recorded.descriptor.normalize}, and --normalize says {wanted}"
+            f"--normalize-from {str(path)!r} was made with {recorded.descriptor.normalize}, but --normalize is {wanted}"
         )
     differences = descriptor_differences(recorded, config, ignoring=("normalize",))
     if differences:
-        raise ConfigError(f"--normalize-from {str(path)!r} has other descriptors: {'; '.join(differences)}")
+        raise ConfigError(
+            f"--normalize-from {str(path)!r} was made with different settings: {'; '.join(differences)}"
+        )
     descriptor = dataclasses.replace(
         config.descriptor, normalize=recorded.descriptor.normalize, norm_factors=factors
     )
@@ -311,7 +316,7 @@ def adopt_mean_norm(config: ExtractConfig, path: Path | None) -> ExtractConfig:
 def make_row_planner(
     choice: BoxChoice | None, config: ExtractConfig, backbone: Backbone, box_file: BoxFile | None
 ) -> RowPlanner | None:
-    """Make the planner for the rows of boxes; None for whole images.
+    """Make the planner of rows for boxes; None for whole images.
 
     Raises:
         ConfigError: boxes cannot be projected to the maps of this backbone.
@@ -330,7 +335,7 @@ def make_row_planner(
 
 
 def descriptor_columns(config: ExtractConfig, backbone: Backbone) -> tuple[ColumnBlock, ...]:
-    """Return the blocks of columns of a descriptor: one per layer and level, or a single one for a head."""
+    """Return the blocks of columns of a descriptor: one per layer and level, or a single block for a head."""
     if backbone.head is not None:
         return column_blocks((backbone.head.name,), (backbone.head.channels,), (1,))
     return column_blocks(backbone.spec.layers, backbone.channels, config.descriptor.levels)

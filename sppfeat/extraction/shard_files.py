@@ -1,4 +1,4 @@
-"""The files of a plan that is cut into shards, some of which may not exist yet, and a run that fills all of them."""
+"""The files of a plan that is cut into shards, and a run that fills them one after another."""
 
 import contextlib
 import os
@@ -32,7 +32,7 @@ __all__ = ["PartsInTurn", "ShardFiles", "open_parts_in_turn"]
 
 
 class ShardFiles:
-    """The files of a plan that is cut into shards, and what they hold; shards are numbered from 0 here.
+    """The files of a plan that is cut into shards, numbered from 0; some may not exist yet.
 
     The ``pattern`` of their paths has ``{shard}`` in place of the number; for the bounds see
     :func:`sppfeat.extraction.plan.cut_plan`.
@@ -59,7 +59,7 @@ class ShardFiles:
         *,
         lock_seconds: float = 0.0,
     ) -> Iterator[Part]:
-        """Lock a shard's file, and find what is left to do; a new file gets the factors of ``meannorm``, if given."""
+        """Lock the file of a shard and find the work left; a new file gets the factors of ``meannorm``, if given."""
         cut = cut_shard(self.plan, self._choices[index], self.bounds, has_views=run.has_views)
         with open_output(run.request, self.paths[index], lock_seconds=lock_seconds) as output:
             part = find_part(run, output, cut)
@@ -67,7 +67,7 @@ class ShardFiles:
             yield part
 
     def check(self, run: Run) -> tuple[float, ...] | None:
-        """Refuse files of another plan or other settings; return the factors of ``meannorm`` in the files, if any."""
+        """Refuse files of another plan or of different settings; return their factors of ``meannorm``, if any."""
         factors = None
         for choice, path in zip(self._choices, self.paths, strict=True):
             if not path.exists():
@@ -77,16 +77,14 @@ class ShardFiles:
                 found, factors = file.shard, file.norm_factors
             wanted = shard_record(self.plan, choice, self.bounds)
             if differences or found != wanted:
-                reason = f"it was made with other settings: {'; '.join(differences)}"
+                reason = f"it was extracted with different settings: {'; '.join(differences)}"
                 if not differences:
-                    reason = f"it has {found or 'all images'}, and not {wanted} of these inputs"
-                raise StoreError(
-                    f"{str(path)!r} exists and cannot be continued; use another output, or remove it: {reason}"
-                )
+                    reason = f"it holds {found or 'all images'}, not {wanted} of these inputs"
+                raise StoreError(f"cannot continue {str(path)!r}: {reason}. Remove it, or use another output")
         return factors
 
     def status(self) -> npt.NDArray[np.uint8]:
-        """Return ``(N,)`` uint8, the status of each image of the plan; reads only files that have changed."""
+        """Return ``(N,)`` uint8, the status of each image of the plan; read only files that have changed."""
         for i, path in enumerate(self.paths):
             try:
                 version = FileVersion.of(path)
@@ -99,7 +97,7 @@ class ShardFiles:
         return np.array(self._status)
 
     def find_changed(self, run: Run, status: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-        """Return ``(N,)`` bool, True for finished images whose files have changed; the run gets a note on them."""
+        """Return ``(N,)`` bool, True for finished images whose files have changed; add a note to the run."""
         versions = np.full((self.plan.n_images, 2), UNKNOWN, dtype=np.int64)
         roots = set()
         for i, path in enumerate(self.paths):
@@ -118,7 +116,7 @@ class ShardFiles:
         return changed
 
     def unfinished(self, status: npt.NDArray[np.uint8], *, with_failures: bool) -> list[int]:
-        """Return the shards with pending images, or with failed ones if those count."""
+        """Return the shards with pending images, or with pending or failed ones if ``with_failures``."""
         is_left = _is_to_do(status, with_failures=with_failures)
         return [i for i in range(len(self.paths)) if is_left[self.images_of(i)].any()]
 
@@ -137,9 +135,9 @@ class ShardFiles:
         )
 
     def outcome(self, known: dict[int, Outcome], *, reads_others: bool = True) -> Outcome:
-        """Count the images of all shards by status, given the outcomes known already; those without a file are pending.
+        """Count the images of all shards by status, given the outcomes known already; missing files count as pending.
 
-        Other files that exist are read only if ``reads_others``: they may be still to be replaced.
+        Other files are read only if ``reads_others``: with ``--overwrite`` they are yet to be replaced.
         """
         found = [
             known[i] if i in known else read_outcome(path)
@@ -154,7 +152,7 @@ def _is_to_do(status: npt.NDArray[np.uint8], *, with_failures: bool) -> npt.NDAr
 
 
 class PartsInTurn:
-    """The parts of a plan, which this process takes one after another; its name has ``{shard}`` for the number."""
+    """The parts of a plan, filled by this process one after another; ``name`` has ``{shard}`` for the number."""
 
     def __init__(self, run: Run, files: ShardFiles) -> None:
         self.run = run
@@ -166,13 +164,13 @@ class PartsInTurn:
             self._changed = files.find_changed(run, files.status())
 
     def summary(self) -> PlanSummary:
-        """Summarize the run before it starts, given the files that exist already."""
+        """Summarize the run before it starts, from the files that exist."""
         status = self._files.status()
         if self.run.request.overwrite:
-            status = np.zeros_like(status)  # files that will be replaced count as not done
+            status = np.zeros_like(status)  # all files will be replaced
         elif self.run.request.runs_changed:
             status[self._changed] = Status.PENDING
-        shard = f"all of {len(self._files.paths)}, one after the other"
+        shard = f"all {len(self._files.paths)}, one after the other"
         return self._files.summary(self.run, status, output=self.name, shard=shard)
 
     def fill(
@@ -201,12 +199,12 @@ class PartsInTurn:
 def open_parts_in_turn(
     request: Request, *, on_probe: OnProbe, on_download: OnDownload
 ) -> Iterator[PartsInTurn]:
-    """Plan an extraction into shards of ``request.shard_bytes`` of descriptors at most; nothing is written yet."""
+    """Plan an extraction into shards of at most ``request.shard_bytes`` of descriptors; write nothing yet."""
     shard_bytes = request.shard_bytes
     if shard_bytes is None or PLACEHOLDER not in str(request.output):
         raise ConfigError(
-            f"the output {str(request.output)!r} is one file; allowed with --shard-size: a name with {PLACEHOLDER}, "
-            "which stands for the number of each"
+            f"the output {str(request.output)!r} is a single file; --shard-size needs a name with {PLACEHOLDER}, "
+            "which stands for the number of each file"
         )
     if url_of(request.output) is None:
         request = replace(request, output=Path(os.path.abspath(request.output)))

@@ -31,9 +31,9 @@ def test_a_run_with_boxes_says_what_it_understood_and_what_became_of_them(folder
         "images:      12 (5 distinct input sizes)\n",
         f"boxes:       4 from {boxes} (CSV: x0,y0,x1,y1 in pixels, 0-based), 3 rows\n",
         "box classes: 2: one (2), two (1)\n",
-        "1 box is of 1 image that is not among the inputs: 'gone.png'",
-        "10 images have no boxes, and no rows: ",
-        "1 box reaches over the border of its image and is clipped to it: [-5, 0, 20, 30] of 'cat/img1.png'",
+        "1 box refers to 1 image that is not in the input: 'gone.png'",
+        "10 images have no boxes and get no rows: ",
+        "1 box extends beyond its image and is clipped to it: [-5, 0, 20, 30] of 'cat/img1.png'",
         "1 box has no area inside its image: its row is NaN: [9, 9, 9, 9] of 'cat/img3.png'",
         "boxes: 3 rows, 2 with a descriptor, 1 clipped to the image, 1 without area in the image (NaN)\n",
     ):
@@ -158,7 +158,12 @@ def test_names_and_ids_are_decided_by_options_and_said_before_the_run(folder, tm
     )
     named = ["--box-images", instances, "--box-categories", instances]
     for boxes, options, expected, note in (
-        (annotations, [], "of_img0", "2 annotations are named like an input and name another one inside"),
+        (
+            annotations,
+            [],
+            "of_img0",
+            "2 annotation files have the names of inputs but name another input inside",
+        ),
         (annotations, ["--box-names", "inside"], "of_img1", ""),
         (results, named, "cat", ""),
     ):

@@ -56,7 +56,9 @@ def test_multiples_and_fast_decoding_are_said_before_the_run_and_kept_in_the_fil
     settings = ["--round-to", "32", "--decode", "fast"]
     result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY, *settings, code=0)
     assert "12 (2 distinct input sizes, multiples of 32)" in result.stderr
-    assert re.search(r"note: +--decode fast: .* by 2 to 15 %; 0 of 12 images are as large", result.stderr)
+    assert re.search(
+        r"note: +--decode fast decodes .* by 2 to 15 %; 0 of 12 images are large enough", result.stderr
+    )
     shown = run("info", tmp_path / "f.h5").stdout
     assert "round_to = 32" in shown
     assert "decode = fast" in shown
@@ -76,9 +78,9 @@ def test_images_with_few_of_16_bits_are_noted_once_at_the_end(tmp_path, workers)
     command = ["extract", tmp_path / "in", "-o", tmp_path / "f.h5", *TINY, "--workers", workers, "--flip"]
     result = run(*command, code=0)
     note = (
-        "note: 2 images use less than a quarter of the range of 16-bit samples, such as '0.png' (0 to 3599): "
+        "note: 2 16-bit images use less than a quarter of the range of values, such as '0.png' (0 to 3599), "
     )
-    assert result.stderr.count("16-bit samples") == result.stderr.count(note) == 1
+    assert result.stderr.count("16-bit") == result.stderr.count(note) == 1
     assert "scale the values to 0..65535 and extract again" in result.stderr
     assert "16-bit" not in run(*command, code=0).stderr  # nothing was decoded
 

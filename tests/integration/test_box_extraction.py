@@ -314,7 +314,7 @@ def test_windows_of_an_image_whose_number_was_not_known_need_a_new_file(folder, 
     extract([folder], tmp_path / "f.h5", retry_failed=True, **by_pixels)
     with sppfeat.open(tmp_path / "f.h5") as file:
         assert list(file.errors) == [0]
-        assert "start anew with --overwrite" in file.errors[0]
+        assert "start over with --overwrite" in file.errors[0]
     extract([folder], tmp_path / "f.h5", overwrite=True, **by_pixels)
     assert_all_done(tmp_path / "f.h5")
 
@@ -540,4 +540,4 @@ def test_verify_finds_a_row_of_another_region(made):
     with h5py.File(made, "r+") as file:
         file["row_region"][:, :, 2:] += 1
     with sppfeat.open(made) as file:
-        assert any("is of the region" in text for text in recompute_rows(file, 3).problems)
+        assert any("pools the region" in text for text in recompute_rows(file, 3).problems)

@@ -290,7 +290,7 @@ def test_the_same_command_continues(nodes, pictures, tmp_path, monkeypatch):
         assert (code, found["plan"]["to_do"]) == (3, 0)
         code, said = ray_command(nodes, mine, output, *options, "--retry-failed")
         assert code == 1
-        assert "2 images to do, and --engine ray did not begin it: --engine local continues it" in said
+        assert "2 images left, but was not started with --engine ray; continue it with --engine local" in said
 
 
 def test_the_example_of_the_page_on_clusters(nodes, photos, tmp_path, monkeypatch):
@@ -438,10 +438,10 @@ def test_a_part_of_an_actor_that_dies_after_the_stop_is_left(folder, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": "0.0.1"}, "and the run was planned with 0.0.1"),
+        ({"version": "0.0.1"}, "but the run was planned with 0.0.1"),
         ({"running": Path("/nowhere/running")}, "does not see the folder '/nowhere'"),
         ({}, "does not see the inputs, such as"),
-        ({"config": None}, "has other settings than where the run was planned: levels: the plan has [1]"),
+        ({"config": None}, "resolves the settings differently than the plan: levels: the plan has [1]"),
     ],
 )
 def test_nodes_that_cannot_take_part(folder, tmp_path, changes, message):
@@ -547,7 +547,7 @@ def test_parts_of_other_inputs_or_settings_are_not_continued(folder, tmp_path):
     (parts_folder(output) / "00001-of-00002.h5").rename(parts_folder(output) / "00001-of-00001.h5")
 
     def refusal(**changes):
-        with pytest.raises(StoreError, match="cannot be continued") as error, open_parts(asked(**changes)):
+        with pytest.raises(StoreError, match="cannot continue") as error, open_parts(asked(**changes)):
             pass
         return str(error.value)
 

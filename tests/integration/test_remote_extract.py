@@ -154,4 +154,4 @@ def test_shards_of_a_size_are_uploaded_one_by_one(uploads, photos, whole, tmp_pa
 
 def test_several_processes_cannot_share_what_is_elsewhere(uploads, photos):
     result = run("extract", photos, "-o", "s3://bucket/f.h5", "--shard", "1/2", "--shared", code=2)
-    assert "--shared is for an output of this machine" in result.output
+    assert "--shared needs an output on this machine" in result.output

@@ -182,9 +182,9 @@ def test_a_shard_is_continued_by_the_same_shard_only(folder, tmp_path):
     extraction, _ = extract([folder], output, stop_after=1, **one)
     assert extraction.outcome().pending
     for shard, asked in ((ShardChoice(2, 2), "shard 2/2"), (ShardChoice(1, 3), "shard 1/3"), (None, "all")):
-        with pytest.raises(StoreError, match=rf"it has shard 1/2, images 0 to .* of {N}, and {asked}"):
+        with pytest.raises(StoreError, match=rf"it holds shard 1/2, images 0 to .* of {N}, not {asked}"):
             extract([folder], output, shard=shard)
-    with pytest.raises(StoreError, match="it has shard 1/2"):
+    with pytest.raises(StoreError, match="it holds shard 1/2"):
         extract([folder], output, shard=ShardChoice(1, 2), shared=True)
     extraction, _ = extract([folder], output, **one)
     assert not extraction.outcome().pending
@@ -201,9 +201,9 @@ def test_images_that_vanish_or_appear_are_said_of_a_shard(tmp_path):
     write_image(tmp_path / "in" / "8.png", 50, 50, seed=8)
     write_image(tmp_path / "in" / "9.png", 50, 50, seed=9)
     extraction, _ = extract([tmp_path / "in"], tmp_path / "f.h5", **one)
-    assert extraction.outcome().failures == [Failure("3.png", "vanished: not among the inputs any more")]
+    assert extraction.outcome().failures == [Failure("3.png", "missing from the inputs")]
     assert (
-        "there are 9 inputs, and were 8 when the shards were cut: new ones are in no shard"
+        "there were 8 inputs when the shards were cut, and now there are 9; new inputs belong to none of the shards"
         in extraction.run.notes
     )
 
@@ -315,7 +315,7 @@ def in_parts(folder, tmp_path, *, rows=4, **changes):
 def test_shards_of_a_size_are_made_one_after_the_other_and_continued(folder, whole, tmp_path):
     one = {"run": ONE_BY_ONE}
     with in_parts(folder, tmp_path, **one) as parts:
-        assert parts.summary().shard == "all of 3, one after the other"
+        assert parts.summary().shard == "all 3, one after the other"
         seen = []
 
         def stop():
@@ -362,7 +362,7 @@ def test_shards_of_other_inputs_are_not_continued(folder, tmp_path):
         write_image(tmp_path / "other" / f"{i}.png", 60, 50, seed=i)
     with (
         in_parts(tmp_path / "other", tmp_path) as parts,
-        pytest.raises(StoreError, match="cannot be continued"),
+        pytest.raises(StoreError, match="cannot continue"),
     ):
         parts.fill()
 
@@ -418,9 +418,9 @@ def test_pending_images_of_other_shards_are_no_interruption(folder, tmp_path):
         (("--shard", "0/3"), "allowed: 1/3 to 3/3"),
         (("--shard", "auto"), "neither torchrun"),
         (("--shard", "1/12"), "12 shards of 11 images; allowed: 1 to 11"),
-        (("--shard", "1/2", "--shared", "-o", "{shard}.h5"), "all shards have one output"),
-        (("-o", "{shard}.h5"), "it goes with shards"),
-        (("--shard-size", "1MB"), "allowed with --shard-size: a name with {shard}"),
+        (("--shard", "1/2", "--shared", "-o", "{shard}.h5"), "all shards go into one output"),
+        (("-o", "{shard}.h5"), "which needs --shard or --shard-size"),
+        (("--shard-size", "1MB"), "--shard-size needs a name with {shard}"),
         (("--shard-size", "1 mile"), "is not a size; allowed: bytes"),
         (("--shard-size", "IB"), "is not a size; allowed: bytes"),
     ],
@@ -437,5 +437,9 @@ def test_an_output_that_is_read_is_refused(folder, tmp_path):
     write_image(photo, 50, 50, seed=0)
     before = photo.read_bytes()
     result = run("extract", photo, "-o", photo, "--overwrite", code=2)
+    assert "would be an HDF5 file with the suffix .png" in result.output
+    assert photo.read_bytes() == before
+    (tmp_path / "photo.h5").symlink_to(photo)
+    result = run("extract", photo, "-o", tmp_path / "photo.h5", "--overwrite", code=2)
     assert "is also an input; allowed: another file" in result.output
     assert photo.read_bytes() == before

@@ -201,7 +201,7 @@ def test_a_listed_file_that_is_gone_is_missing(folder, tmp_path):
     extract([tmp_path / "list.csv"], tmp_path / "f.h5")
     (folder / "a" / "2.png").unlink()
     extraction, _ = extract([tmp_path / "list.csv"], tmp_path / "f.h5")
-    assert notes(extraction, "1 image file is gone, such as 'a/2.png'")
+    assert notes(extraction, "1 image file no longer found, such as 'a/2.png'")
     extraction, _ = extract([tmp_path / "list.csv"], tmp_path / "f.h5", update=True)
     (note,) = notes(extraction, "update: ")
     assert note.startswith("update: 0 new, 0 changed, 1 missing")
@@ -216,7 +216,7 @@ def test_a_file_of_an_older_version_is_continued_and_says_what_it_cannot_tell(fo
     write_image(folder / "a" / "2.png", 70, 44, seed=20)
     extraction, progress = extract([folder], output, update_changed=True)
     assert progress.n_done == 0
-    assert notes(extraction, "does not record")
+    assert notes(extraction, "did not record modification times")
     # A longer file has room for them, and knows those of the new images.
     write_image(folder / "a" / "new.png", 70, 44, seed=21)
     extract([folder], output, update=True)
@@ -308,7 +308,10 @@ def test_verify_says_which_images_have_changed(folder, tmp_path, height, width):
     assert warning.startswith("2 images changed since they were extracted, such as 'a/4.png' (was ")
     assert warning.endswith("'sppfeat extract --update-changed' runs them again")
     problems = "\n".join(found.recomputed.problems)
-    assert f"a/4.png') changed since: was 60 x 59, is {height} x {width} (height x width)" in problems
+    assert (
+        f"a/4.png'): the image has changed since extraction (was 60 x 59, is {height} x {width}; height x width)"
+        in problems
+    )
     assert "bomb" not in problems
 
 
@@ -318,7 +321,7 @@ def test_verify_explains_a_row_that_differs_by_the_change_of_its_image(folder, t
     found = sppfeat.verify(tmp_path / "f.h5", recompute=6)
     (problem,) = found.recomputed.problems
     assert "differs by" in problem
-    assert "; its image changed since: " in problem
+    assert "; the image has changed since extraction (" in problem
 
 
 @pytest.mark.parametrize(

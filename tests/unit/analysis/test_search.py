@@ -185,7 +185,7 @@ def test_names_with_odd_characters(whole, pictures, tmp_path, monkeypatch):
         (["{}/cat/img1.png#1,2,3"], 2, "its box is '1,2,3'; allowed: x0,y0,x1,y1, in pixels"),
         (["{}/cat/img1.png#1,2,nan,4"], 1, "the box has no area in its image of 60 x 45 pixels"),
         (["row:1", "{}/cat/img1.png", "{}/dog/img8.png"], 1, "dog/img8.png': "),
-        (["{}/cat/img1.png", "--weights", "none"], 1, "are not those of the file"),
+        (["{}/cat/img1.png", "--weights", "none"], 1, "differ from the weights that made the file"),
     ],
 )
 def test_queries_that_are_wrong(whole, pictures, args, code, message):

@@ -87,7 +87,7 @@ def test_a_file_that_records_no_versions_tells_no_changes(storage):
         (
             (4, 0),
             (4, NOON),
-            "same size, was of 1970-01-01 00:00:00.000 UTC, is of 2023-11-14 22:13:20.000 UTC",
+            "same size, modified 2023-11-14 22:13:20.000 UTC, was 1970-01-01 00:00:00.000 UTC",
         ),
         ((4, NOON), (4, NOON), ""),
         ((-1, NOON), (4, -1), ""),

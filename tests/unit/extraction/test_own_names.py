@@ -9,7 +9,7 @@ from sppfeat.errors import BoxError
 from sppfeat.extraction.own_names import match_table
 
 PATHS = [b"im0.jpg", b"im1.jpg", b"im2.jpg"]
-BOTH, ONE = "names another one inside", "names no input inside"
+BOTH, ONE = "names another input inside", "names no input inside"
 
 
 def table_of(*names):
@@ -35,19 +35,23 @@ def test_the_input_of_two_names(inside, own, image, said):
     assert image_of.tolist() == [image, 2]
     notes = [note for note in notes if "--box-names inside" in note]
     assert len(notes) == (said is not None)
-    assert all(note.startswith("1 annotation is named like an input") and said in note for note in notes)
+    assert all(
+        note.startswith("1 annotation file has the name of an input") and said in note for note in notes
+    )
 
 
 def test_swapped_names():
     table = table_of((b"im1.jpg", b"im0"), (b"im0.jpg", b"im1"))
     image_of, (note,) = match_table(table, b"/r", PATHS)
     assert image_of.tolist() == [0, 1]
-    assert "'im0' says 'im1.jpg' and is taken for 'im0.jpg'" in note
+    assert "'im0' names 'im1.jpg' and is used for 'im0.jpg'" in note
 
 
 def test_two_annotations_of_one_input_are_refused():
     table = table_of((b"im1.jpg", b"im0"), (b"im0.jpg", b"frame7"))
-    with pytest.raises(BoxError, match=r"'im1\.jpg' and 'im0\.jpg' inside, are of 'im0\.jpg'.*--box-names"):
+    with pytest.raises(
+        BoxError, match=r"'im1\.jpg' and 'im0\.jpg' inside, belong to 'im0\.jpg'.*--box-names"
+    ):
         match_table(table, b"/r", PATHS)
 
 

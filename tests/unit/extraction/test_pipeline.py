@@ -120,7 +120,9 @@ def test_an_image_that_is_too_large_by_itself_fails_with_a_reason():
     assert sorted(sink.done) == [i for i in range(N) if i not in (3, 7)]
     assert set(sink.failed) == {3, 7}
     for reason in sink.failed.values():
-        assert reason.startswith("not enough memory on cuda:0 for this image alone, 40 x 60 (height x width)")
+        assert reason.startswith(
+            "not enough memory on cuda:0 for this image alone (network input 40 x 60, height x width)"
+        )
         assert "--max-pixels" in reason
 
 
@@ -130,7 +132,7 @@ def test_a_failure_of_decoding_is_not_hidden_by_one_of_memory():
     assert len(sink.failed) == N - 1
 
 
-@pytest.mark.parametrize(("value", "said"), [(np.nan, "1 of the 2 values"), (1e6, "beyond float16")])
+@pytest.mark.parametrize(("value", "said"), [(np.nan, "1 of 2 values"), (1e6, "but float16 at most 65504")])
 def test_values_that_cannot_be_stored_fail_or_are_kept(value, said):
     device = Device(values={4: value})
     sink = run(device, dtype="float16")

@@ -35,18 +35,18 @@ def test_factors_are_taken_from_a_file(scaled_file, normalize):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"normalize": "l2"}, "has meannorm:20, and --normalize says l2"),
-        ({"levels": (1,)}, r"other descriptors: levels: \[1, 2\] in the file, \[1\] in this command"),
-        ({"layers": ("layer4", "layer3")}, "other descriptors: layers"),
+        ({"normalize": "l2"}, "was made with meannorm:20, but --normalize is l2"),
+        ({"levels": (1,)}, r"different settings: levels: \[1, 2\] in the file, \[1\] in this command"),
+        ({"layers": ("layer4", "layer3")}, "different settings: layers"),
         (
             {"input_spec": InputSpec(size=300)},
-            "other descriptors: size: 224 in the file, 300 in this command",
+            "different settings: size: 224 in the file, 300 in this command",
         ),
-        ({"input_spec": InputSpec(flip=True)}, "other descriptors: flip"),
-        ({"weights_sha256": "1" * 64}, "other descriptors: weights_sha256"),
+        ({"input_spec": InputSpec(flip=True)}, "different settings: flip"),
+        ({"weights_sha256": "1" * 64}, "different settings: weights_sha256"),
         (
             {"name": "resnet34"},
-            "other descriptors: backbone: 'resnet18' in the file, 'resnet34' in this command",
+            "different settings: backbone: 'resnet18' in the file, 'resnet34' in this command",
         ),
     ],
 )
@@ -57,5 +57,5 @@ def test_factors_of_other_descriptors_are_refused(scaled_file, changes, message)
 
 def test_a_file_without_a_mean_norm_is_refused(tmp_path):
     path = new_file(tmp_path / "plain.h5")
-    with pytest.raises(ConfigError, match="made with --normalize none; allowed: a file made with meannorm"):
+    with pytest.raises(ConfigError, match="made with --normalize none; give a file made with meannorm"):
         adopt_mean_norm(scaled_config(), path)

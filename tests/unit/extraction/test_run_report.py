@@ -75,9 +75,9 @@ def test_a_summary_of_windows():
 def test_notes_name_the_first_of_each_kind():
     plan, table = of_file(BOXES, SIZES)
     assert box_notes(plan, plan.boxes, table) == [
-        "3 boxes are of 2 images that are not among the inputs: 'x.jpg', 'y.jpg'",
-        "1 image has no boxes, and no rows: '1.jpg'",
-        "2 boxes reach over the border of their image and are clipped to it: [0, 0, 60, 60.25] of '0.jpg' "
+        "3 boxes refer to 2 images that are not in the input: 'x.jpg', 'y.jpg'",
+        "1 image has no boxes and gets no rows: '1.jpg'",
+        "2 boxes extend beyond their image and are clipped to it: [0, 0, 60, 60.25] of '0.jpg' "
         "(80 x 60); [-1, -1, 200, 200] of '2.jpg' (2000 x 60)",
         "2 boxes have no area inside their image: their rows are NaN: [5, 5, 5, 5] of '0.jpg' (80 x 60); "
         "[nan, 0, 1, 1] of '0.jpg' (80 x 60)",
@@ -90,11 +90,9 @@ def test_notes_name_three_examples_of_many():
     ]
     plan, table = of_file(boxes, [(60, 80)] * 6)
     unused, empty, clipped = box_notes(plan, plan.boxes, table)
-    assert (
-        unused == "5 boxes are of 5 images that are not among the inputs: 'x0.jpg', 'x1.jpg', 'x2.jpg', ..."
-    )
-    assert empty == "5 images have no boxes, and no rows: '1.jpg', '2.jpg', '3.jpg', ..."
-    assert clipped.startswith("5 boxes reach over")
+    assert unused == "5 boxes refer to 5 images that are not in the input: 'x0.jpg', 'x1.jpg', 'x2.jpg', ..."
+    assert empty == "5 images have no boxes and get no rows: '1.jpg', '2.jpg', '3.jpg', ..."
+    assert clipped.startswith("5 boxes extend beyond")
     assert clipped.endswith("[2, 0, 102, 5] of '0.jpg' (80 x 60); ...")
 
 
@@ -102,7 +100,7 @@ def test_no_boxes_at_all():
     plan, table = of_file([], [(60, 80)], images=["0.jpg"])
     assert box_notes(plan, plan.boxes, table) == [
         "the box file has no boxes",
-        "1 image has no boxes, and no rows: '0.jpg'",
+        "1 image has no boxes and gets no rows: '0.jpg'",
     ]
     found = summary(plan)
     assert (found.boxes, found.rows, found.same_region, found.images_without_boxes) == (0, 0, 0, 1)
@@ -145,7 +143,7 @@ def test_boxes_of_two_classes_in_one_row_are_said():
         (
             [(0.1, 0.2, 0.6, 0.9)] * 9,
             "percent",
-            "9 boxes, all of them, lie within 0..1 and are read as percent",
+            "all 9 boxes lie within 0..1 but are read as percent",
         ),
         (
             [(0.1, 0.2, 0.6, 0.9)] * 9 + [(10, 20, 30, 40)],
@@ -179,7 +177,7 @@ def test_percent_read_as_pixels_are_said(box, units, n, hw, is_said):
     table = table_of([("0.jpg", box)] * n)
     table = dataclasses.replace(table, convention=BoxConvention(units=units))
     plan = planned([hw], table=table)
-    notes = [note for note in box_notes(plan, plan.boxes, table) if "say --box-units percent" in note]
+    notes = [note for note in box_notes(plan, plan.boxes, table) if "add --box-units percent" in note]
     assert len(notes) == is_said
 
 
@@ -188,16 +186,16 @@ def test_boxes_of_one_image_taken_for_the_one_input_of_another_name_are_said():
         table = dataclasses.replace(table_of([("x", (0, 0, 9, 9))]), images=PathTable([name]), names="single")
         plan = planned([(60, 80)], table=table)
         notes = box_notes(plan, plan.boxes, table)
-        assert any("taken for the one input, '0.jpg'" in note for note in notes) == is_said
+        assert any("used for the only input, '0.jpg'" in note for note in notes) == is_said
 
 
 def test_images_that_are_no_inputs_are_named():
     table = table_of([("elsewhere/0.jpg", (0, 0, 9, 9)), ("x.jpg", (0, 0, 9, 9)), ("0.jpg", (0, 0, 9, 9))])
     plan = planned([(60, 80), (60, 80)], table=table)
-    (note,) = (note for note in box_notes(plan, plan.boxes, table) if "not among" in note)
+    (note,) = (note for note in box_notes(plan, plan.boxes, table) if "not in the" in note)
     assert note.endswith("'elsewhere/0.jpg', 'x.jpg'")
-    (note,) = (n for n in box_notes(plan, plan.boxes, table, is_new=False) if "not among" in n)
-    assert "not among the images of the file" in note
+    (note,) = (n for n in box_notes(plan, plan.boxes, table, is_new=False) if "not in the" in n)
+    assert "not in the feature file" in note
 
 
 def size_notes(sizes, image_hw):
@@ -211,15 +209,13 @@ def test_images_of_another_size_than_the_box_file_says():
     # Named in another order than the inputs are in, one of them no input.
     sizes = {"4.jpg": (61, 80), "1.jpg": (30, 40), "x.jpg": (1, 1), "2.jpg": (30, 40), "0.jpg": (60, 80)}
     assert size_notes(sizes, known) == [
-        "2 images have another size than the box file says, such as '1.jpg': 80 x 60, in the box file 40 x 30"
+        "2 images differ in size from the box file, such as '1.jpg': 80 x 60, in the box file 40 x 30"
     ]
 
 
 def test_images_that_are_turned_get_a_hint():
     (note,) = size_notes({"0.jpg": (80, 60)}, [(60, 80)])
-    assert note.startswith(
-        "1 image has another size than the box file says, such as '0.jpg': 80 x 60, in the"
-    )
+    assert note.startswith("1 image differs in size from the box file, such as '0.jpg': 80 x 60, in the")
     assert "--exif ignore" in note
     (note,) = size_notes({"0.jpg": (81, 60)}, [(60, 80)])
     assert "--exif" not in note

@@ -410,7 +410,7 @@ def test_classes_that_a_table_says_otherwise_now_are_noted_and_not_taken(picture
     assert "another class" not in labels_after("cat", "dog", "")[1]
     kept, notes = labels_after("cat", "cat", "bird")
     assert kept == ["cat", "dog", None]
-    assert "2 images are of another class in the inputs than in the file, which keeps its own" in notes
+    assert "2 images have other classes in the inputs than in the file, which keeps its own" in notes
     assert "another class" not in labels_after("", "", "")[1]  # says nothing of them
 
 
