@@ -97,7 +97,7 @@ class Extractor:
         normalize: scaling of each layer's descriptor: ``"none"``, ``"l2"`` or ``"power"``; for ``meannorm``, give
             ``normalize_from``.
         normalize_from: feature file made with ``meannorm``, whose factors are applied.
-        head: ``"fc6"`` or ``"fc7"``: pass the pooled map through the network's fully connected layers up to this one.
+        head: ``"fc6"`` or ``"fc7"``: the last fully connected layer to pass the pooled map through.
         size: short side of the network input in pixels, or ``"native"`` to keep the image's own size.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:N"`` or ``"mps"``.
         precision: ``"fp32"``, ``"tf32"``, ``"bf16"`` or ``"fp16"``.
@@ -107,8 +107,8 @@ class Extractor:
         seed: seed of the random values for ``weights="none"``.
         max_decode_pixels: largest image file to decode, in pixels; a larger one raises ImageError.
         on_download: called during a download with file name, bytes done, and bytes in total (None if unknown); None:
-            draw a progress bar on standard error.
-        **inputs: ``scales``, ``max_pixels``, ``round_to``, ``exif``, ``decode``, ``flip``: see
+            show a progress bar on standard error.
+        **inputs: ``scales``, ``max_pixels``, ``round_to``, ``exif``, ``decode`` or ``flip``; see
             :class:`sppfeat.config.specs.InputSpec`.
 
     Raises:

@@ -342,9 +342,15 @@ def _classes_of(like: Any, labels: LabelSource) -> tuple[list[str], str]:
 
 
 def open_features(path: StrPath) -> FeatureFile:
-    """Open a feature file for reading, as a context manager or not; the same as ``sppfeat.open``.
+    """Open a feature file for reading: ``sppfeat.open``. Close it with ``with`` or ``close()``.
 
     Raises:
         StoreError: the file is missing, not HDF5, not a feature file, of a newer schema, or inconsistent.
+
+    Example:
+        >>> with sppfeat.open("features.h5") as file:  # doctest: +SKIP
+        ...     train = file.select(levels=[1, 2])
+        ...     train.X.shape, train.y.shape, train.target_names
+        ((20, 2560), (20,), ['brick', 'galaxies', 'grass', 'gravel'])
     """
     return FeatureFile(path)
