@@ -1,5 +1,6 @@
 """Commands and options of click, with examples and groups in --help, environment variables, and former names."""
 
+import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -210,7 +211,7 @@ class Command(click.Command):
 
     def get_help_option(self, ctx: click.Context) -> click.Option | None:
         """The option --help, which no environment variable sets."""
-        return _without_variable(super().get_help_option(ctx))
+        return _help_option(tuple(sorted(self.get_help_option_names(ctx))))
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes the first paragraph of the description, the examples, and the rest of the description."""
@@ -286,7 +287,7 @@ class Group(click.Group):
 
     def get_help_option(self, ctx: click.Context) -> click.Option | None:
         """The option --help, which no environment variable sets."""
-        return _without_variable(super().get_help_option(ctx))
+        return _help_option(tuple(sorted(self.get_help_option_names(ctx))))
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parses arguments; ``help NAME`` stands for ``NAME --help``."""
@@ -321,10 +322,23 @@ def _show_all_help(ctx: click.Context, parameter: click.Parameter, is_wanted: bo
         ctx.exit()
 
 
-def _without_variable(option: click.Option | None) -> click.Option | None:
-    if option is not None:
-        option.allow_from_autoenv = False
-    return option
+@functools.cache  # a parser needs the same object each time
+def _help_option(names: tuple[str, ...]) -> click.Option:
+    return click.Option(
+        list(names),
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        allow_from_autoenv=False,
+        callback=_show_help,
+        help="Show this message and exit.",
+    )
+
+
+def _show_help(ctx: click.Context, parameter: click.Parameter, is_wanted: bool) -> None:  # noqa: ARG001
+    if is_wanted and not ctx.resilient_parsing:
+        click.echo(ctx.get_help())
+        ctx.exit()
 
 
 def _records(options: Sequence[click.Parameter], ctx: click.Context) -> list[tuple[str, str]]:
