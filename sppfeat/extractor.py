@@ -292,8 +292,8 @@ class Extractor:
                 bar.move_to(len(result))
         if without_area:
             warnings.warn(
-                f"{counted(len(without_area), 'box has', 'boxes have')} no area inside the image, and a row of NaN; "
-                f"the first is {without_area[0]}",
+                f"{counted(len(without_area), 'box has', 'boxes have')} no area inside the image, so their "
+                f"descriptors are NaN; the first is {without_area[0]}",
                 BoxWarning,
                 stacklevel=2,
             )
@@ -410,7 +410,7 @@ class Extractor:
                 result[found.rows] = self._reduce(found.descriptors)
         height, width = image_hw
         notes = [
-            f"box {i}, {boxes_px[i].tolist()}, of the {width} x {height} pixels"
+            f"box {i}, {boxes_px[i].tolist()}, in the {width} x {height} pixels"
             for i in np.flatnonzero(flag & RowFlag.DEGENERATE)
         ]
         return result, notes

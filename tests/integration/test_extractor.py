@@ -132,9 +132,11 @@ def test_boxes_are_clipped_and_those_without_area_are_rows_of_nan(extractor, fol
         rows = extractor(path, boxes)
         _, again = extractor([path, np.asarray(Image.open(path))], [boxes[:1], boxes[3:]])
     assert [str(warning.message) for warning in warned] == [
-        "3 boxes have no area inside the image, and a row of NaN; the first is box 1, [0.0, 0.0, nan, 1.0], of the "
+        "3 boxes have no area inside the image, so their descriptors are NaN; "
+        "the first is box 1, [0.0, 0.0, nan, 1.0], in the "
         f"40 x 60 pixels of {str(path)!r}",
-        "2 boxes have no area inside the image, and a row of NaN; the first is box 0, [61.0, 5.0, 90.0, 6.0], of the "
+        "2 boxes have no area inside the image, so their descriptors are NaN; "
+        "the first is box 0, [61.0, 5.0, 90.0, 6.0], in the "
         "40 x 60 pixels of image 1",
     ]
     assert np.isnan(again).all()
