@@ -69,7 +69,7 @@ def _common_options(*, repetitions: int) -> Callable[[Any], Any]:
             "2",
             text,
             type=click.IntRange(1),
-            former={"--repetitions": None},
+            former="--repetitions",
         ),
         flag(
             "--quick",
@@ -87,7 +87,7 @@ _draw_seed_option = option(
     type=int,
     default=0,
     help="Random seed of boxes and synthetic images.",
-    former={"--draw-seed": None},
+    former="--draw-seed",
 )
 
 
@@ -110,7 +110,7 @@ def bench() -> None:
     "20",
     "Largest number of boxes.",
     type=click.IntRange(1),
-    former={"--boxes-count": None},
+    former="--boxes-count",
 )
 @_amount_option(
     "--max-crops n_crops",
@@ -118,7 +118,7 @@ def bench() -> None:
     "5",
     "Largest number of boxes run one by one; times of more boxes are extrapolated.",
     type=click.IntRange(1),
-    former={"--crops-count": None},
+    former="--crops-count",
 )
 @_draw_seed_option
 @options.backbone
@@ -150,7 +150,7 @@ def regions(image: str | None, **values: Any) -> None:
     "Numbers of boxes to measure.",
     type=_COUNTS,
     metavar="N,N,...",
-    former={"--boxes-counts": None},
+    former="--boxes-counts",
 )
 @_amount_option(
     "--map-size map_hw",
@@ -159,7 +159,7 @@ def regions(image: str | None, **values: Any) -> None:
     "Height and width of the feature map, in cells.",
     type=_MAP_SIZE,
     metavar="HxW",
-    former={"--map": None},
+    former="--map",
 )
 @_amount_option("--channels n_channels", "512", "32", "Channels of the feature map.", type=click.IntRange(1))
 @options.levels(_POOLING_LEVELS)
@@ -170,7 +170,7 @@ def regions(image: str | None, **values: Any) -> None:
     type=NumberRange(min=0, min_open=True),
     default=10.0,
     metavar="SECONDS",
-    former={"--budget": None},
+    former="--budget",
     help="Time limit of each measurement; slower contenders are stopped.",
 )
 @_draw_seed_option
@@ -196,7 +196,7 @@ def pooling(**values: Any) -> None:
     "8",
     "Largest number of images, taken evenly from all inputs.",
     type=click.IntRange(1),
-    former={"--images": None},
+    former="--images",
 )
 @_draw_seed_option
 @options.backbone

@@ -1,8 +1,7 @@
 """Commands and options of click, with examples and groups in --help, environment variables, and former names."""
 
-import functools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -20,6 +19,8 @@ SHARED_VARIABLES = {
 """Environment variables that set an option of every command that has it."""
 
 _NEXT_RELEASE = "the former name will be removed in the next release"
+_SHOWS_ALL = f"{__name__}.shows_all"  # key of a context's notes
+_LONGEST_SUMMARY = 100  # characters
 _WIDEST_NAMES = 26  # characters; the text of an option with longer names begins on the next line
 _LONGEST_CHOICES = 18
 _NO_BREAK = "\xa0"
@@ -27,33 +28,17 @@ _METAVARS = {"integer": "N", "integer range": "N", "float": "X", "float range": 
 
 
 class Option(click.Option):
-    """An option with environment variables, a place in --help, and the names of earlier releases.
+    """An option with environment variables, a place in --help, and its name in earlier releases.
 
     The variable of an option is named after its command: ``SPPFEAT_EXTRACT_LEVELS`` sets ``--levels`` of ``extract``.
 
     Attributes:
-        former: earlier names, which --help and shell completion leave out. Each maps to the values that it took and to
-            their meaning now; None if values are unchanged.
-        group: heading of the option in --help.
-        is_rare: True if only --help-all shows the option.
+        former: earlier name, which --help and shell completion leave out; empty if the name is unchanged.
     """
 
-    def __init__(
-        self, *args: Any, former: Mapping[str, Mapping[str, Any] | None] | None = None, **settings: Any
-    ) -> None:
+    def __init__(self, *args: Any, former: str = "", **settings: Any) -> None:
         super().__init__(*args, **settings)
-        self.former = dict(former or {})
-        self.group = "Options"
-        self.is_rare = False
-        self._former_options = {
-            name: click.Option(
-                [name, f"former_{_snake(name)}"],
-                is_flag=self.is_flag and values is None,
-                multiple=self.multiple,
-                type=None if values is None else click.Choice(list(values)),
-            )
-            for name, values in self.former.items()
-        }
+        self.former = former
 
     @property
     def long_name(self) -> str:
@@ -64,30 +49,27 @@ class Option(click.Option):
         """Names of the environment variables that set the option, the command's own first."""
         if ctx.auto_envvar_prefix is None:
             return []
-        own = f"{ctx.auto_envvar_prefix}_{_snake(self.long_name).upper()}"
+        own = f"{ctx.auto_envvar_prefix}_{_variable(self.long_name)}"
         return [own, *(name for flag, name in SHARED_VARIABLES.items() if flag == self.long_name)]
-
-    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
-        """Lets the parser accept the current and the former names."""
-        super().add_to_parser(parser, ctx)
-        for option in self._former_options.values():
-            option.add_to_parser(parser, ctx)
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
         """The value of the first environment variable that is set and not empty."""
         values = (os.environ.get(name) for name in self.variables(ctx))
         return next(filter(None, values), None)
 
-    def handle_parse_result(
-        self, ctx: click.Context, opts: Mapping[str, Any], args: list[str]
-    ) -> tuple[Any, list[str]]:
-        """Reads the value, also from a former name; notes former names and variables."""
-        opts = self._with_current_name(ctx, opts)
-        try:
-            return super().handle_parse_result(ctx, opts, args)
-        finally:
-            if not ctx.resilient_parsing and ctx.auto_envvar_prefix is not None:
-                self._note_former_variables(ctx)
+    def consume_value(self, ctx: click.Context, opts: Mapping[str, Any]) -> tuple[Any, ParameterSource]:
+        """Finds the value and its source; notes variables that set the option in earlier releases."""
+        value, source = super().consume_value(ctx, opts)
+        is_given = source in (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
+        names = self.variables(ctx)
+        if names and not is_given and not ctx.resilient_parsing:
+            for flag in filter(None, (self.long_name, self.former)):
+                variable = f"{ENVIRONMENT_PREFIX}_{_variable(flag)}"
+                if os.environ.get(variable) and variable not in names:
+                    say(
+                        f"note: {variable} is no longer read: set {names[0]} for {self.long_name} of this command"
+                    )
+        return value, source
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:  # noqa: ARG002
         """The names with the value's placeholder, and the text with the default."""
@@ -117,45 +99,18 @@ class Option(click.Option):
             return choices if len(choices) <= _LONGEST_CHOICES else "NAME"
         return _METAVARS.get(self.type.name, self.type.name.upper())
 
-    def _with_current_name(self, ctx: click.Context, opts: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Replaces a former name in parsed options by the current one."""
-        for name, option in self._former_options.items():
-            if option.name not in opts:
-                continue
-            if self.name in opts:
-                raise click.UsageError(
-                    f"{name} is the former name of {self.long_name}: give only {self.long_name}.", ctx=ctx
-                )
-            value, values = opts[option.name], self.former[name]
-            if values is not None:
-                value = values[option.type_cast_value(ctx, value)]
-            opts = {**opts, self.name or "": value}
-            if not ctx.resilient_parsing:
-                say(f"note: {name} is now {self.long_name}; {_NEXT_RELEASE}")
-        return opts
-
-    def _note_former_variables(self, ctx: click.Context) -> None:
-        """Notes set variables that named options of all commands in earlier releases, unless a value is given."""
-        if ctx.get_parameter_source(self.name or "") in (
-            ParameterSource.COMMANDLINE,
-            ParameterSource.ENVIRONMENT,
-        ):
-            return
-        own, *shared = self.variables(ctx)
-        for name in (self.long_name, *self.former):
-            former = f"{ENVIRONMENT_PREFIX}_{_snake(name).upper()}"
-            if os.environ.get(former) and former not in (own, *shared):
-                say(f"note: {former} is no longer read: set {own} for {self.long_name} of this command")
-
 
 class Command(click.Command):
     """A command whose --help shows examples and grouped options, and leaves rare options to --help-all.
 
     Args:
         examples: command lines.
-        groups: headings, each with the long names of its options in their order; other options go under "Options".
+        groups: headings, each with the long names of its options in their order; None for one group of all options.
         rare: long names of the options that only --help-all shows.
         **settings: see ``click.Command``.
+
+    Attributes:
+        groups: the options under each heading, in their order.
     """
 
     def __init__(
@@ -168,14 +123,12 @@ class Command(click.Command):
     ) -> None:
         super().__init__(*args, **settings)
         self.examples = tuple(examples)
-        self._headings = [*(groups or {}), "Options"]
-        named = {option.long_name: option for option in self.params if isinstance(option, Option)}
-        order = [(heading, name) for heading, names in (groups or {}).items() for name in names.split()]
-        for heading, name in order:
-            named[name].group = heading
-        for name in rare.split():
-            named[name].is_rare = True
-        self._order = [name for _, name in order]
+        options = {option.long_name: option for option in self.params if isinstance(option, Option)}
+        named = {
+            heading: names.split() for heading, names in (groups or {"Options": " ".join(options)}).items()
+        }
+        self.groups = {heading: [options[name] for name in names] for heading, names in named.items()}
+        self.rare = set(rare.split())
         self.params.append(
             click.Option(
                 ["--help-all"],
@@ -189,58 +142,42 @@ class Command(click.Command):
             )
         )
 
-    def grouped_options(self) -> Iterator[tuple[str, list[Option]]]:
-        """Yields each heading of --help with its options, rare ones included."""
-        options = [option for option in self.params if isinstance(option, Option) and not option.hidden]
-        options.sort(
-            key=lambda option: (
-                self._order.index(option.long_name) if option.long_name in self._order else len(self._order)
-            )
-        )
-        for heading in self._headings:
-            if own := [option for option in options if option.group == heading]:
-                yield heading, own
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parses arguments; notes former names of options."""
+        current = {own.former: own.long_name for own in self.params if isinstance(own, Option) and own.former}
+        parts = [arg.partition("=") for arg in args]
+        if not ctx.resilient_parsing:
+            for name in dict.fromkeys(name for name, _, _ in parts if name in current):
+                say(f"note: {name} is now {current[name]}; {_NEXT_RELEASE}")
+        return super().parse_args(ctx, ["".join((current.get(name, name), *rest)) for name, *rest in parts])
 
     def get_help(self, ctx: click.Context) -> str:
         """Formats --help; no line breaks after "default:"."""
         return super().get_help(ctx).replace(_NO_BREAK, " ")
 
-    def get_short_help_str(self, limit: int = 45) -> str:  # noqa: ARG002
-        """The first sentence of the description."""
-        return " ".join((self.help or "").partition("\n\n")[0].split())
-
-    def get_help_option(self, ctx: click.Context) -> click.Option | None:
-        """The option --help, which no environment variable sets."""
-        return _help_option(tuple(sorted(self.get_help_option_names(ctx))))
-
-    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Writes the first paragraph of the description, the examples, and the rest of the description."""
-        description, self.help = self.help, (self.help or "").partition("\n\n")[0]
-        try:
-            super().format_help_text(ctx, formatter)
-            _write_lines(formatter, "Examples", self.examples)
-            self.help = (description or "").partition("\n\n")[2]
-            super().format_help_text(ctx, formatter)
-        finally:
-            self.help = description
+        first, _, rest = (self.help or "").partition("\n\n")
+        _write_text(formatter, first)
+        _write_lines(formatter, "Examples", self.examples)
+        _write_text(formatter, rest)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes the options under their headings."""
-        shows_all = ctx.meta.get(_ALL, False)
-        sections: list[tuple[str, list[tuple[str, str]]]] = []
-        n_left_out = 0
-        for heading, options in self.grouped_options():
-            shown = [option for option in options if shows_all or not option.is_rare]
-            n_left_out += len(options) - len(shown)
-            sections.append((heading, _records(shown, ctx)))
-        others = [option for option in self.get_params(ctx) if not isinstance(option, Option)]
-        help_records = _records(others, ctx)
-        if n_left_out:
-            help_records[0] = (help_records[0][0], f"Show {n_left_out} more options and exit.")
-        sections.append(("Help", help_records))
-        lengths = [len(names) for _, records in sections for names, _ in records]
+        hidden = set() if ctx.meta.get(_SHOWS_ALL) else self.rare
+        sections = {
+            heading: _records([option for option in options if option.long_name not in hidden], ctx)
+            for heading, options in self.groups.items()
+        }
+        help_records = _records(
+            [option for option in self.get_params(ctx) if not isinstance(option, Option)], ctx
+        )
+        if hidden:
+            help_records[0] = (help_records[0][0], f"Show {len(hidden)} more options and exit.")
+        sections["Help"] = help_records
+        lengths = [len(names) for records in sections.values() for names, _ in records]
         width = max(length for length in lengths if length <= _WIDEST_NAMES)
-        for heading, records in sections:
+        for heading, records in sections.items():
             if records:
                 with formatter.section(heading):
                     formatter.write_dl([(names.ljust(width), text) for names, text in records], col_max=width)
@@ -281,14 +218,6 @@ class Group(click.Group):
             say(f"note: '{path} {cmd_name}' is now '{path} {name}'; {_NEXT_RELEASE}")
         return super().get_command(ctx, name)
 
-    def get_short_help_str(self, limit: int = 45) -> str:  # noqa: ARG002
-        """The first sentence of the description."""
-        return " ".join((self.help or "").partition("\n\n")[0].split())
-
-    def get_help_option(self, ctx: click.Context) -> click.Option | None:
-        """The option --help, which no environment variable sets."""
-        return _help_option(tuple(sorted(self.get_help_option_names(ctx))))
-
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parses arguments; ``help NAME`` stands for ``NAME --help``."""
         return super().parse_args(ctx, [*args[1:], "--help"] if args[:1] == ["help"] else args)
@@ -299,7 +228,9 @@ class Group(click.Group):
         records: dict[str, list[tuple[str, str]]] = {}
         for heading, names in (self.sections or {"Commands": self.list_commands(ctx)}).items():
             commands = ((name, self.get_command(ctx, name)) for name in names)
-            records[heading] = [(name, found.get_short_help_str()) for name, found in commands if found]
+            records[heading] = [
+                (name, found.get_short_help_str(_LONGEST_SUMMARY)) for name, found in commands if found
+            ]
         records["Options"] = _records(self.get_params(ctx), ctx)
         width = max(len(names) for section in records.values() for names, _ in section)
         for heading, section in records.items():
@@ -312,31 +243,9 @@ def command(**settings: Any) -> Callable[[Callable[..., Any]], Command]:
     return click.command(cls=Command, **settings)
 
 
-_ALL = "shows all help"
-
-
 def _show_all_help(ctx: click.Context, parameter: click.Parameter, is_wanted: bool) -> None:  # noqa: ARG001
     if is_wanted and not ctx.resilient_parsing:
-        ctx.meta[_ALL] = True
-        click.echo(ctx.get_help())
-        ctx.exit()
-
-
-@functools.cache  # a parser needs the same object each time
-def _help_option(names: tuple[str, ...]) -> click.Option:
-    return click.Option(
-        list(names),
-        is_flag=True,
-        is_eager=True,
-        expose_value=False,
-        allow_from_autoenv=False,
-        callback=_show_help,
-        help="Show this message and exit.",
-    )
-
-
-def _show_help(ctx: click.Context, parameter: click.Parameter, is_wanted: bool) -> None:  # noqa: ARG001
-    if is_wanted and not ctx.resilient_parsing:
+        ctx.meta[_SHOWS_ALL] = True
         click.echo(ctx.get_help())
         ctx.exit()
 
@@ -354,5 +263,12 @@ def _write_lines(formatter: click.HelpFormatter, heading: str, lines: Sequence[s
             formatter.write("".join(f"{' ' * formatter.current_indent}{line}\n" for line in lines))
 
 
-def _snake(name: str) -> str:
-    return name.strip("-").replace("-", "_")
+def _write_text(formatter: click.HelpFormatter, text: str) -> None:
+    if text:
+        formatter.write_paragraph()
+        with formatter.indentation():
+            formatter.write_text(text)
+
+
+def _variable(flag: str) -> str:
+    return flag.strip("-").replace("-", "_").upper()

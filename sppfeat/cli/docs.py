@@ -86,7 +86,7 @@ def _command_lines(path: str, context: click.Context) -> Iterator[str]:
         return
     if command.examples:
         yield from ("", "```sh", *command.examples, "```")
-    for heading, options in command.grouped_options():
+    for heading, options in command.groups.items():
         yield from ("", f"**{heading}**", "")
         yield from (_option_line(option, context) for option in options)
 

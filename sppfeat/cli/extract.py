@@ -169,6 +169,9 @@ def extract(**values: Any) -> None:
     (s3://..., https://...), @FILE (a list of inputs) or - (a list on standard input). The same command continues an
     interrupted run.
     """
+    if merge := values.pop("merge"):
+        say("note: --merge is now --copy; the former name will be removed in the next release")
+        values["copy"] |= merge == "copy"
     with stop_on_signals() as stop:
         try:
             result = _extract(stop, **values)

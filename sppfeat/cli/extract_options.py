@@ -181,6 +181,6 @@ ray_options = together(
     flag(
         "--copy",
         "Copy the descriptors into the output, which otherwise refers to the actors' part files.",
-        former={"--merge": {"virtual": False, "copy": True}},
     ),
+    click.option("--merge", type=click.Choice(["virtual", "copy"]), hidden=True),  # former form of --copy
 )

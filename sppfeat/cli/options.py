@@ -353,7 +353,7 @@ _LABELS = option(
     shell_complete=complete_files,
     callback=_with_encoding,
     metavar="FILE|box|image",
-    former={"--labels-from": None},
+    former="--labels-from",
     help="Labels: a .csv or .tsv file with columns label and path or row; or box or image for the labels of "
     "boxes or images. [default: as in the file]",
 )
@@ -389,7 +389,7 @@ def neighbors(default: int, most: int | None = None) -> Callable[[_F], _F]:
         most=most,
         default=default,
         metavar="K",
-        former={"--neighbours": None},
+        former="--neighbours",
     )
 
 

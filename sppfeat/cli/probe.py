@@ -59,7 +59,7 @@ _SHOWN_SETTINGS = ("folds", "repeats", "seed", "C", "class_weight", "min_per_cla
     "Number of confused pairs of classes to show.",
     least=0,
     default=_SHOWN,
-    former={"--pairs": None},
+    former="--pairs",
 )
 @options.selection
 @path("--save", "MODEL", "Fit a classifier on all rows and save it for 'sppfeat predict'.")

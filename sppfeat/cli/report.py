@@ -36,7 +36,7 @@ __all__ = ["report"]
     "--max-rows",
     "Use at most this many randomly chosen rows, for the embedding and for the probe.",
     default=MOST_EMBEDDED,
-    former={"--most": None},
+    former="--most",
 )
 @flag("--no-probe", "Skip the linear classifier.")
 @options.root

@@ -156,14 +156,14 @@ def image(photo: str | None, as_json: bool, layers: tuple[str, ...], **values: A
     "--max-rows",
     "Plot at most this many randomly chosen rows (held in memory twice).",
     default=MOST_EMBEDDED,
-    former={"--most": None},
+    former="--most",
 )
 @count(
     "--thumbnails",
     "Number of rows shown as thumbnails.",
     least=0,
     default=MOST_PICTURED,
-    former={"--pictures": None},
+    former="--pictures",
 )
 @options.root
 @_seed_option
@@ -221,7 +221,7 @@ def neighbors(file: Path, queries: tuple[str, ...], output: Path, quiet: bool, *
     "--max-rows",
     "Measure at most this many randomly chosen rows.",
     default=MOST_NORMS,
-    former={"--most": None},
+    former="--most",
 )
 @_seed_option
 def norms(file: Path, output: Path, **values: Any) -> None:

@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 __all__ = ["train"]
 
 _SHOWN = 5
-_FORMER: dict[str, dict[str, None]] = {"color": {"--color": None}}  # former names of options, by field
 _TEACHER = Parsed("name[:layer,...][=weights]", TeacherChoice.parse)
 
 
@@ -59,7 +58,7 @@ def _setting(setting: "dataclasses.Field[Any]") -> Callable[[Any], Any]:
     about, flag = setting.metadata, f"--{flag_of(setting)}"
     default: Any = setting.default
     more: dict[str, Any] = {"help": about["text"], "metavar": about["metavar"]}
-    more["former"] = _FORMER.get(setting.name)
+    more["former"] = "--color" if setting.name == "color" else ""
     if default is False:
         more["is_flag"] = True
     elif default is True:

@@ -70,7 +70,7 @@ def test_every_command_begins_with_one_plain_sentence(name, command):
         check_english(" ".join(paragraph.split()))
     for example in getattr(command, "examples", ()):
         assert example.startswith("sppfeat ")
-    assert command.get_short_help_str() == first
+    assert command.get_short_help_str(100) == first
 
 
 @pytest.mark.parametrize("width", [80, 100])
@@ -84,18 +84,15 @@ def test_no_line_is_wider_than_the_terminal(name, width):
 @pytest.mark.parametrize("name", [name for name in COMMANDS if isinstance(COMMANDS[name], Command)])
 def test_all_options_are_grouped_and_rare_ones_wait_for_help_all(name):
     command = COMMANDS[name]
-    groups = dict(command.grouped_options())
-    options = [option for option in command.params if isinstance(option, Option)]
-    assert sorted(option.long_name for own in groups.values() for option in own) == sorted(
-        option.long_name for option in options
-    )
-    assert "Options" not in groups or len(groups) == 1
+    options = {option.long_name: option for option in command.params if isinstance(option, Option)}
+    grouped = [option.long_name for own in command.groups.values() for option in own]
+    assert sorted(grouped) == sorted(options)
+    assert "Options" not in command.groups or len(command.groups) == 1
     short, long = options_in(help_of(name, "--help")), options_in(help_of(name, "--help-all"))
-    rare = {option.long_name for option in options if option.is_rare}
-    assert set(long) - {"--help", "--help-all"} == {option.long_name for option in options}
-    assert set(long) - set(short) == rare
-    assert ("--help-all" in short) == bool(rare)
-    assert not any(option.required and option.is_rare for option in options)
+    assert set(long) - {"--help", "--help-all"} == set(options)
+    assert set(long) - set(short) == command.rare
+    assert ("--help-all" in short) == bool(command.rare)
+    assert not any(options[rare].required for rare in command.rare)
 
 
 def test_help_of_extract_fits_two_screens():
