@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from sppfeat.cli.command import Group
-from sppfeat.cli.output import say, say_above_bars
+from sppfeat.cli.output import say
 from sppfeat.errors import ConfigError, LabelWarning, SppfeatError
 
 __all__ = [
@@ -78,7 +78,7 @@ def _label_notes() -> Iterator[None]:
             before(message, category, *place)
         elif (text := str(message)) not in seen:
             seen.add(text)
-            say_above_bars(f"note: {text}")
+            say(f"note: {text}")
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", LabelWarning)
@@ -110,7 +110,7 @@ class Stop:
             self._is_wanted = True
             raise KeyboardInterrupt
         self._is_wanted = True
-        say_above_bars("Finishing the current batch (Ctrl-C again to stop at once).")
+        say("Finishing the current batch (Ctrl-C again to stop at once).")
 
     def raise_if_dropped(self) -> None:
         """Raises KeyboardInterrupt again if a signal raised it and the exception was dropped."""

@@ -24,7 +24,6 @@ __all__ = [
     "print_json_or_text",
     "print_result",
     "say",
-    "say_above_bars",
     "scales_text",
     "standard_output",
     "table",
@@ -33,16 +32,13 @@ __all__ = [
 
 
 def say(text: str) -> None:
-    """Prints a line for the user on standard error; drops it if standard error is closed."""
-    with contextlib.suppress(OSError):
-        click.echo(_printable(text), err=True)
-
-
-def say_above_bars(text: str) -> None:
-    """Prints a line as :func:`say` does, above the progress bars that are shown."""
+    """Prints a line for the user on standard error, above any progress bars; drops it if standard error is closed."""
     tqdm = sys.modules.get("tqdm")  # without it there is no bar
-    with contextlib.nullcontext() if tqdm is None else tqdm.tqdm.external_write_mode(STANDARD_ERROR):
-        say(text)
+    with (
+        contextlib.nullcontext() if tqdm is None else tqdm.tqdm.external_write_mode(STANDARD_ERROR),
+        contextlib.suppress(OSError),
+    ):
+        click.echo(_printable(text), err=True)
 
 
 def print_result(text: str) -> None:

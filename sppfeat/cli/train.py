@@ -179,7 +179,7 @@ def train(quiet: bool, verbose: bool, as_json: bool, **values: Any) -> None:
 
         def on_epoch(entry: "EpochEntry") -> None:
             if not quiet:
-                bars[1].say(_epoch_text(entry))
+                say(_epoch_text(entry))
 
         try:
             found = run_training(

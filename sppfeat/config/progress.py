@@ -75,11 +75,6 @@ class Bar:
         if self._bar is not None:
             self._bar.close()
 
-    def say(self, text: str) -> None:
-        """Prints a line above the bar."""
-        if self._bar is not None:
-            self._bar.say(text)
-
     def move_to(self, n: int, total: int | None = None, *, label: str = "", note: str = "") -> None:
         """Shows ``n`` units as done, with a new total or label if one is given, and a note after the figures."""
         if self._bar is not None:
@@ -110,9 +105,6 @@ class _Drawn:
     def close(self) -> None:
         self._bar.close()
 
-    def say(self, text: str) -> None:
-        self._bar.write(text, file=STANDARD_ERROR)
-
     def move_to(self, n: int, total: int | None, label: str, note: str) -> None:
         bar = self._bar
         bar.bar_format = None
@@ -136,9 +128,6 @@ class _Lines:
     def close(self) -> None:
         pass
 
-    def say(self, text: str) -> None:
-        print(text, file=STANDARD_ERROR)
-
     def move_to(self, n: int, total: int | None, label: str, note: str) -> None:
         now = time.monotonic()
         if label and label != self._label:
@@ -146,7 +135,7 @@ class _Lines:
         self._total = total or self._total
         if now - self._last >= _SECONDS_BETWEEN_LINES:
             self._last = now
-            self.say(self._line(n, now - self._started, note))
+            print(self._line(n, now - self._started, note), file=STANDARD_ERROR)
 
     def _line(self, n: int, seconds: float, note: str) -> str:
         """Formats the state, such as ``extracting: 1200 of 5000 images (25 images/s, 2 min left)``."""

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from sppfeat.cli.bars import Bar
-from sppfeat.cli.output import print_json, print_result, standard_output
+from sppfeat.cli.output import print_json, print_result, say, standard_output
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.inputs.read import read_list
 
@@ -50,4 +50,4 @@ def test_a_bar_needs_no_standard_error(monkeypatch, stream):
     monkeypatch.setattr(sys, "stderr", stream)
     with Bar("counting", 3, unit="row") as bar:
         bar.move_to(3)
-        bar.say("three")
+        say("three")

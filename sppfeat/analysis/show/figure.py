@@ -8,7 +8,6 @@ bytes.
 
 import contextlib
 import io
-import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -170,19 +169,8 @@ def write_picture(draw: Callable[[], "Figure"], path: Path, *, overwrite: bool) 
         dpi = _DPI if suffix == ".png" else _VECTOR_DPI
         figure.savefig(content, format=suffix[1:], metadata=_METADATA[suffix], dpi=dpi)
         page = figure.get_tightbbox().padded(_MARGIN)
-    written = content.getvalue()
-    replace_file(path, _number_clips(written) if suffix == ".svg" else written, overwrite=overwrite)
+    replace_file(path, content.getvalue(), overwrite=overwrite)
     return int(page.width * _DPI), int(page.height * _DPI)
-
-
-def _number_clips(svg: bytes) -> bytes:
-    """Numbers the clip paths of an SVG file; older versions of matplotlib name them after addresses in memory."""
-    numbers: dict[bytes, int] = {}
-
-    def numbered(name: re.Match[bytes]) -> bytes:
-        return b"clip%d" % numbers.setdefault(name[0], len(numbers))
-
-    return re.sub(rb"\bp[0-9a-f]{10}\b", numbered, svg)
 
 
 def draw_png(draw: Callable[[], "Figure"]) -> bytes:

@@ -57,14 +57,6 @@ def test_files_are_valid_and_the_same_twice_whatever_the_users_style(tmp_path, s
     assert not any(word in content for word in (b"CreationDate", b"dc:date", b"tIME"))
 
 
-def test_clip_paths_of_an_svg_file_are_numbered():
-    """Older versions of matplotlib name them after addresses in memory: two runs differed."""
-    path = b'<clipPath id="%s"/><g clip-path="url(#%s)"/><g clip-path="url(#%s)"/>'
-    one, other = (b"p0123456789", b"pa9a9a9a9a9"), (b"pfedcba9876", b"p0000000001")
-    files = [figure._number_clips(path % (a, b, a)) for a, b in (one, other)]
-    assert files[0] == files[1] == path % (b"clip0", b"clip1", b"clip0")
-
-
 def test_letters_are_looked_for_in_further_fonts_where_these_are_installed(monkeypatch):
     monkeypatch.setattr(figure, "_FURTHER_FONTS", ("no such font", "DejaVu Serif"))
     with drawing():
