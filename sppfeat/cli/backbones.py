@@ -7,7 +7,7 @@ import click
 from sppfeat.cli import options
 from sppfeat.cli.bars import Bar, download_bar
 from sppfeat.cli.command import command
-from sppfeat.cli.options import LEVELS, complete_backbones, flag, option
+from sppfeat.cli.options import ANY_PATH, LEVELS, complete_backbones, flag, option
 from sppfeat.cli.output import joined_numbers, print_json, print_json_or_text, print_result, say, table
 from sppfeat.config.specs import DEFAULT_LEVELS
 from sppfeat.config.wording import human_bytes
@@ -45,7 +45,7 @@ _LAYER_HEADER = ["layer", "channels", "stride", "offset", "map for 224 x 224"]
 )
 @option(
     "--weights-dir",
-    type=click.Path(readable=False),
+    type=ANY_PATH,
     metavar="FOLDER",
     help="Folder for downloaded weights. [default: torch's hub cache]",
 )

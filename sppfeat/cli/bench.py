@@ -8,7 +8,7 @@ import click
 from sppfeat.cli import options
 from sppfeat.cli.bars import Bar, download_bar
 from sppfeat.cli.command import Command, Group
-from sppfeat.cli.options import SIZE, SIZE_HELP, NumberRange, Parsed, complete_files, flag, option, together
+from sppfeat.cli.options import ANY_PATH, SIZE, SIZE_HELP, Parsed, flag, option, together
 from sppfeat.cli.output import joined_numbers, print_json_or_text, table
 from sppfeat.config.machine import keep_freed_memory
 from sppfeat.config.specs import DEFAULT_BOX_SIZE, DEFAULT_LEVELS, DEFAULT_SIZE
@@ -103,7 +103,7 @@ def bench() -> None:
 
 
 @bench.command(cls=Command)
-@click.argument("image", required=False, shell_complete=complete_files)
+@click.argument("image", required=False, type=ANY_PATH)
 @_amount_option(
     "--max-boxes n_boxes",
     "2000",
@@ -167,7 +167,7 @@ def regions(image: str | None, **values: Any) -> None:
 @option(
     "--time-limit",
     "budget_seconds",
-    type=NumberRange(min=0, min_open=True),
+    type=click.FloatRange(min=0, min_open=True),
     default=10.0,
     metavar="SECONDS",
     former="--budget",
@@ -189,7 +189,7 @@ def pooling(**values: Any) -> None:
 
 
 @bench.command(cls=Command)
-@click.argument("inputs", nargs=-1, metavar="[INPUT...]", shell_complete=complete_files)
+@click.argument("inputs", nargs=-1, metavar="[INPUT...]", type=ANY_PATH)
 @_amount_option(
     "--max-images n_images",
     "256",

@@ -4,7 +4,7 @@ import re
 
 import click
 
-from sppfeat.cli.options import NumberRange, Parsed, complete_files, count, flag, option, setting, together
+from sppfeat.cli.options import ANY_PATH, Parsed, count, flag, option, setting, together
 from sppfeat.cli.output import joined_numbers
 from sppfeat.config.distribution import parse_shard
 from sppfeat.config.regions import BOX_FORMATS, BOX_ORIGINS, BOX_STYLES, MULTIVIEW_SCALES, RegionSpec
@@ -54,7 +54,7 @@ path_options = together(
 box_options = together(
     option(
         "--boxes",
-        shell_complete=complete_files,
+        type=ANY_PATH,
         metavar="SOURCE",
         help="Boxes to describe: an annotation file or folder, grid:ROWSxCOLS or multiview.",
     ),
@@ -84,13 +84,13 @@ box_options = together(
     ),
     option(
         "--box-images",
-        shell_complete=complete_files,
+        type=ANY_PATH,
         metavar="JSON",
         help="COCO instances file with the images of a results file.",
     ),
     option(
         "--box-categories",
-        shell_complete=complete_files,
+        type=ANY_PATH,
         metavar="JSON",
         help="COCO instances file with the categories of a results file.",
     ),
@@ -171,7 +171,7 @@ ray_options = together(
     ),
     option(
         "--gpus-per-actor",
-        type=NumberRange(0, 1),
+        type=click.FloatRange(0, 1),
         metavar="FRACTION",
         help="GPU share of each actor; 0.5 puts two on one GPU. [default: 1 if the cluster has GPUs]",
     ),

@@ -40,13 +40,11 @@ class JsonField(NamedTuple):
         path: the field's place: ``a.b`` for field b of the object a, ``a[].b`` in a list, ``a.*`` for any key.
         kind: the kind of its values, in words.
         text: their meaning.
-        is_leaf: False if the values are objects, or lists of objects.
     """
 
     path: str
     kind: str
     text: str
-    is_leaf: bool
 
 
 class _Part(NamedTuple):
@@ -115,7 +113,7 @@ def json_fields(command: str) -> list[JsonField]:
     fields: list[JsonField] = []
     for path, kind, text, without in _RESULTS[command]:
         if text:
-            fields.append(JsonField(path, _kind(kind), text, _record(kind) is None))
+            fields.append(JsonField(path, _kind(kind), text))
         fields += record_fields(kind, path=path, without=without)
     return fields
 
@@ -134,7 +132,7 @@ def record_fields(kind: Any, *, path: str = "", without: Iterable[str] = ()) -> 
         here, hint = f"{path}{brackets}.{name}".removeprefix("."), hints[name]
         while (value := _value_of_mapping(hint)) is not None:
             here, hint = f"{here}.*", value
-        yield JsonField(here, _kind(hint), texts[name], _record(hint) is None)
+        yield JsonField(here, _kind(hint), texts[name])
         yield from record_fields(hint, path=here)
 
 

@@ -1,7 +1,6 @@
 """Options that several commands share, as decorators, with the types and the shell completions of their values."""
 
 import importlib.util
-import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -23,17 +22,16 @@ from sppfeat.errors import ConfigError
 from sppfeat.networks.zoo import choose_names
 
 __all__ = [
+    "ANY_PATH",
     "LEVELS",
     "SIZE",
     "SIZE_HELP",
-    "NumberRange",
     "Parsed",
     "auto_or_int",
     "backbone",
     "batch_size",
     "columns",
     "complete_backbones",
-    "complete_files",
     "complete_weights",
     "count",
     "device",
@@ -94,17 +92,7 @@ class Parsed(click.ParamType):  # type: ignore[type-arg]
             self.fail(self._refusal.format(value) if self._refusal else str(error), param, ctx)
 
 
-class NumberRange(click.FloatRange):
-    """A range of numbers that refuses NaN, which click's ranges accept."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Parses a number and checks its range."""
-        number = super().convert(value, param, ctx)
-        if math.isnan(number):
-            self.fail(f"{value} is not a number", param, ctx)
-        return number
-
-
+ANY_PATH = click.Path(readable=False)  # or a URL, or a word such as "box"; shells complete paths
 LEVELS = Parsed("levels", parse_levels)
 SIZE = Parsed(
     "pixels|native",
@@ -118,15 +106,10 @@ _AUTO_OR_INT = Parsed(
 )
 
 
-def complete_files(_context: Any, _parameter: Any, incomplete: str) -> list[CompletionItem]:
-    """Lets the shell complete paths."""
-    return [CompletionItem(incomplete, type="file")]
-
-
 def complete_weights(context: Any, parameter: Any, incomplete: str) -> list[CompletionItem]:
     """Completes ``DEFAULT`` and ``none``, or paths."""
     words = [word for word in ("DEFAULT", "none") if incomplete and word.startswith(incomplete)]
-    return [*map(CompletionItem, words)] or complete_files(context, parameter, incomplete)
+    return [*map(CompletionItem, words)] or ANY_PATH.shell_complete(context, parameter, incomplete)
 
 
 def complete_backbones(_context: Any, _parameter: Any, incomplete: str) -> list[CompletionItem]:
@@ -209,7 +192,7 @@ def given_options(names: Iterable[str]) -> list[str]:
 # The network and its input.
 weights_dir = option(
     "--weights-dir",
-    type=click.Path(readable=False),  # files in a folder that cannot be listed may still be readable
+    type=ANY_PATH,  # files in a folder that cannot be listed may still be readable
     metavar="FOLDER",
     help="Folder to search for weight files before torch's hub cache.",
 )
@@ -350,7 +333,7 @@ def _with_encoding(context: click.Context, _parameter: click.Parameter, value: s
 
 _LABELS = option(
     "--labels",
-    shell_complete=complete_files,
+    type=ANY_PATH,
     callback=_with_encoding,
     metavar="FILE|box|image",
     former="--labels-from",

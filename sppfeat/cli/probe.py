@@ -11,7 +11,7 @@ from sppfeat.analysis.choices import CLASS_WEIGHTS, ProbeSettings
 from sppfeat.cli import options
 from sppfeat.cli.bars import Bar
 from sppfeat.cli.command import command
-from sppfeat.cli.options import NumberRange, count, flag, option, path, setting
+from sppfeat.cli.options import count, flag, option, path, setting
 from sppfeat.cli.output import joined_numbers, print_json, print_result, say, table
 from sppfeat.config.wording import counted, escaped, first_few
 
@@ -66,7 +66,7 @@ _SHOWN_SETTINGS = ("folds", "repeats", "seed", "C", "class_weight", "min_per_cla
 @options.overwrite
 @option(
     "--max-memory",
-    type=NumberRange(0, min_open=True),
+    type=click.FloatRange(0, min_open=True),
     metavar="GB",
     help="Memory limit. [default: a quarter of the machine's memory]",
 )

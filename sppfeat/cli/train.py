@@ -13,9 +13,9 @@ from sppfeat.cli.bars import Bar, download_bar
 from sppfeat.cli.command import command
 from sppfeat.cli.groups import EXIT_INTERRUPTED, EXIT_SOME_FAILED, leave, stop_on_signals
 from sppfeat.cli.options import (
+    ANY_PATH,
     Parsed,
     complete_backbones,
-    complete_files,
     complete_weights,
     given_options,
     option,
@@ -93,7 +93,7 @@ def _setting(setting: "dataclasses.Field[Any]") -> Callable[[Any], Any]:
     "--round-to --min-crop --color-jitter --flip --val-sizes --val-every --weight-decay --warmup-epochs "
     "--label-smoothing --ema",
 )
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", shell_complete=complete_files)
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=ANY_PATH)
 @options.output("Folder for weights (model.pth), checkpoints and log.")
 @option(
     "--val",

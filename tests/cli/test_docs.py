@@ -8,40 +8,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypedDict
 
-import click
 import pytest
-from click.testing import CliRunner
+import test_commands
 from places import REPOSITORY
 
-from sppfeat.cli import docs, main
+from sppfeat.cli import docs
 from sppfeat.cli.json_fields import COMMANDS, json_fields, record_fields
-
-
-def commands(group=main, prefix=""):
-    """Every command by its words, in the order of --help."""
-    context = click.Context(group)
-    for name in group.list_commands(context):
-        command = group.get_command(context, name)
-        yield f"{prefix}{name}", command
-        if isinstance(command, click.Group):
-            yield from commands(command, f"{prefix}{name} ")
 
 
 def test_pages_are_up_to_date():
     assert [path.name for path in docs.stale_pages()] == [], "run python -m sppfeat.cli.docs"
 
 
-def test_a_stale_page_is_named_and_written(tmp_path, monkeypatch):
+def test_a_stale_page_is_named_and_written(tmp_path, monkeypatch, capsys):
     for page in ("cli.md", "json.md"):
         (tmp_path / page).write_bytes((REPOSITORY / "docs" / page).read_bytes())
     (tmp_path / "json.md").write_text("old")
     monkeypatch.setattr(docs, "_DOCS", tmp_path)
-    result = CliRunner().invoke(docs._main, ["--check"])
-    assert (result.exit_code, result.output) == (1, "docs/json.md is stale: run python -m sppfeat.cli.docs\n")
-    assert (tmp_path / "json.md").read_text() == "old"
-    assert CliRunner().invoke(docs._main).output == "wrote docs/json.md\n"
-    assert (tmp_path / "json.md").read_bytes() == (REPOSITORY / "docs/json.md").read_bytes()
-    assert CliRunner().invoke(docs._main, ["--check"]).exit_code == 0
+    docs.write_pages()
+    assert capsys.readouterr().out == "wrote docs/json.md\n"
+    assert docs.stale_pages() == {}
 
 
 @pytest.mark.slow
@@ -53,13 +39,19 @@ def test_pages_do_not_depend_on_terminal_environment_and_locale():
         "OMP_NUM_THREADS": "1",
         "PATH": "",
     }
-    command = [sys.executable, "-m", "sppfeat.cli.docs", "--check"]
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, check=False)
+    code = "from sppfeat.cli import docs; assert not docs.stale_pages()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, env=environment, capture_output=True, check=False
+    )
     assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_every_command_with_json_is_described_in_the_order_of_help():
-    with_json = [name for name, command in commands() if any("--json" in own.opts for own in command.params)]
+    with_json = [
+        name.removeprefix("sppfeat ")
+        for name, command in test_commands.COMMANDS.items()
+        if any("--json" in own.opts for own in command.params)
+    ]
     described = [" ".join(re.findall(r"(?<!\S)[a-z]+", name)) for name in COMMANDS]
     assert list(dict.fromkeys(described)) == with_json
 
@@ -123,16 +115,16 @@ class Record(Base):
 
 def test_fields_of_records_with_the_texts_of_their_docstrings():
     assert [tuple(field) for field in record_fields(list[Record])] == [
-        ("[].path", "string", "path of the file.", True),
-        ("[].counts.*", "object", "counts by name.", False),
-        ("[].counts.*.n", "integer or null", "number of `things`; null if unknown, and false never.", True),
-        ("[].points", "list of objects or null", "points.", False),
-        ("[].points[].x", "integer", "column.", True),
-        ("[].size", "list of 2 integers or null", "height and width.", True),
-        ("[].flags.*.*", "boolean", "flags of each class.", True),
-        ("[].table", "list of lists of numbers", "a table.", True),
-        ("[].anything", "object", "a value.", False),
-        ("[].anything.x", "integer", "column.", True),
+        ("[].path", "string", "path of the file."),
+        ("[].counts.*", "object", "counts by name."),
+        ("[].counts.*.n", "integer or null", "number of `things`; null if unknown, and false never."),
+        ("[].points", "list of objects or null", "points."),
+        ("[].points[].x", "integer", "column."),
+        ("[].size", "list of 2 integers or null", "height and width."),
+        ("[].flags.*.*", "boolean", "flags of each class."),
+        ("[].table", "list of lists of numbers", "a table."),
+        ("[].anything", "object", "a value."),
+        ("[].anything.x", "integer", "column."),
     ]
 
 

@@ -33,5 +33,10 @@ def check_fields(command, *outputs):
         is_empty = any(re.match(rf"{re.escape(name)}[.\[]", path) for path in patterns)
         assert found or is_empty, f"{name} of {command} is not described"
         used |= found
-    unused = {field.path for field in described if field.is_leaf} - used
+    leaves = {
+        path
+        for path in patterns
+        if not any(re.match(rf"{re.escape(path)}[.\[]", other) for other in patterns)
+    }
+    unused = leaves - used
     assert not unused, f"{command} has no {sorted(unused)}"
