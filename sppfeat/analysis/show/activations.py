@@ -14,7 +14,6 @@ from torch import Tensor
 from sppfeat.boxes.table import clip_boxes
 from sppfeat.config.regions import RowFlag
 from sppfeat.config.values import StrPath
-from sppfeat.config.wording import escaped
 from sppfeat.errors import BoxError, ConfigError, ImageError, StoreError
 from sppfeat.extraction.regions import best_scales
 from sppfeat.extractor import Extractor, ImageLike, NetworkInput
@@ -30,7 +29,6 @@ __all__ = [
     "PooledLayer",
     "PooledLevel",
     "View",
-    "layer_text",
     "pool_region",
     "pooled_boxes",
     "strength",
@@ -256,35 +254,3 @@ def _origin(fmap: npt.NDArray[np.float32], bins: npt.NDArray[np.int64]) -> npt.N
         found = np.stack((y0 + first // (x1 - x0), x0 + first % (x1 - x0)), axis=1)
         cells[is_single, i, j] = found[is_single]
     return cells
-
-
-def layer_text(layer: PooledLayer) -> str:
-    """Describes the path from a box to the descriptor, and the geometry of the map."""
-    x0, y0, x1, y1 = layer.region
-    (map_h, map_w), (in_h, in_w) = layer.map_hw, layer.input_hw
-    if layer.view.box_px is None:
-        source = "whole image"
-    else:
-        source = "box " + ", ".join(f"{value:.6g}" for value in layer.view.box_px)
-        source += " (clipped to the image)" if layer.flag & RowFlag.CLIPPED else ""
-        source += " (smaller than a cell)" if layer.flag & RowFlag.SUB_CELL else ""
-    source += ", mirrored" if layer.view.mirrored else ""
-    n_bins, n_channels = [level.level**2 for level in layer.levels], len(layer.map)
-    bins = f"{' + '.join(map(str, n_bins))} = {sum(n_bins)}" if len(n_bins) > 1 else str(n_bins[0])
-    if layer.geometry is None:
-        cells = "spread evenly (no stride can be computed for this network)"
-    else:
-        stride, offset = (
-            " and ".join(f"{v:g}" for v in (value[::-1] if isinstance(value, tuple) else (value,)))
-            for value in layer.geometry
-        )
-        cells = f"stride {stride}, offset {offset} pixels"
-    is_part = (x1 - x0, y1 - y0) != (map_w, map_h)
-    part = f"cells x {x0} to {x1 - 1}, y {y0} to {y1 - 1} of a " if is_part else ""
-    arrow = "\N{RIGHTWARDS ARROW}"
-    return (
-        f"{source} {arrow} {y1 - y0} x {x1 - x0} cells {arrow} {bins} {'bin' if sum(n_bins) == 1 else 'bins'} of "
-        f"{n_channels:,} channels {arrow} {sum(n_bins) * n_channels:,} values\n"
-        f"layer {escaped(layer.name)}: {part}feature map of {map_h} x {map_w} cells, {cells}; network input {in_h} x "
-        f"{in_w} pixels (height x width)"
-    )

@@ -15,7 +15,8 @@ pytest.importorskip("matplotlib")
 from matplotlib.collections import QuadMesh
 
 from sppfeat.analysis.show.figure import drawing, new_figure
-from sppfeat.analysis.show.image_picture import draw_bins, draw_image, draw_maxima, draw_pooled, window_of
+from sppfeat.analysis.show.image_panels import draw_bins, draw_maxima, draw_pooled, window_of
+from sppfeat.analysis.show.image_picture import draw_image
 
 WHOLE = ((),)
 BOXES = ((10, 10, 60, 50), (-9, 30, 40, 900), (70, 20, 71, 21))
