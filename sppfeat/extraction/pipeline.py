@@ -81,18 +81,6 @@ class Progress(NamedTuple):
     n_narrow: int = 0  # images with 16-bit samples that use less than a quarter of their range
     narrow_example: str = ""  # the first of them, with its range
 
-    def followed_by(self, other: "Progress") -> "Progress":
-        """Add the progress of later work to this one."""
-        return Progress(
-            self.n_done + other.n_done,
-            self.n_failed + other.n_failed,
-            self.decode_seconds + other.decode_seconds,
-            self.network_seconds + other.network_seconds,
-            self.write_seconds + other.write_seconds,
-            self.n_narrow + other.n_narrow,
-            self.narrow_example or other.narrow_example,
-        )
-
 
 def run_pipeline(
     plan: Plan,
@@ -126,8 +114,8 @@ def run_pipeline(
         on_progress: called after each batch and at the end; counts the images that the sink has marked.
         should_stop: called after each batch; True ends the run early.
     """
-    begun = start or Progress()
-    clock = _StageClock()
+    start = start or Progress()
+    clock = _StageClock([start.decode_seconds, start.network_seconds, start.write_seconds])
     describe_all = _SplittingDescriber(describe)
     uses = plan.scales_in_use(images)
     is_readable = np.array([image not in plan.errors for image in images.tolist()], dtype=bool)
@@ -143,12 +131,12 @@ def run_pipeline(
         sink, dtype=dtype, nonfinite=nonfinite, fatal_paths=plan.paths if fail_fast else None
     )
 
-    n_narrow, narrow_example = 0, ""
+    n_narrow, narrow_example = start.n_narrow, start.narrow_example
 
     def progress() -> Progress:
+        n_done, n_failed = start.n_done + sink_thread.n_done, start.n_failed + sink_thread.n_failed
         decode, network, write = clock.seconds
-        counts = sink_thread.n_done, sink_thread.n_failed, decode, network, write, n_narrow
-        return begun.followed_by(Progress(*counts, narrow_example))
+        return Progress(n_done, n_failed, decode, network, write, n_narrow, narrow_example)
 
     with contextlib.closing(sink_thread):
         sink_thread.end_batch(Batch(others, (), (), (0, 0), 0, [True] * len(others)), unreadable)
@@ -395,10 +383,10 @@ def _explain_unstorable(descriptors: npt.NDArray[np.floating[Any]], dtype: str) 
 
 
 class _StageClock:
-    """Seconds that the main thread has spent on decoding, network and writing."""
+    """Adds up the seconds that the main thread spends on decoding, network and writing."""
 
-    def __init__(self) -> None:
-        self.seconds = [0.0, 0.0, 0.0]
+    def __init__(self, seconds: list[float]) -> None:
+        self.seconds = seconds
         self._last = time.perf_counter()
 
     def lap(self, stage: int | None = None) -> None:

@@ -30,7 +30,7 @@ from sppfeat.extraction.plan import PLACEHOLDER, Plan, shard_path
 from sppfeat.extraction.ray_actors import Actors, Job, PartActor, choose_actors, connect
 from sppfeat.extraction.report import PlanSummary, plan_notes
 from sppfeat.extraction.run import OnProbe, Run, open_run
-from sppfeat.extraction.shard_files import ShardFiles
+from sppfeat.extraction.shard_files import ShardFiles, is_to_do
 from sppfeat.files.downloads import OnDownload
 from sppfeat.files.remote import url_of
 from sppfeat.store.merge import merge_shards
@@ -103,14 +103,11 @@ class PartsOnRay:
         run.notes.extend(plan_notes(plan, run, is_new=True))
         self._files = ShardFiles(_part_pattern(run.request.output), plan, cut_into_parts(plan))
         self._norm_factors = self._files.check(run)
-        self._before = self._files.status()
-        self._changed = self._files.find_changed(run, self._before)
-        if run.request.runs_changed:
-            self._before[self._changed] = Status.PENDING
+        self._recorded = self._files.status()
+        self._before = self._files.mark_changed(run, self._recorded)
         self.to_do = self._files.unfinished(self._before, with_failures=run.request.retry_failed)
-        self._reported: set[int] = set()  # parts, by index
+        self._reports: dict[int, Progress] = {}  # of the parts filled so far, by index
         self._merged: Outcome | None = None
-        self._waited = Progress()
         self._ray: Any = None
         self._actors: Actors | None = None
 
@@ -171,17 +168,7 @@ class PartsOnRay:
                 if isinstance(report, SppfeatError):
                     error = error or report
                 else:
-                    self._reported.add(index)
-                    # Actors run in parallel, so each contributes its share of the seconds.
-                    decode, network, write = (own / actors.n for own in report[2:5])
-                    waited = report._replace(
-                        n_done=0,
-                        n_failed=0,
-                        decode_seconds=decode,
-                        network_seconds=network,
-                        write_seconds=write,
-                    )
-                    self._waited = self._waited.followed_by(waited)
+                    self._reports[index] = report
             progress = self._progress()
             if progress.n_done + progress.n_failed:
                 on_progress(progress)
@@ -214,22 +201,24 @@ class PartsOnRay:
         )
 
     def _progress(self) -> Progress:
-        """Read the progress from the part files, which include the work of actors that died."""
-        now, before = self._files.status(), self._before
-        was_to_do = before == Status.PENDING
-        if self.run.request.retry_failed:
-            # A retried image counts as failed again only once its part has been reported.
-            for index in self._reported:
-                own = self._files.images_of(index)
-                was_to_do[own] |= before[own] == Status.FAILED
-        is_new = np.ones(len(now), dtype=bool)
-        if self.run.request.runs_changed:  # changed images keep their old status until their part is reported
-            is_new = ~self._changed
-            for index in self._reported:
-                is_new[self._files.images_of(index)] = True
-        n_failed = int((was_to_do & is_new & (now == Status.FAILED)).sum())
-        n_done = int(((now == Status.DONE) & (before != Status.DONE) & is_new).sum())
-        return self._waited._replace(n_done=n_done, n_failed=n_failed)
+        """Count finished images in the part files, which include the work of actors that died."""
+        now = self._files.status()
+        # An image that is run again and ends as it began counts once its part has been reported.
+        is_finished = now != self._recorded
+        for index in self._reports:
+            is_finished[self._files.images_of(index)] = True
+        is_finished &= is_to_do(self._before, with_failures=self.run.request.retry_failed)
+        reports, n_actors = self._reports.values(), self._actors.n if self._actors else 1
+        return Progress(
+            n_done=int((is_finished & (now == Status.DONE)).sum()),
+            n_failed=int((is_finished & (now == Status.FAILED)).sum()),
+            # Actors run in parallel, so each contributes its share of the seconds.
+            decode_seconds=sum(report.decode_seconds for report in reports) / n_actors,
+            network_seconds=sum(report.network_seconds for report in reports) / n_actors,
+            write_seconds=sum(report.write_seconds for report in reports) / n_actors,
+            n_narrow=sum(report.n_narrow for report in reports),
+            narrow_example=next((report.narrow_example for report in reports if report.n_narrow), ""),
+        )
 
     def _merge(self) -> None:
         """Merge the part files into the output."""

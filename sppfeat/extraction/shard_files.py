@@ -28,7 +28,7 @@ from sppfeat.store.layout import FILE_DTYPES
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import UNKNOWN, Status
 
-__all__ = ["PartsInTurn", "ShardFiles", "open_parts_in_turn"]
+__all__ = ["PartsInTurn", "ShardFiles", "is_to_do", "open_parts_in_turn"]
 
 
 class ShardFiles:
@@ -96,8 +96,8 @@ class ShardFiles:
                 self._versions[i] = version
         return np.array(self._status)
 
-    def find_changed(self, run: Run, status: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-        """Return ``(N,)`` bool, True for finished images whose files have changed; add a note to the run."""
+    def mark_changed(self, run: Run, status: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """Return ``status`` with PENDING for changed images if the run repeats them; add a note about them."""
         versions = np.full((self.plan.n_images, 2), UNKNOWN, dtype=np.int64)
         roots = set()
         for i, path in enumerate(self.paths):
@@ -108,16 +108,17 @@ class ShardFiles:
         storage, numbers = run.listing.storage, self.plan.storage_index
         has_moved = not roots <= {self.plan.root}
         changes = find_changes(versions, storage, numbers, status=status, has_moved=has_moved)
-        changed = np.asarray(changes.changed & (status != Status.PENDING))
+        changed = np.flatnonzero(changes.changed & (status != Status.PENDING))
         runs_by = "" if run.request.runs_changed else "--update-changed"
-        run.notes.extend(
-            changed_note(self.plan.paths, versions, changes, np.flatnonzero(changed), runs_by=runs_by)
-        )
-        return changed
+        run.notes.extend(changed_note(self.plan.paths, versions, changes, changed, runs_by=runs_by))
+        marked = status.copy()
+        if run.request.runs_changed:
+            marked[changed] = Status.PENDING
+        return marked
 
     def unfinished(self, status: npt.NDArray[np.uint8], *, with_failures: bool) -> list[int]:
         """Return the shards with pending images, or with pending or failed ones if ``with_failures``."""
-        is_left = _is_to_do(status, with_failures=with_failures)
+        is_left = is_to_do(status, with_failures=with_failures)
         return [i for i in range(len(self.paths)) if is_left[self.images_of(i)].any()]
 
     def summary(
@@ -129,7 +130,7 @@ class ShardFiles:
             self.plan,
             output=output,
             status=status,
-            to_do=np.flatnonzero(_is_to_do(status, with_failures=run.request.retry_failed)),
+            to_do=np.flatnonzero(is_to_do(status, with_failures=run.request.retry_failed)),
             n_unmeasured=int(self.plan.is_unmeasured.sum()),
             shard=shard,
         )
@@ -147,7 +148,8 @@ class ShardFiles:
         return join_outcomes(found, self.plan.n_images)
 
 
-def _is_to_do(status: npt.NDArray[np.uint8], *, with_failures: bool) -> npt.NDArray[np.bool_]:
+def is_to_do(status: npt.NDArray[np.uint8], *, with_failures: bool) -> npt.NDArray[np.bool_]:
+    """Return ``(N,)`` bool, True for pending images, and for failed ones if ``with_failures``."""
     return np.isin(status, (Status.PENDING, *([Status.FAILED] if with_failures else ())))
 
 
@@ -159,19 +161,16 @@ class PartsInTurn:
         self.name = url_of(run.request.output) or str(run.request.output)
         self._files = files
         self._outcomes: dict[int, Outcome] = {}  # of the parts that this run has taken, by index from 0
-        self._changed = np.zeros(files.plan.n_images, dtype=bool)
+        self._before = np.zeros(
+            files.plan.n_images, dtype=np.uint8
+        )  # with --overwrite all files are replaced
         if not run.request.overwrite:
-            self._changed = files.find_changed(run, files.status())
+            self._before = files.mark_changed(run, files.status())
 
     def summary(self) -> PlanSummary:
         """Summarize the run before it starts, from the files that exist."""
-        status = self._files.status()
-        if self.run.request.overwrite:
-            status = np.zeros_like(status)  # all files will be replaced
-        elif self.run.request.runs_changed:
-            status[self._changed] = Status.PENDING
         shard = f"all {len(self._files.paths)}, one after the other"
-        return self._files.summary(self.run, status, output=self.name, shard=shard)
+        return self._files.summary(self.run, self._before, output=self.name, shard=shard)
 
     def fill(
         self,

@@ -390,7 +390,7 @@ def test_parts_of_actors_that_die_are_taken_again_but_not_for_ever(folder, tmp_p
 
     ray, progress = run(15, tmp_path / "features.h5")
     assert (ray.n_started, progress.n_done) == (16, 12)
-    with pytest.raises(EngineError, match=r"16 actors have died.* out of memory"):
+    with pytest.raises(EngineError, match=r"16 actors died.* out of memory"):
         run(16, tmp_path / "others.h5")
 
 
@@ -414,7 +414,7 @@ def test_images_that_have_changed_are_noted_and_run_again_on_request(folder, tmp
     assert (n_to_do, n_done) == (0, 0)
     assert note.startswith("1 image changed since it was extracted")
     if copy:  # the parts are gone, and the output is a file like any other
-        with pytest.raises(StoreError, match=r"1 image to do.* --engine local continues it"):
+        with pytest.raises(StoreError, match=r"1 image left.* continue it with --engine local"):
             run(update_changed=True)
         return
     n_to_do, n_done, _ = run(update_changed=True)
@@ -441,7 +441,7 @@ def test_a_part_of_an_actor_that_dies_after_the_stop_is_left(folder, tmp_path):
         ({"version": "0.0.1"}, "but the run was planned with 0.0.1"),
         ({"running": Path("/nowhere/running")}, "does not see the folder '/nowhere'"),
         ({}, "does not see the inputs, such as"),
-        ({"config": None}, "resolves the settings differently than the plan: levels: the plan has [1]"),
+        ({"config": None}, "resolves the settings differently than the plan: levels: [1] in the plan"),
     ],
 )
 def test_nodes_that_cannot_take_part(folder, tmp_path, changes, message):
@@ -494,8 +494,8 @@ def test_how_many_actors(options, device, nodes, expected):
         ({}, "auto", [{"CPU": 0.0}], "no node of the Ray cluster has 8 CPU"),
         ({"cpus_per_actor": 9}, "auto", [NODE], "no node of the Ray cluster has 9 CPU"),
         ({"gpus_per_actor": 1.0}, "auto", [NODE], "no node of the Ray cluster has 1 GPU and 1 CPU"),
-        ({"gpus_per_actor": 0.5}, "cpu", [GPUS], "device is 'cpu', and gpus-per-actor 0.5"),
-        ({"gpus_per_actor": 0.0}, "cuda", [GPUS], "device is 'cuda', and gpus-per-actor 0"),
+        ({"gpus_per_actor": 0.5}, "cpu", [GPUS], "device is 'cpu', but gpus-per-actor is 0.5"),
+        ({"gpus_per_actor": 0.0}, "cuda", [GPUS], "device is 'cuda', but gpus-per-actor is 0"),
     ],
 )
 def test_actors_that_cannot_be(options, device, nodes, message):
@@ -554,10 +554,10 @@ def test_parts_of_other_inputs_or_settings_are_not_continued(folder, tmp_path):
     def asked(**changes):
         return request([folder], output, **{"ray": RayOptions(), **changes})
 
-    assert "it has shard 1/2, images 0 to 5 of 12, and not shard 1/1, images 0 to 12 of 12" in refusal()
-    assert "levels: the file has [1, 2]" in refusal(descriptor=DescriptorChoice(levels=(1,)))
+    assert "it holds shard 1/2, images 0 to 5 of 12, not shard 1/1, images 0 to 12 of 12" in refusal()
+    assert "levels: [1, 2] in the file" in refusal(descriptor=DescriptorChoice(levels=(1,)))
     write_image(folder / "cat" / "another.png", 40, 50, seed=1)
-    assert "and not shard 1/1, images 0 to 13 of 13 of these inputs" in refusal()
+    assert "not shard 1/1, images 0 to 13 of 13 of these inputs" in refusal()
 
 
 def test_a_cluster_that_is_not_there(folder, tmp_path):
