@@ -2,38 +2,34 @@
 
 import contextlib
 import dataclasses
-import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import nn
 
 from sppfeat.boxes.table import clip_boxes
 from sppfeat.config.distribution import RunOptions
 from sppfeat.config.extract_config import ExtractConfig
-from sppfeat.config.progress import Bar
+from sppfeat.config.progress import Bar, download_bar
 from sppfeat.config.regions import RegionSpec, RowFlag
 from sppfeat.config.request import DescriptorChoice
 from sppfeat.config.specs import DEFAULT_BACKBONE, DEFAULT_SIZE, DescriptorSpec, InputSpec, parse_levels
 from sppfeat.config.values import StrPath
 from sppfeat.config.wording import counted
-from sppfeat.decoding import DecodeSettings
-from sppfeat.errors import BoxError, BoxWarning, ConfigError, ImageError
+from sppfeat.errors import BoxError, BoxWarning, ConfigError
+from sppfeat.extraction.caller_images import ImageLike, ImageReader, NetworkInput, as_list, name_image
 from sppfeat.extraction.describe import Describer, ImageBoxes
 from sppfeat.extraction.pipeline import schedule
-from sppfeat.extraction.plan import input_sizes
-from sppfeat.extraction.recompute import load_recorded_backbone, name_image, naming, read_pixels, read_size
+from sppfeat.extraction.recompute import load_recorded_backbone
 from sppfeat.extraction.regions import Projector, best_scales
 from sppfeat.extraction.run import adopt_mean_norm, configure, descriptor_columns
 from sppfeat.files.downloads import OnDownload
-from sppfeat.files.places import Place
 from sppfeat.geometry import FeatureGeometry
 from sppfeat.networks.backbones import Backbone, load_backbone, wrap_module
 from sppfeat.networks.devices import BATCH_PIXELS, choose_device
@@ -41,22 +37,6 @@ from sppfeat.store.feature_table import FeatureTable
 from sppfeat.store.reduction import Reduction
 
 __all__ = ["Extractor", "FeatureMap", "ImageLike", "NetworkInput"]
-
-_DEFAULT_REGIONS = RegionSpec(boxes="multiview")  # for its projection and margin only
-
-ImageLike: TypeAlias = StrPath | Place | Image.Image | npt.NDArray[np.uint8]
-
-
-class NetworkInput(NamedTuple):
-    """An image at the size of its network input.
-
-    Attributes:
-        image_hw: height and width of the original image as displayed, in pixels.
-        pixels: ``(H, W, 3)`` uint8 RGB, resized to the network input.
-    """
-
-    image_hw: tuple[int, int]
-    pixels: npt.NDArray[np.uint8]
 
 
 class FeatureMap(NamedTuple):
@@ -153,7 +133,7 @@ class Extractor:
         run = RunOptions(device=device, batch_size=batch_size, max_decode_pixels=max_decode_pixels)
         chosen_device = choose_device(device, precision)
         if isinstance(backbone, str):
-            with _download_progress(on_download) as show:
+            with download_bar() if on_download is None else contextlib.nullcontext(on_download) as show:
                 loaded = load_backbone(
                     backbone,
                     weights=weights,
@@ -169,7 +149,8 @@ class Extractor:
             loaded = wrap_module(backbone, layers=layers, mean=mean, std=std)
         else:
             raise ConfigError(f"head is {head!r}; heads belong to named networks: leave it out for your own")
-        spec = InputSpec(size=_parse_size(size), **inputs)
+        short_side: Any = None if size == "native" else size
+        spec = InputSpec(size=short_side, **inputs)
         config = adopt_mean_norm(configure(loaded, spec, choice, precision=precision), choice.normalize_from)
         if config.descriptor.mean_norm is not None and config.descriptor.norm_factors is None:
             raise ConfigError(
@@ -197,8 +178,7 @@ class Extractor:
         Args:
             file: an open feature file, or its path.
             weights: weights file or name, if they have moved; None: as recorded.
-            weights_dir: folder to search for named weights before torch's hub cache.
-            device, batch_size, on_download: see the class.
+            weights_dir, device, batch_size, on_download: see the class.
             max_decode_pixels: see the class; None: its default, or the largest image of the file.
 
         Raises:
@@ -211,7 +191,7 @@ class Extractor:
             limit = file.max_decode_pixels if max_decode_pixels is None else max_decode_pixels
             run = RunOptions(device=device, batch_size=batch_size, max_decode_pixels=limit)
             chosen_device = choose_device(device, file.config.precision)
-            show = opened.enter_context(_download_progress(on_download))
+            show = on_download or opened.enter_context(download_bar())
             loaded = load_recorded_backbone(file, weights=weights, weights_dir=weights_dir, on_download=show)
             extractor = cls.__new__(cls)
             extractor._set_up(loaded, file.config, run, chosen_device, file.norm_factors, file.reduction)
@@ -230,7 +210,7 @@ class Extractor:
         self.columns = descriptor_columns(config, backbone) if reduction is None else reduction.columns
         self._reduction = reduction
         self._batch_size = run.batch_size
-        self._decode_settings = DecodeSettings.of(config, run.max_decode_pixels)
+        self._reader = ImageReader(config, run.max_decode_pixels)
         self._backbone = backbone
         self._describer = Describer(backbone, config, device=device, norm_factors=norm_factors)
 
@@ -271,7 +251,7 @@ class Extractor:
             ImageError: an image cannot be read; the message names it.
             BoxError: boxes are malformed, or their number of arrays differs from the number of images.
         """
-        many, is_one = _listed(images)
+        many, is_one = as_list(images)
         if boxes is None:
             with Bar("reading headers", len(many), unit="image", shown=progress) as bar:
                 rows = self._describe_whole(many, bar)
@@ -309,8 +289,7 @@ class Extractor:
         Raises:
             ImageError: the image cannot be read, or cannot be resized to a valid network input.
         """
-        (image_hw,), input_hws = self._read_sizes([image])
-        return NetworkInput(image_hw, self._read_pixels(image, image_hw, input_hws[0, scale]))
+        return self._reader.network_input(image, scale)
 
     def feature_maps(self, images: ImageLike | NetworkInput | Sequence[ImageLike], *, scale: int = 0) -> Any:
         """Compute the feature maps of one image or many, before pooling.
@@ -334,7 +313,7 @@ class Extractor:
         """
         if isinstance(images, NetworkInput):
             return self._compute_maps(images)
-        many, is_one = _listed(images)
+        many, is_one = as_list(images)
         result = [self._compute_maps(self.network_input(image, scale=scale)) for image in many]
         return result[0] if is_one else result
 
@@ -360,10 +339,8 @@ class Extractor:
             ConfigError: the projection is unknown, or the network's receptive fields do not allow it.
         """
         given: dict[str, Any] = {"projection": projection, "margin": margin}
-        spec = dataclasses.replace(  # checks both values
-            self.config.regions or _DEFAULT_REGIONS,
-            **{name: value for name, value in given.items() if value is not None},
-        )
+        changes = {name: value for name, value in given.items() if value is not None}
+        spec = dataclasses.replace(self.config.regions or RegionSpec(boxes="multiview"), **changes)
         return Projector(self._geometries, spec.projection, spec.margin)
 
     @cached_property
@@ -371,7 +348,7 @@ class Extractor:
         return tuple(self._backbone.geometry(i) for i in range(len(self._backbone.spec.layers)))
 
     def _describe_whole(self, images: list[ImageLike], bar: Bar) -> npt.NDArray[np.float32]:
-        image_hws, input_hws = self._read_sizes(images, bar)
+        image_hws, input_hws = self._reader.sizes(images, on_progress=bar.move_to)
         # An image is run at the scale that a box covering all of it would get.
         uses = np.zeros(input_hws.shape[:2], dtype=bool)
         for i, (height, width) in enumerate(image_hws):
@@ -380,7 +357,7 @@ class Extractor:
         result = np.empty((len(images), self.dimension), dtype=np.float32)
         most, every, n_done = BATCH_PIXELS[self._describer.device.type], np.arange(len(images)), 0
         for batch in schedule(input_hws, every, batch_size=self._batch_size, batch_pixels=most, uses=uses):
-            pixels = [self._read_pixels(images[i], image_hws[i], batch.input_hw) for i in batch.images]
+            pixels = [self._reader.pixels(images[i], image_hws[i], batch.input_hw) for i in batch.images]
             descriptors, wait = self._describer.describe_images(np.stack(pixels))
             wait()
             result[batch.images] = self._reduce(descriptors)
@@ -397,13 +374,14 @@ class Extractor:
             raise BoxError(
                 f"boxes of one image are an array of shape {boxes_px.shape}; give one of shape (K, 4)"
             )
-        (image_hw,), input_hws = self._read_sizes([image])
+        (image_hw,), input_hws = self._reader.sizes([image])
         clipped, flag = clip_boxes(boxes_px, np.full((len(boxes_px), 2), image_hw, dtype=np.int32))
         described_rows = np.flatnonzero((flag & RowFlag.DEGENERATE) == 0)
         scale = best_scales(clipped[described_rows], image_hw, self.config.input.short_sides)
         result = np.full((len(boxes_px), self.dimension), np.nan, dtype=np.float32)
         for i in np.unique(scale).tolist():
-            rows, pixels = described_rows[scale == i], self._read_pixels(image, image_hw, input_hws[0, i])
+            rows = described_rows[scale == i]
+            pixels = self._reader.pixels(image, image_hw, input_hws[0, i])
             own = ImageBoxes(0, rows, boxes_px[rows], np.zeros(len(rows), dtype=bool), image_hw)
             for found in self._describer.describe_boxes(pixels[None], [own], projector):
                 found.wait()
@@ -415,60 +393,5 @@ class Extractor:
         ]
         return result, notes
 
-    def _read_sizes(
-        self, images: list[ImageLike], bar: Bar | None = None
-    ) -> tuple[list[tuple[int, int]], npt.NDArray[np.int32]]:
-        """Return height and width of each image as displayed, and the sizes of the network inputs, ``(N, S, 2)``."""
-        image_hws = []
-        for image in images:
-            with naming(image):
-                image_hws.append(read_size(image, self._decode_settings))
-            if bar is not None:
-                bar.move_to(len(image_hws))
-        input_hws, errors = input_sizes(np.array(image_hws, np.int32).reshape(-1, 2), self.config.input)
-        for i, reason in errors.items():
-            raise ImageError(f"{name_image(images[i], i)}: {reason}")
-        return image_hws, input_hws
-
-    def _read_pixels(self, image: Any, image_hw: tuple[int, int], input_hw: Any) -> npt.NDArray[np.uint8]:
-        height, width = map(int, input_hw)
-        with naming(image):
-            return read_pixels(image, self._decode_settings, image_hw=image_hw, input_hw=(height, width))
-
     def _reduce(self, descriptors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         return descriptors if self._reduction is None else self._reduction.apply(descriptors)
-
-
-def _listed(images: Any) -> tuple[list[Any], bool]:
-    """Return the images as a list, and True if they are one image, not a sequence."""
-    is_array = isinstance(images, np.ndarray)
-    is_one = (
-        images.ndim in (2, 3) if is_array else isinstance(images, str | os.PathLike | Place | Image.Image)
-    )
-    if is_array and images.ndim not in (2, 3, 4) and images.dtype.kind in "biuf":
-        raise ImageError(
-            f"an array of shape {images.shape} is not an image; allowed: (H, W, 3), (H, W), or (N, H, W, 3) for several"
-        )
-    return ([images] if is_one else list(images)), is_one
-
-
-def _parse_size(size: int | str) -> int | None:
-    if size == "native":
-        return None
-    if isinstance(size, bool) or not isinstance(size, int | np.integer):
-        raise ConfigError(f"size is {size!r}; allowed: pixels, or 'native'")
-    return int(size)
-
-
-@contextlib.contextmanager
-def _download_progress(on_download: OnDownload | None) -> Iterator[OnDownload]:
-    """Yield the given callback; for None, one that shows a progress bar on standard error."""
-    bars: list[Bar] = []
-
-    def show(name: str, done: int, total: int | None) -> None:
-        if not bars:
-            bars.append(opened.enter_context(Bar(name, total, unit="B")))
-        bars[0].move_to(done)
-
-    with contextlib.ExitStack() as opened:
-        yield on_download or show

@@ -7,11 +7,12 @@ import contextlib
 import importlib.util
 import sys
 import time
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from sppfeat.config.wording import counted, human_bytes, human_seconds, one_line
 
-__all__ = ["STANDARD_ERROR", "Bar"]
+__all__ = ["STANDARD_ERROR", "Bar", "download_bar"]
 
 _SECONDS_BETWEEN_UPDATES = 0.1
 _SECONDS_BETWEEN_LINES = 30.0  # where each update is a line of a log
@@ -79,6 +80,22 @@ class Bar:
         """Shows ``n`` units as done, with a new total or label if one is given, and a note after the figures."""
         if self._bar is not None:
             self._bar.move_to(n, total, label, note)
+
+
+@contextlib.contextmanager
+def download_bar(bar_class: type[Bar] = Bar) -> Iterator[Callable[[str, int, int | None], None]]:
+    """Yields a callback for downloads that shows a bar for each file; it takes name, bytes done, and bytes in total."""
+    with contextlib.ExitStack() as stack:
+        bars: dict[str, Bar] = {}
+
+        def on_download(name: str, done: int, total: int | None) -> None:
+            if name not in bars:
+                bars[name] = stack.enter_context(bar_class(name, total, unit="B"))
+            bars[name].move_to(done)
+            if done == total:
+                bars.pop(name).close()
+
+        yield on_download
 
 
 class _Drawn:

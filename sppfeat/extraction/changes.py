@@ -1,6 +1,5 @@
 """Finds images whose files have changed since a feature file recorded their size and modification time."""
 
-import datetime
 import os
 from typing import NamedTuple
 
@@ -90,8 +89,10 @@ def describe_change(was: npt.NDArray[np.int64], now: npt.NDArray[np.int64]) -> s
     if was[0] != now[0] and UNKNOWN not in (was[0], now[0]):
         return f"was {counted(int(was[0]), 'byte')}, is {now[0]}"
     if was[1] != now[1] and UNKNOWN not in (was[1], now[1]):
-        before, after = (_moment(int(ns)) for ns in (was[1], now[1]))
-        return f"same size, modified {after}, was {before}"
+        before, after = (
+            str(np.datetime64(int(ns) // 10**6, "ms")).replace("T", " ") for ns in (was[1], now[1])
+        )
+        return f"same size, modified {after} UTC, was {before} UTC"
     return ""
 
 
@@ -122,12 +123,3 @@ def changed_note(
     it, they_run = ("it", "it runs") if len(changed) == 1 else ("them", "they run")
     end = f"{runs_by} runs {it} again" if runs_by else f"{they_run} again"
     return [f"{since} extracted, such as {os.fsdecode(paths[first])!r} ({how}); {end}"]
-
-
-def _moment(ns: int) -> str:
-    """Format a time in UTC, or as a number of nanoseconds if no calendar has it."""
-    try:
-        moment = datetime.datetime.fromtimestamp(ns // 10**9, datetime.timezone.utc)
-    except (OverflowError, ValueError, OSError):
-        return f"{ns} ns"
-    return f"{moment:%Y-%m-%d %H:%M:%S}.{ns % 10**9 // 10**6:03d} UTC"

@@ -10,13 +10,14 @@ from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.request import Request, make_request
 from sppfeat.config.values import StrPath
 from sppfeat.errors import ConfigError
-from sppfeat.extraction.part import Failure, Outcome, Part, Parts, open_output
+from sppfeat.extraction.part import Failure, Outcome, Part, open_output
 from sppfeat.extraction.parts import find_part
 from sppfeat.extraction.pipeline import Progress
 from sppfeat.extraction.plan import PLACEHOLDER, shard_path
+from sppfeat.extraction.ray_parts import PartsOnRay, open_parts_on_ray
 from sppfeat.extraction.report import PlanSummary, result_notes
 from sppfeat.extraction.run import OnProbe, open_run
-from sppfeat.extraction.shard_files import open_parts_in_turn
+from sppfeat.extraction.shard_files import PartsInTurn, open_parts_in_turn
 from sppfeat.files.downloads import OnDownload
 from sppfeat.files.outputs import check_feature_path
 from sppfeat.store.schema import BoxCounts
@@ -140,7 +141,7 @@ def open_parts(
     on_probe: OnProbe = lambda done, total: None,
     on_download: OnDownload = lambda name, done, total: None,
     verbose: bool = False,
-) -> contextlib.AbstractContextManager[Parts]:
+) -> contextlib.AbstractContextManager[Part | PartsInTurn | PartsOnRay]:
     """Plan a run of one part, of parts in turn, or of parts for the actors of a Ray cluster; write nothing yet.
 
     Raises:
@@ -148,8 +149,6 @@ def open_parts(
     """
     check_feature_path(request.output)
     if request.ray is not None:
-        from sppfeat.extraction.ray_parts import open_parts_on_ray
-
         return open_parts_on_ray(request, on_probe=on_probe, on_download=on_download, verbose=verbose)
     if request.shard_bytes is not None:
         return open_parts_in_turn(request, on_probe=on_probe, on_download=on_download)

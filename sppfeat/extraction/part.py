@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +40,7 @@ from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import Status, count_boxes, scale_sides, whole_image_boxes
 from sppfeat.store.writer import FeatureWriter
 
-__all__ = ["Failure", "Outcome", "Output", "Part", "Parts", "join_outcomes", "open_output", "read_outcome"]
+__all__ = ["Failure", "Outcome", "Output", "Part", "join_outcomes", "open_output", "read_outcome"]
 
 _BATCHES_BETWEEN_RETURNS = 32
 _RETRY_SECONDS = 1.0
@@ -80,31 +80,6 @@ class Output:
     lock: OutputLock | None
 
 
-class Parts(Protocol):
-    """The parts of a run, planned and ready to be filled, by this process or by others."""
-
-    @property
-    def run(self) -> Run:
-        """The settings, network and inputs."""
-
-    @property
-    def name(self) -> str:
-        """Path or URL of the output; while an output is being replaced, the path of the new file."""
-
-    def summary(self) -> PlanSummary:
-        """Summarize the run before it starts."""
-
-    def fill(
-        self,
-        on_progress: Callable[[Progress], None] = lambda progress: None,
-        should_stop: Callable[[], bool] = lambda: False,
-    ) -> Progress:
-        """Fill all parts; see :meth:`Part.fill`."""
-
-    def outcome(self) -> Outcome:
-        """Count the images of the files by status; call it after :meth:`fill`."""
-
-
 @dataclass
 class Part:
     """The images of one file, and the work left there; images and rows are numbered as in the file."""
@@ -132,7 +107,7 @@ class Part:
 
     @property
     def name(self) -> str:
-        """URL of the output, or the current path of the file."""
+        """URL of the output, or the current path of the file: the new one until it replaces the old one."""
         return self.output.local.url or str(self.path)
 
     def summary(self) -> PlanSummary:

@@ -23,7 +23,7 @@ from sppfeat.config.request import Request
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError, EngineError, SppfeatError, StoreError
 from sppfeat.extraction.mean_norm import estimate_factors
-from sppfeat.extraction.part import Outcome, Parts, open_output, read_outcome
+from sppfeat.extraction.part import Outcome, Part, open_output, read_outcome
 from sppfeat.extraction.parts import find_part
 from sppfeat.extraction.pipeline import Progress
 from sppfeat.extraction.plan import PLACEHOLDER, Plan, shard_path
@@ -49,7 +49,7 @@ _STOP_SECONDS = 60.0
 @contextlib.contextmanager
 def open_parts_on_ray(
     request: Request, *, on_probe: OnProbe, on_download: OnDownload, verbose: bool
-) -> Iterator[Parts]:
+) -> "Iterator[Part | PartsOnRay]":
     """Plan an extraction on a Ray cluster, and connect to the cluster or start one; write nothing yet.
 
     If the output is complete and was not made of parts, yield a single part with nothing to do.
@@ -135,7 +135,7 @@ class PartsOnRay:
         on_progress: Callable[[Progress], None] = lambda progress: None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> Progress:
-        """Fill the parts by actors, and merge the part files once all are complete; see :class:`Parts`.
+        """Fill the parts by actors, and merge the part files once all are complete; see :meth:`Part.fill`.
 
         Raises:
             SppfeatError: the first error of any actor.

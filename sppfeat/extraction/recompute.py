@@ -1,15 +1,8 @@
-"""Recomputes rows of a feature file one image at a time, with the recorded network, and compares them.
+"""Recomputes rows of a feature file one image at a time, with the recorded network, and compares them."""
 
-An image that a caller passes is a path (possibly inside an archive), a byte range of a file, a Pillow image, or a uint8
-array, ``(H, W, 3)`` RGB or ``(H, W)`` gray.
-"""
-
-import contextlib
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +10,7 @@ import numpy.typing as npt
 from sppfeat.config.distribution import RunOptions
 from sppfeat.config.values import StrPath
 from sppfeat.decoding import DecodeSettings
-from sppfeat.decoding.images import decode_image, image_from_array, probe_image, resize_image
+from sppfeat.decoding.images import decode_image, probe_image
 from sppfeat.errors import ImageError, StoreError
 from sppfeat.extraction.changes import describe_change, place_version
 from sppfeat.extraction.describe import Describer, ImageBoxes
@@ -25,22 +18,13 @@ from sppfeat.extraction.plan import input_sizes
 from sppfeat.extraction.regions import Projector
 from sppfeat.extraction.run import descriptor_columns
 from sppfeat.files.downloads import OnDownload
-from sppfeat.files.places import Place
 from sppfeat.inputs import find_image
 from sppfeat.networks.backbones import Backbone, load_backbone
 from sppfeat.networks.devices import choose_device
 from sppfeat.store.feature_table import FeatureTable
 from sppfeat.store.schema import scale_indices
 
-__all__ = [
-    "RowComparison",
-    "load_recorded_backbone",
-    "name_image",
-    "naming",
-    "read_pixels",
-    "read_size",
-    "recompute_rows",
-]
+__all__ = ["RowComparison", "load_recorded_backbone", "recompute_rows"]
 
 # Largest relative l2 difference between a stored and a recomputed descriptor. For fp32 it is this project's definition
 # of equality; for the others, the rounding error of 10, 7 and 10 bits through some 50 layers.
@@ -89,50 +73,6 @@ def load_recorded_backbone(
     if file.extracted_columns != descriptor_columns(file.config, backbone):
         raise StoreError(f"{str(file.path)!r}: its columns do not match its network and settings")
     return backbone
-
-
-def read_size(image: Any, settings: DecodeSettings) -> tuple[int, int]:
-    """Return the height and width of an image as displayed, in pixels.
-
-    Raises:
-        ImageError: the image cannot be read.
-    """
-    if _is_file(image):
-        return probe_image(_place_of(image), exif=settings.exif, max_pixels=settings.max_pixels)
-    upright = image_from_array(image, exif=settings.exif)
-    return upright.height, upright.width
-
-
-def read_pixels(
-    image: Any, settings: DecodeSettings, *, image_hw: tuple[int, int], input_hw: tuple[int, int]
-) -> npt.NDArray[np.uint8]:
-    """Return an image as displayed, resized to ``input_hw``: ``(H, W, 3)`` uint8 RGB.
-
-    Raises:
-        ImageError: the image cannot be read, or its size is no longer ``image_hw``.
-    """
-    if _is_file(image):
-        return decode_image(_place_of(image), image_hw=image_hw, input_hw=input_hw, **settings._asdict())
-    upright = image_from_array(image, exif=settings.exif)
-    return resize_image(upright, input_hw=input_hw, resample=settings.resample)
-
-
-def name_image(image: object, position: int = 0) -> str:
-    """Return a name for messages: a path, a file with a byte offset, or the number of the image."""
-    if isinstance(image, Place):
-        return f"{os.fsdecode(image.path)!r} at byte {image.offset}"
-    return repr(os.fspath(image)) if isinstance(image, str | os.PathLike) else f"image {position}"
-
-
-@contextlib.contextmanager
-def naming(image: Any) -> Iterator[None]:
-    """Prefix the message of an ImageError with the name of the image, if it is a file."""
-    try:
-        yield
-    except ImageError as error:
-        if not _is_file(image):
-            raise
-        raise ImageError(f"{name_image(image)}: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +137,7 @@ def recompute_rows(
         settings = DecodeSettings.of(config, max(height * width, RunOptions.max_decode_pixels))
         try:
             place = find_image(folder, paths[image])
-            now_hw = read_size(place, settings._replace(max_pixels=_ANY_SIZE))
+            now_hw = probe_image(place, exif=settings.exif, max_pixels=_ANY_SIZE)
             if now_hw != (height, width):
                 now = f"{now_hw[0]} x {now_hw[1]}"
                 problems.append(
@@ -205,7 +145,9 @@ def recompute_rows(
                     "width)"
                 )
                 continue
-            pixels = read_pixels(place, settings, image_hw=(height, width), input_hw=(in_h, in_w))[None]
+            pixels = decode_image(
+                place, image_hw=(height, width), input_hw=(in_h, in_w), **settings._asdict()
+            )[None]
         except ImageError as error:
             problems.append(f"{where}: the image can no longer be read: {error}")
             continue
@@ -244,11 +186,3 @@ def _measure_difference(file: FeatureTable, row: int, descriptor: npt.NDArray[np
     norm = max(float(np.linalg.norm(b)), least_norm)
     difference = float(np.linalg.norm(a - b))
     return difference / norm if norm > 0 else (0.0 if difference == 0 else float("inf"))
-
-
-def _is_file(image: Any) -> TypeGuard[StrPath | Place]:
-    return isinstance(image, str | os.PathLike | Place)
-
-
-def _place_of(image: StrPath | Place) -> Place:
-    return image if isinstance(image, Place) else find_image(b"", os.fsencode(image))

@@ -1,6 +1,5 @@
 """Summaries of a run before it starts, and notes for the user."""
 
-import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -224,10 +223,9 @@ def _count_classes(labels: npt.NDArray[np.int64], names: Sequence[str]) -> dict[
 def plan_notes(plan: Plan, run: Run, *, is_new: bool) -> list[str]:
     """Return the notes about a plan: fast decoding, and suspicious boxes."""
     notes = _decode_notes(plan, run.config.input.decode)
-    if plan.boxes is not None:
-        table = run.planner.table if run.planner else None
-        notes += run.planner.notes if run.planner else []
-        notes += box_notes(plan, plan.boxes, table, is_new=is_new)
+    if plan.boxes is not None and run.planner is not None:
+        notes += run.planner.notes
+        notes += box_notes(plan, plan.boxes, run.planner.table, is_new=is_new)
     return notes
 
 
@@ -300,33 +298,28 @@ def _file_notes(plan: Plan, boxes: RowBoxes, table: BoxTable, *, is_new: bool) -
 
 
 def _unit_notes(table: BoxTable) -> Iterator[str]:
-    """Note boxes that look like fractions read as pixels, or the reverse: the most common mistake."""
-    numbers = table.boxes[np.isfinite(table.boxes).all(axis=1)]
+    """Note boxes that look like fractions read as pixels or percent, or the reverse: the most common mistake."""
     if not len(table):
         yield "the box file has no boxes"
-    if not len(numbers):
-        return
+    numbers = table.boxes[np.isfinite(table.boxes).all(axis=1)]
     units, n = table.convention.units, len(numbers)
     is_within = ((numbers >= 0) & (numbers <= 1)).all(axis=1)
     n_within, n_fractions = int(is_within.sum()), int((is_within & (numbers % 1 != 0).any(axis=1)).sum())
     if units != "normalized" and (n_within > n / 2 or n_fractions > _MIN_SHARE * n):
-        within = f"all {n} boxes" if n_within == n else f"{n_within} of {counted(n, 'box')}"
-        lie = "lies within 0..1 but is" if n_within == 1 else "lie within 0..1 but are"
-        read = "pixels" if units == "absolute" else "percent"
         yield (
-            f"{'the only box' if n == 1 else within} {lie} read as {read}; if the numbers are fractions of the "
-            "image, add --box-units normalized"
+            f"all coordinates are within 0..1 in {n_within} of {counted(n, 'box')} read as "
+            f"{'pixels' if units == 'absolute' else units}; if they are fractions of the image, add --box-units "
+            "normalized"
         )
-    limit = {"absolute": math.inf, "normalized": _MAX_FRACTION, "percent": 100 * _MAX_FRACTION}[units]
-    beyond = np.flatnonzero((numbers > limit).any(axis=1))
+    if units == "absolute":
+        return
+    name, full = ("fractions", 1) if units == "normalized" else ("percent", 100)
+    beyond = np.flatnonzero((numbers > _MAX_FRACTION * full).any(axis=1))
     if len(beyond):
-        which = "most" if len(beyond) > n / 2 else f"{len(beyond)}"
-        read, far = ("fractions", "1") if units == "normalized" else ("percent", "100")
-        others = [name for name in ("absolute", "percent") if name != units]
-        example = "" if which == "most" else f", such as {numbers[beyond[0]].tolist()}"
+        or_percent = "; if percent, --box-units percent" if units == "normalized" else ""
         yield (
-            f"{which} of {counted(n, 'box')} are read as {read} of the image but lie far beyond {far}{example}; if "
-            f"they are pixels, add --box-units absolute{'; if percent, --box-units percent' * (len(others) - 1)}"
+            f"coordinates are far beyond {full} in {len(beyond)} of {counted(n, 'box')} read as {name} of the image, "
+            f"such as {numbers[beyond[0]].tolist()}; if they are pixels, add --box-units absolute{or_percent}"
         )
 
 

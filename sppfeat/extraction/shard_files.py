@@ -111,7 +111,7 @@ class ShardFiles:
         changed = np.flatnonzero(changes.changed & (status != Status.PENDING))
         runs_by = "" if run.request.runs_changed else "--update-changed"
         run.notes.extend(changed_note(self.plan.paths, versions, changes, changed, runs_by=runs_by))
-        marked = status.copy()
+        marked = np.array(status)
         if run.request.runs_changed:
             marked[changed] = Status.PENDING
         return marked

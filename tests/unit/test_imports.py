@@ -49,7 +49,7 @@ IMPORTERS = {
     "torchvision": ("networks", "training", "bench"),
     "click": ("cli",),
     "tqdm": ("config.progress",),
-    "PIL": ("decoding", "extractor", "training", "bench", "analysis.show"),
+    "PIL": ("decoding", "extraction.caller_images", "training", "bench", "analysis.show"),
 }
 DECODING_MAY_IMPORT = {"PIL", "numpy"}
 

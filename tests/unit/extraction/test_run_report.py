@@ -139,19 +139,15 @@ def test_boxes_of_two_classes_in_one_row_are_said():
             "absolute",
             "98 of 100 boxes",
         ),
-        ([(0.1, 0.2, 0.6, 0.9)] * 2 + [(10, 20, 30, 40)] * 8, "absolute", "2 of 10 boxes lie within 0..1"),
+        ([(0.1, 0.2, 0.6, 0.9)] * 2 + [(10, 20, 30, 40)] * 8, "absolute", "2 of 10 boxes read as pixels"),
         (
             [(0.1, 0.2, 0.6, 0.9)] * 9,
             "percent",
-            "all 9 boxes lie within 0..1 but are read as percent",
+            "all coordinates are within 0..1 in 9 of 9 boxes read as percent",
         ),
-        (
-            [(0.1, 0.2, 0.6, 0.9)] * 9 + [(10, 20, 30, 40)],
-            "normalized",
-            "1 of 10 boxes are read as fractions",
-        ),
+        ([(0.1, 0.2, 0.6, 0.9)] * 9 + [(10, 20, 30, 40)], "normalized", "1 of 10 boxes read as fractions"),
         ([(10, 20, 30, 40)] * 9, "normalized", "if percent, --box-units percent"),
-        ([(10, 20, 630, 400)] * 9, "percent", "most of 9 boxes are read as percent"),
+        ([(10, 20, 630, 400)] * 9, "percent", "9 of 9 boxes read as percent"),
     ],
 )
 def test_fractions_read_as_pixels_and_pixels_as_fractions_are_said(boxes, units, hint):
