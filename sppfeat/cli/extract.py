@@ -12,7 +12,7 @@ from sppfeat.cli import options
 from sppfeat.cli.bars import Bar, download_bar
 from sppfeat.cli.command import command
 from sppfeat.cli.extract_options import CHANNELS, box_options, path_options, ray_options, shard_options
-from sppfeat.cli.groups import EXIT_INTERRUPTED, EXIT_SOME_FAILED, Stop, leave, stop_on_signals
+from sppfeat.cli.groups import EXIT_INTERRUPTED, EXIT_SOME_FAILED, Stop, leave
 from sppfeat.cli.options import ANY_PATH, flag, option, path, setting
 from sppfeat.cli.output import print_json, print_json_or_text, say, terminal_columns
 from sppfeat.cli.run_texts import plan_text, result_text, take_new_hints
@@ -162,7 +162,8 @@ _RARE = (
 @flag("--dry-run", "Print the plan and exit.")
 @options.json
 @options.verbosity
-def extract(**values: Any) -> None:
+@click.pass_obj
+def extract(stop: Stop, **values: Any) -> None:
     """Write descriptors of images, or of boxes in them, to an HDF5 file.
 
     INPUT is a folder, an image, an archive (.tar, .zip), a table of images (.csv, .tsv, .jsonl, .parquet), a URL
@@ -172,12 +173,11 @@ def extract(**values: Any) -> None:
     if merge := values.pop("merge"):
         say("note: --merge is now --copy; the former name will be removed in the next release")
         values["copy"] |= merge == "copy"
-    with stop_on_signals() as stop:
-        try:
-            result = _extract(stop, **values)
-        except KeyboardInterrupt:
-            say("Interrupted. Run the same command again to continue.")
-            leave(EXIT_INTERRUPTED)
+    try:
+        result = _extract(stop, **values)
+    except KeyboardInterrupt:
+        say("Interrupted. Run the same command again to continue.")
+        leave(EXIT_INTERRUPTED)
     if not values["dry_run"] and (result.pending or result.failed):
         leave(EXIT_INTERRUPTED if result.pending else EXIT_SOME_FAILED)
 

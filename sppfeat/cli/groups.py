@@ -44,7 +44,8 @@ def leave(code: int) -> NoReturn:
 class CommandLine(Group):
     """The group of all commands: imports a command when it is needed, and turns errors and signals into exit codes.
 
-    Each command of its sections is a function in a module of this package, both with the command's name.
+    Each command of its sections is a function in a module of this package, both with the command's name. A command that
+    finishes its current batch before it stops takes the :class:`Stop` by ``click.pass_obj``.
     """
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -57,8 +58,7 @@ class CommandLine(Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Runs a command; prints an error or interruption and exits with its code."""
         try:
-            # Commands that finish their work first install their own handlers inside.
-            with stop_on_signals(), _label_notes():
+            with stop_on_signals() as ctx.obj, _label_notes():
                 return super().invoke(ctx)
         except SppfeatError as error:
             say(f"Error: {error}")
@@ -118,7 +118,7 @@ class Stop:
             raise KeyboardInterrupt
 
 
-_innermost: Stop | None = None  # made by the innermost stop_on_signals
+_current: Stop | None = None  # of the running command
 
 
 def raise_if_dropped() -> None:
@@ -126,8 +126,8 @@ def raise_if_dropped() -> None:
 
     Python drops exceptions while it deletes an object, h5py while it converts texts.
     """
-    if _innermost is not None and threading.current_thread() is threading.main_thread():
-        _innermost.raise_if_dropped()
+    if _current is not None and threading.current_thread() is threading.main_thread():
+        _current.raise_if_dropped()
 
 
 @contextlib.contextmanager
@@ -137,16 +137,16 @@ def stop_on_signals() -> Iterator[Stop]:
     Ignored signals stay ignored, such as SIGHUP under ``nohup`` or SIGINT in the background of a script. Outside the
     main thread, which alone can handle signals, nothing happens.
     """
-    global _innermost
+    global _current
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     heeded = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
-    outer, hook = _innermost, sys.unraisablehook
+    hook = sys.unraisablehook
     try:
-        _innermost = stop
+        _current = stop
         # raise_if_dropped repeats a dropped KeyboardInterrupt, so Python need not report it.
         sys.unraisablehook = lambda dropped: None if dropped.exc_type is KeyboardInterrupt else hook(dropped)
         for number in heeded:
@@ -155,4 +155,4 @@ def stop_on_signals() -> Iterator[Stop]:
     finally:
         for number, handler in heeded.items():
             signal.signal(number, handler)
-        _innermost, sys.unraisablehook = outer, hook
+        _current, sys.unraisablehook = None, hook

@@ -11,7 +11,7 @@ import click
 from sppfeat.cli import options
 from sppfeat.cli.bars import Bar, download_bar
 from sppfeat.cli.command import command
-from sppfeat.cli.groups import EXIT_INTERRUPTED, EXIT_SOME_FAILED, leave, stop_on_signals
+from sppfeat.cli.groups import EXIT_INTERRUPTED, EXIT_SOME_FAILED, Stop, leave
 from sppfeat.cli.options import (
     ANY_PATH,
     Parsed,
@@ -141,7 +141,8 @@ def _setting(setting: "dataclasses.Field[Any]") -> Callable[[Any], Any]:
 @_settings(TrainRun, "weights_dtype", "checkpoint_minutes", "resume", "overwrite", "dry_run")
 @options.json
 @options.verbosity
-def train(quiet: bool, verbose: bool, as_json: bool, **values: Any) -> None:
+@click.pass_obj
+def train(stop: Stop, *, quiet: bool, verbose: bool, as_json: bool, **values: Any) -> None:
     """Train or fine-tune an SPP network, from labels or by distillation.
 
     INPUT is a folder, image file, @FILE or -, as for 'sppfeat extract'. With one folder per class, the network
@@ -160,7 +161,6 @@ def train(quiet: bool, verbose: bool, as_json: bool, **values: Any) -> None:
     dry = request.run.dry_run
     settings = request.settings.canonical() if verbose else None
     with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(stop_on_signals())
         bars = [stack.enter_context(Bar("preparing", 0, unit="image", shown=not quiet))]
         on_download = stack.enter_context(download_bar())
 
