@@ -105,12 +105,13 @@ class Command(click.Command):
 
     Args:
         examples: command lines.
-        groups: headings, each with the long names of its options in their order; None for one group of all options.
-        rare: long names of the options that only --help-all shows.
+        groups: headings, each with the long names of its options in their order; only --help-all shows names after a
+            bar. None for one group of all options.
         **settings: see ``click.Command``.
 
     Attributes:
         groups: the options under each heading, in their order.
+        rare: long names of the options that only --help-all shows.
     """
 
     def __init__(
@@ -118,17 +119,17 @@ class Command(click.Command):
         *args: Any,
         examples: Sequence[str] = (),
         groups: Mapping[str, str] | None = None,
-        rare: str = "",
         **settings: Any,
     ) -> None:
         super().__init__(*args, **settings)
         self.examples = tuple(examples)
         options = {option.long_name: option for option in self.params if isinstance(option, Option)}
-        named = {
-            heading: names.split() for heading, names in (groups or {"Options": " ".join(options)}).items()
+        named = groups or {"Options": " ".join(options)}
+        self.groups = {
+            heading: [options[name] for name in names.replace("|", " ").split()]
+            for heading, names in named.items()
         }
-        self.groups = {heading: [options[name] for name in names] for heading, names in named.items()}
-        self.rare = set(rare.split())
+        self.rare = {name for names in named.values() for name in names.partition("|")[2].split()}
         self.params.append(
             click.Option(
                 ["--help-all"],
@@ -136,7 +137,7 @@ class Command(click.Command):
                 is_eager=True,
                 expose_value=False,
                 allow_from_autoenv=False,
-                hidden=not rare,
+                hidden=not self.rare,
                 callback=_show_all_help,
                 help="Show all options and exit.",
             )

@@ -32,9 +32,8 @@ __all__ = ["export"]
     ),
     groups={
         "Output": "--output --format --dtype --overwrite --json --quiet",
-        "Rows and labels": "--rows --levels --layer --labels --classes-from --encoding",
+        "Rows and labels": "--rows --levels --layer --labels --classes-from | --encoding",
     },
-    rare="--encoding",
 )
 @options.feature_file()
 @option(

@@ -39,26 +39,20 @@ __all__ = ["extract"]
 
 
 _GROUPS = {
-    "Inputs and labels": "--labels --exclude --include --encoding",
-    "Output and resume": "--output --overwrite --update --retry-failed --dry-run --add-new --update-changed",
-    "Network": "--backbone --weights --layer --weights-dir --seed --mean --std --head",
-    "Input size": "--size --max-pixels --round-to --decode --exif --flip",
-    "Pyramid": "--levels --pool --normalize --normalize-from --dtype --allow-nonfinite",
-    "Boxes": "--boxes --box-style --scales --box-format --box-label --box-names --box-images --box-categories "
-    "--box-coords --box-units --box-origin --box-ends --box-order --projection --margin --drop-duplicates",
-    "Running": "--device --precision --batch-size --workers --json --verbose --quiet --compile "
-    " --fail-fast --max-decode-pixels --headers --scratch",
-    "Splitting": "--shard --shard-size --shared",
-    "Ray": "--engine --ray-address --actors --gpus-per-actor --cpus-per-actor --copy",
+    "Inputs and labels": "--labels --exclude | --include --encoding",
+    "Output and resume": "--output --overwrite --update --retry-failed --dry-run | --add-new "
+    "--update-changed",
+    "Network": "--backbone --weights --layer | --weights-dir --seed --mean --std --head",
+    "Input size": "--size | --max-pixels --round-to --decode --exif --flip",
+    "Pyramid": "--levels --pool --normalize | --normalize-from --dtype --allow-nonfinite",
+    "Boxes": "--boxes --box-style | --scales --box-format --box-label --box-names --box-images "
+    "--box-categories --box-coords --box-units --box-origin --box-ends --box-order --projection "
+    "--margin --drop-duplicates",
+    "Running": "--device --precision --batch-size --workers --json --verbose --quiet | --compile --fail-fast "
+    "--max-decode-pixels --headers --scratch",
+    "Splitting": "--shard | --shard-size --shared",
+    "Ray": "--engine | --ray-address --actors --gpus-per-actor --cpus-per-actor --copy",
 }
-_RARE = (
-    "--max-pixels --scales --encoding --include --add-new --update-changed --weights-dir --seed --mean "
-    "--std --head --round-to --decode --exif --flip --normalize-from --dtype --allow-nonfinite "
-    "--box-format --box-label --box-names --box-images --box-categories --box-coords --box-units "
-    "--box-origin --box-ends --box-order --projection --margin --drop-duplicates --compile --fail-fast "
-    "--max-decode-pixels --headers --scratch --shard-size --shared --ray-address --actors "
-    "--gpus-per-actor --cpus-per-actor --copy"
-)
 
 
 @command(
@@ -69,7 +63,6 @@ _RARE = (
         "sppfeat extract photos -o 'part-{shard}.h5' --shard 1/8",
     ),
     groups=_GROUPS,
-    rare=_RARE,
 )
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=ANY_PATH)
 @options.output("HDF5 file to write or continue.")

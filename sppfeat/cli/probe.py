@@ -27,11 +27,10 @@ _SHOWN_SETTINGS = ("folds", "repeats", "seed", "C", "class_weight", "min_per_cla
 @command(
     examples=("sppfeat probe features.h5", "sppfeat probe features.h5 --save model.npz"),
     groups={
-        "Rows and labels": "--labels --rows --layer --levels --min-per-class --encoding",
-        "Cross-validation": "--folds --repeats --seed --C --class-weight --no-ablation --max-memory",
-        "Output": "--save --overwrite --max-confusions --json --quiet",
+        "Rows and labels": "--labels --rows --layer --levels | --min-per-class --encoding",
+        "Cross-validation": "--folds --seed --C --no-ablation | --repeats --class-weight --max-memory",
+        "Output": "--save --overwrite --json --quiet | --max-confusions",
     },
-    rare="--encoding --repeats --class-weight --min-per-class --max-memory --max-confusions",
 )
 @options.feature_file("features")
 @setting(ProbeSettings, "folds", "Number of cross-validation folds.", type=click.IntRange(2))

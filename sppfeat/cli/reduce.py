@@ -31,11 +31,10 @@ _STAGE_LABELS = {"fit": "fitting", "write": "writing"}
         "sppfeat reduce val.h5 -o val256.h5 --from train256.h5",
     ),
     groups={
-        "Output": "--output --overwrite --dtype --json --quiet",
-        "Reduction": "--from --method --components --whiten --normalize --seed",
-        "Columns and rows to fit on": "--levels --layer --fit-rows --batch-size",
+        "Output": "--output --overwrite --json --quiet | --dtype",
+        "Reduction": "--from --method --components --whiten --normalize | --seed",
+        "Columns and rows to fit on": "--levels --layer --fit-rows | --batch-size",
     },
-    rare="--seed --batch-size --dtype",
 )
 @options.feature_file()
 @options.output("Feature file to write.")

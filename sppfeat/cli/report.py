@@ -21,10 +21,9 @@ __all__ = ["report"]
     examples=("sppfeat report features.h5 -o report.html",),
     groups={
         "Output": "--output --overwrite --title --quiet",
-        "Rows and labels": "--rows --levels --layer --labels --encoding",
+        "Rows and labels": "--rows --levels --layer --labels | --encoding",
         "Content": "--method --max-rows --no-probe --seed --root",
     },
-    rare="--encoding",
 )
 @options.feature_file()
 @options.output("HTML file to write.")

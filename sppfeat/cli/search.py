@@ -30,11 +30,10 @@ _STAGE_LABELS = {"describing": "describing queries", "searching": "searching"}
     ),
     groups={
         "Search": "--neighbors --metric --one-per-image --include-self",
-        "Rows and labels": "--rows --levels --layer --labels --encoding",
-        "Image and weights": "--root --weights --weights-dir --device",
+        "Rows and labels": "--rows --levels --layer --labels | --encoding",
+        "Image and weights": "--root --weights --device | --weights-dir",
         "Output": "--json --quiet",
     },
-    rare="--encoding --weights-dir",
 )
 @options.feature_file()
 @click.argument("queries", nargs=-1, required=True, metavar="QUERY...")

@@ -66,11 +66,10 @@ def show() -> None:
     groups={
         "Output": "--output --overwrite --json",
         "Row of a feature file": "--from --row --root",
-        "Image": "--box --channel --size --exif",
-        "Network": "--backbone --weights --layer --weights-dir --seed --device",
-        "Pyramid": "--levels --pool --projection --margin",
+        "Image": "--box --channel --size | --exif",
+        "Network": "--backbone --weights --layer --device | --weights-dir --seed",
+        "Pyramid": "--levels --pool | --projection --margin",
     },
-    rare="--weights-dir --seed --exif --projection --margin",
 )
 @click.argument("photo", required=False)
 @_picture_option
@@ -139,10 +138,9 @@ def image(photo: str | None, as_json: bool, layers: tuple[str, ...], **values: A
     examples=("sppfeat show embedding features.h5 -o embedding.png --method tsne",),
     groups={
         "Output": "--output --overwrite",
-        "Rows and labels": "--rows --levels --layer --labels --encoding",
+        "Rows and labels": "--rows --levels --layer --labels | --encoding",
         "Embedding": "--method --max-rows --thumbnails --root --seed",
     },
-    rare="--encoding",
 )
 @_file_and_output
 @options.selection
@@ -182,10 +180,9 @@ def embedding(file: Path, output: Path, **values: Any) -> None:
     groups={
         "Output": "--output --overwrite --quiet",
         "Neighbors": "--neighbors --random --metric --one-per-image --seed",
-        "Rows and labels": "--rows --levels --layer --labels --encoding",
-        "Image and weights": "--root --weights --weights-dir --device",
+        "Rows and labels": "--rows --levels --layer --labels | --encoding",
+        "Image and weights": "--root --weights --device | --weights-dir",
     },
-    rare="--encoding --weights-dir",
 )
 @options.feature_file()
 @click.argument("queries", nargs=-1, metavar="[QUERY]...")

@@ -80,18 +80,15 @@ def _setting(setting: "dataclasses.Field[Any]") -> Callable[[Any], Any]:
         "sppfeat train photos -o run --resume",
     ),
     groups={
-        "Images and labels": "--val --val-fraction --labels --encoding",
-        "Output and resume": "--output --resume --overwrite --dry-run --checkpoint-minutes --weights-dtype",
-        "Network": "--backbone --weights --layer --freeze --levels --pool --hidden --dropout --weights-dir",
-        "Distillation": "--teacher --distill",
-        "Views": "--sizes --views --round-to --min-crop --color-jitter --flip --val-sizes --val-every",
-        "Optimization": "--epochs --batch-size --lr --optimizer --weight-decay --warmup-epochs --label-smoothing --ema "
-        "--seed",
+        "Images and labels": "--val --val-fraction --labels | --encoding",
+        "Output and resume": "--output --resume --overwrite --dry-run | --checkpoint-minutes --weights-dtype",
+        "Network": "--backbone --weights --freeze --levels | --layer --pool --hidden --dropout --weights-dir",
+        "Distillation": "--teacher | --distill",
+        "Views": "--sizes --views | --round-to --min-crop --color-jitter --flip --val-sizes --val-every",
+        "Optimization": "--epochs --batch-size --lr --optimizer --seed | --weight-decay --warmup-epochs "
+        "--label-smoothing --ema",
         "Running": "--device --precision --workers --json --verbose --quiet",
     },
-    rare="--encoding --checkpoint-minutes --weights-dtype --weights-dir --layer --pool --hidden --dropout --distill "
-    "--round-to --min-crop --color-jitter --flip --val-sizes --val-every --weight-decay --warmup-epochs "
-    "--label-smoothing --ema",
 )
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=ANY_PATH)
 @options.output("Folder for weights (model.pth), checkpoints and log.")
