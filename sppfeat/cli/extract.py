@@ -156,7 +156,7 @@ _GROUPS = {
 @options.json
 @options.verbosity
 @click.pass_obj
-def extract(stop: Stop, **values: Any) -> None:
+def extract(stop: Stop, /, **values: Any) -> None:
     """Write descriptors of images, or of boxes in them, to an HDF5 file.
 
     INPUT is a folder, an image, an archive (.tar, .zip), a table of images (.csv, .tsv, .jsonl, .parquet), a URL

@@ -139,7 +139,7 @@ def _setting(setting: "dataclasses.Field[Any]") -> Callable[[Any], Any]:
 @options.json
 @options.verbosity
 @click.pass_obj
-def train(stop: Stop, *, quiet: bool, verbose: bool, as_json: bool, **values: Any) -> None:
+def train(stop: Stop, /, *, quiet: bool, verbose: bool, as_json: bool, **values: Any) -> None:
     """Train or fine-tune an SPP network, from labels or by distillation.
 
     INPUT is a folder, image file, @FILE or -, as for 'sppfeat extract'. With one folder per class, the network
