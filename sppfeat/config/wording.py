@@ -1,9 +1,19 @@
 """Building blocks of messages: text that is safe to print on a terminal, short lists, and numbers with their nouns."""
 
 import itertools
+import os
 from collections.abc import Iterable
 
-__all__ = ["counted", "escaped", "first_few", "human_bytes", "human_seconds", "one_line", "reason_of"]
+__all__ = [
+    "counted",
+    "escaped",
+    "first_few",
+    "human_bytes",
+    "human_seconds",
+    "one_line",
+    "quoted",
+    "reason_of",
+]
 
 _MAX_SHOWN = 300
 
@@ -17,6 +27,11 @@ def one_line(text: str, *, longest: int = _MAX_SHOWN) -> str:
     """
     line = escaped(text[: longest + 1])
     return line if len(line) <= longest else f"{line[: longest - 3]}..."
+
+
+def quoted(name: str | bytes) -> str:
+    """Return a name or a path for a message: in quotes, escaped, and cut if it is long."""
+    return one_line(repr(os.fsdecode(name)))
 
 
 def escaped(text: str) -> str:

@@ -1,13 +1,12 @@
 """Matches annotation files to inputs, by the names of the files and the image names inside them."""
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from sppfeat.boxes.table import BoxTable
-from sppfeat.config.wording import counted, first_few, one_line
+from sppfeat.config.wording import counted, first_few, quoted
 from sppfeat.errors import BoxError
 from sppfeat.files.image_names import Matches, match_images
 
@@ -27,11 +26,12 @@ def match_table(table: BoxTable, root: bytes, paths: Sequence[bytes]) -> Matches
         BoxError: a name fits two inputs equally well, or two annotation files belong to one input.
     """
     image_of, notes = match_images(table.images, root, paths, kind=table.names)
-    unlike = [i for i, own in enumerate(table.own_names or ()) if own]
-    if not unlike or table.own_names is None:
+    own_names = table.own_names or ()
+    unlike = [i for i, own in enumerate(own_names) if own]
+    if not unlike:
         return Matches(image_of, notes)
     try:
-        own_of, _ = match_images([table.own_names[i] for i in unlike], root, paths)
+        own_of, _ = match_images([own_names[i] for i in unlike], root, paths)
     except BoxError:  # ambiguous file names do not contradict the names inside
         return Matches(image_of, notes)
     differs = (own_of >= 0) & (own_of != image_of[unlike])
@@ -48,19 +48,14 @@ def match_table(table: BoxTable, root: bytes, paths: Sequence[bytes]) -> Matches
                 "annotation file has the name of an input but names",
                 "annotation files have the names of inputs but name",
             )
-            examples = first_few(_examples(table, image_of, chosen, paths), _SHOWN)
-            all_notes.append(f"{count} {other}; the file name counts ({_HINT}): {examples}")
+            examples = (
+                f"{quoted(own_names[i])} names {quoted(table.images[i])} and is used for {quoted(paths[image_of[i]])}"
+                for i in chosen.tolist()
+            )
+            all_notes.append(
+                f"{count} {other}; the file name counts ({_HINT}): {first_few(examples, _SHOWN)}"
+            )
     return Matches(image_of, tuple(all_notes))
-
-
-def _examples(
-    table: BoxTable, image_of: npt.NDArray[np.int64], positions: npt.NDArray[np.int64], paths: Sequence[bytes]
-) -> Iterator[str]:
-    own_names = table.own_names or ()
-    for i in positions.tolist():
-        names = (own_names[i], table.images[i], paths[int(image_of[i])])
-        own, inside, path = (one_line(repr(os.fsdecode(name))) for name in names)
-        yield f"{own} names {inside} and is used for {path}"
 
 
 def _check_pairs(
@@ -72,8 +67,7 @@ def _check_pairs(
     for i in np.flatnonzero(taken).tolist():
         other = first.setdefault(int(image_of[i]), i)
         if other != i:
-            names = (table.images[other], table.images[i], paths[int(image_of[i])])
-            one, two, path = (one_line(repr(os.fsdecode(name))) for name in names)
+            one, two, path = map(quoted, (table.images[other], table.images[i], paths[image_of[i]]))
             raise BoxError(
                 f"two annotation files, with {one} and {two} inside, belong to {path}: one by its file name, the "
                 f"other by the name inside; {_HINT}, --box-names file uses the file names"

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config.wording import one_line
+from sppfeat.config.wording import quoted
 from sppfeat.decoding import Batch, Decoded, Decoder
 from sppfeat.errors import DeviceMemoryError, ImageError
 from sppfeat.extraction.plan import Plan, shape_keys
@@ -146,8 +146,8 @@ def run_pipeline(
             for image, is_last in zip(decoded.batch.images, decoded.batch.is_last, strict=True):
                 if is_last and (samples := decoded.narrow.get(image)):
                     n_narrow += 1
-                    name = one_line(repr(os.fsdecode(plan.paths[image])))
-                    narrow_example = narrow_example or f"{name} ({samples[0]} to {samples[1]})"
+                    example = f"{quoted(plan.paths[image])} ({samples[0]} to {samples[1]})"
+                    narrow_example = narrow_example or example
             for rows in describe_all(decoded, failures):
                 clock.lap(_NETWORK)
                 sink_thread.add(rows)

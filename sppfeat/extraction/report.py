@@ -10,7 +10,7 @@ import numpy.typing as npt
 from sppfeat.boxes.table import BoxTable
 from sppfeat.config.regions import RegionSpec, RowFlag
 from sppfeat.config.specs import InputSpec
-from sppfeat.config.wording import counted, first_few, one_line
+from sppfeat.config.wording import counted, first_few, quoted
 from sppfeat.extraction.pipeline import Progress
 from sppfeat.extraction.plan import Plan
 from sppfeat.extraction.run import Run
@@ -383,7 +383,7 @@ def _without_boxes(plan: Plan) -> npt.NDArray[np.int64]:
 
 
 def _examples(names: Sequence[bytes]) -> str:
-    return first_few((one_line(repr(os.fsdecode(name))) for name in names), _SHOWN)
+    return first_few(map(quoted, names), _SHOWN)
 
 
 def _example_boxes(plan: Plan, boxes: RowBoxes, rows: npt.NDArray[np.int64]) -> str:

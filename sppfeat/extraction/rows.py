@@ -1,7 +1,6 @@
 """Plans the rows of boxes, from a box file or as views of each image: their order, images and scales."""
 
 import dataclasses
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -13,7 +12,7 @@ from sppfeat.boxes.table import BoxTable, boxes_to_px, clip_boxes
 from sppfeat.boxes.views import VIEW_SIDE, Views, grid_views, multiview_views
 from sppfeat.config.regions import GridSpec
 from sppfeat.config.specs import InputSpec
-from sppfeat.config.wording import counted, one_line
+from sppfeat.config.wording import counted, quoted
 from sppfeat.errors import BoxError
 from sppfeat.extraction.own_names import match_table
 from sppfeat.extraction.plan import BoxRows, FoundSizes, Plan, input_sizes
@@ -136,9 +135,8 @@ class RowPlanner:
             doubts = "".join(f"; {note}" for note in (*notes, *table.notes))
             raise BoxError(
                 f"{self.path!r}: none of its {counted(len(image_of), 'image')} is in the input; the first is "
-                f"{one_line(repr(os.fsdecode(table.images[0])))}, the first input "
-                f"{os.fsdecode(paths[0])!r}{doubts}. Give the folder with these images as input, or use their paths "
-                "in the box file"
+                f"{quoted(table.images[0])}, the first input {quoted(paths[0])}{doubts}. Give the folder with these "
+                "images as input, or use their paths in the box file"
             )
         return image_of
 

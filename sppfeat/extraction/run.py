@@ -40,9 +40,7 @@ __all__ = [
     "configure",
     "descriptor_columns",
     "load_chosen_backbone",
-    "make_row_planner",
     "open_run",
-    "read_chosen_boxes",
 ]
 
 OnProbe = Callable[[int, int], None]
@@ -175,7 +173,7 @@ def open_run(
     )
     device = choose_device(request.run.device, request.precision, local_rank=request.run.local_rank)
     backbone = load_chosen_backbone(request.backbone, on_download=on_download)
-    box_file = read_chosen_boxes(request.boxes, encoding=request.encoding)
+    box_file = _read_box_file(request.boxes, encoding=request.encoding)
     config = configure(
         backbone,
         request.input,
@@ -202,7 +200,7 @@ def open_run(
             columns=descriptor_columns(config, backbone),
             backbone=backbone,
             device=device,
-            planner=make_row_planner(request.boxes, config, backbone, box_file),
+            planner=_make_row_planner(request.boxes, config, backbone, box_file),
             listing=listing,
             decoder=decoder,
             n_workers=n_workers,
@@ -213,7 +211,7 @@ def open_run(
         )
 
 
-def read_chosen_boxes(choice: BoxChoice | None, *, encoding: str | None = None) -> BoxFile | None:
+def _read_box_file(choice: BoxChoice | None, *, encoding: str | None) -> BoxFile | None:
     """Read the box file that the user chose, if any, and apply the user's convention."""
     if choice is None or not choice.is_file:
         return None
@@ -313,14 +311,10 @@ def adopt_mean_norm(config: ExtractConfig, path: Path | None) -> ExtractConfig:
     return dataclasses.replace(config, descriptor=descriptor)
 
 
-def make_row_planner(
+def _make_row_planner(
     choice: BoxChoice | None, config: ExtractConfig, backbone: Backbone, box_file: BoxFile | None
 ) -> RowPlanner | None:
-    """Make the planner of rows for boxes; None for whole images.
-
-    Raises:
-        ConfigError: boxes cannot be projected to the maps of this backbone.
-    """
+    """Make the planner of rows for boxes; None for whole images."""
     if choice is None or config.regions is None:
         return None
     is_grid = box_file is None and choice.boxes != "multiview"

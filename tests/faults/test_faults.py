@@ -343,6 +343,3 @@ def test_a_mean_norm_is_not_estimated_on_values_that_are_not_finite(folder, tmp_
     kept = DescriptorChoice(levels=(1,), normalize="meannorm:20", nonfinite="keep")
     with pytest.raises(ImageError, match=r"cannot estimate the mean norm .*not finite"):
         extract([folder], tmp_path / "f.h5", backbone=DEAF, descriptor=kept)
-
-
-# --- the same everywhere --------------------------------------------------------------------------
