@@ -22,7 +22,6 @@ from sppfeat.pooling.region_pooling import (
     TABLE_DEVICES,
     empty_descriptors,
     from_finer,
-    level_views,
     pool_by_tables,
     pool_crops,
 )
@@ -126,7 +125,7 @@ def pool_regions(feature_map: Tensor, regions: Tensor, levels: Sequence[int], *,
     _check_map(feature_map)
     maps = _check_regions(regions, feature_map)
     if _needs_gradient(feature_map):
-        return _pool_each_with_gradient(feature_map, regions, levels, mode)
+        return _pool_each(feature_map, regions, levels, mode)
     if len(maps) == 1:
         return _pool_map(feature_map[maps[0]], regions[:, 1:], levels, mode)
     descriptors = empty_descriptors(feature_map, len(regions), levels)
@@ -206,7 +205,7 @@ def _pool_map(feature_map: Tensor, regions: Tensor, levels: Sequence[int], mode:
         return pool_by_tables(feature_map, regions, levels, mode=mode)
     if feature_map.device.type == "cpu":
         return pool_crops(feature_map, regions, levels, mode=mode)
-    return _pool_each(feature_map[None], regions, levels, mode)
+    return _pool_each(feature_map[None], F.pad(regions, (1, 0)), levels, mode)
 
 
 def _least_for_tables(feature_map: Tensor, mode: str) -> int:
@@ -215,25 +214,13 @@ def _least_for_tables(feature_map: Tensor, mode: str) -> int:
 
 
 def _pool_each(feature_map: Tensor, regions: Tensor, levels: Sequence[int], mode: str) -> Tensor:
-    """Descriptors ``(K, D)`` of regions ``(K, 4)`` of one map ``(1, C, H, W)``, one after the other."""
-    descriptors = empty_descriptors(feature_map, len(regions), levels)
-    places = level_views(descriptors, levels)
-    for k, (x0, y0, x1, y1) in enumerate(regions.tolist()):
-        for n, pooled in pool_levels(feature_map[:, :, y0:y1, x0:x1], levels, mode).items():
-            places[n][k] = pooled[0].flatten(1)
-    return descriptors
-
-
-def _pool_each_with_gradient(
-    feature_map: Tensor, regions: Tensor, levels: Sequence[int], mode: str
-) -> Tensor:
     """Descriptors ``(K, D)`` of regions ``(K, 5)`` of maps ``(N, C, H, W)``, one after the other."""
     n_values = feature_map.shape[1] * sum(n * n for n in levels)
-    # Even without regions the result has a gradient: zero.
+    # Even without regions the result has the gradient of the map: zero.
     rows = [feature_map[:0].flatten(1)[:, :1].expand(0, n_values)]
     for batch, x0, y0, x1, y1 in regions.tolist():
-        crop = feature_map[batch : batch + 1, :, y0:y1, x0:x1]
-        rows.append(spatial_pyramid_pool(crop, levels, mode=mode))
+        pooled = pool_levels(feature_map[batch : batch + 1, :, y0:y1, x0:x1], levels, mode)
+        rows.append(torch.cat([pooled[n].flatten(1) for n in levels], 1))
     return torch.cat(rows, 0)
 
 

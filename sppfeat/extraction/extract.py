@@ -11,10 +11,10 @@ from sppfeat.config.request import Request, make_request
 from sppfeat.config.values import StrPath
 from sppfeat.errors import ConfigError
 from sppfeat.extraction.part import Failure, Outcome, Part, open_output
-from sppfeat.extraction.parts import find_part
 from sppfeat.extraction.pipeline import Progress
 from sppfeat.extraction.plan import PLACEHOLDER, shard_path
 from sppfeat.extraction.ray_parts import PartsOnRay, open_parts_on_ray
+from sppfeat.extraction.remaining_work import find_part
 from sppfeat.extraction.report import PlanSummary, result_notes
 from sppfeat.extraction.run import OnProbe, open_run
 from sppfeat.extraction.shard_files import PartsInTurn, open_parts_in_turn

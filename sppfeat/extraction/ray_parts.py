@@ -24,10 +24,10 @@ from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError, EngineError, SppfeatError, StoreError
 from sppfeat.extraction.mean_norm import estimate_factors
 from sppfeat.extraction.part import Outcome, Part, open_output, read_outcome
-from sppfeat.extraction.parts import find_part
 from sppfeat.extraction.pipeline import Progress
 from sppfeat.extraction.plan import PLACEHOLDER, Plan, shard_path
 from sppfeat.extraction.ray_actors import Actors, Job, PartActor, choose_actors, connect
+from sppfeat.extraction.remaining_work import find_part
 from sppfeat.extraction.report import PlanSummary, plan_notes
 from sppfeat.extraction.run import OnProbe, Run, open_run
 from sppfeat.extraction.shard_files import ShardFiles, is_to_do

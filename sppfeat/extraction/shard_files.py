@@ -15,9 +15,9 @@ from sppfeat.config.request import Request
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.extraction.changes import changed_note, find_changes
 from sppfeat.extraction.part import Outcome, Part, join_outcomes, open_output, read_outcome
-from sppfeat.extraction.parts import find_part
 from sppfeat.extraction.pipeline import Progress
 from sppfeat.extraction.plan import PLACEHOLDER, Plan, cut_rows, cut_shard, shard_path, shard_record
+from sppfeat.extraction.remaining_work import find_part
 from sppfeat.extraction.report import PlanSummary, plan_notes, summarize_plan
 from sppfeat.extraction.run import OnProbe, Run, open_run
 from sppfeat.files.downloads import OnDownload

@@ -29,11 +29,11 @@ from sppfeat.store.schema import UNKNOWN, Status
 __all__ = ["find_part"]
 
 
-def find_part(run: Run, output: Output, cut: ShardPlan | None = None) -> Part:
+def find_part(run: Run, output: Output, shard_plan: ShardPlan | None = None) -> Part:
     """Find the remaining work for an output, whether its file exists or not; add notes for the user to the run.
 
-    ``cut`` is the shard for the output, if the plan has been cut already; otherwise the output gets the shard that the
-    request names, or all inputs.
+    ``shard_plan`` is the shard for the output, if the plan has been cut already. Otherwise the output gets the shard
+    that the request names, or all inputs.
 
     Raises:
         StoreError: an existing output cannot be continued, or is not a feature file.
@@ -43,14 +43,14 @@ def find_part(run: Run, output: Output, cut: ShardPlan | None = None) -> Part:
     if is_left and not run.request.overwrite:
         run.notes.append(f"an interrupted --overwrite left {str(partial)!r}; add --overwrite to continue it")
     if is_left and run.request.overwrite:
-        part = _continue_replacement(run, output, partial, cut)
+        part = _continue_replacement(run, output, partial, shard_plan)
     elif not path.exists():
-        part = _begin_part(run, output, path, cut)
+        part = _begin_part(run, output, path, shard_plan)
     elif run.request.overwrite:
-        part = _begin_part(run, output, partial, cut)
+        part = _begin_part(run, output, partial, shard_plan)
     else:
-        part = _continue_part(run, output, _read_same_shard(run, path, cut), cut)
-    if cut is None:
+        part = _continue_part(run, output, _read_same_shard(run, path, shard_plan), shard_plan)
+    if shard_plan is None:
         run.notes.extend(plan_notes(part.plan, run, is_new=part.is_new))
     return _keep_own_images(part) if run.request.shared else part
 
@@ -78,11 +78,11 @@ def _keep_own_images(part: Part) -> Part:
     )
 
 
-def _continue_replacement(run: Run, output: Output, partial: Path, cut: ShardPlan | None) -> Part:
+def _continue_replacement(run: Run, output: Output, partial: Path, shard_plan: ShardPlan | None) -> Part:
     """Continue an interrupted replacement of the output if inputs and settings are the same; else start over."""
-    cut = cut or _cut_shard(run)  # the file may hold the same shard of other inputs
+    shard_plan = shard_plan or _cut_shard(run)  # the file may hold the same shard of other inputs
     try:
-        recorded = _read_same_shard(run, partial, cut)
+        recorded = _read_same_shard(run, partial, shard_plan)
     except StoreError:  # different settings, or not a feature file
         try:
             FeatureFile(partial).close()
@@ -90,15 +90,15 @@ def _continue_replacement(run: Run, output: Output, partial: Path, cut: ShardPla
             raise StoreError(
                 f"--overwrite needs the path {str(partial)!r}, but another file is there: {error}"
             ) from error
-        return _begin_part(run, output, partial, cut)
+        return _begin_part(run, output, partial, shard_plan)
     # Only the root of a shard remains to be compared: _read_same_shard has compared its images.
-    is_same = recorded.matches(run.listing) if cut is None else recorded.root == run.listing.root
+    is_same = recorded.matches(run.listing) if shard_plan is None else recorded.root == run.listing.root
     if is_same:
-        return _continue_part(run, output, recorded, cut)
-    return _begin_part(run, output, partial, cut)
+        return _continue_part(run, output, recorded, shard_plan)
+    return _begin_part(run, output, partial, shard_plan)
 
 
-def _read_same_shard(run: Run, path: Path, cut: ShardPlan | None) -> RecordedImages:
+def _read_same_shard(run: Run, path: Path, shard_plan: ShardPlan | None) -> RecordedImages:
     """Read the images of a file that holds the requested shard, or all images.
 
     Raises:
@@ -106,10 +106,10 @@ def _read_same_shard(run: Run, path: Path, cut: ShardPlan | None) -> RecordedIma
     """
     recorded = read_recorded(path, run.config)
     found = recorded.shard
-    if cut is not None:
-        if found == cut.shard:
+    if shard_plan is not None:
+        if found == shard_plan.shard:
             return recorded
-        wanted = f"{cut.shard} of these inputs"
+        wanted = f"{shard_plan.shard} of these inputs"
     else:
         choice = None if run.request.shared else run.request.shard
         if (choice and (choice.index, choice.count)) == (found and (found.index, found.count)):
@@ -131,10 +131,10 @@ def _cut_shard(run: Run) -> ShardPlan | None:
     return cut_shard(plan, choice, bounds, has_views=run.has_views)
 
 
-def _begin_part(run: Run, output: Output, path: Path, cut: ShardPlan | None) -> Part:
+def _begin_part(run: Run, output: Output, path: Path, shard_plan: ShardPlan | None) -> Part:
     """Return the part that fills a new file."""
-    cut = cut or _cut_shard(run)
-    plan = cut.plan if cut else run.plan_inputs()
+    shard_plan = shard_plan or _cut_shard(run)
+    plan = shard_plan.plan if shard_plan else run.plan_inputs()
     return Part(
         run=run,
         output=output,
@@ -145,14 +145,16 @@ def _begin_part(run: Run, output: Output, path: Path, cut: ShardPlan | None) -> 
         to_do=np.arange(plan.n_images),
         unmeasured=np.flatnonzero(plan.is_unmeasured),
         is_new=True,
-        shard=cut.shard if cut else None,
-        whole_plan=cut.whole_plan if cut else None,
+        shard=shard_plan.shard if shard_plan else None,
+        whole_plan=shard_plan.whole_plan if shard_plan else None,
     )
 
 
-def _continue_part(run: Run, output: Output, recorded: RecordedImages, cut: ShardPlan | None) -> Part:
+def _continue_part(run: Run, output: Output, recorded: RecordedImages, shard_plan: ShardPlan | None) -> Part:
     """Return the part that continues an existing file, or a longer copy of it if inputs are added."""
-    matched = match_inputs(recorded, run.listing) if cut is None else MatchedInputs.for_plan(cut.plan)
+    matched = (
+        match_inputs(recorded, run.listing) if shard_plan is None else MatchedInputs.for_plan(shard_plan.plan)
+    )
     changes = find_changes(
         recorded.versions,
         run.listing.storage,
@@ -167,12 +169,13 @@ def _continue_part(run: Run, output: Output, recorded: RecordedImages, cut: Shar
         is_to_do |= changes.changed
     to_do = np.flatnonzero(is_to_do)
     run.notes.extend(notes_on_changes(run.request, run.listing, recorded, matched, changes, is_to_do))
-    # The header of a pending image is read again unless its file is known to be the one that was measured.
-    is_other = (recorded.versions == UNKNOWN).all(axis=1) | (changes.now != recorded.versions).any(axis=1)
     plan = plan_recorded(recorded, matched, run.listing.storage, run.config.input)
-    unknown = (plan.image_hw[to_do] == 0).any(axis=1) | (recorded.status[to_do] == Status.FAILED)
-    unknown |= is_other[to_do]
-    unmeasured = to_do[unknown & (matched.listing_index[to_do] >= 0)]
+    # The header of an image is read again unless its file is known to be the one that was measured.
+    is_unmeasured = (plan.image_hw == 0).any(axis=1) | (recorded.status == Status.FAILED)
+    is_unmeasured |= (recorded.versions == UNKNOWN).all(axis=1) | (changes.now != recorded.versions).any(
+        axis=1
+    )
+    unmeasured = np.flatnonzero(is_to_do & is_unmeasured & (matched.listing_index >= 0))
     resized = to_do[:0]
     if run.measures_first:
         resized, unmeasured = run.measure(plan, unmeasured), unmeasured[:0]
@@ -190,7 +193,7 @@ def _continue_part(run: Run, output: Output, recorded: RecordedImages, cut: Shar
         norm_factors=recorded.norm_factors,
     )
     if recorded.shard is not None:
-        if cut is None and len(run.listing.paths) != recorded.shard.n_images:
+        if shard_plan is None and len(run.listing.paths) != recorded.shard.n_images:
             run.notes.append(
                 f"there were {recorded.shard.n_images} inputs when the shards were cut, and now there are "
                 f"{len(run.listing.paths)}; new inputs belong to none of the shards"
