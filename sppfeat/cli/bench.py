@@ -44,8 +44,9 @@ _COUNTS = Parsed("n,...", _positive_numbers, refusal="{!r}; allowed: whole numbe
 _MAP_SIZE = Parsed("hxw", _height_and_width, refusal="{!r}; allowed: height and width in cells such as 38x50")
 
 
-def _amount_option(names: str, full: str, quick: str, text: str, **settings: Any) -> Callable[[Any], Any]:
+def _amount(names: str, full: str, quick: str, text: str, **settings: Any) -> Callable[[Any], Any]:
     """Declares an option with two defaults, as texts: the usual one, and one for ``--quick``."""
+    settings.setdefault("type", click.IntRange(1))
 
     def choose(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
         default = quick if context.params["quick"] else full
@@ -56,26 +57,16 @@ def _amount_option(names: str, full: str, quick: str, text: str, **settings: Any
 
 
 def _size_option(full: int, quick: int) -> Callable[[Any], Any]:
-    return _amount_option("--size", str(full), str(quick), SIZE_HELP, type=SIZE, metavar="PIXELS|native")
+    return _amount("--size", str(full), str(quick), SIZE_HELP, type=SIZE, metavar="PIXELS|native")
 
 
 def _common_options(*, repetitions: int) -> Callable[[Any], Any]:
     """Declares the last options of each command, with its default of ``--repeats``."""
     text = "Number of measurements; the median is reported."
     return together(
-        _amount_option(
-            "--repeats repetitions",
-            str(repetitions),
-            "2",
-            text,
-            type=click.IntRange(1),
-            former="--repetitions",
-        ),
-        flag(
-            "--quick",
-            "Measure little, only to see that it works.",
-            is_eager=True,  # other defaults depend on it
-        ),
+        _amount("--repeats repetitions", str(repetitions), "2", text, former="--repetitions"),
+        # Other defaults depend on --quick.
+        flag("--quick", "Measure little, only to see that it works.", is_eager=True),
         options.json,
         options.quiet,
     )
@@ -91,9 +82,7 @@ _draw_seed_option = option(
 )
 
 
-@click.group(
-    cls=Group,
-)
+@click.group(cls=Group)
 def bench() -> None:
     """Measure speed on this machine: boxes, pooling, or a whole run.
 
@@ -104,20 +93,12 @@ def bench() -> None:
 
 @bench.command(cls=Command)
 @click.argument("image", required=False, type=ANY_PATH)
-@_amount_option(
-    "--max-boxes n_boxes",
-    "2000",
-    "20",
-    "Largest number of boxes.",
-    type=click.IntRange(1),
-    former="--boxes-count",
-)
-@_amount_option(
+@_amount("--max-boxes n_boxes", "2000", "20", "Largest number of boxes.", former="--boxes-count")
+@_amount(
     "--max-crops n_crops",
     "200",
     "5",
     "Largest number of boxes run one by one; times of more boxes are extrapolated.",
-    type=click.IntRange(1),
     former="--crops-count",
 )
 @_draw_seed_option
@@ -143,7 +124,7 @@ def regions(image: str | None, **values: Any) -> None:
 
 
 @bench.command(cls=Command)
-@_amount_option(
+@_amount(
     "--box-counts counts",
     "1,10,100,300,2000,20000",
     "1,10,50",
@@ -152,7 +133,7 @@ def regions(image: str | None, **values: Any) -> None:
     metavar="N,N,...",
     former="--boxes-counts",
 )
-@_amount_option(
+@_amount(
     "--map-size map_hw",
     "38x50",  # conv5 of an image of 600 x 800 pixels
     "10x13",
@@ -161,7 +142,7 @@ def regions(image: str | None, **values: Any) -> None:
     metavar="HxW",
     former="--map",
 )
-@_amount_option("--channels n_channels", "512", "32", "Channels of the feature map.", type=click.IntRange(1))
+@_amount("--channels n_channels", "512", "32", "Channels of the feature map.")
 @options.levels(_POOLING_LEVELS)
 @options.pool
 @option(
@@ -190,12 +171,11 @@ def pooling(**values: Any) -> None:
 
 @bench.command(cls=Command)
 @click.argument("inputs", nargs=-1, metavar="[INPUT...]", type=ANY_PATH)
-@_amount_option(
+@_amount(
     "--max-images n_images",
     "256",
     "8",
     "Largest number of images, taken evenly from all inputs.",
-    type=click.IntRange(1),
     former="--images",
 )
 @_draw_seed_option

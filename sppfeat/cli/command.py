@@ -145,7 +145,8 @@ class Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parses arguments; notes former names of options."""
-        current = {own.former: own.long_name for own in self.params if isinstance(own, Option) and own.former}
+        options = [option for option in self.params if isinstance(option, Option)]
+        current = {option.former: option.long_name for option in options if option.former}
         parts = [arg.partition("=") for arg in args]
         if not ctx.resilient_parsing:
             for name in dict.fromkeys(name for name, _, _ in parts if name in current):

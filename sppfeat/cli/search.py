@@ -40,7 +40,7 @@ _STAGE_LABELS = {"describing": "describing queries", "searching": "searching"}
 @options.neighbors(DEFAULT_NEIGHBORS)
 @options.metric
 @flag("--one-per-image", "Show only the nearest row of each image.")
-@flag("--include-self", "Allow a row as its own neighbor, or its image with --one-per-image.")
+@flag("--include-self", "Allow a row as its result neighbor, or its image with --one-per-image.")
 @options.selection
 @options.root
 @options.recorded_weights
@@ -65,13 +65,13 @@ def search(file: Path, queries: tuple[str, ...], as_json: bool, quiet: bool, **v
         )
     as_objects = [
         {
-            "query": own.query.text,
-            "path": own.query.path,
-            "box": own.query.box,
-            "row": own.query.row,
-            "hits": list(map(dataclasses.asdict, own.hits)),
+            "query": result.query.text,
+            "path": result.query.path,
+            "box": result.query.box,
+            "row": result.query.row,
+            "hits": list(map(dataclasses.asdict, result.hits)),
         }
-        for own in found
+        for result in found
     ]
     print_json_or_text(as_objects, _text(found), as_json=as_json)
 
@@ -81,7 +81,7 @@ def _text(found: "list[Found]") -> str:
     header = ["query", "rank", "distance", "row", "image", "label", "box", "score", "id"]
     lines = [
         [
-            escaped(own.query.text),
+            escaped(result.query.text),
             str(hit.rank),
             f"{hit.distance:.6g}",
             str(hit.row),
@@ -91,8 +91,8 @@ def _text(found: "list[Found]") -> str:
             "" if hit.score is None else f"{hit.score:.6g}",
             "" if hit.id is None else escaped(hit.id),
         ]
-        for own in found
-        for hit in own.hits
+        for result in found
+        for hit in result.hits
     ]
     if not lines:
         return "no rows found"

@@ -46,10 +46,7 @@ _seed_option = count("--seed", "Random seed.", least=0, most=2**32 - 1, default=
 _file_and_output = together(options.feature_file(), _picture_option, options.overwrite)
 
 
-@click.group(
-    cls=Group,
-    former={"neighbours": "neighbors"},
-)
+@click.group(cls=Group, former={"neighbours": "neighbors"})
 def show() -> None:
     """Plot pyramids, embeddings, nearest neighbors, norms and image sizes.
 
@@ -84,13 +81,8 @@ def show() -> None:
 )
 @count("--channel", "Show one channel. [default: l2 norm of all channels]", least=0)
 @path("--from file", "FEATURES", "Use the network and settings of this feature file.")
-@option(
-    "--row",
-    type=int,
-    metavar="N",
-    help="Show this row of --from, with its image and box.",
-)
-@option("--root", type=click.Path(), help="Folder that holds the images now. [default: as recorded]")
+@option("--row", type=int, metavar="N", help="Show this row of --from, with its image and box.")
+@options.root
 @options.backbone
 @options.size(f"{DEFAULT_SIZE}; {DEFAULT_BOX_SIZE} with --box")
 @options.levels(DEFAULT_LEVELS)

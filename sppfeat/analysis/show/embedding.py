@@ -102,13 +102,9 @@ def show_embedding(
         pictured = choose_pictured(embedding, most=thumbnails, seed=seed)
         found = find_row_pictures(features, list(pictured), root=root)
         pictures = read_thumbnails(found, exif=features.config.input.exif)
-    n_nonfinite = embedding.n_nonfinite
-    rows = sample_text(len(embedding.selection), n_nonfinite=n_nonfinite, n_rows=embedding.n_rows)
-    summary = f"{_NAMES[method]}, {rows}{nonfinite_text(n_nonfinite)}"
+    summary = caption(embedding)
     write_picture(
-        lambda: draw_embedding(embedding, pictured, pictures, title=caption(embedding)),
-        path,
-        overwrite=overwrite,
+        lambda: draw_embedding(embedding, pictured, pictures, title=summary), path, overwrite=overwrite
     )
     return Picture(path, summary, embedding, notes=unread_note(pictures))
 
