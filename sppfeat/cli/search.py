@@ -40,7 +40,7 @@ _STAGE_LABELS = {"describing": "describing queries", "searching": "searching"}
 @options.neighbors(DEFAULT_NEIGHBORS)
 @options.metric
 @flag("--one-per-image", "Show only the nearest row of each image.")
-@flag("--include-self", "Allow a row as its result neighbor, or its image with --one-per-image.")
+@flag("--include-self", "Allow a row as its own neighbor, or its image with --one-per-image.")
 @options.selection
 @options.root
 @options.recorded_weights
