@@ -100,7 +100,8 @@ def _download(name: str, *, weights: str, weights_dir: str | None, as_json: bool
 
 
 def _list_networks() -> None:
-    from sppfeat.networks.zoo import list_backbones
+    from sppfeat.networks.named_weights import list_entries
+    from sppfeat.networks.zoo import model_names
 
     rows = [
         [
@@ -109,7 +110,8 @@ def _list_networks() -> None:
             "" if entries[0].top1 is None else f"{entries[0].top1:.1f}",
             ", ".join(entry.name for entry in entries),
         ]
-        for name, entries in list_backbones().items()
+        for name in model_names()
+        for entries in [list_entries(name)]
     ]
     print_result(table(_HEADER, rows, right={1, 2}))
 

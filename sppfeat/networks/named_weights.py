@@ -15,6 +15,7 @@ from sppfeat.errors import WeightsError
 from sppfeat.files.downloads import OnDownload, download
 from sppfeat.networks.weight_files import ParameterSets, read_weights_file
 from sppfeat.networks.weights import file_sha256
+from sppfeat.networks.zoo import FetchedWeights
 
 __all__ = [
     "BUNDLED_ENTRY",
@@ -22,7 +23,6 @@ __all__ = [
     "IMAGENET_INPUT",
     "InputTransform",
     "WeightEntry",
-    "WeightFile",
     "bundled_hint",
     "fetch_entry",
     "find_entry",
@@ -73,15 +73,6 @@ BUNDLED_ENTRY = WeightEntry(
 )
 
 
-class WeightFile(NamedTuple):
-    """The file of a weight entry; ``was_downloaded`` is True if it has just been downloaded."""
-
-    path: Path
-    sha256: str
-    n_bytes: int
-    was_downloaded: bool
-
-
 def list_entries(model_name: str) -> tuple[WeightEntry, ...]:
     """The weight entries of a model that can be a backbone; the first is its ``DEFAULT``.
 
@@ -124,7 +115,7 @@ def fetch_entry(
     *,
     folder: StrPath | None = None,
     on_download: OnDownload = lambda name, done, total: None,
-) -> WeightFile:
+) -> FetchedWeights:
     """Downloads the file of an entry, unless it is present with the right checksum.
 
     A missing folder is created; None is torch's hub cache. A damaged file is replaced once the new one is complete.
@@ -133,16 +124,23 @@ def fetch_entry(
     if folder is not None and not str(folder):
         raise WeightsError("--weights-dir (or SPPFEAT_WEIGHTS_DIR) is empty; name a folder")
     path = _search_folders(entry, folder)[0] / entry.file_name
-    found = _measure_file(path)
-    if found is not None and found.sha256.startswith(entry.sha256_prefix):
-        return found
-    if entry.url is None:
-        raise WeightsError(
-            f"{str(path)!r}, a file of the package with the {entry.name} weights of {entry.model}, is missing or "
-            "damaged; install sppfeat again"
-        )
-    sha256 = download(entry.url, path, sha256_prefix=entry.sha256_prefix, on_progress=on_download)
-    return WeightFile(path, sha256, path.stat().st_size, was_downloaded=True)
+    sha256 = _checksum(path)
+    is_missing = sha256 is None or not sha256.startswith(entry.sha256_prefix)
+    if is_missing:
+        if entry.url is None:
+            raise WeightsError(
+                f"{str(path)!r}, a file of the package with the {entry.name} weights of {entry.model}, is missing or "
+                "damaged; install sppfeat again"
+            )
+        sha256 = download(entry.url, path, sha256_prefix=entry.sha256_prefix, on_progress=on_download)
+    return {
+        "name": entry.model,
+        "weights": entry.name,
+        "path": str(path.absolute()),
+        "sha256": str(sha256),
+        "bytes": path.stat().st_size,
+        "downloaded": is_missing,
+    }
 
 
 def read_entry(
@@ -163,20 +161,22 @@ def read_entry(
             "existing folder"
         )
     folders = _search_folders(entry, folder)
-    found = next(filter(None, (_measure_file(place / entry.file_name) for place in folders)), None)
-    if found is None:
+    paths = (place / entry.file_name for place in folders)
+    path, sha256 = next(((path, found) for path in paths if (found := _checksum(path))), (Path(), ""))
+    if not sha256:
         try:
-            found = fetch_entry(entry, on_download=on_download)
+            fetched = fetch_entry(entry, on_download=on_download)
         except WeightsError as error:
             if entry.url is None:
                 raise
             raise WeightsError(f"{error}; {_offline_advice(entry, folders)}") from error
-    if not found.sha256.startswith(entry.sha256_prefix):
+        path, sha256 = Path(fetched["path"]), fetched["sha256"]
+    if not sha256.startswith(entry.sha256_prefix):
         raise WeightsError(
-            f"{str(found.path)!r} is damaged or incomplete ({found.n_bytes} bytes): its SHA-256 is "
-            f"{found.sha256}, but should begin with {entry.sha256_prefix}; copy it again, or delete it"
+            f"{str(path)!r} is damaged or incomplete ({path.stat().st_size} bytes): its SHA-256 is "
+            f"{sha256}, but should begin with {entry.sha256_prefix}; copy it again, or delete it"
         )
-    return read_weights_file(found.path), found.sha256
+    return read_weights_file(path), sha256
 
 
 def _torchvision_entry(model_name: str, member: Any) -> WeightEntry:
@@ -206,12 +206,12 @@ def _search_folders(entry: WeightEntry, folder: StrPath | None) -> list[Path]:
     return [hub] if folder is None else [Path(folder), hub]
 
 
-def _measure_file(path: Path) -> WeightFile | None:
-    """Size and checksum of a file; None if it does not exist."""
+def _checksum(path: Path) -> str | None:
+    """The SHA-256 of a file; None if it does not exist."""
     if os.path.lexists(path) and not path.is_file():
         raise WeightsError(f"{str(path)!r} is not a weights file; allowed: a regular file, or a link to one")
     try:
-        return WeightFile(path, file_sha256(path), path.stat().st_size, was_downloaded=False)
+        return file_sha256(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

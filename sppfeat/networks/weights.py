@@ -113,7 +113,8 @@ def load_parameters(
             for problem, names in unfit.items()
             if names
         )
-        raise WeightsError(f"{source} does not fit this backbone{_where(found, shapes)}: {details}")
+        where = f" (names under {found})" if found.place or found.prefix else ""
+        raise WeightsError(f"{source} does not fit this backbone{where}: {details}")
     fitting = {
         name: value for name, value in found.state.items() if name in own and value.shape == own[name].shape
     }
@@ -174,7 +175,7 @@ def _choose(
 
 
 def _candidates(place: str, tensors: Mapping[str, Tensor], wanted: Collection[str]) -> Iterator[_Candidate]:
-    """Yields the parameters after each prefix that the largest number of wanted names follows."""
+    """Yields the parameters under each prefix that comes before the largest number of wanted names."""
     tensors = {_LEGACY_DENSENET.sub(r"\1\2", name): value for name, value in tensors.items()}
     counts = Counter({"": 0})
     for name in tensors:
@@ -193,16 +194,6 @@ def _parts(prefix: str) -> list[str]:
 
 def _modules(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.partition(".")[0] for name in names))
-
-
-def _where(found: _Candidate, shapes: Mapping[str, torch.Size]) -> str:
-    """The prefix that was dropped before names were compared, or that all names have if none of them matches."""
-    if found.place or found.prefix:
-        return f" (names under {found})"
-    first = {name.partition(".")[0] for name in found.state}
-    if not shapes.keys().isdisjoint(found.state):
-        return ""
-    return f" (all names begin with {first.pop() + '.'!r})" if len(first) == 1 else ""
 
 
 def _note(found: _Candidate, alternatives: Sequence[_Candidate], skipped: Sequence[str]) -> str:

@@ -16,8 +16,6 @@ from sppfeat.files.downloads import OnDownload
 if TYPE_CHECKING:
     from torch import nn
 
-    from sppfeat.networks.named_weights import WeightEntry
-
 __all__ = [
     "BackboneEntry",
     "BackboneLayers",
@@ -31,7 +29,6 @@ __all__ = [
     "describe_backbones",
     "describe_layers",
     "fetch_weights",
-    "list_backbones",
     "match_names",
     "model_names",
 ]
@@ -227,13 +224,6 @@ class FetchedWeights(TypedDict):
     downloaded: bool
 
 
-def list_backbones() -> "dict[str, tuple[WeightEntry, ...]]":
-    """The weights of every model, the default ones first; builds no model."""
-    from sppfeat.networks.named_weights import list_entries
-
-    return {name: list_entries(name) for name in model_names()}
-
-
 def describe_backbones(
     pattern: str, levels: Sequence[int], *, on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> list[BackboneEntry]:
@@ -315,22 +305,12 @@ def fetch_weights(
     failed: dict[str, WeightsError] = {}
     for name in names:
         try:
-            entry = find_entry(name, weights)
-            file = fetch_entry(entry, folder=folder, on_download=on_download)
+            file = fetch_entry(find_entry(name, weights), folder=folder, on_download=on_download)
         except WeightsError as error:
             if len(names) == 1:
                 raise
             failed[name] = error
         else:
-            fetched.append(
-                {
-                    "name": entry.model,
-                    "weights": entry.name,
-                    "path": str(file.path.absolute()),
-                    "sha256": file.sha256,
-                    "bytes": file.n_bytes,
-                    "downloaded": file.was_downloaded,
-                }
-            )
-            on_file(fetched[-1])
+            fetched.append(file)
+            on_file(file)
     return fetched, failed

@@ -34,7 +34,7 @@ from sppfeat.store.schema import ColumnBlock, check_dimension
 __all__ = ["Classifier", "Predictions", "decision_blocks", "fit_classifier", "predict", "save_classifier"]
 
 _FORMAT = "sppfeat classifier"
-_VERSION = 2  # version 1 was a scikit-learn pipeline in a .skops file
+_VERSION = 2
 _NBYTES = 8  # two sets of a million rows share a digest by chance once in twenty million cases
 _BLOCK_NBYTES = 64 << 20  # maximum size of the rows to classify at once, as float64
 _BLOCK_ROWS = 4096  # maximum number of rows to classify at once
@@ -149,16 +149,11 @@ def _load_classifier(path: Path) -> Classifier:
         raise StoreError(f"no such file: {where}")
     try:
         with path.open("rb") as file, np.lib.npyio.NpzFile(file) as arrays:  # loads no pickles
-            if "schema.json" not in arrays:
-                return _checked(arrays)
+            return _checked(arrays)
     except Exception as error:  # the file is not trusted, and numpy passes on any exception of its parsers
         raise StoreError(
             f"{where} is damaged, or not a classifier of 'sppfeat probe --save': {one_line(str(error) or repr(error))}"
         ) from error
-    raise StoreError(
-        f"{where} is a .skops file of an earlier version; make a new one with "
-        f"'sppfeat probe FEATURES --save {path.stem}.npz'"
-    )
 
 
 def _checked(arrays: Any) -> Classifier:

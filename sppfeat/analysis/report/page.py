@@ -6,7 +6,6 @@ import re
 import struct
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,14 +57,13 @@ def check_page_path(path: Path, *, inputs: Sequence[object], overwrite: bool) ->
 def render_page(facts: ReportFacts) -> str:
     """Renders the page as text, to be encoded in UTF-8; all texts from the file are escaped."""
     jinja2 = import_extra("jinja2", extra="report", purpose="a report")
-    folder = resources.files("sppfeat.analysis.report")
     environment = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         finalize=_printable,
         trim_blocks=True,
         lstrip_blocks=True,
-        loader=jinja2.FunctionLoader(lambda name: folder.joinpath(name).read_text("utf-8")),
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
     )
     markupsafe = import_extra("markupsafe", extra="report", purpose="a report")
 
@@ -83,7 +81,6 @@ def render_page(facts: ReportFacts) -> str:
     page: str = environment.get_template("page.html").render(
         facts=facts,
         configuration=_configuration(facts.config),
-        css=markupsafe.Markup(folder.joinpath("page.css").read_text("utf-8")),
         charts=_draw_charts(facts),
         marks=_mark_classes(facts.embedding),
         pictures={row: _picture_uri(thumbnail) for row, thumbnail in facts.thumbnails.items()},

@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import zipfile
 
 import h5py
 import numpy as np
@@ -299,10 +298,5 @@ def test_files_that_are_no_classifiers_are_refused_in_a_line(model, features, tm
         assert result.exit_code == 1, (name, result.output)
         assert (result.stdout, result.stderr.count("\n")) == ("", 1), (name, result.output)
         assert "bad.npz" in result.stderr, name
-    with zipfile.ZipFile(tmp_path / "old.skops", "w") as archive:
-        archive.writestr("schema.json", "{}")
-    said = run("predict", tmp_path / "old.skops", features, "-q")
-    assert (said.exit_code, said.stdout) == (1, "")
-    assert "make a new one with 'sppfeat probe FEATURES --save old.npz'" in said.stderr
     assert "no such file" in run("predict", tmp_path / "gone", features).stderr
     run("predict", tmp_path, features, code=1)

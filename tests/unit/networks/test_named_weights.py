@@ -211,7 +211,7 @@ def test_fetching_replaces_a_damaged_file_only_once_the_new_one_is_whole(entry, 
         fetch_entry(entry, folder=shelf)
     assert path.read_bytes() == content[:1000]
     weight_server.cut.clear()
-    assert fetch_entry(entry, folder=shelf).was_downloaded
+    assert fetch_entry(entry, folder=shelf)["downloaded"]
     assert path.read_bytes() == content
     assert list(shelf.iterdir()) == [path]
 
@@ -230,7 +230,7 @@ def test_an_entry_without_url_is_searched_in_the_package_only(
         ):
             use(entry, folder=shelf)
     put(package, entry, content)
-    assert fetch_entry(entry, folder=shelf).path == package / entry.file_name
+    assert fetch_entry(entry, folder=shelf)["path"] == str(package / entry.file_name)
 
 
 OWN = BUNDLED_ENTRY
