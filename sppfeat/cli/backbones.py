@@ -14,7 +14,7 @@ from sppfeat.config.wording import human_bytes
 from sppfeat.errors import WeightsError
 
 if TYPE_CHECKING:
-    from sppfeat.networks.zoo import FetchedWeights
+    from sppfeat.networks.named_weights import FetchedWeights
 
 __all__ = ["backbones"]
 

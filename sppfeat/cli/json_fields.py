@@ -26,7 +26,8 @@ from sppfeat.bench.timing import Conditions
 from sppfeat.extraction.extract import ExtractResult
 from sppfeat.extraction.recompute import RowComparison
 from sppfeat.extraction.report import PlanSummary
-from sppfeat.networks.zoo import BackboneEntry, BackboneLayers, FetchedWeights
+from sppfeat.networks.named_weights import FetchedWeights
+from sppfeat.networks.zoo import BackboneEntry, BackboneLayers
 from sppfeat.store.merge import MergeSummary
 from sppfeat.training.run import TrainPlan, TrainResult
 

@@ -4,7 +4,7 @@ import math
 import os
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 from torchvision.models import get_model_weights
@@ -15,12 +15,12 @@ from sppfeat.errors import WeightsError
 from sppfeat.files.downloads import OnDownload, download
 from sppfeat.networks.weight_files import ParameterSets, read_weights_file
 from sppfeat.networks.weights import file_sha256
-from sppfeat.networks.zoo import FetchedWeights
 
 __all__ = [
     "BUNDLED_ENTRY",
     "BUNDLED_FOLDER",
     "IMAGENET_INPUT",
+    "FetchedWeights",
     "InputTransform",
     "WeightEntry",
     "bundled_hint",
@@ -71,6 +71,26 @@ BUNDLED_ENTRY = WeightEntry(
     transform=IMAGENET_INPUT,
     size_mb=3.5,
 )
+
+
+class FetchedWeights(TypedDict):
+    """A weights file on this machine.
+
+    Attributes:
+        name: name of the network.
+        weights: name of the weights.
+        path: absolute path of the file.
+        sha256: SHA-256 of the file, in hexadecimal.
+        bytes: size of the file.
+        downloaded: false if the file was already there.
+    """
+
+    name: str
+    weights: str
+    path: str
+    sha256: str
+    bytes: int
+    downloaded: bool
 
 
 def list_entries(model_name: str) -> tuple[WeightEntry, ...]:

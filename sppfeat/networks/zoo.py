@@ -16,10 +16,11 @@ from sppfeat.files.downloads import OnDownload
 if TYPE_CHECKING:
     from torch import nn
 
+    from sppfeat.networks.named_weights import FetchedWeights
+
 __all__ = [
     "BackboneEntry",
     "BackboneLayers",
-    "FetchedWeights",
     "LayerEntry",
     "build_model",
     "build_without_memory",
@@ -204,26 +205,6 @@ class BackboneLayers(TypedDict):
     layers: list[LayerEntry]
 
 
-class FetchedWeights(TypedDict):
-    """A weights file on this machine.
-
-    Attributes:
-        name: name of the network.
-        weights: name of the weights.
-        path: absolute path of the file.
-        sha256: SHA-256 of the file, in hexadecimal.
-        bytes: size of the file.
-        downloaded: false if the file was already there.
-    """
-
-    name: str
-    weights: str
-    path: str
-    sha256: str
-    bytes: int
-    downloaded: bool
-
-
 def describe_backbones(
     pattern: str, levels: Sequence[int], *, on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> list[BackboneEntry]:
@@ -287,8 +268,8 @@ def fetch_weights(
     *,
     folder: StrPath | None = None,
     on_download: OnDownload = lambda name, done, total: None,
-    on_file: Callable[[FetchedWeights], None] = lambda file: None,
-) -> tuple[list[FetchedWeights], dict[str, WeightsError]]:
+    on_file: "Callable[[FetchedWeights], None]" = lambda file: None,
+) -> "tuple[list[FetchedWeights], dict[str, WeightsError]]":
     """Downloads the weights of all networks that match a pattern; a failure does not stop the rest.
 
     Returns:
