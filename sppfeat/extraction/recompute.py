@@ -49,7 +49,10 @@ def load_recorded_backbone(
     """
     spec = file.config.backbone
     if spec.weights == "module":
-        raise StoreError(f"rows of {spec.name} cannot be recomputed: it is a network of your own")
+        raise StoreError(
+            f"{str(file.path)!r} was made with a network from Python ({spec.name}), which cannot be loaded by name; "
+            "describe images with Extractor and the same network"
+        )
     if weights is None:
         weights = file.attribute("weights_path") if spec.weights == "file" else spec.weights
         if spec.weights == "file" and not Path(weights).is_file():

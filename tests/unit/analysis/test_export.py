@@ -468,7 +468,7 @@ def test_several_blocks_are_one_export(file, tmp_path, monkeypatch):
 
 def test_a_file_without_a_descriptor(tmp_path):
     path = new_file(tmp_path / "f.h5", 3)
-    assert "no row that has a descriptor is selected" in run(path, "-o", tmp_path / "x.npz").output
+    assert "no row with a descriptor is selected" in run(path, "-o", tmp_path / "x.npz").output
     with np.load(tmp_path / "x.npz") as found:
         assert found["X"].shape == (0, 15)
     run(path, "-o", tmp_path / "y.NPZ", "--rows", "status=any")

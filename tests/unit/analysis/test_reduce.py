@@ -191,7 +191,7 @@ def test_extract_does_not_continue_it(extracted, tmp_path):
     arguments = ["extract", str(extracted / "images"), "-o", str(output), "-q", *settings.split()]
     result = command_line.run(*arguments, code=1)
     assert "cannot continue" in result.stderr
-    assert "its descriptors were reduced" in result.stderr
+    assert "'sppfeat reduce' wrote it" in result.stderr
     assert output.read_bytes() == before
 
 

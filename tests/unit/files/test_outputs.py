@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from sppfeat.analysis.choices import EXPORT_SUFFIXES
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.files.outputs import check_feature_path, format_suffix, replace_file, whole_file, whole_files
 
@@ -130,7 +131,5 @@ def test_feature_files_are_not_named_like_other_formats(name, command):
 
 
 def test_all_formats_of_exports_are_known():
-    from sppfeat.analysis.export import _FORMATS
-
-    suffixes = [suffix for form in _FORMATS.values() for suffix in form.suffixes]
+    suffixes = [suffix for known in EXPORT_SUFFIXES.values() for suffix in known]
     assert [*map(format_suffix, suffixes)] == suffixes

@@ -401,9 +401,8 @@ def test_what_a_merged_file_is_made_of_is_no_output_of_those_who_read_it(tmp_pat
     merged, model = str(tmp_path / "m.h5"), str(tmp_path / "m.npz")
     probe = ["probe", merged, "--folds", "2", "--no-ablation", "--save"]
     command_line.run(*probe, model, code=0)
-    for command in (probe, ["predict", model, merged, "-o"]):
-        result = command_line.run(*command, shards[0], "--overwrite", code=2)
-        assert "is also an input" in result.stderr
+    result = command_line.run("predict", model, merged, "-o", shards[0], "--overwrite", code=2)
+    assert "is also an input" in result.stderr
     assert shards[0].read_bytes() == before
 
 
