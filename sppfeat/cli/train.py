@@ -47,10 +47,9 @@ _SHOWN = 5
 _TEACHER = Parsed("name[:layer,...][=weights]", TeacherChoice.parse)
 
 
-def _settings(kind: type[Any], *names: str) -> Callable[[Any], Any]:
-    """Declares the options of some fields of a settings dataclass, or of all of them, in this order."""
-    fields = {setting.name: setting for setting in dataclasses.fields(kind)}
-    return together(*(_setting(fields[name]) for name in names or fields))
+def _settings(kind: type[Any]) -> Callable[[Any], Any]:
+    """Declares the options of the fields of a settings dataclass that have a help text."""
+    return together(*(_setting(field) for field in dataclasses.fields(kind) if field.metadata.get("text")))
 
 
 def _setting(setting: "dataclasses.Field[Any]") -> Callable[[Any], Any]:
@@ -99,7 +98,7 @@ def _setting(setting: "dataclasses.Field[Any]") -> Callable[[Any], Any]:
     metavar="INPUT",
     help="Validation images, in folders of the same classes; repeatable.",
 )
-@_settings(DataSettings, "val_fraction", "labels")
+@_settings(DataSettings)
 @options.encoding("text tables and lists")
 @option(
     "--backbone",
@@ -126,16 +125,10 @@ def _setting(setting: "dataclasses.Field[Any]") -> Callable[[Any], Any]:
     metavar="TEACHER",
     help="Learn from this backbone instead of labels: NAME[:LAYER,...][=WEIGHTS]; repeatable.",
 )
-@_settings(Recipe, "distill")
-@_settings(DataSettings, "sizes", "views", "round_to", "min_crop", "color", "flip", "val_sizes", "val_every")
-@_settings(
-    Recipe,
-    *("epochs", "batch_size", "optimizer", "learning_rate", "weight_decay", "warmup_epochs"),
-    *("label_smoothing", "ema", "seed", "precision"),
-)
+@_settings(Recipe)
 @options.device
 @options.workers
-@_settings(TrainRun, "weights_dtype", "checkpoint_minutes", "resume", "overwrite", "dry_run")
+@_settings(TrainRun)
 @options.json
 @options.verbosity
 @click.pass_obj
