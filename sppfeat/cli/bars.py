@@ -1,13 +1,9 @@
 """Progress bars of the commands."""
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 from sppfeat.cli.groups import raise_if_dropped
 from sppfeat.config import progress
-
-if TYPE_CHECKING:
-    from sppfeat.extraction.pipeline import Progress
 
 __all__ = ["Bar", "download_bar"]
 
@@ -19,11 +15,6 @@ class Bar(progress.Bar):
         """See :meth:`sppfeat.config.progress.Bar.move_to`."""
         raise_if_dropped()
         super().move_to(n, total, label=label, note=note)
-
-    def show(self, done: "Progress") -> None:
-        """Shows the images that are done, and how many have failed if any has."""
-        note = f"{done.n_failed} failed" if done.n_failed else ""
-        self.move_to(done.n_done + done.n_failed, note=note)
 
 
 download_bar = partial(progress.download_bar, Bar)

@@ -180,30 +180,29 @@ def _extract(stop: Stop, *, quiet: bool, verbose: bool, as_json: bool, **values:
     keep_freed_memory()
     dry_run = values["dry_run"]
     paths = {"output": values["output"], "boxes": values["boxes"]}
-    with contextlib.ExitStack() as before, contextlib.ExitStack() as during:
-        preparing = before.enter_context(Bar("preparing", 0, unit="image", shown=not quiet))
+    with contextlib.ExitStack() as stack:
+        preparing = stack.enter_context(Bar("preparing", 0, unit="image", shown=not quiet))
         bars = []
 
         def on_plan(plan: "PlanSummary", config: "ExtractConfig") -> None:
-            before.close()
+            preparing.close()
             if not quiet and not dry_run:
                 settings = dataclasses.asdict(config) if verbose else None
                 hints = take_new_hints(plan.hints)
                 width = terminal_columns(sys.stderr)
                 say(plan_text(plan, **paths, hints=hints, settings=settings, columns=width))
             if not dry_run:
-                bars.append(
-                    during.enter_context(Bar("extracting", plan.to_do, unit="image", shown=not quiet))
-                )
+                bars.append(stack.enter_context(Bar("extracting", plan.to_do, unit="image", shown=not quiet)))
 
         def on_progress(progress: "Progress") -> None:
             stop.begin_batches()
-            bars[0].show(progress)
+            note = f"{progress.n_failed} failed" if progress.n_failed else ""
+            bars[0].move_to(progress.n_done + progress.n_failed, note=note)
 
         result = sppfeat.extract(
             **values,
             on_probe=lambda n, total: preparing.move_to(n, total, label="reading headers"),
-            on_download=before.enter_context(download_bar()),
+            on_download=stack.enter_context(download_bar()),
             on_plan=on_plan,
             on_progress=on_progress,
             should_stop=stop.is_wanted,

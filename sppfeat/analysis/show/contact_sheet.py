@@ -226,31 +226,30 @@ def make_contact_sheet(
 
     For the other arguments see :func:`~sppfeat.analysis.neighbors.nearest_rows`.
     """
-    own = [-1 if query.row is None else query.row for query in queries]
-    how |= {"metric": metric, "exclude": own, "one_per_image": one_per_image}
+    query_rows = [-1 if query.row is None else query.row for query in queries]
+    how |= {"metric": metric, "exclude": query_rows, "one_per_image": one_per_image}
     found = nearest_rows(selection, descriptors, k, **how)
     labels, file = selection.labels, selection.file
     images = file.image_index
     classes = np.array(classes_of(selection), dtype=object)
     units = images[selection.rows] if one_per_image else selection.rows
     lines = []
-    for query, rows, distances in zip(queries, found.rows, found.distances, strict=True):
-        query_label = "" if query.row is None else labels.name_of(query.row) or ""
+    for query, query_row, rows, distances in zip(
+        queries, query_rows, found.rows, found.distances, strict=True
+    ):
+        is_row = query.row is not None
+        label = (labels.name_of(query_row) or "") if is_row else ""
+        name = file.path_of(int(images[query_row])) if is_row else query.path or query.text
         neighbors = []
         for row, distance in zip(rows.tolist(), distances.tolist(), strict=True):
             if row >= 0:
-                label = labels.name_of(row) or ""
-                is_same = label == query_label if label and query_label else None
-                neighbors.append(Neighbor(row, distance, file.path_of(int(images[row])), label, is_same))
-        name = (query.path or query.text) if query.row is None else file.path_of(int(images[query.row]))
-        is_other = (
-            np.full(len(units), True)
-            if query.row is None
-            else units != (images[query.row] if one_per_image else query.row)
-        )
-        n_alike = len(np.unique(units[is_other & (classes == query_label)]))
+                its_label = labels.name_of(row) or ""
+                is_same = its_label == label if its_label and label else None
+                neighbors.append(Neighbor(row, distance, file.path_of(int(images[row])), its_label, is_same))
+        is_other = units != (images[query_row] if is_row and one_per_image else query_row)
+        n_alike = len(np.unique(units[is_other & (classes == label)]))
         n_labeled = len(np.unique(units[is_other & (classes != "")]))
-        lines.append(SheetLine(query, name, query_label, tuple(neighbors), n_alike, n_labeled))
+        lines.append(SheetLine(query, name, label, tuple(neighbors), n_alike, n_labeled))
     return ContactSheet(tuple(lines), k, metric)
 
 
