@@ -90,8 +90,9 @@ def load_backbone(
     zoo.check_name(name)
     if head is not None:
         _check_head(name, head, layers)
-    entry = None if weights == "none" or is_weights_file(weights) else _named_weights(name, weights)
-    sets = read_weights_file(Path(weights)) if is_weights_file(weights) else None
+    is_file = is_weights_file(weights)
+    entry = None if weights == "none" or is_file else _named_weights(name, weights)
+    sets = read_weights_file(Path(weights)) if is_file else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = zoo.build_model(name).eval()
@@ -99,22 +100,20 @@ def load_backbone(
     network = cut_network(model, layers, name)
     cut = None if head is None else cut_head(model, head)
     used_state, used_modules = _used_parts(network, cut)
-    kind, path = "none", ""
     if entry is not None:
         kind, source = entry.name, f"{name} {entry.name}"
         sets, sha256 = read_entry(entry, folder=weights_dir, on_download=on_download)
-    elif sets is not None:
-        kind, source, path = "file", f"{weights!r} as {name}", os.path.abspath(weights)
-        sha256 = file_sha256(Path(weights))
+    elif is_file:
+        kind, source, sha256 = "file", f"{weights!r} as {name}", file_sha256(Path(weights))
     else:
-        source, sha256 = "", state_sha256(used_state)
+        kind, source, sha256 = "none", "", state_sha256(used_state)
     note = ""
     if sets is not None:
         source += f" with {head}" if head else ""
         try:
             note = load_parameters(model, sets, needed=used_state, used_modules=used_modules, source=source)
         except WeightsError as error:
-            made_for = trained_backbone(Path(path)) if path else None
+            made_for = trained_backbone(Path(weights)) if is_file else None
             if made_for in (None, name):
                 raise
             raise WeightsError(
@@ -135,7 +134,15 @@ def load_backbone(
     channels, min_side = probe_maps(network, layers, name)
     if fold:
         network = fold_batch_norm(network, layers, side=max(min_side, _FOLDING_SIDE))
-    return Backbone(spec, network, channels, min_side, path, cut, note)
+    return Backbone(
+        spec=spec,
+        network=network,
+        channels=channels,
+        min_side=min_side,
+        weights_path=os.path.abspath(weights) if is_file else "",
+        head=cut,
+        weights_note=note,
+    )
 
 
 def wrap_module(

@@ -125,13 +125,12 @@ def _draw_charts(facts: ReportFacts) -> dict[str, list[_Chart]]:
             for i in range(len(norms.layers))
             if not norms.is_uniform(i)
         ]
-    charts["sizes"] = [
-        _chart(
-            sizes_text(sizes), "Width by height of {}", partial(draw_sizes, sizes, side=_CHART_SIDE)
-        )._replace(table=_size_table(sizes))
-        for sizes in facts.sizes
-        if len(sizes.widths)
-    ]
+    for sizes in facts.sizes:
+        if len(sizes.widths):
+            draw = partial(draw_sizes, sizes, side=_CHART_SIDE)
+            charts["sizes"].append(
+                _chart(sizes_text(sizes), "Width by height of {}", draw, _size_table(sizes))
+            )
     return charts
 
 
@@ -150,10 +149,12 @@ def _uniform_norms(norms: Norms | None) -> list[str]:
     return [norms_text(norms, i) for i in range(len(norms.layers)) if norms.is_uniform(i)] if norms else []
 
 
-def _chart(caption: str, text: str, draw: Callable[[], Any]) -> _Chart:
+def _chart(
+    caption: str, text: str, draw: Callable[[], Any], table: Sequence[tuple[str, Sequence[str]]] = ()
+) -> _Chart:
     png = draw_png(draw)
-    # Bytes 16 to 23 of a PNG file hold its width and height.
-    return _Chart(caption, text.format(caption), _uri("image/png", png), *struct.unpack(">II", png[16:24]))
+    width, height = struct.unpack(">II", png[16:24])  # where a PNG file has its size
+    return _Chart(caption, text.format(caption), _uri("image/png", png), width, height, table)
 
 
 def _picture_uri(thumbnail: Thumbnail | None) -> str:
