@@ -81,11 +81,9 @@ def open_image(
         with pillow_errors("its header cannot be read", max_pixels=max_pixels):
             image = _open_with_pillow(file)
             if image.width * image.height > max_pixels:
-                n_pixels, size = (
-                    image.height * image.width,
-                    f"{image.height} x {image.width} (height x width)",
-                )
-                raise _too_many_pixels(f"{size} are {n_pixels}", n_pixels, max_pixels)
+                n_pixels = image.height * image.width
+                found = f"{image.height} x {image.width} (height x width) are {n_pixels}"
+                raise _too_many_pixels(found, n_pixels, max_pixels)
             check_pixels(image)
             _check_tiles(image, max_pixels)
             _scale_key_color(image)
@@ -181,10 +179,9 @@ def _check_tiles(image: ImageFile.ImageFile, max_pixels: int) -> None:
         return
     width, height, tile_width, tile_height = (int(image.tag_v2.get(tag, 0)) for tag in (256, 257, 322, 323))
     if tile_width * tile_height > max(max_pixels, 4 * width * height):  # libtiff allocates a whole tile
-        n_pixels, size = tile_height * tile_width, f"tiles of {tile_height} x {tile_width}"
-        raise _too_many_pixels(
-            f"{size} for an image of {height} x {width} are {n_pixels}", n_pixels, max_pixels
-        )
+        n_pixels = tile_height * tile_width
+        found = f"tiles of {tile_height} x {tile_width} for an image of {height} x {width} are {n_pixels}"
+        raise _too_many_pixels(found, n_pixels, max_pixels)
     if image.tile[0][0] == "libtiff":  # libtiff checks these itself
         return
     n_rows = max(tile[1][3] if tile[1] else height for tile in image.tile)

@@ -83,12 +83,12 @@ def read_image(
     the first frame or page is read.
 
     Args:
-        place: The file, or the part of one.
+        place: the file, or the part of one.
         exif: ``"apply"`` to turn the image by its EXIF orientation, ``"ignore"`` to leave it as stored.
-        max_pixels: Larger images are refused.
+        max_pixels: maximum number of pixels; larger images are refused.
 
     Raises:
-        ImageError: The file cannot be read, is not an image, is damaged or truncated, is too large, or has pixels
+        ImageError: the file cannot be read, is not an image, is damaged or truncated, is too large, or has pixels
             without a defined range.
     """
     return _read(place, exif, max_pixels)[0]
@@ -108,19 +108,19 @@ def decode_image(
     """Decodes an image file and resizes it to the network input.
 
     Args:
-        place, exif, max_pixels: As for :func:`read_image`.
-        image_hw: Height and width as displayed, in pixels, from :func:`probe_image`.
-        input_hw: Height and width to resize to, in pixels. At ``image_hw`` nothing is resampled.
-        resample: Name of a Pillow filter in lower case, applied to 8-bit RGB.
+        place, exif, max_pixels: as for :func:`read_image`.
+        image_hw: height and width as displayed, in pixels, from :func:`probe_image`.
+        input_hw: height and width to resize to, in pixels; equal to ``image_hw``, nothing is resampled.
+        resample: name of a Pillow filter in lower case, applied to 8-bit RGB.
         decode: ``"exact"``, or ``"fast"``: a JPEG at least twice as large as ``input_hw`` on both sides is decoded at
             1/2, 1/4 or 1/8 of its size and resized from there. The pixel values differ; the geometry does not.
-        on_narrow: Called for an image of 16-bit samples that uses little of their range.
+        on_narrow: called for an image of 16-bit samples that uses little of their range.
 
     Returns:
         ``(H, W, 3)`` uint8 RGB of size ``input_hw``, C-contiguous, read-only.
 
     Raises:
-        ImageError: As for :func:`read_image`, or the size of the image is not ``image_hw``.
+        ImageError: as for :func:`read_image`, or the size of the image is not ``image_hw``.
     """
     reduce_to = input_hw if decode == "fast" else None
     image, box = _read(place, exif, max_pixels, image_hw=image_hw, reduce_to=reduce_to, on_narrow=on_narrow)
@@ -151,11 +151,11 @@ def image_from_array(image: npt.NDArray[np.uint8] | Image.Image, *, exif: str = 
 
     Args:
         image: ``(H, W, 3)`` uint8 in RGB order, ``(H, W)`` uint8 gray, or a Pillow image of any mode.
-        exif: As for :func:`read_image`, for a Pillow image as ``Image.open`` returned it. Other images may have been
+        exif: as for :func:`read_image`, for a Pillow image as ``Image.open`` returned it. Other images may have been
             turned already and are not turned.
 
     Raises:
-        ImageError: The type, shape or dtype is not one of these, the image is empty, or the file of a Pillow image is
+        ImageError: the type, shape or dtype is not one of these, the image is empty, or the file of a Pillow image is
             damaged.
 
     Example:
@@ -212,8 +212,8 @@ def _check_array(image: object) -> None:
     allowed = "allowed are uint8 arrays (H, W, 3) in RGB order or (H, W) gray, and Pillow images"
     if not isinstance(image, np.ndarray):
         raise ImageError(f"not an image but {type(image).__name__}; {allowed}")
-    grey_or_rgb = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
-    if image.dtype != np.uint8 or not grey_or_rgb:
+    is_gray_or_rgb = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
+    if image.dtype != np.uint8 or not is_gray_or_rgb:
         raise ImageError(f"an array of shape {image.shape} and dtype {image.dtype}; {allowed}")
     if image.size == 0:
         raise ImageError(f"an array of shape {image.shape} has no pixels")

@@ -27,17 +27,17 @@ def network_input_hw(
     side below ``min_side`` is rounded up.
 
     Args:
-        image_hw: Height and width of the image as displayed, in pixels, each at least 1.
-        short_side: The short side ``S`` in pixels, at least 1, or None for the image's own size.
-        max_pixels: Maximum number of pixels of the result, at least 1.
-        min_side: The backbone's smallest input side in pixels, at least 1.
-        round_to: Both sides become multiples of this number of pixels; 1 leaves them as they are.
+        image_hw: height and width of the image as displayed, in pixels, each at least 1.
+        short_side: the short side ``S`` in pixels, at least 1, or None for the image's own size.
+        max_pixels: maximum number of pixels of the result, at least 1.
+        min_side: the backbone's smallest input side in pixels, at least 1.
+        round_to: both sides become multiples of this number of pixels; 1 leaves them as they are.
 
     Returns:
         ``(height, width)`` in pixels, in the image's orientation as displayed.
 
     Raises:
-        ImageError: The image is empty, or too elongated for sides of at least ``min_side`` within ``max_pixels`` at its
+        ImageError: the image is empty, or too elongated for sides of at least ``min_side`` within ``max_pixels`` at its
             aspect ratio, or in multiples of ``round_to``.
 
     Example:

@@ -108,12 +108,12 @@ DAMAGED = "begins like {}, but Pillow cannot read its header: damaged, cut short
 LIES = {
     "jpeg.jpg": Case(jpeg_of(65_500, 65_500), MANY),
     "jpeg-65535.jpg": Case(jpeg_of(65_535, 65_535), MANY),
-    "png.png": Case(png(2**31 - 1, 2**31 - 1, depth=8, colour=2, rows=[b""]), MANY),
+    "png.png": Case(png(2**31 - 1, 2**31 - 1, depth=8, color=2, rows=[b""]), MANY),
     "png-bomb.png": Case(
-        png(1001, 1000, depth=8, colour=0, rows=[bytes(1001)] * 1000),
+        png(1001, 1000, depth=8, color=0, rows=[bytes(1001)] * 1000),
         "1001000, more than --max-decode-pixels 1000000; --max-decode-pixels 1001000 --retry-failed lets it in",
     ),
-    "png-empty.png": Case(png(1000, 1000, depth=8, colour=2, rows=[b""]), "cannot be decoded as PNG: "),
+    "png-empty.png": Case(png(1000, 1000, depth=8, color=2, rows=[b""]), "cannot be decoded as PNG: "),
     "tiff.tif": Case(tiff(LARGEST, LARGEST, b"x", GREY_TIFF), MANY),
     "tiff-strip.tif": Case(tiff(1000, 1000, b"x", GREY_TIFF), "cannot be decoded as TIFF: .*truncated"),
     "tiff-rows.tif": Case(tiff(9, 9, bytes(81), GREY_TIFF | {278: (4, [1])}), "pixels for 1 of its 9 rows"),
@@ -125,7 +125,7 @@ LIES = {
     ),
     "bmp.bmp": Case(patched(BMP, (18, struct.pack("<ii", 2**31 - 1, 2**31 - 1))), MANY),
     "bmp-offset.bmp": Case(patched(BMP, (10, b"\xff" * 4)), "cannot be decoded as BMP: "),
-    "bmp-colours.bmp": Case(
+    "bmp-colors.bmp": Case(
         patched(saved(PICTURE.quantize(16), "BMP"), (46, b"\xff" * 4)), DAMAGED.format("BMP")
     ),
     "gif.gif": Case(patched(GIF, (6, b"\xff" * 4)), MANY),
@@ -181,11 +181,11 @@ CASES = {
     "cut.webp": Case(WEBP[: len(WEBP) // 2], "WEBP"),
     "cut.jp2": Case(JP2[: len(JP2) // 2], "cannot be decoded as JPEG2000"),
     "header.png": Case(PNG[:20], DAMAGED.format("PNG")),
-    "flat.png": Case(png(20_000, 1, depth=8, colour=0, rows=[bytes(20_000)]), "^too elongated: 1 x 20000"),
-    "tall.png": Case(png(1, 20_000, depth=8, colour=0, rows=[b"\0"] * 20_000), "^too elongated: 20000 x 1"),
-    "long.png": Case(png(65_535, 1, depth=8, colour=0, rows=[bytes(65_535)]), "^too elongated: 1 x 65535"),
+    "flat.png": Case(png(20_000, 1, depth=8, color=0, rows=[bytes(20_000)]), "^too elongated: 1 x 20000"),
+    "tall.png": Case(png(1, 20_000, depth=8, color=0, rows=[b"\0"] * 20_000), "^too elongated: 20000 x 1"),
+    "long.png": Case(png(65_535, 1, depth=8, color=0, rows=[bytes(65_535)]), "^too elongated: 1 x 65535"),
     "profile-bomb.png": Case(
-        png(1, 1, depth=8, colour=0, rows=[b"x"], before=[(b"iCCP", b"n\0\0" + zlib.compress(bytes(2**21)))]),
+        png(1, 1, depth=8, color=0, rows=[b"x"], before=[(b"iCCP", b"n\0\0" + zlib.compress(bytes(2**21)))]),
         "begins like PNG.*(?i:decompressed data too large)",
     ),
     "float.tif": Case(saved(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"), "no defined range"),

@@ -35,9 +35,9 @@ def with_right_checksums(content):
     return b"".join([*parts, content[place:]])
 
 
-def png(width, height, *, depth, colour, rows, before=(), after=()):
+def png(width, height, *, depth, color, rows, before=(), after=()):
     """Return a PNG file of raw rows, with chunks before and behind the pixels."""
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
     chunks = [(b"IHDR", header), *before, (b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))]
     chunks += [*after, (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)

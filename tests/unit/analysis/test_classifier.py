@@ -47,7 +47,7 @@ def lines_of(content: bytes) -> list[dict[str, str]]:
 # --- predictions ----------------------------------------------------------------------------------
 
 
-def test_a_table_has_what_scikit_learn_says(features, model, folder):
+def test_the_table_agrees_with_scikit_learn(features, model, folder):
     result = run("predict", model, features, "-q", "--scores", code=0)
     with FeatureFile(features) as file:
         x, y = file.to_sklearn()
@@ -76,7 +76,7 @@ def test_a_table_has_what_scikit_learn_says(features, model, folder):
     assert run("predict", model, features, "-q", "--scores", "-o", "-").stdout_bytes == result.stdout_bytes
 
 
-def test_boxes_of_a_part_of_the_columns(tmp_path):
+def test_boxes_with_some_layers_and_levels(tmp_path):
     path = box_file(tmp_path / "f.h5", [[0, 1], [1, 0], [0], [1]] * 5)
     run("probe", path, "-q", "--levels", 2, "--layer", "layer3", "--save", tmp_path / "m.npz", code=0)
     result = run("predict", tmp_path / "m.npz", path, "-q", "--scores", "--rows", "3:")
@@ -92,7 +92,7 @@ def test_boxes_of_a_part_of_the_columns(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("n_classes", [2, 3])
-def test_digits_hang_on_neither_blocks_nor_threads(tmp_path, monkeypatch, n_classes):
+def test_scores_do_not_depend_on_blocks_or_threads(tmp_path, monkeypatch, n_classes):
     threadpoolctl = pytest.importorskip("threadpoolctl")  # scikit-learn needs it, too
     rng = np.random.default_rng(n_classes)
     labels = [i % n_classes for i in range(90)]
@@ -130,7 +130,7 @@ def test_a_saved_classifier_needs_numpy_alone(features, model):
     assert (ran.stdout, ran.stderr) == ("26\n", "")
 
 
-def test_rows_that_were_learned_from_are_known_by_place_and_box(tmp_path):
+def test_training_rows_are_recognized_by_path_and_box(tmp_path):
     path = box_file(tmp_path / "f.h5", [[0, 1], [1, 0], [0], [1]] * 5)
     half = tmp_path / "half.npz"
     sppfeat.probe(path, rows="::2", save=half)
@@ -228,7 +228,7 @@ def test_rows_that_are_not_finite_leave_no_table(model, tmp_path):
     assert "NaN or infinities in row 7 ('7.jpg')" in result.stderr
 
 
-def test_outputs_that_exist_or_are_read(features, model, tmp_path):
+def test_existing_outputs_and_inputs_are_not_overwritten(features, model, tmp_path):
     output = tmp_path / "p.csv"
     output.write_text("old")
     (tmp_path / "p.npz").write_text("old")
@@ -290,7 +290,7 @@ def damaged_models(model):
     yield "other rows", saved(learned=np.array([1, 2]))
 
 
-def test_files_that_are_no_classifiers_are_refused_in_a_line(model, features, tmp_path):
+def test_damaged_classifiers_are_refused_in_one_line(model, features, tmp_path):
     for name, content in damaged_models(model):
         path = tmp_path / "bad.npz"
         path.write_bytes(content)

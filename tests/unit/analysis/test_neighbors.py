@@ -20,7 +20,7 @@ N = 40
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     """One row an image; image 7 failed, 8 is pending."""
-    new = new_file(tmp_path_factory.mktemp("neighbours") / "f.h5", n=N)
+    new = new_file(tmp_path_factory.mktemp("neighbors") / "f.h5", n=N)
     return fill(new, descriptors(N), failed=[7], pending=[8])
 
 
@@ -64,7 +64,7 @@ def plain_nearest(rows, query, k, metric, *, left_out, images):
 
 
 def check(found, i, rows, query, metric, *, left_out=(), images=None):
-    """The neighbours of a query are right: as far as plain loops, and in order where their distances are."""
+    """The neighbors of a query are right: as far as plain loops, and in order where their distances are."""
     of_image = range(len(rows)) if images is None else images
     expected = plain_nearest(rows, query, len(found.rows[i]), metric, left_out=left_out, images=of_image)
     n = len(expected)
@@ -96,7 +96,7 @@ DRAWN = st.integers(1, 12).flatmap(
     metric=st.sampled_from(METRICS),
     per_image=st.booleans(),
 )
-def test_neighbours_are_those_of_plain_loops(rows, queries, k, n_block, metric, per_image):
+def test_neighbors_are_those_of_plain_loops(rows, queries, k, n_block, metric, per_image):
     rows, queries = np.array(rows, dtype=np.float32), np.array(queries, dtype=np.float32)
     images = np.arange(len(rows)) // 2
     part = OfRows(rows, images)
@@ -147,7 +147,7 @@ def test_rows_of_any_magnitude(metric, scale):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_what_is_not_finite_is_nobodys_neighbour(metric):
+def test_nonfinite_rows_are_never_found(metric):
     rows = descriptors(N)
     rows[3], rows[4, 0], rows[5, 0] = np.nan, np.inf, -np.inf
     found = nearest_rows(OfRows(rows), rows[:1], N, metric=metric, block_nbytes=60 * 4)
@@ -157,7 +157,7 @@ def test_what_is_not_finite_is_nobodys_neighbour(metric):
 
 def test_a_selection_of_a_file(path):
     with FeatureFile(path) as file:
-        # status=any takes the failed and the pending row, too; yet they are no neighbours.
+        # status=any takes the failed and the pending row, too; yet they are no neighbors.
         selection = file.select(rows=["status=any"], levels=2, layers="layer3")
         query = selection.of_descriptors(descriptors(N)[4:5])
         assert np.array_equal(query, descriptors(N)[4:5, 2:10])
@@ -171,7 +171,7 @@ def test_a_selection_of_a_file(path):
         assert nearest_rows(file.select(), np.empty((0, DIMENSION)), 2).rows.shape == (0, 2)
 
 
-def test_float16_files_take_queries_as_they_would_have_them(tmp_path):
+def test_queries_are_rounded_to_the_type_of_a_float16_file(tmp_path):
     rows = descriptors(N)
     path = new_file(tmp_path / "half.h5", n=N, dtype="float16")
     with FeatureFile(fill(path, rows.astype("float16"))) as file:
@@ -181,7 +181,7 @@ def test_float16_files_take_queries_as_they_would_have_them(tmp_path):
     assert (found.distances == 0).all()
 
 
-def test_what_is_refused(path):
+def test_wrong_arguments_are_refused(path):
     with FeatureFile(path) as file:
         for options, message in (
             ({"metric": "l1"}, "metric is 'l1'"),

@@ -161,7 +161,7 @@ def test_a_fit_on_all_rows_is_that_of_scikit_learn(tmp_path, shape, n_classes, c
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_columns_that_say_the_same_without_regularization(tmp_path, shape):
+def test_linearly_dependent_columns_without_regularization(tmp_path, shape):
     def repeat(x):
         return np.tile(x[:, :3], (1, x.shape[1] // 3))  # rank 3: no matrix that could be inverted
 
@@ -179,7 +179,7 @@ def test_columns_that_say_the_same_without_regularization(tmp_path, shape):
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("normalize", ["none", "l2"])
-def test_parts_give_what_probing_them_alone_gives(tmp_path, shape, normalize):
+def test_ablation_scores_equal_probes_of_the_parts(tmp_path, shape, normalize):
     with FeatureFile(write(tmp_path / "f.h5", LABELS, shape, normalize=normalize)) as file:
         result = validate(file.select())
         found = [(part.kind, part.layers, part.levels) for part in result.ablation]
@@ -202,14 +202,14 @@ def test_parts_give_what_probing_them_alone_gives(tmp_path, shape, normalize):
     assert result.ablation[0].difference.mean == 0
 
 
-def test_no_ablation_and_one_part(file):
+def test_no_ablation_without_parts(file):
     assert validate(file.select(), ablation=False).ablation == ()
     assert validate(file.select(layers="layer3", levels=1)).ablation == ()
     with pytest.raises(ConfigError, match="some bins of level 2 do not form a grid"):
         validate(file.select(bins={2: [(0, 0)]}))
 
 
-def test_many_blocks_of_rows_give_the_same(file, monkeypatch):
+def test_the_result_does_not_depend_on_the_block_size(file, monkeypatch):
     selection, steps = file.select(), []
     whole, fitted = validate(selection), fit(selection)
     monkeypatch.setattr("sppfeat.analysis.probe.ridge._BLOCK_NBYTES", 8 * file.dimension * 7)
@@ -232,7 +232,7 @@ def test_rows_of_any_size_and_of_zeros_and_float16(tmp_path, scale):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_memory_is_what_is_allowed_and_what_would_fit_is_said(tmp_path, shape):
+def test_memory_stays_within_the_limit_or_the_error_names_a_size_that_fits(tmp_path, shape):
     with FeatureFile(write(tmp_path / "f.h5", [0, 1, 2] * (1000 if shape == "tall" else 40), shape)) as file:
         selection, settings = file.select(), ProbeSettings(max_nbytes=500_000, ablation=False)
         expected = validate(selection, ablation=False)  # also imports and reads what is kept
@@ -296,7 +296,7 @@ def test_labels_that_cannot_be_probed(tmp_path, labels, message):
         validate(file.select())
 
 
-def test_folds_that_cannot_be(tmp_path):
+def test_impossible_folds_are_refused(tmp_path):
     with FeatureFile(box_file(tmp_path / "f.h5", [[0] * 5, [1] * 5])) as file:
         with pytest.raises(LabelError, match="need at least 2 classes with 5 images each"):
             validate(file.select())
@@ -329,7 +329,7 @@ def test_rows_that_are_not_finite_are_named(tmp_path, shape, value):
         assert validate(file.select(rows="18:")).n_rows == 31
 
 
-def test_what_is_pending_or_failed_is_left_out_and_counted(tmp_path):
+def test_pending_and_failed_images_are_left_out_and_counted(tmp_path):
     path = image_file(tmp_path / "f.h5", LABELS)
     with h5py.File(path, "r+") as opened:
         opened["images/status"][:3] = [0, 2, 0]
@@ -352,7 +352,7 @@ def test_what_is_pending_or_failed_is_left_out_and_counted(tmp_path):
         ({"class_weight": "x"}, "class-weight"),
     ],
 )
-def test_settings_that_are_wrong(change, message):
+def test_wrong_settings_are_refused(change, message):
     with pytest.raises(ConfigError, match=message):
         ProbeSettings(**change)
 
@@ -376,7 +376,7 @@ def test_the_command_prints_tables(boxes):
     assert (quiet.stderr, "part" in quiet.stdout, "taken for" in quiet.stdout) == ("", False, False)
 
 
-def test_the_command_says_what_is_left_out(tmp_path):
+def test_the_command_names_the_classes_left_out(tmp_path):
     labels = [0, 1] * 10 + [2] * 3 + [-1] * 2 + [0]
     path = image_file(tmp_path / "f.h5", labels, classes=[b"a\x1b[2J", b"b", b"\xff"])
     with h5py.File(path, "r+") as opened:
@@ -390,7 +390,7 @@ def test_the_command_says_what_is_left_out(tmp_path):
     assert "\x1b" not in result.stdout
 
 
-def test_json_has_the_fields_of_the_readme(tmp_path):
+def test_json_has_the_documented_fields(tmp_path):
     labels = [0, 1] * 10 + [2] * 3
     path = image_file(tmp_path / "f.h5", labels, features=separable(labels, noise=9))
     found = json.loads(run(path, "--json", "-q", "--folds", 4).stdout)

@@ -56,7 +56,7 @@ def assert_everything_else_is_equal(a, b):
         assert x.tolist() == y.tolist() if x.dtype.kind in "OSU" else x.tobytes() == y.tobytes(), name
 
 
-def test_everything_but_the_descriptors_stays(source, tmp_path):
+def test_all_but_the_descriptors_is_copied(source, tmp_path):
     shutil.copy(source, tmp_path / "f.h5")
     ids = [b"", b"\xff", *(b"%d" % i for i in range(2, N))]
     name_images(tmp_path / "f.h5", ids)
@@ -74,7 +74,7 @@ def test_everything_but_the_descriptors_stays(source, tmp_path):
         assert file.to_sklearn(layers="pca", levels=1)[0].shape == (len(HAVE), 4)
 
 
-def test_boxes_stay(tmp_path):
+def test_boxes_are_copied(tmp_path):
     source = with_boxes(tmp_path / "f.h5")
     with h5py.File(source, "r+") as file:
         file.attrs["norm_factors"] = "[1.5, 2.0]"
@@ -87,7 +87,7 @@ def test_boxes_stay(tmp_path):
         assert file.norm_factors == (1.5, 2.0)
 
 
-def test_the_rows_do_not_depend_on_the_blocks_they_are_written_in(source, tmp_path, monkeypatch):
+def test_rows_do_not_depend_on_the_block_size(source, tmp_path, monkeypatch):
     whole = contents(reduced(source, tmp_path / "a.h5"))["features"]
     for module in ("store.reduction", "analysis.reduce"):
         monkeypatch.setattr(f"sppfeat.{module}._BLOCK_NBYTES", 4 * spectral().shape[1] * 7)
@@ -110,7 +110,7 @@ def test_as_float16(source, tmp_path):
     assert not (tmp_path / "l.h5").exists()
 
 
-def test_another_file_is_reduced_as_the_first_was(source, tmp_path):
+def test_a_second_file_takes_the_reduction_of_the_first(source, tmp_path):
     first = reduced(source, tmp_path / "r.h5", whiten=True)
     other = write_file(tmp_path / "g.h5", spectral(9, seed=1), failed=(2,), dtype="float16")
     reduce(other, tmp_path / "s.h5", like=first)
@@ -126,7 +126,7 @@ def test_another_file_is_reduced_as_the_first_was(source, tmp_path):
     assert same[0] == same[1]
 
 
-def test_a_file_of_other_descriptors_is_refused(source, tmp_path):
+def test_a_file_with_other_descriptors_is_refused(source, tmp_path):
     first = reduced(source, tmp_path / "r.h5")
     settings = ExtractConfig.from_dict({**config().to_dict(), "pool": "avg", "size": 99})
     other = write_file(tmp_path / "g.h5", spectral(5), settings=settings)
@@ -162,7 +162,7 @@ def extracted(tmp_path_factory):
 @pytest.mark.parametrize(
     "spec", [{"levels": (2,), "whiten": True}, {"normalize": "l2"}, {"method": "random"}]
 )
-def test_rows_are_computed_again_and_new_images_compare(extracted, tmp_path, spec):
+def test_rows_are_recomputed_and_new_images_are_reduced_alike(extracted, tmp_path, spec):
     output = reduced(extracted / "f.h5", tmp_path / "r.h5", **spec)
     with FeatureFile(output) as file:
         again = recompute_rows(file, 4)
@@ -182,7 +182,7 @@ def test_rows_are_computed_again_and_new_images_compare(extracted, tmp_path, spe
             assert source.dimension == file.reduction.source_dimension
 
 
-def test_extract_does_not_continue_it(extracted, tmp_path):
+def test_extract_does_not_continue_a_reduced_file(extracted, tmp_path):
     output = reduced(extracted / "f.h5", tmp_path / "r.h5")
     before = output.read_bytes()
     settings = (
@@ -195,7 +195,7 @@ def test_extract_does_not_continue_it(extracted, tmp_path):
     assert output.read_bytes() == before
 
 
-def test_info_says_how(source, tmp_path):
+def test_info_describes_the_reduction(source, tmp_path):
     output = reduced(source, tmp_path / "r.h5", layers=("layer4",), whiten=True, normalize="l2")
     said = command_line.run("info", output).stdout
     assert re.search(
@@ -212,7 +212,7 @@ def test_info_says_how(source, tmp_path):
 # --- the command ----------------------------------------------------------------------------------
 
 
-def test_the_command_says_what_it_did(source, tmp_path):
+def test_the_command_reports_its_result(source, tmp_path):
     first = tmp_path / "r.h5"
     result = run(source, "-o", first, "--components", 3, "-q", code=0)
     assert result.stdout == ""
@@ -250,13 +250,13 @@ def test_wrong_usage(source, tmp_path, monkeypatch, arguments, said):
 
 
 @pytest.mark.parametrize("output", ["gone/r.h5", ".", "n" * 245, "n" * 300])
-def test_outputs_that_cannot_be(source, tmp_path, output, monkeypatch):
+def test_impossible_outputs_are_refused_before_the_fit(source, tmp_path, output, monkeypatch):
     monkeypatch.delattr("sppfeat.analysis.reduce.fit_reduction")  # it is said before
     result = run(source, "-o", tmp_path / output, "-q", code=1)
     assert result.stderr.count("\n") == 1
 
 
-def test_an_output_is_not_replaced_unasked(source, tmp_path):
+def test_an_existing_output_needs_overwrite(source, tmp_path):
     (tmp_path / "r.h5").write_text("mine")
     assert (
         "r.h5' exists; add --overwrite to replace it" in run(source, "-o", tmp_path / "r.h5", code=1).stderr
@@ -343,7 +343,7 @@ def test_a_direction_without_variance_is_zero_when_whitened(tmp_path):
     assert same.record.explained_variance == 0
 
 
-def test_it_is_fitted_on_the_rows_and_columns_that_are_asked_for(source):
+def test_the_fit_takes_only_the_selected_rows_and_columns(source):
     found = fit(source, fit_rows=("::2",), layers=("layer4",), components=2)
     rows = np.intersect1d(HAVE, np.arange(0, N, 2))
     expected = plain(spectral()[rows][:, 10:], 2)
@@ -352,14 +352,14 @@ def test_it_is_fitted_on_the_rows_and_columns_that_are_asked_for(source):
     assert found.record.selection.width == 5
 
 
-def test_rows_of_which_squares_overflow_are_refused(tmp_path):
+def test_rows_whose_squares_overflow_are_refused(tmp_path):
     rows = spectral()
     rows[9] *= 1e37
     with pytest.raises(ConfigError, match="row 9 holds values that are not finite or"):
         fit(write_file(tmp_path / "f.h5", rows))
 
 
-def test_a_random_projection_is_the_librarys(source):
+def test_a_random_projection_is_that_of_scikit_learn(source):
     found = fit(source, method="random", seed=5)
     expected = GaussianRandomProjection(4, random_state=5).fit(spectral())
     assert np.allclose(found.apply(spectral()), expected.transform(spectral()), rtol=1e-5, atol=1e-5)
@@ -385,6 +385,6 @@ def test_a_random_projection_is_the_librarys(source):
         ({"method": "random", "fit_rows": ("0:3",)}, "--fit-rows needs --method pca"),
     ],
 )
-def test_what_cannot_be_fitted(source, settings, said):
+def test_impossible_fits_are_refused(source, settings, said):
     with pytest.raises(ConfigError, match=said):
         fit(source, **settings)

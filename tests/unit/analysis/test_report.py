@@ -105,7 +105,7 @@ def made(path):
 
 
 @pytest.mark.slow
-def test_the_facts_are_those_of_the_file(made):
+def test_the_page_states_the_facts_of_the_file(made):
     facts, page, _ = made
     assert facts.content["images"] == {"total": 24, "done": 23, "failed": 1, "pending": 0}
     assert (facts.content["rows"], facts.n_described, facts.content["dimension"]) == (24, 23, 15)
@@ -131,7 +131,7 @@ def test_the_facts_are_those_of_the_file(made):
         assert text in page.text
 
 
-def test_nothing_of_a_file_becomes_markup(made):
+def test_texts_from_the_file_are_escaped(made):
     _, page, text = made
     assert not page.of("script")
     for tag, attributes in page.elements:
@@ -173,7 +173,7 @@ def test_the_page_can_be_read_without_seeing_it(made):
     assert all(header.get("scope") in ("col", "row") for header in page.of("th"))
 
 
-def test_charts_can_be_read_on_light_pages_and_on_dark_ones(made):
+def test_charts_can_be_read_on_light_and_dark_pages(made):
     _, page, _ = made
     charts = [image for image in page.of("img") if image.get("class") == "chart"]
     assert len(charts) == 4  # embedding, two layers, sizes
@@ -190,7 +190,7 @@ def test_charts_can_be_read_on_light_pages_and_on_dark_ones(made):
             assert contrast(ink, ground) >= 4
 
 
-def test_letters_contrast_with_their_ground(made):
+def test_text_contrasts_with_its_background(made):
     """The guidelines for web content (WCAG) require a contrast of 4.5, here in light and in dark pages."""
     style = re.search(r"<style>(.*?)</style>", made[2], re.DOTALL)[1]
     roots = re.findall(r":root \{(.*?)\}", style, re.DOTALL)
@@ -253,7 +253,7 @@ def test_without_images_and_labels_there_is_still_a_page(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_page_says_that_it_covers_only_a_part_of_a_file(path, tmp_path):
+def test_a_page_about_a_selection_says_so(path, tmp_path):
     steps = []
     nbytes = sppfeat.report(
         path,

@@ -65,7 +65,7 @@ def boxed(pictures):
     return path
 
 
-def test_an_image_that_is_in_the_file_finds_itself(whole, pictures):
+def test_an_image_of_the_file_finds_itself(whole, pictures):
     (found,) = hits(whole, pictures / "dog/img4.png", "-k", 3)
     assert found["path"] == str(pictures / "dog/img4.png")
     assert (found["row"], found["box"]) == (None, None)
@@ -104,7 +104,7 @@ def test_a_row_does_not_find_itself_unless_asked(whole):
     assert [hit["row"] for hit in hits(whole, "row:3", "--include-self")[0]["hits"]] == expected
 
 
-def test_hits_in_a_box_file_say_which_box(boxed, pictures):
+def test_hits_of_a_box_file_name_the_box(boxed, pictures):
     (found,) = hits(boxed, f"{pictures}/cat/img3.png#5,6,60,33", "--metric", "l2")
     assert found["box"] == [5, 6, 60, 33]
     first = found["hits"][0]
@@ -188,7 +188,7 @@ def test_names_with_odd_characters(whole, pictures, tmp_path, monkeypatch):
         (["{}/cat/img1.png", "--weights", "none"], 1, "differ from the weights that made the file"),
     ],
 )
-def test_queries_that_are_wrong(whole, pictures, args, code, message):
+def test_wrong_queries_are_refused(whole, pictures, args, code, message):
     result = search(whole, *(arg.format(pictures) for arg in args), code=code)
     assert result.stdout == ""
     assert message in result.stderr
@@ -217,7 +217,7 @@ def test_nan_in_a_query(copy):
     assert 2 not in [hit["row"] for hit in hits(copy, "row:1")[0]["hits"]]
 
 
-def test_the_json_has_the_fields_of_the_readme_and_what_the_function_returns(boxed):
+def test_json_has_the_documented_fields_and_the_values_of_the_function(boxed):
     found = hits(boxed, "row:0", "row:3")
     check_fields("search", found)
     called = sppfeat.search(boxed, ["row:0", "row:3"])
@@ -227,7 +227,7 @@ def test_the_json_has_the_fields_of_the_readme_and_what_the_function_returns(box
     ]
 
 
-def test_images_that_the_inputs_named_are_named(whole, copy):
+def test_hits_have_the_image_ids_of_the_inputs(whole, copy):
     name_images(copy, [b"id %d" % i if i != 2 else b"" for i in range(9)])
     (found,) = hits(copy, "row:0", "--include-self")
     assert {hit["row"]: hit["image_id"] for hit in found["hits"]} == {

@@ -68,7 +68,7 @@ def open_image(tmp_path):
         {"comment": b"\xff\xc3\xff\xda" * 500},
     ],
 )
-def test_what_is_twice_as_large_is_reduced_as_far_as_it_goes(open_image, options, least_hw, factor):
+def test_a_jpeg_at_least_twice_as_large_is_reduced_as_far_as_possible(open_image, options, least_hw, factor):
     image = open_image(jpeg(**options))
     mode = image.mode
     assert reduce_jpeg(image, least_hw) == factor
@@ -78,7 +78,7 @@ def test_what_is_twice_as_large_is_reduced_as_far_as_it_goes(open_image, options
     assert image.mode == mode
 
 
-def test_a_jpeg_without_blocks_is_not(open_image):
+def test_a_lossless_jpeg_is_not_reduced(open_image):
     """Once: libjpeg-turbo decodes a lossless one in full, and Pillow 12.0 wrote that beyond its rows and died."""
     image = open_image(lossless_jpeg(400, 3200))
     assert reduce_jpeg(image, (40, 320)) == 1

@@ -106,7 +106,7 @@ def test_a_pool_decodes_what_one_process_decodes(images, shared_pool, batch_size
 
 
 @pytest.mark.slow
-def test_processes_decode_fast_where_that_is_asked_for(tmp_path):
+def test_worker_processes_decode_fast_on_request(tmp_path):
     path = tmp_path / "large.jpg"
     pixels = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)

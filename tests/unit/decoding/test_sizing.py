@@ -98,7 +98,7 @@ def test_worked_examples(image_hw, settings, expected):
         ),
     ],
 )
-def test_an_image_that_has_no_size_says_why_in_one_line(image_hw, settings, said):
+def test_an_image_without_a_possible_size_is_refused_in_one_line(image_hw, settings, said):
     with pytest.raises(ImageError) as error:
         network_input_hw(image_hw, **settings)
     assert str(error.value) == said

@@ -72,7 +72,7 @@ def compiler(monkeypatch, *, error=None):
     monkeypatch.setattr(torch, "compile", compile_)
 
 
-def test_without_a_compiler_the_network_runs_as_it_is_and_warns_once(monkeypatch, caplog):
+def test_without_a_compiler_the_plain_network_runs_and_warns_once(monkeypatch, caplog):
     compiler(monkeypatch, error=RuntimeError("No working C++ compiler found\nSet TORCH_LOGS for more"))
     network = CompiledNetwork(Double())
     with caplog.at_level(logging.WARNING):
@@ -83,7 +83,7 @@ def test_without_a_compiler_the_network_runs_as_it_is_and_warns_once(monkeypatch
     ]
 
 
-def test_the_networks_own_errors_are_not_taken_for_the_compilers(monkeypatch, caplog):
+def test_errors_of_the_network_itself_are_not_blamed_on_the_compiler(monkeypatch, caplog):
     compiler(monkeypatch)
     with pytest.raises(ValueError, match="its own"):
         CompiledNetwork(Double(ValueError("its own")))(PICTURE)

@@ -80,7 +80,7 @@ def test_the_default_comes_first():
     assert find_entry("resnet50", "IMAGENET1K_V1").file_name == "resnet50-0676ba61.pth"
 
 
-def test_a_name_that_a_model_does_not_have():
+def test_an_unknown_name_of_weights_is_refused():
     allowed = "resnet50 has no weights 'IMAGENET22K'; allowed: DEFAULT, IMAGENET1K_V2, IMAGENET1K_V1"
     with pytest.raises(WeightsError) as caught:
         find_entry("resnet50", "IMAGENET22K")
@@ -119,7 +119,7 @@ def test_the_given_folder_comes_before_the_hub_cache(entry, cache, shelf, weight
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["cache", "shelf"])
 @pytest.mark.parametrize("part", ["first half", "nothing", "another"])
-def test_a_damaged_file_is_refused_and_not_passed_over(entry, place, part, request, shelf, weight_server):
+def test_a_damaged_file_is_refused_and_not_skipped(entry, place, part, request, shelf, weight_server):
     whole = weight_server.files[entry.file_name]
     content = {"first half": whole[: len(whole) // 2], "nothing": b"", "another": b"another"}[part]
     path = put(request.getfixturevalue(place), entry, content)
@@ -138,7 +138,7 @@ def test_a_damaged_file_is_refused_and_not_passed_over(entry, place, part, reque
 
 
 @pytest.mark.parametrize("make", [os.mkdir, lambda path: path.symlink_to("gone"), os.mkfifo])
-def test_a_path_that_is_not_a_weights_file_is_refused_and_not_passed_over(entry, make, shelf, weight_server):
+def test_a_path_that_is_not_a_file_is_refused_and_not_skipped(entry, make, shelf, weight_server):
     make(shelf / entry.file_name)
     for use in (read_entry, fetch_entry):
         with pytest.raises(WeightsError, match=f"{entry.file_name}' is not a weights file; allowed"):

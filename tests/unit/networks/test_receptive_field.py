@@ -133,8 +133,8 @@ def test_zoo_against_gradient(name, length, monkeypatch):
     monkeypatch.setattr(F, "conv2d", mean_convolution)
     monkeypatch.setattr(F, "linear", mean_linear)
     for axis in (0, 1) if name in ("resnet18", "alexnet") else (0,):
-        centre, cell = support_center(network, layer, axis, length=length, width=width, level=level)
-        assert centre == along(geometry.offset, axis) + along(geometry.stride, axis) * cell
+        center, cell = support_center(network, layer, axis, length=length, width=width, level=level)
+        assert center == along(geometry.offset, axis) + along(geometry.stride, axis) * cell
 
 
 KERNELS = st.tuples(st.integers(1, 5), st.integers(1, 5))
@@ -166,8 +166,8 @@ def test_stacks_of_windows_against_gradient(layers):
     network = nn.Sequential(*layers)
     geometry = receptive_field(network)
     for axis in (0, 1):
-        centre, cell = support_center(network, None, axis, length=401, width=200)
-        assert centre == along(geometry.offset, axis) + along(geometry.stride, axis) * cell
+        center, cell = support_center(network, None, axis, length=401, width=200)
+        assert center == along(geometry.offset, axis) + along(geometry.stride, axis) * cell
 
 
 class Call(nn.Module):

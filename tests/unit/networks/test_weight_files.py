@@ -103,7 +103,7 @@ def test_a_file_that_is_cut_short_anywhere_says_so(tmp_path, kind):
         )
 
 
-def test_formats_are_told_by_content_not_by_suffix(tmp_path):
+def test_the_format_is_recognized_by_content_not_suffix(tmp_path):
     save_file(STATE, tmp_path / "w.pth")
     (tmp_path / "w.safetensors").write_bytes(saved(STATE))
     for name in ("w.pth", "w.safetensors"):

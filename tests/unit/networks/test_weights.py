@@ -96,7 +96,7 @@ KEYS = [("state_dict",), ("model",), ("model_state_dict",), ("ema",), ("ema", "m
     ("prefix", "keys"),
     [*((prefix, ()) for prefix in PREFIXES), *(("model.", keys) for keys in KEYS), ("module.", ("ema",))],
 )
-def test_keys_and_prefixes_are_dropped_when_all_names_match_then(tmp_path, tiny_state, prefix, keys):
+def test_keys_and_prefixes_are_dropped_if_all_names_then_match(tmp_path, tiny_state, prefix, keys):
     content = {f"{prefix}{name}": value for name, value in tiny_state.items()}
     content |= {"head.weight": torch.ones(3), "n_averaged": torch.ones(())}  # beside the backbone
     for key in reversed(keys):
@@ -153,7 +153,7 @@ def test_the_usual_set_of_parameters_is_preferred_and_the_others_are_named(tmp_p
         assert others.startswith(f"to use one, save it alone: '{other}'")
 
 
-def test_the_projection_of_a_training_without_labels_is_skipped(tmp_path, tiny_state):
+def test_the_projection_head_of_self_supervised_training_is_skipped(tmp_path, tiny_state):
     content = tiny_state | {"projection_head.0.weight": torch.ones(3), "prototypes.weight": torch.ones(3)}
     note = load_backbone("spp_s16", weights=save(tmp_path, content)).weights_note
     assert note == "skipped 2 other modules of the weights file: projection_head, prototypes"
