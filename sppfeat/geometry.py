@@ -1,8 +1,8 @@
 """Boxes in the image, in the network's input, and in cells of a feature map.
 
-Three frames, told apart by name: ``boxes_px`` are pixels of the original image, ``boxes_in``
-pixels of the network's input, ``regions`` cells of a feature map. Boxes are ``x0, y0, x1, y1``,
-0-based pixel edges, half-open: the whole image is ``[0, 0, width, height]``.
+Names show the frame: ``boxes_px`` are in pixels of the original image, ``boxes_in`` in pixels of the network input, and
+``regions`` in cells of a feature map. Boxes are ``x0, y0, x1, y1``, 0-based pixel edges, half-open: the whole image is
+``[0, 0, width, height]``.
 """
 
 import math
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sppfeat.config.values import CHOICES
+from sppfeat.config.values import CHOICES, check_choice
 from sppfeat.errors import BoxError, ConfigError
 from sppfeat.networks.receptive_field import FeatureGeometry, receptive_field
 
@@ -196,7 +196,7 @@ def choose_scale(boxes_px: Tensor, image_hw: tuple[int, int], scales: Sequence[i
     candidates = boxes_px.new_tensor([scales[index] for index in ascending])
     area = (boxes_px[:, 2:] - boxes_px[:, :2]).prod(dim=1)
     expected = _NOMINAL_SIDE * min(image_hw) / area.sqrt()
-    # Beyond twice the largest scale that scale is nearest; so cut, the differences are finite.
+    # The largest scale is the nearest to everything beyond it; the clamp keeps the differences finite.
     distance = (expected.clamp(max=2.0 * max(scales))[:, None] - candidates).abs()
     nearest = distance.argmin(dim=1)  # the first among equals: the smaller scale
     return boxes_px.new_tensor(ascending, dtype=torch.int64)[nearest]
@@ -250,9 +250,8 @@ def _check_hw(hw: tuple[int, int], name: str) -> None:
 
 
 def _check_rule(rule: str, margin: float) -> None:
-    if rule not in CHOICES["projection"]:
-        raise ConfigError(f"unknown projection rule {rule!r}; there are {', '.join(CHOICES['projection'])}")
+    check_choice("rule", rule, CHOICES["projection"])
     if not math.isfinite(margin):
         raise ConfigError(f"margin must be a finite number of input pixels, found {margin}")
     if margin != 0 and rule != "sppnet":
-        raise ConfigError(f"a margin belongs to the rule 'sppnet'; {rule!r} takes none, found {margin}")
+        raise ConfigError(f"margin must be 0 with the rule {rule!r}, found {margin}")

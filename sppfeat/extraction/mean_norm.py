@@ -39,9 +39,10 @@ def estimate_factors(run: Run, plan: Plan) -> tuple[float, ...] | None:
         return spec.norm_factors
     sample, images = sample_plan(plan, run.measure)
     plain = run.make_describer(None, dataclasses.replace(spec, normalize="none"))
-    layers: dict[str, slice] = {}
+    layers: dict[str, slice] = {}  # columns of each layer; its levels are side by side
     for block in run.columns:
-        layers[block.layer] = slice(layers.get(block.layer, block).start, block.stop)
+        start = layers[block.layer].start if block.layer in layers else block.start
+        layers[block.layer] = slice(start, block.stop)
     sink = _NormSink(list(layers.values()), sample.rows_of(images))
     with sample.storage.fetch(sample.storage_index[images], run.scratch) as places:
         run_pipeline(

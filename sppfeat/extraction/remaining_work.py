@@ -15,6 +15,7 @@ from sppfeat.extraction.report import plan_notes
 from sppfeat.extraction.resume import (
     MatchedInputs,
     RecordedImages,
+    cannot_continue,
     match_inputs,
     notes_on_changes,
     plan_additions,
@@ -115,10 +116,7 @@ def _read_same_shard(run: Run, path: Path, shard_plan: ShardPlan | None) -> Reco
         if (choice and (choice.index, choice.count)) == (found and (found.index, found.count)):
             return recorded
         wanted = "all images" if choice is None else f"shard {choice}"
-    raise StoreError(
-        f"cannot continue {str(path)!r}: it holds {'all images' if found is None else found}, not {wanted}. "
-        "Use --overwrite to replace it, or another output"
-    )
+    raise cannot_continue(path, f"it holds {found or 'all images'}, not {wanted}")
 
 
 def _cut_shard(run: Run) -> ShardPlan | None:

@@ -30,6 +30,7 @@ from sppfeat.store.writer import FeatureWriter
 __all__ = [
     "MatchedInputs",
     "RecordedImages",
+    "cannot_continue",
     "copy_rows",
     "match_inputs",
     "notes_on_changes",
@@ -152,6 +153,13 @@ def notes_on_changes(
     return notes
 
 
+def cannot_continue(path: Path, reason: str) -> StoreError:
+    """Return the error for an output that this run cannot continue."""
+    return StoreError(
+        f"cannot continue {str(path)!r}: {reason}. Use --overwrite to replace it, or another output"
+    )
+
+
 def read_recorded(path: Path, config: ExtractConfig) -> RecordedImages:
     """Read the images of a file that was made with these settings.
 
@@ -182,9 +190,7 @@ def read_recorded(path: Path, config: ExtractConfig) -> RecordedImages:
                 shard=file.shard,
             )
     except StoreError as error:
-        raise StoreError(
-            f"cannot continue {str(path)!r}: {error}. Use --overwrite to replace it, or another output"
-        ) from error
+        raise cannot_continue(path, str(error)) from error
 
 
 def match_inputs(recorded: RecordedImages, listing: Listing) -> MatchedInputs:
@@ -208,11 +214,8 @@ def match_inputs(recorded: RecordedImages, listing: Listing) -> MatchedInputs:
     else:
         listing_index = PathIndex(now).positions(recorded.paths)
     if (listing_index < 0).all():
-        raise StoreError(
-            f"cannot continue {str(recorded.path)!r}: it holds none of these inputs, but images below "
-            f"{os.fsdecode(recorded.root)!r}, such as {os.fsdecode(recorded.paths[0])!r}. "
-            "Use --overwrite to replace it, or another output"
-        )
+        found = f"images below {os.fsdecode(recorded.root)!r}, such as {os.fsdecode(recorded.paths[0])!r}"
+        raise cannot_continue(recorded.path, f"it holds none of these inputs, but {found}")
     new = np.setdiff1d(np.arange(len(now)), listing_index)
     return MatchedInputs(root, listing_index, new, [now[i] for i in new.tolist()])
 

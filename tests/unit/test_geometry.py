@@ -213,8 +213,8 @@ def test_first_reversed_row_is_named():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"rule": "nearest"}, "unknown projection rule 'nearest'; there are sppnet, paper, roi_pool"),
-        ({"rule": "paper", "margin": 4.0}, "'paper' takes none, found 4.0"),
+        ({"rule": "nearest"}, "rule is 'nearest'; allowed: sppnet, paper, roi_pool"),
+        ({"rule": "paper", "margin": 4.0}, "margin must be 0 with the rule 'paper', found 4.0"),
         ({"margin": math.nan}, "margin must be a finite number"),
         ({"map_hw": (0, 4)}, "map_hw must be a positive"),
         ({"geometry": FeatureGeometry(0.0, 0.0)}, "stride must be positive"),
