@@ -290,7 +290,7 @@ def assert_failed_as_expected(file, mixture):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # when plain torch's images are opened
-def test_each_file_has_its_row_and_each_row_is_its_files(mixture, in_process, tmp_path):
+def test_each_file_has_its_row_or_its_reason(mixture, in_process, tmp_path):
     network = plain_network()
     with sppfeat.open(in_process) as file:
         assert len(file.paths) == len(set(file.paths))
@@ -312,7 +312,7 @@ def test_two_processes_make_the_same_file(mixture, in_process, tmp_path):
     assert_same_file(in_process, tmp_path / "f.h5")
 
 
-def test_boxes_of_bad_images_are_rows_of_nan_and_move_no_others(mixture, tmp_path):
+def test_boxes_of_bad_images_are_rows_of_nan_and_others_keep_their_rows(mixture, tmp_path):
     grid = {"boxes": BoxChoice(boxes="grid:2x2"), "input": InputSpec(size=SIZE)}
     extract([mixture.top], tmp_path / "all.h5", run=RUN_2, **grid)
     extract([mixture.top / path for path in mixture.good], tmp_path / "good.h5", run=RUN, **grid)
@@ -392,7 +392,7 @@ def run_python(code, *arguments):
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
 
 
-def test_lies_about_size_take_neither_memory_nor_time(tmp_path):
+def test_false_sizes_in_headers_cost_neither_memory_nor_time(tmp_path):
     for name, case in LIES.items():
         (tmp_path / name).write_bytes(case.content)
     grown = dict(line.split() for line in run_python(MEASURE, tmp_path).splitlines())

@@ -77,7 +77,7 @@ def fill(disk: Path, leave: int = 0) -> None:
             filler.write(bytes(512))
 
 
-def test_too_little_space_is_said_before_any_image_is_decoded(folder, disk, monkeypatch):
+def test_too_little_space_is_reported_before_any_image_is_decoded(folder, disk, monkeypatch):
     fill(disk, leave=60_000)
     monkeypatch.setattr("sppfeat.extraction.part.run_pipeline", None)
     with pytest.raises(StoreError, match=r"needs 0.00 GB and .* GB free; use fewer levels"):
@@ -85,14 +85,14 @@ def test_too_little_space_is_said_before_any_image_is_decoded(folder, disk, monk
     assert sorted(os.listdir(disk)) == ["filler"]
 
 
-def test_a_disk_that_fills_up_meanwhile_does_no_harm_as_the_space_was_reserved(folder, disk, network):
+def test_a_disk_that_fills_up_during_a_run_does_no_harm_because_space_is_reserved(folder, disk, network):
     with open_part(request([folder], disk / "f.h5")) as extraction:
         extraction.fill(on_progress=lambda progress: fill(disk))
     assert set(statuses(disk / "f.h5").values()) == {DONE}
     assert_done_rows_are_plain_torch(disk / "f.h5", folder, network)
 
 
-def test_a_disk_that_is_full_in_the_middle_keeps_what_is_done(folder, disk, tmp_path, network, monkeypatch):
+def test_a_disk_that_fills_up_unreserved_keeps_finished_images(folder, disk, tmp_path, network, monkeypatch):
     """On a file system that can reserve nothing."""
 
     def unsupported(fd, offset, length):
@@ -138,7 +138,7 @@ def test_a_write_that_fails_ends_the_run_with_its_reason(folder, tmp_path, monke
 
 
 @pytest.mark.slow
-def test_a_limit_on_the_size_of_files_is_said_and_leaves_nothing(folder, tmp_path, runs):
+def test_a_limit_on_file_size_is_reported_and_leaves_nothing(folder, tmp_path, runs):
     command = ("extract", folder, "-o", tmp_path / "f.h5", *TINY)
     assert runs.run(*command, file_nbytes=20_000)[0] == 1
     assert "cannot create" in runs.log()
@@ -146,7 +146,7 @@ def test_a_limit_on_the_size_of_files_is_said_and_leaves_nothing(folder, tmp_pat
     assert os.listdir(tmp_path) == ["pictures"]
 
 
-def test_a_folder_that_cannot_be_written_to_is_said(folder, disk):
+def test_a_read_only_folder_is_reported(folder, disk):
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     result = run("extract", folder, "-o", disk / "f.h5", *TINY, code=1)
     assert "cannot write to the folder of" in result.stderr
@@ -211,9 +211,7 @@ def test_an_input_folder_that_changes_during_the_run(tmp_path, network, workers)
     assert any("1 input is not in the file, such as 'img40.png'" in note for note in extraction.run.notes)
 
 
-def test_a_folder_that_is_gone_before_its_headers_are_read_costs_its_images(
-    folder, tmp_path, network, monkeypatch
-):
+def test_images_of_a_folder_removed_after_listing_fail(folder, tmp_path, network, monkeypatch):
     from sppfeat.inputs import list_images
 
     def list_and_lose(*arguments, **options):
@@ -234,13 +232,13 @@ def test_a_folder_that_is_gone_before_its_headers_are_read_costs_its_images(
 # --- images that fail -----------------------------------------------------------------------------
 
 
-def test_fail_fast_refuses_what_cannot_be_read_before_it_writes(mixed_folder, tmp_path):
+def test_fail_fast_refuses_unreadable_images_before_it_writes(mixed_folder, tmp_path):
     result = run("extract", mixed_folder, "-o", tmp_path / "f.h5", *TINY, "--fail-fast", code=1)
     assert "'cat/empty.jpg': empty file, and 1 other (--fail-fast; nothing was written)" in result.stderr
     assert os.listdir(tmp_path) == ["pictures"]
 
 
-def test_fail_fast_stops_at_an_image_and_the_next_run_begins_with_it(mixed_folder, tmp_path):
+def test_fail_fast_stops_at_an_image_and_the_next_run_begins_there(mixed_folder, tmp_path):
     (mixed_folder / "cat/empty.jpg").unlink()
     (mixed_folder / "cat/text.jpg").unlink()
     command = ("extract", mixed_folder, "-o", tmp_path / "f.h5", *TINY, "--fail-fast")
@@ -255,7 +253,7 @@ def test_fail_fast_stops_at_an_image_and_the_next_run_begins_with_it(mixed_folde
     assert_same_file(tmp_path / "f.h5", tmp_path / "whole.h5")
 
 
-def test_an_image_of_too_many_pixels_fails_and_comes_with_a_higher_limit(folder, tmp_path):
+def test_an_image_of_too_many_pixels_fails_and_is_accepted_with_a_higher_limit(folder, tmp_path):
     command = ("extract", folder, "-o", tmp_path / "f.h5", *TINY)
     run(*command, "--max-decode-pixels", 3000, code=3)
     said = reasons(tmp_path / "f.h5")
@@ -275,7 +273,7 @@ def test_an_image_of_too_many_pixels_fails_and_comes_with_a_higher_limit(folder,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("boxes", [False, True])
-def test_a_batch_that_the_device_has_no_memory_for_is_split(folder, tmp_path, boxes):
+def test_a_batch_too_large_for_device_memory_is_split(folder, tmp_path, boxes):
     command = ["extract", folder, *TINY[: TINY.index("--batch-size")], "--workers", 0]
     command += ["--boxes", "grid:2x2"] if boxes else []
     run(*command, "-o", tmp_path / "whole.h5", code=0)
@@ -308,7 +306,7 @@ def test_a_mean_norm_does_not_depend_on_the_memory_of_the_device(folder, tmp_pat
         assert file.norm_factors == pytest.approx(whole.norm_factors, rel=SAME_DESCRIPTOR)
 
 
-def test_a_network_that_the_device_has_no_memory_for_is_said(folder, tmp_path, monkeypatch):
+def test_a_network_too_large_for_device_memory_is_reported(folder, tmp_path, monkeypatch):
     def to(self, *arguments, **options):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -323,7 +321,7 @@ DEAF = BackboneChoice(name="squeezenet1_1", weights="none", seed=3, std=(1e-39, 
 
 
 @pytest.mark.slow
-def test_values_that_are_not_finite_are_kept_on_request_and_said_to_be_so(folder, tmp_path):
+def test_nonfinite_values_are_kept_on_request_and_reported(folder, tmp_path):
     output = tmp_path / "f.h5"
     command = ["extract", folder, "-o", output, *TINY, "--std", "1e-39,1e-39,1e-39"]
     run(*command, code=3)
@@ -339,7 +337,7 @@ def test_values_that_are_not_finite_are_kept_on_request_and_said_to_be_so(folder
     assert any("hold NaN" in warning or "infinities" in warning for warning in report["warnings"])
 
 
-def test_a_mean_norm_is_not_estimated_on_values_that_are_not_finite(folder, tmp_path):
+def test_a_mean_norm_is_not_estimated_on_nonfinite_values(folder, tmp_path):
     kept = DescriptorChoice(levels=(1,), normalize="meannorm:20", nonfinite="keep")
     with pytest.raises(ImageError, match=r"cannot estimate the mean norm .*not finite"):
         extract([folder], tmp_path / "f.h5", backbone=DEAF, descriptor=kept)

@@ -240,7 +240,7 @@ def test_a_run_killed_at_any_call_that_changes_a_file_loses_nothing(make, runs, 
         assert sorted(os.listdir(folder)) == names
 
 
-def test_a_run_killed_again_and_again_at_random_moments_ends_as_if_it_had_not_been(runs, tmp_path):
+def test_a_run_killed_repeatedly_at_random_moments_gives_the_same_file(runs, tmp_path):
     """Moments are drawn as numbers of rows in the file, so that most fall between its first and its last row."""
     draw = random.Random(20140618)
     pictures(tmp_path, 60)

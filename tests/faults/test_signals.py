@@ -53,7 +53,9 @@ def n_done(output) -> int:
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_ends_the_run_after_its_batch_and_it_can_be_continued(runs, many, whole, tmp_path, number):
+def test_a_signal_ends_a_run_after_its_batch_and_the_run_can_be_continued(
+    runs, many, whole, tmp_path, number
+):
     command = ("extract", many, "-o", tmp_path / "f.h5", *SLOW)
     run = runs.start(*command, sync_seconds=0, pause=0.03)
     wait_for(lambda: (tmp_path / "f.h5").exists() and n_done(tmp_path / "f.h5"), run)
@@ -103,7 +105,7 @@ def test_a_signal_before_the_first_batch_stops_at_once(runs, many, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} <= {"f.h5"}
 
 
-def test_a_signal_that_was_ignored_before_is_ignored_still(runs, many, tmp_path):
+def test_ignored_signals_stay_ignored(runs, many, tmp_path):
     """As under nohup, and in the background of a script."""
     output = tmp_path / "f.h5"
     run = runs.start("extract", many, "-o", output, *TINY, ignored=(signal.SIGHUP, signal.SIGINT))
@@ -114,7 +116,7 @@ def test_a_signal_that_was_ignored_before_is_ignored_still(runs, many, tmp_path)
     assert n_done(output) == N_IMAGES
 
 
-def test_a_terminal_that_is_gone_ends_no_run(runs, many, tmp_path):
+def test_a_run_survives_the_loss_of_its_terminal(runs, many, tmp_path):
     """Whatever is written to /dev/full fails, as to a terminal that was closed."""
     assert runs.run("extract", many, "-o", tmp_path / "f.h5", *TINY, log="/dev/full")[0] == 0
     assert n_done(tmp_path / "f.h5") == N_IMAGES

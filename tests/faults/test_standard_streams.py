@@ -24,7 +24,7 @@ class Failing(io.StringIO):
 
 
 @pytest.mark.parametrize("show", [print_result, print_json])
-def test_results_for_a_full_disk_are_an_error_and_for_nobody_are_none(monkeypatch, show):
+def test_results_that_cannot_be_written_are_an_error_unless_their_reader_has_left(monkeypatch, show):
     monkeypatch.setattr(sys, "stdout", Failing(errno.ENOSPC))
     with pytest.raises(StoreError, match="cannot write to standard output: No space left"):
         show("text")

@@ -162,7 +162,7 @@ def oracle(network):
     workers=st.sampled_from([0, 0, 2]),
     stop_after=st.sampled_from([None, 1, 4]),
 )
-def test_rows_equal_plain_loops_however_the_run_goes(
+def test_rows_equal_plain_loops_whatever_the_run_settings(
     folder, boxes_of, tmp_path_factory, oracle, rule, scales, flip, batch_size, workers, stop_after
 ):
     output = tmp_path_factory.mktemp("out") / "f.h5"
@@ -215,7 +215,7 @@ def test_boxes_pooled_in_slices_are_the_same(folder, boxes_of, tmp_path, made, m
 
 
 @pytest.mark.slow
-def test_duplicates_are_one_row_and_the_way_back_leads_to_it(folder, boxes_of, tmp_path, made):
+def test_duplicates_share_a_row_and_box_row_points_to_it(folder, boxes_of, tmp_path, made):
     output = tmp_path / "fewer.h5"
     choice = BoxChoice(boxes=str(boxes_of), drop_duplicates=True)
     extraction, _ = extract([folder], output, boxes=choice)
@@ -234,7 +234,7 @@ def test_duplicates_are_one_row_and_the_way_back_leads_to_it(folder, boxes_of, t
         assert not verify_file(fewer).problems
 
 
-def test_what_the_box_file_says_is_kept(folder, tmp_path):
+def test_all_columns_of_a_box_file_are_kept(folder, tmp_path):
     lines = [
         ("img2.png", 1, 2, 30, 40, "a cat", 0.5, "b17", "left", "x/y"),
         ("img0.png", 0, 0, 5, 50, "", "", "", "", ""),
@@ -252,7 +252,7 @@ def test_what_the_box_file_says_is_kept(folder, tmp_path):
         assert file.attribute("boxes_path") == str(boxes)
 
 
-def test_boxes_of_images_that_cannot_be_read_stay_in_their_place(mixed_folder, tmp_path):
+def test_boxes_of_unreadable_images_keep_their_rows(mixed_folder, tmp_path):
     names = sorted(path.name for path in mixed_folder.rglob("*") if path.is_file())
     boxes = write_boxes(tmp_path / "b.csv", [(name, 0, 0, 20 + i, 30) for i in (0, 1) for name in names])
     extract([mixed_folder], tmp_path / "f.h5", boxes=BoxChoice(boxes=str(boxes)))
@@ -305,7 +305,7 @@ def test_an_image_repaired_while_others_are_added_gets_its_own_flags(folder, tmp
 
 
 @pytest.mark.slow
-def test_windows_of_an_image_whose_number_was_not_known_need_a_new_file(folder, tmp_path):
+def test_an_unknown_number_of_windows_needs_a_new_file(folder, tmp_path):
     good = (folder / "cat" / "img1.png").read_bytes()
     (folder / "cat" / "img1.png").write_text("broken")
     by_pixels = {"boxes": BoxChoice(boxes="grid:16x16px")}
@@ -320,7 +320,7 @@ def test_windows_of_an_image_whose_number_was_not_known_need_a_new_file(folder, 
 
 
 @pytest.mark.slow
-def test_new_images_bring_their_boxes_behind_the_others(folder, boxes_of, tmp_path):
+def test_boxes_of_new_images_follow_the_others(folder, boxes_of, tmp_path):
     boxes = BoxChoice(boxes=str(boxes_of), drop_duplicates=True)
     extract([folder / "cat", folder / "dog" / "img0.png"], tmp_path / "f.h5", boxes=boxes)
     extract([folder], tmp_path / "f.h5", boxes=boxes, add_new=True)
@@ -331,7 +331,7 @@ def test_new_images_bring_their_boxes_behind_the_others(folder, boxes_of, tmp_pa
 
 
 @pytest.mark.slow
-def test_another_box_file_or_reading_of_it_is_refused(folder, boxes_of, tmp_path, made):
+def test_another_box_file_or_convention_is_refused(folder, boxes_of, tmp_path, made):
     with pytest.raises(StoreError, match=r"box_origin: 0 in the file, 1 in this command"):
         extract([folder], made, boxes=BoxChoice(boxes=str(boxes_of), box_origin=1))
     with pytest.raises(StoreError, match=r"boxes: 'file' in the file, not set in this command"):
@@ -345,7 +345,7 @@ def test_another_box_file_or_reading_of_it_is_refused(folder, boxes_of, tmp_path
         extract([folder], made, boxes=BoxChoice(boxes=str(moved)))
 
 
-def test_a_file_without_any_box_is_a_file_without_rows(folder, tmp_path):
+def test_a_box_file_without_boxes_gives_a_file_without_rows(folder, tmp_path):
     boxes = write_boxes(tmp_path / "b.csv", [])
     extraction, progress = extract([folder], tmp_path / "f.h5", boxes=BoxChoice(boxes=str(boxes)))
     assert progress.n_done == 12
@@ -374,7 +374,7 @@ def test_images_with_nothing_to_pool_are_not_decoded(folder, tmp_path, monkeypat
 
 
 @pytest.mark.slow
-def test_an_image_that_fails_at_one_scale_fails_whole(folder, tmp_path, monkeypatch):
+def test_an_image_that_fails_at_one_scale_fails_at_all(folder, tmp_path, monkeypatch):
     boxes = write_boxes(
         tmp_path / "b.csv", [(f"img{i}.png", 0, 0, side, side) for i in (1, 3) for side in (33, 28, 20)]
     )
@@ -421,7 +421,7 @@ def test_whole_views_are_whole_images_at_each_scale(folder, tmp_path, network):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("boxes", ["grid:3x4:0.5", "multiview"])
-def test_boxes_follow_sides_that_are_rounded_each_by_itself(folder, tmp_path, boxes):
+def test_boxes_follow_sides_that_are_rounded_independently(folder, tmp_path, boxes):
     """The same as of pictures that were resized beforehand, by other factors along x and y."""
     spec = InputSpec(size=140, round_to=32)  # 140 x 210 becomes 128 x 224
     extract([folder], tmp_path / "f.h5", boxes=BoxChoice(boxes=boxes), input=spec)
@@ -455,7 +455,7 @@ def test_boxes_follow_sides_that_are_rounded_each_by_itself(folder, tmp_path, bo
 
 
 @pytest.mark.slow
-def test_mean_norm_is_estimated_recorded_and_taken_over(folder, boxes_of, tmp_path, made):
+def test_mean_norm_is_estimated_recorded_and_adopted(folder, boxes_of, tmp_path, made):
     boxes = BoxChoice(boxes=str(boxes_of))
     scaled = DescriptorChoice(levels=(1, 2), normalize="meannorm:20")
     extract([folder], tmp_path / "f.h5", boxes=boxes, descriptor=scaled, stop_after=1)
@@ -497,7 +497,7 @@ def test_boxes_of_two_layers_have_regions_of_each(folder, boxes_of, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_head_on_the_whole_of_an_image_is_the_networks_own_layer(tmp_path):
+def test_a_head_on_a_whole_image_equals_the_layer_of_the_network(tmp_path):
     write_image(tmp_path / "in" / "a.png", 224, 224, seed=1)
     boxes = write_boxes(tmp_path / "b.csv", [("a.png", 0, 0, 224, 224), ("a.png", 30, 30, 90, 120)])
     alexnet = BackboneChoice(name="alexnet", weights="none", seed=3, head="fc6")
@@ -529,7 +529,7 @@ def test_a_head_on_the_whole_of_an_image_is_the_networks_own_layer(tmp_path):
         ("row_flag", lambda v: v | 2, "or of boxes without area, are not NaN"),
     ],
 )
-def test_verify_finds_what_was_tampered_with(made, dataset, change, problem):
+def test_verify_finds_tampered_datasets(made, dataset, change, problem):
     with h5py.File(made, "r+") as file:
         file[dataset][...] = change(file[dataset][()])
     with sppfeat.open(made) as file:

@@ -53,7 +53,7 @@ def plain_descriptors(network, folder, flip):
     room=st.sampled_from([None, 1, 2]),
     lowered=st.booleans(),
 )
-def test_descriptors_equal_plain_torch_however_the_run_goes(
+def test_descriptors_equal_plain_torch_whatever_the_run_settings(
     folder, tmp_path_factory, network, batch_size, workers, stop_after, flip, order, room, lowered
 ):
     """Whatever the order, the memory of the device (images at once) and the process' own idea of float32."""
@@ -118,7 +118,7 @@ def test_other_settings_are_refused_with_both_values(folder, tmp_path):
         )
 
 
-def test_inputs_that_have_nothing_to_do_with_the_file_are_refused(folder, tmp_path):
+def test_inputs_unrelated_to_the_file_are_refused(folder, tmp_path):
     extract([folder], tmp_path / "f.h5")
     write_image(tmp_path / "other" / "x.png", 40, 40, 0)
     with pytest.raises(StoreError, match="it holds none of these inputs"):
@@ -133,7 +133,7 @@ def test_a_moved_folder_continues_the_file(folder, tmp_path):
     assert_all_done(tmp_path / "f.h5")
 
 
-def test_naming_only_a_subfolder_leaves_the_rest_vanished(folder, tmp_path):
+def test_images_outside_a_given_subfolder_count_as_missing(folder, tmp_path):
     extract([folder], tmp_path / "f.h5")
     extraction, _ = extract([folder / "cat"], tmp_path / "f.h5")
     assert any("6 images in the file are missing from the inputs" in note for note in extraction.run.notes)
@@ -180,7 +180,7 @@ def test_a_repaired_image_of_another_size_gets_its_size_and_row(mixed_folder, tm
         )
 
 
-def test_an_image_replaced_while_the_run_goes_fails_with_the_sizes(folder, tmp_path):
+def test_an_image_replaced_during_the_run_fails_with_both_sizes(folder, tmp_path):
     with open_part(request([folder], tmp_path / "f.h5")) as extraction:
         write_image(folder / "cat" / "img1.png", 99, 98, 0)
         extraction.fill()
@@ -235,7 +235,7 @@ def test_overwrite_keeps_the_old_file_until_the_new_one_is_complete(folder, tmp_
     assert_same_file(output, tmp_path / "fresh.h5")
 
 
-def test_an_interrupted_overwrite_is_continued_only_for_the_very_same_inputs(folder, tmp_path):
+def test_an_interrupted_overwrite_is_continued_only_for_the_same_inputs(folder, tmp_path):
     output, partial = tmp_path / "f.h5", tmp_path / "f.h5.partial"
     again = {"input": InputSpec(size=64), "overwrite": True}
     extract([folder], output)
@@ -262,7 +262,7 @@ def test_an_interrupted_overwrite_is_continued_though_the_old_file_is_gone(folde
     assert sorted(os.listdir(tmp_path)) == ["f.h5", "pictures"]
 
 
-def test_overwrite_takes_no_file_of_others_for_its_own(folder, tmp_path):
+def test_overwrite_refuses_another_file_at_its_temporary_path(folder, tmp_path):
     extract([folder], tmp_path / "f.h5")
     (tmp_path / "f.h5.partial").write_text("a download")
     with pytest.raises(StoreError, match=r"needs the path '.*f.h5.partial', but another file is there"):
@@ -270,7 +270,7 @@ def test_overwrite_takes_no_file_of_others_for_its_own(folder, tmp_path):
     assert (tmp_path / "f.h5.partial").read_text() == "a download"
 
 
-def test_what_killed_runs_left_is_removed_by_the_next_one(folder, tmp_path):
+def test_leftovers_of_killed_runs_are_removed_by_the_next_run(folder, tmp_path):
     left = ["f.h5.sppfeat-layout", "f.h5.sppfeat-longer", "f.h5.partial.sppfeat-layout", "f.h5.lock"]
     for name in left:
         (tmp_path / name).write_text("left")
@@ -278,7 +278,7 @@ def test_what_killed_runs_left_is_removed_by_the_next_one(folder, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["f.h5", "pictures"]
 
 
-def test_a_complete_file_that_cannot_get_its_name_stays(folder, tmp_path, monkeypatch):
+def test_a_complete_file_that_cannot_be_renamed_stays(folder, tmp_path, monkeypatch):
     output = tmp_path / "f.h5"
     extract([folder], output)
     true_replace = os.replace
@@ -301,7 +301,7 @@ def test_a_complete_file_that_cannot_get_its_name_stays(folder, tmp_path, monkey
         assert file.config.input.size == 64
 
 
-def test_overwrite_replaces_what_is_no_feature_file(folder, tmp_path):
+def test_overwrite_replaces_a_file_that_is_not_a_feature_file(folder, tmp_path):
     (tmp_path / "f.h5").write_text("something else")
     with pytest.raises(StoreError, match="cannot continue"):
         extract([folder], tmp_path / "f.h5")
@@ -318,7 +318,7 @@ def test_dry_run_writes_nothing(folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_layers_stand_side_by_side_and_are_scaled_apart(folder, tmp_path):
+def test_layers_are_concatenated_and_scaled_separately(folder, tmp_path):
     layers = ("features.7", "features")
     many = BackboneChoice(name="squeezenet1_1", weights="none", seed=3, layers=layers)
     extract(
@@ -345,7 +345,7 @@ def test_layers_stand_side_by_side_and_are_scaled_apart(folder, tmp_path):
                 assert_same_descriptors(both.features[:, part], alone.features)
 
 
-def test_the_output_must_be_able_to_exist(folder, tmp_path):
+def test_outputs_that_cannot_exist_are_refused(folder, tmp_path):
     with pytest.raises(StoreError, match="does not exist"):
         extract([folder], tmp_path / "missing" / "f.h5")
     with pytest.raises(StoreError, match="is a folder"):
@@ -364,7 +364,7 @@ def test_an_output_that_is_a_link_stays_one(folder, tmp_path):
         assert file.config.input.size == 64
 
 
-def test_labels_asked_for_and_not_found_are_reported(folder, tmp_path):
+def test_missing_labels_are_reported(folder, tmp_path):
     extraction, _ = extract([folder / "cat"], tmp_path / "f.h5", labels="folder")
     assert any("no labels" in note for note in extraction.run.notes)
 
@@ -469,7 +469,7 @@ def plain_fast_pictures(jpegs, folder):
 
 
 @pytest.mark.slow
-def test_fast_decoding_is_what_draft_makes(jpegs, tmp_path, network):
+def test_fast_decoding_equals_draft_of_pillow(jpegs, tmp_path, network):
     by_hand = plain_fast_pictures(jpegs, tmp_path / "by-hand")
     spec = InputSpec(size=SIZE, decode="fast")
     for workers in (0, 1):
@@ -491,7 +491,7 @@ def test_fast_decoding_is_what_draft_makes(jpegs, tmp_path, network):
             assert len(again.rows) == 6
 
 
-def test_fast_decoding_moves_larger_pictures_only(jpegs, tmp_path):
+def test_fast_decoding_changes_large_images_only(jpegs, tmp_path):
     exact, _ = extract([jpegs], tmp_path / "f.h5")
     assert not any("--decode" in note for note in exact.run.notes)
     extract([jpegs], tmp_path / "fast.h5", input=InputSpec(size=SIZE, decode="fast"))

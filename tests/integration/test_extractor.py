@@ -49,7 +49,7 @@ def test_paths_pictures_and_arrays_are_the_same_image(extractor, folder):
     assert same(extractor([np.asarray(picture), path])[0], expected)
 
 
-def test_boxes_pool_the_cells_that_the_geometry_says(folder):
+def test_boxes_pool_the_cells_of_the_geometry(folder):
     extractor = sppfeat.Extractor(**{**NETWORK, "size": 200}, levels=(1,))
     path = folder / "dog" / "img0.png"
     boxes = np.array([[5.0, 3, 30, 22], [20, 10, 60, 40], [1, 1, 2, 2]])
@@ -62,13 +62,13 @@ def test_boxes_pool_the_cells_that_the_geometry_says(folder):
         assert same(row, fmap[0, :, y0:y1, x0:x1].amax((1, 2)).numpy())
 
 
-def test_boxes_of_many_images_are_a_list_and_may_be_none_at_all(extractor, folder):
+def test_boxes_of_several_images_give_a_list_and_may_be_empty(extractor, folder):
     paths = sorted(folder.rglob("*.png"))[:2]
     found = extractor(paths, [np.empty((0, 4)), [[0, 0, 10, 10], [5, 5, 30, 30]]])
     assert [part.shape for part in found] == [(0, extractor.dimension), (2, extractor.dimension)]
 
 
-def test_a_network_of_ones_own(folder):
+def test_a_network_of_the_caller(folder):
     torch.manual_seed(0)
     module = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 1))
     extractor = sppfeat.Extractor(module, layer="1", levels=(1, 3), size=32, device="cpu", normalize="l2")
@@ -79,7 +79,7 @@ def test_a_network_of_ones_own(folder):
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_lower_precisions_are_near(extractor, folder, precision):
+def test_lower_precisions_are_close(extractor, folder, precision):
     path = folder / "cat" / "img1.png"
     near = sppfeat.Extractor(**NETWORK, levels=(1, 2), precision=precision)(path)
     exact = extractor(path)
@@ -104,13 +104,13 @@ def test_bad_images_are_named(extractor, folder, tmp_path):
         ((1, 2, 40, 60, 3), np.uint8, "(1, 2, 40, 60, 3) is not an image"),
     ],
 )
-def test_arrays_that_are_no_image_are_refused_by_their_own_shape(extractor, shape, dtype, found):
+def test_arrays_that_are_not_images_are_refused_with_their_shape(extractor, shape, dtype, found):
     for method in (extractor, extractor.feature_maps):
         with pytest.raises(ImageError, match=re.escape(f"an array of shape {found}")):
             method(np.zeros(shape, dtype))
 
 
-def test_feature_maps_take_what_a_call_takes(extractor, folder):
+def test_feature_maps_accept_the_same_images_as_a_call(extractor, folder):
     path = folder / "cat" / "img1.png"
     picture = Image.open(path)
     pixels = np.asarray(picture)
@@ -158,7 +158,7 @@ def test_bad_boxes_and_settings_are_refused(extractor, folder):
         sppfeat.Extractor(**NETWORK, colour="blue")
 
 
-def test_the_largest_image_of_a_file_is_read_again_whatever_the_limit_was(folder, tmp_path, monkeypatch):
+def test_the_largest_image_of_a_file_can_be_read_again_whatever_the_limit(folder, tmp_path, monkeypatch):
     paths = sorted(folder.rglob("*.png"))
     extract(paths, tmp_path / "f.h5")
     monkeypatch.setattr("sppfeat.store.feature_table.DEFAULT_MAX_DECODE_PIXELS", 1)
@@ -194,7 +194,7 @@ def test_sides_are_rounded_and_files_decoded_as_the_command_does(folder, tmp_pat
         {"scales": (48, 96), "boxes": "grid:2x2", "projection": "sppnet", "margin": 2.5},
     ],
 )
-def test_what_made_a_file_makes_its_rows_again(folder, tmp_path, how):
+def test_the_extractor_of_a_file_reproduces_its_rows(folder, tmp_path, how):
     how = dict(how)
     boxes = {key: how.pop(key) for key in ("boxes", "projection", "margin") if key in how}
     descriptor = DescriptorChoice(levels=(2, 1), normalize=how.pop("normalize", "none"))
@@ -236,7 +236,7 @@ def test_input_maps_and_projector_make_the_descriptor(extractor, folder):
 
 
 @pytest.mark.parametrize("with_boxes", [False, True])
-def test_progress_is_shown_if_it_is_wanted(photos, monkeypatch, with_boxes):
+def test_progress_is_shown_on_request(photos, monkeypatch, with_boxes):
     paths = sorted(photos.rglob("*.jpg"))[:3]
     boxes = [[[0, 0, 50, 50]]] * 3 if with_boxes else None
     extractor = sppfeat.Extractor(size=64, device="cpu")

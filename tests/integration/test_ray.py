@@ -359,7 +359,7 @@ def test_an_actor_fills_parts(folder, tmp_path):
         assert filler.fill(0).n_done < 5  # the run has been stopped: after a batch
 
 
-def test_what_an_actor_is_told_loads_no_torch(folder, tmp_path):
+def test_a_job_loads_no_torch(folder, tmp_path):
     """Ray reads it before the actor has set up its environment."""
     (tmp_path / "job").write_bytes(pickle.dumps(job_of(folder, tmp_path / "features.h5")))
     program = "import pickle, sys; pickle.load(open(sys.argv[1], 'rb')); assert 'torch' not in sys.modules"
@@ -379,7 +379,7 @@ def test_an_actor_waits_for_the_lock_of_one_that_has_died(folder, tmp_path, monk
             assert "another process is writing" in str(filler.fill(0))
 
 
-def test_parts_of_actors_that_die_are_taken_again_but_not_for_ever(folder, tmp_path, monkeypatch):
+def test_parts_of_dead_actors_are_taken_again_a_limited_number_of_times(folder, tmp_path, monkeypatch):
     def run(n_deaths, output):
         ray = OneActor(n_deaths)
         monkeypatch.setattr(ray_parts, "connect", lambda *arguments, **options: contextlib.nullcontext(ray))
@@ -424,7 +424,7 @@ def test_images_that_have_changed_are_noted_and_run_again_on_request(folder, tmp
     assert run() == (0, 0, [])
 
 
-def test_a_part_of_an_actor_that_dies_after_the_stop_is_left(folder, tmp_path):
+def test_the_part_of_an_actor_that_dies_after_a_stop_is_left(folder, tmp_path):
     ray = OneActor(n_deaths=1)
     pool = ray_parts._ActorPool(ray, job_of(folder, tmp_path / "features.h5"), Actors(1, 1, 0, 1), [0, 1])
     assert list(pool.wait()) == []  # the actor has started, and takes the first part
@@ -481,7 +481,7 @@ GPUS = {"CPU": 16.0, "GPU": 4.0}
         ({"actors": 5}, "auto", [], (5, 1, 0)),
     ],
 )
-def test_how_many_actors(options, device, nodes, expected):
+def test_number_and_size_of_actors(options, device, nodes, expected):
     actors = choose_actors(RayOptions(**options), device, nodes, n_parts=99)
     assert actors[:3] == expected
     assert choose_actors(RayOptions(**options), device, nodes, n_parts=1).n == 1
@@ -498,7 +498,7 @@ def test_how_many_actors(options, device, nodes, expected):
         ({"gpus_per_actor": 0.0}, "cuda", [GPUS], "device is 'cuda', but gpus-per-actor is 0"),
     ],
 )
-def test_actors_that_cannot_be(options, device, nodes, message):
+def test_impossible_actors_are_refused(options, device, nodes, message):
     with pytest.raises(ConfigError, match=message):
         choose_actors(RayOptions(**options), device, nodes, n_parts=9)
 
@@ -522,13 +522,13 @@ def test_actors_that_cannot_be(options, device, nodes, message):
         (["--engine", "spark"], "--engine"),
     ],
 )
-def test_options_that_do_not_go_together(folder, tmp_path, arguments, message):
+def test_contradicting_options_are_refused(folder, tmp_path, arguments, message):
     result = run("extract", folder, "-o", tmp_path / "x.h5", *arguments, code=2)
     assert message in result.output
     assert list(tmp_path.iterdir()) == [folder]
 
 
-def test_a_plan_alone_starts_no_cluster(folder, tmp_path):
+def test_a_dry_run_starts_no_cluster(folder, tmp_path):
     asked = request([folder], tmp_path / "x.h5", ray=RayOptions(actors=3), dry_run=True)
     with (
         mock.patch("sppfeat.extraction.ray_parts.connect", side_effect=AssertionError("a plan alone")),
@@ -560,7 +560,7 @@ def test_parts_of_other_inputs_or_settings_are_not_continued(folder, tmp_path):
     assert "not shard 1/1, images 0 to 13 of 13 of these inputs" in refusal()
 
 
-def test_a_cluster_that_is_not_there(folder, tmp_path):
+def test_an_absent_cluster_is_reported(folder, tmp_path):
     asked = request([folder], tmp_path / "x.h5", ray=RayOptions(ray_address="127.0.0.1:9"))
     with (
         pytest.raises(EngineError, match="no Ray cluster could be reached at '127\\.0\\.0\\.1:9'"),
@@ -570,7 +570,7 @@ def test_a_cluster_that_is_not_there(folder, tmp_path):
     assert list(tmp_path.iterdir()) == [folder]
 
 
-def test_parts_are_cut_by_the_plan_alone():
+def test_parts_depend_on_the_plan_only():
     plan = plan_of([f"{i}.jpg" for i in range(100)])
     assert np.diff(ray_parts.cut_into_parts(plan)).tolist() == [25] * 4
     with mock.patch.object(ray_parts, "_MOST_PARTS", 3):

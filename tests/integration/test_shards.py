@@ -109,7 +109,7 @@ def test_shards_that_share_an_output_fill_it_together(folder, whole, tmp_path, h
 
 
 @pytest.mark.slow
-def test_shared_shards_are_the_same_ranges_for_whoever_comes_when(folder, tmp_path):
+def test_shared_shards_have_the_same_ranges_whenever_they_start(folder, tmp_path):
     """What is learnt of images meanwhile moves no border: each image is one process's, and none is nobody's."""
     boxes = write_boxes(tmp_path, range(N), outside=5)
     changes = {"boxes": boxes, "shared": True, "headers": "window"}
@@ -124,7 +124,7 @@ def test_shared_shards_are_the_same_ranges_for_whoever_comes_when(folder, tmp_pa
         assert (file.status != 0).all()
 
 
-def test_shared_shards_are_the_same_ranges_after_a_retry(tmp_path):
+def test_shared_shards_have_the_same_ranges_after_a_retry(tmp_path):
     for i in range(8):
         write_image(tmp_path / "in" / f"{i}.png", 60, 60, seed=i)
     for i in (0, 1, 2):
@@ -159,7 +159,7 @@ def test_processes_that_begin_at_once_lay_out_one_file(runs, folder, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["f.h5", "log1", "log2", "whole.h5"]
 
 
-def test_locks_of_shards_keep_away_who_would_write_the_same(tmp_path):
+def test_locks_of_shards_refuse_a_second_writer(tmp_path):
     output = tmp_path / "f.h5"
     with OutputLock(output, shard="1-of-2") as first:
         first.announce_layout()
@@ -192,7 +192,7 @@ def test_a_shard_is_continued_by_the_same_shard_only(folder, tmp_path):
     assert_same_file(output, tmp_path / "again.h5")
 
 
-def test_images_that_vanish_or_appear_are_said_of_a_shard(tmp_path):
+def test_missing_and_new_images_of_a_shard_are_reported(tmp_path):
     for i in range(8):
         write_image(tmp_path / "in" / f"{i}.png", 50, 50, seed=i)
     one = {"shard": ShardChoice(1, 2), "run": ONE_BY_ONE}
@@ -230,7 +230,7 @@ def test_names_that_are_too_long_are_refused(folder, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("headers", ["first", "window"])
-def test_an_overwriting_shard_of_other_inputs_is_begun_anew(tmp_path, headers):
+def test_an_overwriting_shard_of_other_inputs_starts_over(tmp_path, headers):
     for i in range(8):
         write_image(tmp_path / "in" / f"{i}.png", 50, 50, seed=i)
     one = {"shard": ShardChoice(1, 2), "run": ONE_BY_ONE}
@@ -278,7 +278,7 @@ def test_boxes_of_shards(folder, tmp_path):
         assert rows == every["row_source"].tolist()
 
 
-def test_shards_of_boxes_whose_images_were_not_measured_are_as_large(folder, tmp_path):
+def test_shards_of_boxes_of_unmeasured_images_have_equal_sizes(folder, tmp_path):
     boxes = write_boxes(tmp_path, range(N))
     extract([folder], tmp_path / "f.h5", boxes=boxes, shard=ShardChoice(1, 2), headers="window")
     with sppfeat.open(tmp_path / "f.h5") as file:
@@ -312,7 +312,7 @@ def in_parts(folder, tmp_path, *, rows=4, **changes):
 
 
 @pytest.mark.slow
-def test_shards_of_a_size_are_made_one_after_the_other_and_continued(folder, whole, tmp_path):
+def test_shards_of_a_size_are_filled_in_turn_and_continued(folder, whole, tmp_path):
     one = {"run": ONE_BY_ONE}
     with in_parts(folder, tmp_path, **one) as parts:
         assert parts.summary().shard == "all 3, one after the other"
@@ -339,7 +339,7 @@ def test_shards_of_a_size_are_made_one_after_the_other_and_continued(folder, who
             assert file.features.nbytes <= 4 * 2560 * 4 + 100
 
 
-def test_shards_that_are_overwritten_count_only_what_is_new(folder, tmp_path):
+def test_overwritten_shards_count_new_images_only(folder, tmp_path):
     """What will be replaced is not done: neither in the plan, nor where the run is interrupted."""
     with in_parts(folder, tmp_path) as parts:
         parts.fill()
@@ -380,7 +380,7 @@ def test_shards_of_other_inputs_are_not_continued(folder, tmp_path):
         ({"headers": "never"}, "allowed: auto, first, window"),
     ],
 )
-def test_requests_that_contradict_themselves(folder, tmp_path, changes, said):
+def test_contradicting_requests_are_refused(folder, tmp_path, changes, said):
     with pytest.raises(ConfigError, match=said):
         request([folder], tmp_path / "f.h5", **changes)
 
@@ -407,7 +407,7 @@ def test_the_command_line_names_the_files_of_shards(folder, tmp_path):
     assert [failure["path"] for failure in printed["result"]["failures"]] == ["c1/3.png"]
 
 
-def test_pending_images_of_other_shards_are_no_interruption(folder, tmp_path):
+def test_pending_images_of_other_shards_do_not_count_as_an_interruption(folder, tmp_path):
     result = run("extract", folder, "-o", tmp_path / "f.h5", "--shard", "2/11", "--shared", code=0)
     assert "Done: 1 image in" in result.stderr
 
@@ -432,7 +432,7 @@ def test_wrong_usage(folder, tmp_path, arguments, said, monkeypatch):
     assert not os.listdir(tmp_path)
 
 
-def test_an_output_that_is_read_is_refused(folder, tmp_path):
+def test_an_output_that_is_also_an_input_is_refused(folder, tmp_path):
     photo = tmp_path / "photo.png"
     write_image(photo, 50, 50, seed=0)
     before = photo.read_bytes()

@@ -108,7 +108,7 @@ def test_an_image_that_changed_while_it_was_pending_is_measured_again(folder, tm
     assert_as_fresh(tmp_path / "f.h5", folder)
 
 
-def test_a_changed_image_that_cannot_be_read_fails_and_runs_again_when_it_is_mended(folder, tmp_path):
+def test_a_changed_unreadable_image_fails_and_runs_again_once_repaired(folder, tmp_path):
     good = (folder / "a" / "2.png").read_bytes()
     extract([folder], tmp_path / "f.h5")
     (folder / "a" / "2.png").write_bytes(b"damaged")
@@ -137,7 +137,7 @@ def test_a_folder_that_was_copied_elsewhere_has_not_changed(folder, tmp_path):
     assert note == "update: 0 new, 1 changed, 0 missing"
 
 
-def test_a_growing_folder_over_some_days_with_interruptions(folder, tmp_path):
+def test_a_folder_that_grows_for_days_with_interruptions(folder, tmp_path):
     output = tmp_path / "f.h5"
     extract([folder], output, update=True)  # the first day: there is no output yet
     expected_missing = 0
@@ -161,7 +161,7 @@ def test_a_growing_folder_over_some_days_with_interruptions(folder, tmp_path):
     assert {status for status, _ in states.values()} == {Status.DONE}  # also of those that are missing
 
 
-def test_an_image_that_vanished_before_it_was_done_runs_when_it_is_back(folder, tmp_path):
+def test_a_missing_pending_image_runs_once_it_is_back(folder, tmp_path):
     extract([folder], tmp_path / "f.h5", stop_after=1)
     pending = [name for name, (status, _) in by_path(tmp_path / "f.h5").items() if status == Status.PENDING]
     for name in pending:
@@ -175,7 +175,7 @@ def test_an_image_that_vanished_before_it_was_done_runs_when_it_is_back(folder, 
     assert_as_fresh(tmp_path / "f.h5", folder)
 
 
-def test_an_interrupted_replacement_goes_on_with_the_images_as_they_are(folder, tmp_path):
+def test_an_interrupted_replacement_continues_with_the_current_images(folder, tmp_path):
     output = tmp_path / "f.h5"
     extract([folder], output)
     extract([folder], output, overwrite=True, stop_after=1)
@@ -207,7 +207,7 @@ def test_a_listed_file_that_is_gone_is_missing(folder, tmp_path):
     assert note.startswith("update: 0 new, 0 changed, 1 missing")
 
 
-def test_a_file_of_an_older_version_is_continued_and_says_what_it_cannot_tell(folder, tmp_path):
+def test_a_file_of_an_older_version_is_continued_with_a_note(folder, tmp_path):
     output = tmp_path / "f.h5"
     extract([folder], output, stop_after=1)
     forget_versions(output)
@@ -298,7 +298,7 @@ def test_a_member_of_an_archive_has_changed_if_its_size_has(folder, tmp_path, ki
 
 
 @pytest.mark.parametrize(("height", "width"), [(20, 24), (400, 300)])
-def test_verify_says_which_images_have_changed(folder, tmp_path, height, width):
+def test_verify_reports_changed_images(folder, tmp_path, height, width):
     extract([folder], tmp_path / "f.h5")
     assert sppfeat.verify(tmp_path / "f.h5").warnings == []
     shutil.copy2(folder / "b" / "1.png", folder / "b" / "5.png")
@@ -315,7 +315,7 @@ def test_verify_says_which_images_have_changed(folder, tmp_path, height, width):
     assert "bomb" not in problems
 
 
-def test_verify_explains_a_row_that_differs_by_the_change_of_its_image(folder, tmp_path):
+def test_verify_names_a_changed_image_as_the_cause_of_a_different_row(folder, tmp_path):
     extract([folder], tmp_path / "f.h5")
     write_image(folder / "a" / "4.png", 60, 50 + 9, seed=20)
     found = sppfeat.verify(tmp_path / "f.h5", recompute=6)
@@ -336,6 +336,6 @@ def test_verify_explains_a_row_that_differs_by_the_change_of_its_image(folder, t
         ({"update": True, "shard_bytes": 9}, "--update does not work with --shard-size: .*--update-changed"),
     ],
 )
-def test_what_updates_do_not_go_with(folder, tmp_path, changes, reason):
+def test_options_that_contradict_updates_are_refused(folder, tmp_path, changes, reason):
     with pytest.raises(sppfeat.errors.ConfigError, match=reason):
         extract([folder], tmp_path / "f.h5", **changes)

@@ -80,7 +80,7 @@ def test_regions_equal_the_formulas(boxes, geometry, map_hw, rule, margin):
 
 
 @given(st.integers(1, 400), st.sampled_from([0.0, 7.5, 15.0, 17.0]))
-def test_whole_input_covers_every_cell_centred_in_it(side, offset):
+def test_whole_input_covers_every_cell_centered_in_it(side, offset):
     n_cells = math.ceil(side / 16)
     geometry = FeatureGeometry(16.0, offset)
     x0, y0, x1, y1 = project_boxes(boxes64([0, 0, side, side]), geometry, (n_cells, n_cells))[0].tolist()
@@ -237,7 +237,7 @@ def test_unusable_scales_and_sizes_are_refused():
 
 
 @given(BOXES, GEOMETRIES, RULES)
-def test_small_is_what_is_below_a_stride_or_has_no_cell_by_the_rule(boxes, geometry, rule):
+def test_small_boxes_are_below_a_stride_or_have_no_cell_by_the_rule(boxes, geometry, rule):
     expected = []
     for box in boxes:
         is_small = False
@@ -250,7 +250,7 @@ def test_small_is_what_is_below_a_stride_or_has_no_cell_by_the_rule(boxes, geome
 
 
 @given(geometry=GEOMETRIES, cell=st.tuples(st.integers(0, 60), st.integers(0, 60)))
-def test_cells_are_a_stride_wide_and_around_their_centre(geometry, cell):
+def test_cells_are_one_stride_wide_around_their_center(geometry, cell):
     x, y = cell
     x0, y0, x1, y1 = cell_boxes(torch.tensor([[x, y, x + 1, y + 1]]), geometry)[0].tolist()
     stride, offset = map(pair, geometry)
@@ -263,7 +263,7 @@ def test_cells_are_a_stride_wide_and_around_their_centre(geometry, cell):
 
 
 @given(geometry=GEOMETRIES)
-def test_what_a_region_covers_is_projected_onto_it(geometry):
+def test_the_pixels_of_a_region_project_onto_it(geometry):
     region = torch.tensor([[1, 2, 5, 4]])
     stride, offset = map(pair, geometry)
     centres = [offset[axis] + stride[axis] * cell for axis, cell in ((1, 1), (0, 2), (1, 4), (0, 3))]

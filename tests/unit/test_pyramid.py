@@ -51,7 +51,7 @@ def test_equals_plain_loops_on_maps_of_any_size(height, width, levels, mode, see
 @pytest.mark.parametrize(
     ("cells", "n"), [(57, 7), (21, 7), (42, 7), (49, 7), (10, 4), (11, 4), (1, 6), (2, 64)]
 )
-def test_sizes_at_which_other_implementations_misround(cells, n):
+def test_sizes_that_other_implementations_round_wrongly(cells, n):
     feature_map = random_map(0, (1, 1, cells, 1))
     expected = torch.tensor(oracle(feature_map, (n,), "max"), dtype=torch.float64)
     assert torch.equal(spatial_pyramid_pool(feature_map, (n,)), expected)
@@ -96,7 +96,7 @@ def test_pooling_a_region_equals_pooling_the_crop(data, height, width, levels, m
         assert torch.allclose(row, expected, rtol=0, atol=1e-12)
 
 
-def test_no_regions_give_no_rows_of_full_length():
+def test_no_regions_give_zero_rows_of_full_length():
     result = pool_regions(torch.ones(1, 3, 4, 4), torch.empty((0, 5), dtype=torch.int64), (1, 2))
     assert result.shape == (0, 15)
 
@@ -136,7 +136,7 @@ def test_bad_arguments_are_refused(feature_map, levels, mode):
 
 
 @given(cells=st.integers(1, 120), n=st.integers(1, 16))
-def test_sliding_window_is_refused_exactly_where_it_is_not_n_covering_windows(cells, n):
+def test_sliding_windows_are_refused_unless_n_of_them_cover_the_map(cells, n):
     line = torch.arange(cells, dtype=torch.float64).reshape(1, 1, 1, cells).expand(1, 1, cells, cells)
     win, stride = math.ceil(cells / n), cells // n
     starts = list(range(0, cells - win + 1, stride)) if stride else []
@@ -157,7 +157,7 @@ def test_layer_is_the_function_and_differentiable():
 
 
 @given(seed=SEEDS, exponent=st.floats(-35, 35))
-def test_l2_scales_every_descriptor_to_norm_one_however_tiny_or_large(seed, exponent):
+def test_l2_scales_tiny_and_large_descriptors_to_norm_one(seed, exponent):
     values = random_map(seed, (3, 7)) * 10.0**exponent
     norms = normalize_descriptors(values.float(), "l2").norm(dim=1)
     assert torch.allclose(norms, torch.ones(3), atol=1e-5)

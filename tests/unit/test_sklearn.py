@@ -54,7 +54,7 @@ def test_scikit_learns_own_checks(check):
     getattr(estimator_checks, check)("SPPFeatures", SPPFeatures(**SETTINGS))
 
 
-def test_it_gives_what_the_extractor_gives(fitted, paths):
+def test_the_transformer_equals_the_extractor(fitted, paths):
     x = fitted.transform(paths)
     assert x.dtype == np.float32
     assert x.shape == (12, fitted.n_features_out_)
@@ -64,7 +64,7 @@ def test_it_gives_what_the_extractor_gives(fitted, paths):
     assert again.fit(paths) is again
 
 
-def test_images_come_in_every_form_that_scikit_learn_hands_on(fitted, paths):
+def test_images_may_come_in_every_form_that_scikit_learn_passes_on(fitted, paths):
     pandas = pytest.importorskip("pandas")
     expected = fitted.transform(paths)
     table = pandas.DataFrame({"path": paths})
@@ -87,7 +87,7 @@ def test_images_come_in_every_form_that_scikit_learn_hands_on(fitted, paths):
 @pytest.mark.parametrize(
     "images", ["photo.jpg", 5, np.zeros((2, 3)), np.array([["a", "b"]]), np.zeros(3, dtype=np.uint8)]
 )
-def test_what_is_no_sequence_of_images(fitted, images):
+def test_anything_but_a_sequence_of_images_is_refused(fitted, images):
     with pytest.raises(ValueError, match="allowed"):
         fitted.transform(images)
     with pytest.raises(ValueError, match="allowed"):
@@ -114,7 +114,7 @@ def test_a_pickle_holds_settings_and_no_network(fitted, paths):
         copy.transform(paths)
 
 
-def test_settings_and_images_that_are_wrong_are_named(tmp_path):
+def test_wrong_settings_and_images_are_named(tmp_path):
     with pytest.raises(ConfigError, match="levels"):
         SPPFeatures(levels=(0,)).fit([])
     (tmp_path / "text.jpg").write_text("no picture")
@@ -122,7 +122,7 @@ def test_settings_and_images_that_are_wrong_are_named(tmp_path):
         SPPFeatures(**SETTINGS).fit_transform([tmp_path / "text.jpg"])
 
 
-def test_without_scikit_learn_it_says_what_to_install(monkeypatch):
+def test_a_missing_scikit_learn_names_the_extra_to_install(monkeypatch):
     monkeypatch.delitem(sys.modules, "sppfeat.sklearn")
     for name in ("sklearn", "sklearn.base"):
         monkeypatch.setitem(sys.modules, name, None)

@@ -243,7 +243,7 @@ READERS = {
 }
 
 
-def test_boxes_come_with_all_that_is_known_of_them(box_path, tmp_path):
+def test_boxes_are_exported_with_all_their_columns(box_path, tmp_path):
     loadmat = pytest.importorskip("scipy.io").loadmat
     parquet = pytest.importorskip("pyarrow.parquet")
     with FeatureFile(box_path) as file:
@@ -287,7 +287,7 @@ FLOATS = [
 
 
 @given(block=st.one_of(FLOATS))
-def test_texts_of_numbers_are_read_as_the_same_numbers(block):
+def test_numbers_as_text_read_back_as_the_same_numbers(block):
     texts = number_texts(block[0])
     got = np.array([float(text) for text in texts])
     assert np.array_equal(got.astype(block.dtype), block[0], equal_nan=True)
@@ -314,7 +314,7 @@ def test_numbers_beyond_float16_are_refused_by_row(path, tmp_path):
         export(file.select(rows=[0, 1]), out, dtype="float16")
 
 
-def test_half_precision_becomes_what_the_format_has(tmp_path):
+def test_half_precision_is_converted_for_formats_without_it(tmp_path):
     path = fill(new_file(tmp_path / "f.h5", 2, dtype="float16"), descriptors(2).astype(np.float16))
     assert "2 rows x 15 float16, npy" in run(path, "-o", tmp_path / "x.npy").output
     assert "float32 (the file has float16), mat" in run(path, "-o", tmp_path / "x.mat").output
@@ -327,7 +327,7 @@ def test_half_precision_becomes_what_the_format_has(tmp_path):
 # --- labels ---------------------------------------------------------------------------------------
 
 
-def test_labels_that_svmlight_cannot_say(file, tmp_path):
+def test_labels_that_svmlight_cannot_express(file, tmp_path):
     labels = {"a/1.jpg": "x"}
     with pytest.raises(LabelError, match="3 rows have no label; the first is row 1"):
         export(file.select(labels=labels), tmp_path / "x.svm")
@@ -345,7 +345,7 @@ def test_labels_that_svmlight_cannot_say(file, tmp_path):
         export(file.select(labels=np.ones((6, 2))), tmp_path / "z.csv")
 
 
-def test_an_exported_table_says_labels_again(file, tmp_path):
+def test_an_exported_table_can_be_read_as_labels(file, tmp_path):
     selection = file.select()
     export(selection, tmp_path / "x.npy")
     with pytest.raises(
@@ -381,7 +381,7 @@ def test_wrong_usage(path, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["soft.csv", "hard.csv", "hard.npy", "labels.csv", "labels.npy"])
-def test_what_is_read_is_never_replaced_not_even_through_links_or_by_the_table_beside(path, tmp_path, name):
+def test_inputs_are_never_replaced_even_through_links_or_by_the_table(path, tmp_path, name):
     before = path.read_bytes()
     (tmp_path / "soft.csv").symlink_to(path)
     os.link(path, tmp_path / "hard.csv")
@@ -393,7 +393,7 @@ def test_what_is_read_is_never_replaced_not_even_through_links_or_by_the_table_b
     assert sorted(os.listdir(tmp_path)) == ["hard.csv", "labels.csv", "soft.csv"]
 
 
-def test_what_exists_stays_unless_it_is_to_be_replaced(path, tmp_path):
+def test_existing_outputs_stay_without_overwrite(path, tmp_path):
     (tmp_path / "x.csv").write_text("mine")
     assert (
         "x.csv' exists; add --overwrite to replace it" in run(path, "-o", tmp_path / "x.npy", code=1).output
@@ -404,7 +404,7 @@ def test_what_exists_stays_unless_it_is_to_be_replaced(path, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["x.npy", "x.csv.gz", "x.mat"])
-def test_nothing_stays_of_what_was_interrupted(file, tmp_path, name):
+def test_an_interrupted_export_leaves_the_old_file(file, tmp_path, name):
     (tmp_path / name).write_text("before")
 
     def interrupt(*_):
@@ -420,7 +420,7 @@ def test_nothing_stays_of_what_was_interrupted(file, tmp_path, name):
     "name",
     ["x.npz", "x.npy", "x.pt", "x.safetensors", "x.zarr", "x.svm", "x.csv", "x.mat", "x.parquet"],
 )
-def test_a_full_disk_is_said_and_nothing_is_left(tmp_path, mount_disk, name, capfd):
+def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path, mount_disk, name, capfd):
     path, disk = tmp_path / "f.h5", mount_disk(1)
     create_file(path, plan_of(["1.jpg"] * 12), config(), (ColumnBlock("layer3", 1, 50_000, 0, 50_000),))
     fill(path, np.random.default_rng(0).standard_normal((12, 50_000), dtype=np.float32))
@@ -429,7 +429,7 @@ def test_a_full_disk_is_said_and_nothing_is_left(tmp_path, mount_disk, name, cap
     assert (os.listdir(disk), capfd.readouterr().err) == ([], "")
 
 
-def test_more_than_matlab_5_holds(file, tmp_path, monkeypatch):
+def test_vectors_too_large_for_matlab_5_are_refused(file, tmp_path, monkeypatch):
     pytest.importorskip("scipy")
     monkeypatch.setattr("sppfeat.analysis.export.arrays._MAT_LIMIT", 4096 + 64)
     with pytest.raises(ConfigError, match=r"less than 2 GiB; found: 4 x 15 float32: 240 bytes. .*h5read"):
@@ -437,7 +437,7 @@ def test_more_than_matlab_5_holds(file, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
-def test_several_blocks_are_one_export(file, tmp_path, monkeypatch):
+def test_several_blocks_give_the_same_export_as_one(file, tmp_path, monkeypatch):
     selection = file.select(rows="status=any")
     for form in EXPORT_FORMATS:
         export(selection, tmp_path / f"{form}1.{form}", export_format=form)
@@ -476,7 +476,7 @@ def test_a_file_without_a_descriptor(tmp_path):
         assert np.isnan(found["X"]).all()
 
 
-def test_texts_that_exceed_the_header_of_safetensors_are_left_out_by_name(path, tmp_path, monkeypatch):
+def test_texts_beyond_the_header_limit_of_safetensors_are_left_out(path, tmp_path, monkeypatch):
     export(path, tmp_path / "x.safetensors", levels=[1])
     (nbytes,) = struct.unpack("<Q", (tmp_path / "x.safetensors").read_bytes()[:8])
     for limit, left_out in [(nbytes + 64, ()), (nbytes - 8, ("paths",))]:
@@ -541,7 +541,7 @@ def test_folders_of_other_files_are_never_replaced(path, group, tmp_path):
 # --- the command ----------------------------------------------------------------------------------
 
 
-def test_json_has_the_fields_that_the_readme_says(path, tmp_path):
+def test_json_has_the_documented_fields(path, tmp_path):
     result = run(path, "-o", tmp_path / "x.svm", "--json", "--rows", "image=a/*", "--levels", "2")
     found = json.loads(result.stdout)
     assert found == {
@@ -562,7 +562,7 @@ def test_json_has_the_fields_that_the_readme_says(path, tmp_path):
     assert (tmp_path / "y.svm").read_bytes() == (tmp_path / "x.svm").read_bytes()
 
 
-def test_standard_output_holds_what_the_file_would(path, tmp_path):
+def test_standard_output_equals_the_file(path, tmp_path):
     for form in STREAM_FORMATS:
         stream = io.BytesIO()
         assert sppfeat.export(path, stream, export_format=form).paths == ()
@@ -573,7 +573,7 @@ def test_standard_output_holds_what_the_file_would(path, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["pt", "safetensors", "npz"])
-def test_a_pipe_holds_what_the_readers_accept(path, tmp_path, form):
+def test_readers_accept_exports_through_a_pipe(path, tmp_path, form):
     out = tmp_path / f"x.{form}"
     command = (
         f"{sys.executable} -m sppfeat export {path} -o - --format {form} -q --rows status=any | cat > {out}"
@@ -585,7 +585,7 @@ def test_a_pipe_holds_what_the_readers_accept(path, tmp_path, form):
 
 
 @pytest.mark.slow
-def test_a_reader_that_goes_away_is_no_error_to_speak_of(path):
+def test_a_reader_that_leaves_early_causes_no_message(path):
     command = f"{sys.executable} -m sppfeat export {path} -o - --format csv -q | true"
     said = subprocess.run(command, shell=True, capture_output=True, text=True)
     assert said.stderr == ""

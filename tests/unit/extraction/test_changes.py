@@ -46,16 +46,16 @@ def changes(storage, was, *, number=0, status=Status.DONE, has_moved=False):
         ((-1, -1), False),
     ],
 )
-def test_a_file_has_changed_if_its_size_or_its_time_is_another_one(storage, was, is_changed):
+def test_a_file_has_changed_if_its_size_or_time_differs(storage, was, is_changed):
     assert changes(storage, was) == (is_changed, False)
 
 
 @pytest.mark.parametrize(("was", "is_changed"), [((5, NOON - 1), False), ((6, NOON), True)])
-def test_in_a_folder_that_has_moved_only_sizes_count(storage, was, is_changed):
+def test_only_sizes_count_in_a_moved_folder(storage, was, is_changed):
     assert changes(storage, was, has_moved=True) == (is_changed, False)
 
 
-def test_a_file_that_is_gone_is_missing_and_has_not_changed(storage):
+def test_a_removed_file_is_missing_not_changed(storage):
     assert changes(storage, (5, NOON), number=1) == (False, True)
     assert changes(storage, (5, NOON), number=-1) == (False, False)  # it is not among the inputs
 
@@ -69,11 +69,11 @@ def test_a_file_that_is_gone_is_missing_and_has_not_changed(storage):
         (Status.PENDING, 0, False),
     ],
 )
-def test_a_failed_image_without_a_file_has_changed_once_there_is_one(storage, status, number, is_changed):
+def test_a_failed_image_without_a_file_has_changed_once_the_file_exists(storage, status, number, is_changed):
     assert changes(storage, (-1, -1), number=number, status=status) == (is_changed, False)
 
 
-def test_a_file_that_records_no_versions_tells_no_changes(storage):
+def test_files_without_versions_show_no_changes(storage):
     versions = np.full((1, 2), -1, dtype=np.int64)
     status = np.array([Status.FAILED], dtype=np.uint8)
     found = find_changes(versions, storage, np.array([0]), status=status, has_moved=False)

@@ -124,7 +124,7 @@ def box_file(tmp_path, *, relative):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["images", "pixels", "relative", "grid", "multiview", "scales", "meannorm"])
-def test_a_run_in_chunks_gives_the_file_of_a_run_at_once(folder, tmp_path, kind):
+def test_a_run_in_chunks_gives_the_same_file_as_a_run_at_once(folder, tmp_path, kind):
     changes = {
         "images": {},
         "pixels": {"boxes": box_file(tmp_path, relative=False)},
@@ -153,7 +153,7 @@ def test_rows_that_depend_on_sizes_need_all_headers_first(folder, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
-def test_images_that_are_far_away_are_fetched_ahead_and_let_go(folder, tmp_path, far_away, workers):
+def test_remote_images_are_fetched_ahead_and_released(folder, tmp_path, far_away, workers):
     run = RunOptions(workers=workers, device="cpu")
     extraction, progress = extract([folder], tmp_path / "far.h5", run=run)
     assert extraction.summary().unmeasured == N
@@ -174,7 +174,7 @@ def test_images_that_are_far_away_are_fetched_ahead_and_let_go(folder, tmp_path,
     assert np.array_equal(far["images/size"][done], here["images/size"][done])
 
 
-def test_chunks_hold_no_more_bytes_than_fit_but_one_image_at_least(folder, tmp_path, far_away, monkeypatch):
+def test_chunks_are_limited_in_bytes_but_hold_at_least_one_image(folder, tmp_path, far_away, monkeypatch):
     for nbytes, most in ((400, 2), (2000, 1)):
         far_away.nbytes_each, far_away.most_held = nbytes, 0
         monkeypatch.setattr(chunks, "_MOST_FETCHED_NBYTES", 1000)
@@ -241,7 +241,7 @@ def test_fail_fast_leaves_the_image_as_it_is_in_chunks(folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_no_more_than_a_chunk_of_decoders_is_left(folder, tmp_path):
+def test_a_run_in_chunks_leaves_no_threads(folder, tmp_path):
     before = threading.active_count()
     extract([folder], tmp_path / "f.h5", run=RunOptions(workers=1, device="cpu"), **IN_CHUNKS)
     assert threading.active_count() == before

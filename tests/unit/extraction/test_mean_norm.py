@@ -45,7 +45,7 @@ def measured(sample, images):
 
 
 @given(IMAGES, st.integers(1, 5), st.integers(1, 6), st.integers(0, 3))
-def test_a_sample_holds_rows_of_the_plan_at_most_so_many(images, n_images, n_rows, seed):
+def test_a_sample_holds_a_limited_number_of_rows_of_the_plan(images, n_images, n_rows, seed):
     plan = planned(images)
     sample, images = sample_plan(plan, measured, n_images=n_images, n_rows=n_rows, seed=seed)
     usable = {}
@@ -149,7 +149,7 @@ def estimate(plan, mean_norm, *, broken=(), describe=None, blocks=BLOCKS):
 
 
 @given(IMAGES, st.sampled_from([1.0, 20.0, 0.125]))
-def test_the_mean_norm_of_what_was_drawn_is_exactly_the_one_wanted(images, mean_norm):
+def test_the_scaled_sample_has_the_requested_mean_norm(images, mean_norm):
     images = [*images, ((40, 40), [(0, 0, 20, 20), (1, 1, 3, 3)])]
     factors, drawn = estimate(planned(images), mean_norm)
     assert len(factors) == 2
@@ -162,7 +162,7 @@ def test_the_mean_norm_of_what_was_drawn_is_exactly_the_one_wanted(images, mean_
     assert sorted(drawn) == [1.0 + row for row in np.flatnonzero(usable).tolist()]
 
 
-def test_factors_are_of_200_images_with_200_rows_each():
+def test_factors_come_from_200_images_with_200_rows_each():
     assert len(estimate(planned([((40, 40), [(0, 0, 20, 20)] * 230)] * 210), 20.0)[1]) == 200 * 200
 
 

@@ -30,7 +30,7 @@ def table_of(*names):
         (b"old.jpg", b"frame7", -1, None),
     ],
 )
-def test_the_input_of_two_names(inside, own, image, said):
+def test_the_file_name_wins_over_the_name_inside(inside, own, image, said):
     image_of, notes = match_table(table_of((inside, own), (b"im2.jpg", b"")), b"/r", PATHS)
     assert image_of.tolist() == [image, 2]
     notes = [note for note in notes if "--box-names inside" in note]
@@ -55,7 +55,7 @@ def test_two_annotations_of_one_input_are_refused():
         match_table(table, b"/r", PATHS)
 
 
-def test_unclear_names_of_files_contradict_nothing():
+def test_ambiguous_file_names_are_ignored():
     paths = [b"a/im0.jpg", b"b/im0.jpg", b"b/im1.jpg"]
     image_of, notes = match_table(table_of((b"im1.jpg", b"im0")), b"/r", paths)
     assert np.array_equal(image_of, [2])

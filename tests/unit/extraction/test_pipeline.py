@@ -95,9 +95,7 @@ def run(device, *, failing=(), sink=None, sizes=None, batch_size=5, **options):
     batch_size=st.integers(1, N),
     tall=st.sets(st.integers(0, N - 1)),
 )
-def test_batches_that_the_device_has_no_memory_for_are_split_and_nothing_else_changes(
-    room, failing, batch_size, tall
-):
+def test_batches_too_large_for_device_memory_are_split(room, failing, batch_size, tall):
     sizes = [[8, 3] if i in tall else [4, 6] for i in range(N)]
     sink = run(Device(room), failing=failing, batch_size=batch_size, sizes=sizes)
     assert sink.rows == {i: [i, 1] for i in range(N) if i not in failing}
@@ -105,7 +103,7 @@ def test_batches_that_the_device_has_no_memory_for_are_split_and_nothing_else_ch
     assert sink.failed == dict.fromkeys(failing, "damaged")
 
 
-def test_what_fits_is_learnt():
+def test_the_size_that_fits_is_remembered():
     device = Device(room=24 * 3)
     run(device, batch_size=12)
     assert [n for n, _, _ in device.asked] == [12, 6, 3, 3, 6, 3, 3]
@@ -126,7 +124,7 @@ def test_an_image_that_is_too_large_by_itself_fails_with_a_reason():
         assert "--max-pixels" in reason
 
 
-def test_a_failure_of_decoding_is_not_hidden_by_one_of_memory():
+def test_a_decoding_failure_is_not_hidden_by_a_lack_of_memory():
     sink = run(Device(room=1), failing=[2])
     assert sink.failed.pop(2) == "damaged"
     assert len(sink.failed) == N - 1
@@ -183,7 +181,7 @@ def thread_to(sink: Record) -> contextlib.closing[_SinkThread]:
     return contextlib.closing(_SinkThread(sink, dtype="float32", nonfinite="fail"))
 
 
-def test_rows_then_marks_in_order_by_one_other_thread():
+def test_one_other_thread_writes_rows_then_marks_in_order():
     sink = Record()
     with thread_to(sink) as thread:
         for images in ((0, 1), (2,)):
@@ -199,7 +197,7 @@ def test_rows_then_marks_in_order_by_one_other_thread():
     assert threading.get_ident() not in sink.threads
 
 
-def test_values_are_read_once_they_have_arrived():
+def test_values_are_read_after_they_have_arrived():
     sink, late = Record(), block(0, 0.0)
 
     def arrive() -> None:
@@ -212,7 +210,7 @@ def test_values_are_read_once_they_have_arrived():
     assert sink.calls == [("rows", 0, [3.0]), ("done", 0)]
 
 
-def test_nothing_is_handed_over_after_an_error_and_the_error_comes_out():
+def test_an_error_of_the_sink_is_raised_and_nothing_follows_it():
     sink = Record(fails_at=1)
 
     def write() -> None:
@@ -227,7 +225,7 @@ def test_nothing_is_handed_over_after_an_error_and_the_error_comes_out():
     assert sink.calls == [("rows", 0, [1.0])]
 
 
-def test_batches_that_have_ended_are_handed_over_when_the_caller_fails_and_no_others():
+def test_only_finished_batches_reach_the_sink_when_the_caller_fails():
     """Otherwise a second signal would cost work that was done."""
     sink = Record()
     sink.may_go_on.clear()
@@ -246,7 +244,7 @@ def test_batches_that_have_ended_are_handed_over_when_the_caller_fails_and_no_ot
     assert sink.calls == [call for i in range(5) for call in (("rows", i, [1.0]), ("done", i))]
 
 
-def test_no_more_than_so_much_is_on_its_way(monkeypatch):
+def test_bytes_waiting_for_the_sink_are_limited(monkeypatch):
     monkeypatch.setattr(pipeline, "_NBYTES_AHEAD", 10_000)
     monkeypatch.setattr(pipeline, "_TASK_NBYTES", 1)
     sink = Record()

@@ -47,7 +47,7 @@ def numbered_images(n, classes=()):
 
 
 @given(IMAGE_SIZES, SPECS)
-def test_the_network_input_size_is_that_of_each_image_by_itself(image_hw, spec):
+def test_network_input_sizes_equal_those_of_single_images(image_hw, spec):
     input_hw, reasons = input_sizes(image_hw, spec)
     assert input_hw.dtype == np.int32
     limits = {"max_pixels": spec.max_pixels, "min_side": spec.min_side, "round_to": spec.round_to}
@@ -70,7 +70,7 @@ def test_sizes_beyond_16_bits():
 # --- the plan -------------------------------------------------------------------------------------
 
 
-def test_each_image_has_a_row_and_what_is_wrong_is_kept():
+def test_each_image_has_a_row_and_errors_are_kept():
     # 1 x 20000 has a size, but no network input: it fails without being unmeasured.
     image_hw = np.array([[480, 640], [0, 0], [1, 20_000], [640, 480], [0, 0]], dtype=np.int32)
     plan = make_plan(
@@ -85,7 +85,7 @@ def test_each_image_has_a_row_and_what_is_wrong_is_kept():
     assert (plan.input_hw == 0).all(axis=(1, 2)).tolist() == [False, True, True, False, True]
 
 
-def test_the_digest_is_of_images_labels_and_rows():
+def test_the_digest_covers_images_labels_and_rows():
     names = [b"a/\xff.jpg", b"b.jpg"]
     listing = listing_of(b"/data", PathTable(names), np.array([1, -1]), (b"x", b"y"))
     text = b"".join(name + b"\0" for name in (*names, b"", b"x", b"y"))
@@ -135,7 +135,7 @@ print((peak() - before) / 60_000)
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="memory is measured as Linux tells it")
-def test_to_list_plan_and_lay_out_takes_at_most_200_bytes_per_image(tmp_path):
+def test_listing_planning_and_layout_take_at_most_200_bytes_per_image(tmp_path):
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SUPPORT), *sys.path])}
     run = subprocess.run(
         [sys.executable, "-c", _MEASURE], env=env, cwd=tmp_path, check=True, capture_output=True, text=True
@@ -188,7 +188,7 @@ SEVERAL_SCALES = st.integers(1, 4).flatmap(
 
 
 @given(SEVERAL_SCALES, st.data(), st.none() | st.integers(1, 9), st.integers(1, 50))
-def test_each_image_comes_once_at_each_scale_that_it_is_wanted_at(input_hw, data, batch_size, batch_pixels):
+def test_each_image_comes_once_at_each_requested_scale(input_hw, data, batch_size, batch_pixels):
     n, n_scales = input_hw.shape[:2]
     wanted = data.draw(st.lists(st.integers(0, max(0, n - 1)), unique=True, max_size=n))
     uses = data.draw(st.none() | hnp.arrays(np.bool_, (n, n_scales)))
@@ -283,7 +283,7 @@ def test_shards_are_balanced_by_pixels(count, seed):
 
 
 @given(SIZES, st.integers(1, 10))
-def test_shards_of_so_many_rows(sizes, n_rows):
+def test_shards_of_a_number_of_rows(sizes, n_rows):
     bounds = cut_rows(plan_of(sizes), n_rows)
     counts = np.diff(bounds)
     assert (bounds[0], bounds[-1]) == (0, len(sizes))
@@ -291,7 +291,7 @@ def test_shards_of_so_many_rows(sizes, n_rows):
     assert 0 < counts[-1] <= n_rows
 
 
-def test_a_shard_records_what_it_is_of():
+def test_a_shard_records_its_range_of_the_plan():
     plan = plan_of([(100, 100 + i) for i in range(10)])
     bounds = cut_plan(plan, 3, by_pixels=False)
     parts = [cut_shard(plan, ShardChoice(i, 3), bounds, has_views=False) for i in (1, 2, 3)]
@@ -331,7 +331,7 @@ def test_more_shards_than_images_are_refused():
         Shard(1, 1, 0, 2, 0, 2, 2, 2, "x").to_json().replace("2", "-2", 1),
     ],
 )
-def test_what_is_no_record_of_a_shard(text):
+def test_invalid_records_of_shards_are_refused(text):
     with pytest.raises(ConfigError, match="not the record of a shard"):
         Shard.from_json(text)
 

@@ -60,7 +60,7 @@ def region_of(box, mirrored, hw, input_hw, rule, margin=0.0):
 
 
 @given(IMAGES, SHORT_SIDES)
-def test_each_box_gets_the_scale_that_it_would_get_alone(images, short_sides):
+def test_each_box_gets_the_same_scale_as_alone(images, short_sides):
     image_hw = [hw for hw, _ in images]
     before = rows_of([boxes for _, boxes in images], image_hw)
     rows = choose_scales(before, sizes_of(image_hw), short_sides)
@@ -75,7 +75,7 @@ def test_each_box_gets_the_scale_that_it_would_get_alone(images, short_sides):
     assert rows.boxes.scale.tolist() == expected
 
 
-def test_the_own_size_of_the_image_is_one_scale():
+def test_native_size_is_one_scale():
     rows = rows_of([[(0, 0, 5, 5), (5, 5, 5, 5)], [(0, 0, 5, 5)]], [(10, 10), (0, 0)])
     assert choose_scales(rows, sizes_of([(10, 10), (0, 0)]), (None,)).boxes.scale.tolist() == [0, -1, -1]
 
@@ -96,7 +96,7 @@ def test_views_keep_their_scale():
     RULES,
     st.integers(-8, 8),
 )
-def test_regions_are_those_of_each_box_alone(cases, hw, input_hw, rule, margin):
+def test_regions_equal_those_of_single_boxes(cases, hw, input_hw, rule, margin):
     margin = float(margin) if rule == "sppnet" else 0.0
     cases = [(box, mirrored) for box, mirrored in cases if clip(box, hw)]
     boxes_px = np.array([box for box, _ in cases], dtype=np.float64).reshape(-1, 4)
@@ -121,7 +121,7 @@ def test_regions_are_those_of_each_box_alone(cases, hw, input_hw, rule, margin):
 
 @pytest.mark.parametrize("rule", ["sppnet", "paper", "roi_pool"])
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_the_whole_image_is_the_whole_map_only_where_that_is_said(rule, mirrored):
+def test_whole_images_pool_whole_maps_only_on_request(rule, mirrored):
     geometry = (FeatureGeometry(16.0, 20.0),)  # the first cell is centred at pixel 20
     boxes = np.array([[0.0, 0, 128, 64], [0, 0, 128, 63]])
     where = {"image_hw": (64, 128), "input_hw": (64, 128), "map_hws": [(4, 8)]}
@@ -163,7 +163,7 @@ def same_region_oracle(scaled, image_hw, input_hw, rule):
 
 @pytest.mark.slow
 @given(IMAGES, SHORT_SIDES, RULES, st.randoms(use_true_random=False))
-def test_each_region_is_kept_once_and_every_box_leads_to_its_own(images, short_sides, rule, random):
+def test_each_region_is_kept_once_and_every_box_points_to_its_row(images, short_sides, rule, random):
     image_hw = [hw for hw, _ in images]
     rows = rows_of([boxes for _, boxes in images], image_hw)
     flags = np.array([random.random() < 0.3 for _ in range(len(rows.boxes))], dtype=bool)
@@ -193,7 +193,7 @@ def backbone():
 @pytest.mark.slow
 @given(st.integers(40, 130), st.integers(40, 130))
 @settings(max_examples=8)
-def test_map_sizes_are_those_of_the_maps(backbone, height, width):
+def test_map_sizes_equal_those_of_real_maps(backbone, height, width):
     with torch.inference_mode():
         maps = backbone.maps(backbone.network, torch.zeros(1, 3, height, width))
     found = map_sizes(backbone)((height, width))

@@ -91,7 +91,7 @@ def test_each_view_of_each_image_is_a_row(rows, columns, in_pixels, image_hw):
     assert (found.scale == -1).all()
 
 
-def test_multiview_rows_know_their_scale_and_their_side():
+def test_multiview_rows_have_a_scale_and_a_mirror_flag():
     image_hw = [(300, 400), (0, 0), (400, 300)]
     ranges, found = rows_of_views(lambda hw: views_of(hw, (224, 256)), sizes_of(image_hw))
     assert ranges.tolist() == [[0, 40], [40, 80], [80, 120]]
@@ -142,7 +142,7 @@ def content(boxes):
 # --- rows -----------------------------------------------------------------------------------------
 
 
-def test_equal_regions_are_one_row_only_where_that_is_asked_for():
+def test_equal_regions_share_a_row_only_on_request():
     boxes = [
         ("0.jpg", (0, 0, 30, 30)),
         ("0.jpg", (0, 0, 30.25, 30)),
@@ -156,7 +156,7 @@ def test_equal_regions_are_one_row_only_where_that_is_asked_for():
     assert ranges[0].tolist() == [0, 2]
 
 
-def test_a_box_file_of_none_of_the_inputs_is_an_error():
+def test_a_box_file_without_any_input_is_an_error():
     planner = planner_of(file_boxes([("a/x.jpg", (0, 0, 1, 1)), ("y.jpg", (0, 0, 1, 1))]))
     with pytest.raises(
         BoxError, match=r"^'boxes\.csv': none of its 2 images .*'a/x\.jpg'.*'0\.jpg'.*as input"
@@ -164,7 +164,7 @@ def test_a_box_file_of_none_of_the_inputs_is_an_error():
         planner.rows(ROOT, PATHS, sizes_of(IMAGE_HW))
 
 
-def test_how_names_matched_is_noted_and_said_where_none_did():
+def test_matches_by_weaker_rules_are_noted():
     planner = planner_of(file_boxes([("/home/al/0.jpg", (0, 0, 1, 1))]))
     assert planner.rows(ROOT, PATHS, sizes_of(IMAGE_HW)).boxes.box_row.tolist() == [0]
     assert [note.partition(": ")[2] for note in planner.notes] == [
@@ -175,7 +175,7 @@ def test_how_names_matched_is_noted_and_said_where_none_did():
         planner.rows(ROOT, twins, sizes_of(IMAGE_HW[:2]))
 
 
-def test_an_unclear_name_is_an_error_that_says_the_file():
+def test_an_ambiguous_name_is_an_error_that_names_the_box_file():
     planner = planner_of(file_boxes([("1.jpg", (0, 0, 1, 1))]))
     with pytest.raises(BoxError, match=r"^'boxes\.csv': .*'a/1\.jpg'"):
         planner.rows(ROOT, [b"a/1.jpg", b"b/1.jpg"], sizes_of([(9, 9)] * 2))
@@ -185,7 +185,7 @@ def test_an_unclear_name_is_an_error_that_says_the_file():
 
 
 @given(NAMED_BOXES, st.sampled_from([None, YOLO]), st.sampled_from([(60, 80), (33, 200), (1, 1)]))
-def test_boxes_of_an_image_whose_size_was_not_known_become_those_of_its_size(boxes, convention, hw):
+def test_boxes_are_adapted_once_the_image_size_is_known(boxes, convention, hw):
     boxes = [("3.jpg", (0, 0, 0.5, 0.5)), *boxes]
     planner = planner_of(file_boxes(boxes, convention=convention), scales=(64, 128, 224))
     ranges, rows = planner.rows(ROOT, PATHS, sizes_of(IMAGE_HW))
@@ -226,7 +226,7 @@ def test_a_box_gains_and_loses_its_area_with_the_size():
     assert (narrow.flag.tolist(), narrow.scale.tolist()) == ([RowFlag.DEGENERATE, 0], [-1, 0])
 
 
-def test_windows_that_would_be_others_cannot_be_refitted():
+def test_windows_that_would_change_are_not_refitted():
     planner = planner_of(views("grid:20x20px"))
     before = planner.rows(ROOT, PATHS[:1], sizes_of([(40, 60)])).boxes
     assert planner.refit(before, (40, 61)) is None
@@ -234,7 +234,7 @@ def test_windows_that_would_be_others_cannot_be_refitted():
     assert planner.refit(before, (39, 59)).boxes_px[-1].tolist() == [39, 19, 59, 39]
 
 
-def test_boxes_without_duplicates_cannot_be_refitted_where_they_become_different():
+def test_boxes_that_share_a_row_are_not_refitted_if_they_become_different():
     # Two boxes on the same cells of a 32 x 32 image; of a 32 x 320 one they are different.
     # Once: the second box keeps the row, and so gets the descriptor, of the first.
     boxes = [("0.jpg", (0.0, 0.0, 0.05, 1.0)), ("0.jpg", (0.0, 0.0, 0.1, 1.0))]
@@ -305,7 +305,7 @@ def test_images_without_boxes_can_be_added_to_those_of_a_file_of_one_image():
     st.sampled_from([None, 100, 224, 300, 560]),
     st.sampled_from([1, 16, 32, 33, 256]),
 )
-def test_views_are_224_pixels_of_the_input_whatever_bounds_or_rounds_its_sides(image_hw, side, step):
+def test_views_are_224_input_pixels_despite_limits_and_rounding(image_hw, side, step):
     spec = InputSpec(size=side, round_to=step)
     planner = box_rows.planner_of(spec, {})
     boxes = planner.rows(ROOT, [b"a.jpg"], sizes_of([image_hw])).boxes.boxes_px[1:10]

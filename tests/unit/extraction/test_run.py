@@ -25,7 +25,7 @@ def scaled_file(tmp_path):
 
 
 @pytest.mark.parametrize("normalize", ["none", "meannorm:20", "meannorm:2e1"])
-def test_factors_are_taken_from_a_file(scaled_file, normalize):
+def test_factors_are_adopted_from_a_file(scaled_file, normalize):
     wanted = scaled_config(normalize, dtype="float16", input_spec=InputSpec(exif="ignore"))
     found = adopt_mean_norm(wanted, scaled_file).descriptor
     assert found.norm_factors == (2.0, 0.125)

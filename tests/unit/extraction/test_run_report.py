@@ -115,7 +115,7 @@ def one_region(*labels):
     return box_notes(plan, dataclasses.replace(plan.boxes, annotations=said), table)
 
 
-def test_boxes_of_two_classes_in_one_row_are_said():
+def test_boxes_of_two_classes_in_one_row_are_noted():
     assert one_region(1, 1) == []
     (note,) = one_region(1, 0)
     assert note.startswith(
@@ -150,7 +150,7 @@ def test_boxes_of_two_classes_in_one_row_are_said():
         ([(10, 20, 630, 400)] * 9, "percent", "9 of 9 boxes read as percent"),
     ],
 )
-def test_fractions_read_as_pixels_and_pixels_as_fractions_are_said(boxes, units, hint):
+def test_fractions_read_as_pixels_and_pixels_read_as_fractions_are_noted(boxes, units, hint):
     table = table_of([("0.jpg", box) for box in boxes])
     table = dataclasses.replace(table, convention=BoxConvention(units=units))
     plan = planned([(60, 80)], table=table)
@@ -169,7 +169,7 @@ def test_fractions_read_as_pixels_and_pixels_as_fractions_are_said(boxes, units,
         ((10.5, 20.25, 60, 190.1), "absolute", 5, (480, 640), False),
     ],
 )
-def test_percent_read_as_pixels_are_said(box, units, n, hw, is_said):
+def test_percent_read_as_pixels_is_noted(box, units, n, hw, is_said):
     table = table_of([("0.jpg", box)] * n)
     table = dataclasses.replace(table, convention=BoxConvention(units=units))
     plan = planned([hw], table=table)
@@ -177,7 +177,7 @@ def test_percent_read_as_pixels_are_said(box, units, n, hw, is_said):
     assert len(notes) == is_said
 
 
-def test_boxes_of_one_image_taken_for_the_one_input_of_another_name_are_said():
+def test_boxes_without_an_image_name_are_noted_if_used_for_the_only_input():
     for name, is_said in ((b"0", False), (b"1", True)):
         table = dataclasses.replace(table_of([("x", (0, 0, 9, 9))]), images=PathTable([name]), names="single")
         plan = planned([(60, 80)], table=table)
@@ -185,7 +185,7 @@ def test_boxes_of_one_image_taken_for_the_one_input_of_another_name_are_said():
         assert any("used for the only input, '0.jpg'" in note for note in notes) == is_said
 
 
-def test_images_that_are_no_inputs_are_named():
+def test_images_that_are_not_inputs_are_named():
     table = table_of([("elsewhere/0.jpg", (0, 0, 9, 9)), ("x.jpg", (0, 0, 9, 9)), ("0.jpg", (0, 0, 9, 9))])
     plan = planned([(60, 80), (60, 80)], table=table)
     (note,) = (note for note in box_notes(plan, plan.boxes, table) if "not in the" in note)
@@ -200,7 +200,7 @@ def size_notes(sizes, image_hw):
     return box_notes(plan, plan.boxes, table)
 
 
-def test_images_of_another_size_than_the_box_file_says():
+def test_images_whose_size_differs_from_the_box_file_are_noted():
     known = [(60, 80), (60, 80), (0, 0), (60, 80), (60, 80)]
     # Named in another order than the inputs are in, one of them no input.
     sizes = {"4.jpg": (61, 80), "1.jpg": (30, 40), "x.jpg": (1, 1), "2.jpg": (30, 40), "0.jpg": (60, 80)}
@@ -209,7 +209,7 @@ def test_images_of_another_size_than_the_box_file_says():
     ]
 
 
-def test_images_that_are_turned_get_a_hint():
+def test_rotated_images_get_a_hint():
     (note,) = size_notes({"0.jpg": (80, 60)}, [(60, 80)])
     assert note.startswith("1 image differs in size from the box file, such as '0.jpg': 80 x 60, in the")
     assert "--exif ignore" in note
