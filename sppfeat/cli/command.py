@@ -71,6 +71,16 @@ class Option(click.Option):
                     )
         return value, source
 
+    def handle_parse_result(self, ctx: click.Context, opts: Any, args: list[str]) -> tuple[Any, list[str]]:
+        """Parses the value; an error names the environment variable that it comes from."""
+        try:
+            return super().handle_parse_result(ctx, opts, args)
+        except click.BadParameter as error:
+            source = next((name for name in self.variables(ctx) if os.environ.get(name)), None)
+            if source is None or ctx.get_parameter_source(self.name or "") is not ParameterSource.ENVIRONMENT:
+                raise
+            raise click.BadParameter(f"{error.message} (from {source})", ctx, self) from error
+
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:  # noqa: ARG002
         """The names with the value's placeholder, and the text with the default."""
         if self.hidden:
@@ -147,11 +157,13 @@ class Command(click.Command):
         """Parses arguments; notes former names of options."""
         options = [option for option in self.params if isinstance(option, Option)]
         current = {option.former: option.long_name for option in options if option.former}
-        parts = [arg.partition("=") for arg in args]
+        n_options = args.index("--") if "--" in args else len(args)
+        parts = [arg.partition("=") for arg in args[:n_options]]
         if not ctx.resilient_parsing:
             for name in dict.fromkeys(name for name, _, _ in parts if name in current):
                 say(f"note: {name} is now {current[name]}; {_NEXT_RELEASE}")
-        return super().parse_args(ctx, ["".join((current.get(name, name), *rest)) for name, *rest in parts])
+        renamed = ["".join((current.get(name, name), *rest)) for name, *rest in parts]
+        return super().parse_args(ctx, [*renamed, *args[n_options:]])
 
     def get_help(self, ctx: click.Context) -> str:
         """Formats --help; no line breaks after "default:"."""

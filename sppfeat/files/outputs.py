@@ -14,6 +14,7 @@ from typing import BinaryIO
 from sppfeat.config.values import StrPath
 from sppfeat.config.wording import reason_of
 from sppfeat.errors import ConfigError, StoreError
+from sppfeat.files.remote import url_of
 
 __all__ = [
     "OutputLock",
@@ -84,7 +85,7 @@ def check_feature_path(path: StrPath) -> None:
 
     Any other suffix is allowed, or none.
     """
-    shown, suffix = os.fspath(path), format_suffix(path)
+    shown, suffix = url_of(path) or os.fspath(path), format_suffix(path)
     if shown == "-":
         raise ConfigError(
             "cannot write a feature file to standard output; write a feature file (.h5), then: "

@@ -76,6 +76,7 @@ def call(*arguments):
     @click.option("--max-rows", cls=Option, type=int, former="--most")
     @click.option("--quick", cls=Option, is_flag=True, former="--fast")
     @click.option("--name", "names", cls=Option, multiple=True, former="--called")
+    @click.argument("arguments", nargs=-1)
     def command(**values):
         found.update(values)
 
@@ -90,6 +91,7 @@ def call(*arguments):
         ("--most 3", {"max_rows": 3}, 1),
         ("--most=3 --fast", {"max_rows": 3, "quick": True}, 2),
         ("--called a --called=b", {"names": ("a", "b")}, 1),
+        ("-- --most", {"arguments": ("--most",)}, 0),
     ],
 )
 def test_a_former_name_works_and_is_noted(arguments, expected, notes):

@@ -108,9 +108,12 @@ def test_values_of_variables(name, text, parameter, value):
         ("SPPFEAT_DEVICE", "gpu", "device is 'gpu'"),
     ],
 )
-def test_a_wrong_value_is_a_usage_error(name, text, message):
+def test_a_wrong_value_is_a_usage_error_that_names_the_variable(name, text, message):
     result = run("extract", "photos", "-o", "f.h5", env={name: text}, code=2)
     assert message in result.stderr
+    assert f" (from {name})" in result.stderr
+    flag = f"--{name.rpartition('_')[2].lower()}={text}"
+    assert name not in run("extract", "photos", "-o", "f.h5", flag, env={name: text}, code=2).stderr
 
 
 @pytest.mark.parametrize(("name", "option", "flag"), [*FORMER, ("sppfeat extract", LEVELS, "--levels")])
