@@ -300,11 +300,11 @@ def _draw_ratios(axes: "Axes", limits: tuple[float, float], ratios: tuple[tuple[
         ratio = width / height
         ends: npt.NDArray[np.float64] = np.array([max(low, low * ratio), min(high, high * ratio)])
         axes.plot(ends, ends / ratio, color=_GRAY, linewidth=0.6, linestyle=":", zorder=1)
-        look: Any = {"ha": "left" if ratio >= 1 else "center", "va": "center" if ratio > 1 else "bottom"}
+        style: Any = {"ha": "left" if ratio >= 1 else "center", "va": "center" if ratio > 1 else "bottom"}
         offset = (2 * (ratio >= 1), 2 * (ratio <= 1))
         end = (ends[1], ends[1] / ratio)
         axes.annotate(
-            f"{width}:{height}", end, offset, textcoords="offset points", fontsize=6, color=_GRAY, **look
+            f"{width}:{height}", end, offset, textcoords="offset points", fontsize=6, color=_GRAY, **style
         )
 
 
@@ -319,9 +319,9 @@ def _draw_cells(
     colors = ListedColormap(colormaps[HEAT](np.linspace(0.25, 1, 256)))
     scale = dict.fromkeys(("xscale", "yscale"), "log" if is_log else "linear")
     extent = (*(np.log10(limits) if is_log else limits),) * 2
-    look: Any = {"cmap": colors, "edgecolors": _GRAY, "linewidths": 0.3, "zorder": 2}
-    look |= {"gridsize": 45, "extent": extent, "mincnt": 1, **scale}
-    cells = axes.hexbin(sizes.widths, sizes.heights, **look)
+    style: Any = {"cmap": colors, "edgecolors": _GRAY, "linewidths": 0.3, "zorder": 2}
+    style |= {"gridsize": 45, "extent": extent, "mincnt": 1, **scale}
+    cells = axes.hexbin(sizes.widths, sizes.heights, **style)
     most = int(np.max(np.asarray(cells.get_array()), initial=1))
     cells.set_norm(LogNorm(1, max(2, most)))
     key.axis("off")

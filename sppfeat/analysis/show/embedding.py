@@ -344,10 +344,10 @@ def _draw_points(axes: "Axes", embedding: Embedding, marks: Sequence[ClassMark])
     n = len(embedding.points)
     for order, mark in enumerate(marks):
         x, y = embedding.points[mark.positions].T
-        look: dict[str, Any] = {"c": mark.color, "marker": mark.shape, "rasterized": n > 5000}
-        look["s"] = (6 if mark.shape == "." else 14) * (0.5 if n > 1000 else 1)
+        style: dict[str, Any] = {"c": mark.color, "marker": mark.shape, "rasterized": n > 5000}
+        style["s"] = (6 if mark.shape == "." else 14) * (0.5 if n > 1000 else 1)
         # matplotlib hides labels that begin with an underscore.
-        look["label"] = f" {mark.text}" if mark.text.startswith("_") else mark.text
+        style["label"] = f" {mark.text}" if mark.text.startswith("_") else mark.text
         # Points without a class of their own are drawn below all others.
-        look["zorder"] = 3 - order / 100
-        axes.scatter(x, y, linewidths=0.25, edgecolors=(0.2, 0.2, 0.2, 0.6), **look)
+        style["zorder"] = 3 - order / 100
+        axes.scatter(x, y, linewidths=0.25, edgecolors=(0.2, 0.2, 0.2, 0.6), **style)

@@ -31,7 +31,6 @@ __all__ = [
     "draw_png",
     "drawing",
     "new_figure",
-    "widened",
     "write_picture",
 ]
 
@@ -44,7 +43,6 @@ HEAT = "viridis"
 _DPI = 200
 _VECTOR_DPI = 130  # for photographs in .svg and .pdf; at 200, a picture with 6 photographs takes 9 MB
 _MARGIN = 0.08  # inches around the drawing
-_ALIKE = 1e-4  # relative difference below which values count as equal
 _INK = "#7b7b7b"  # readable on white and on near-black pages (contrast 4.2)
 _FONT = "DejaVu Sans"  # comes with matplotlib
 # Fonts for letters that DejaVu Sans lacks, used if installed; each covers many scripts.
@@ -144,13 +142,6 @@ def cut_middle(text: str, longest: int) -> str:
         return shown
     half = longest // 2
     return f"{shown[:half]}\N{HORIZONTAL ELLIPSIS}{shown[half + 1 - longest :]}"
-
-
-def widened(low: float, high: float, share: float) -> tuple[float, float]:
-    """The limits of an axis, widened by a share of their size if they hardly differ."""
-    size = max(abs(low), abs(high))
-    spread = (share * size or 1.0) if high - low <= _ALIKE * size else 0.0
-    return low - spread, high + spread
 
 
 def new_figure(width: float, height: float) -> "Figure":

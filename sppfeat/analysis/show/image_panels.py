@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.analysis.show.activations import PooledLayer, PooledLevel, strength
-from sppfeat.analysis.show.figure import COLORS, HEAT, widened
+from sppfeat.analysis.show.figure import COLORS, HEAT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,6 +35,7 @@ _INSET = 0.13  # strides between the edge of a bin and its outline, which tell o
 _LIGHTENED = 0.45  # share of the contrast that a photograph in gray keeps
 _GRAYS = 32  # few enough for small .png files
 _TINT = 0.6  # opacity of colors over the photograph
+_ALIKE = 1e-4  # relative difference below which values count as equal
 _LETTER_POINTS = (10, 5.1)  # height of a line, width of a digit
 _LEAST_BIN_POINTS = 2.5
 
@@ -60,9 +61,9 @@ def draw_pooled(axes: "Axes", layer: PooledLayer, level: PooledLevel, channel: i
     x, y = np.linspace(x0, x1, n + 1), np.linspace(y0, y1, n + 1)
     _draw_heat(axes, values, (x, y), HEAT, limits, _TINT)
     bin_points = min(x1 - x0, y1 - y0) / n * _points_per_pixel(layer)
-    look: Any = {"color": "white", "linewidth": min(1.2, bin_points / 12), "zorder": 3}
-    axes.vlines(x[1:-1], y0, y1, **look)
-    axes.hlines(y[1:-1], x0, x1, **look)
+    style: Any = {"color": "white", "linewidth": min(1.2, bin_points / 12), "zorder": 3}
+    axes.vlines(x[1:-1], y0, y1, **style)
+    axes.hlines(y[1:-1], x0, x1, **style)
     texts = [[f"{v:.0f}" if 100 <= abs(v) < 1e6 else f"{v:#.3g}" for v in row] for row in values.tolist()]
     letters_hw = np.array((y1 - y0, x1 - x0)) / n * _points_per_pixel(layer) / _LETTER_POINTS
     if letters_hw[0] < 1 or letters_hw[1] < 0.5 + max(len(text) for row in texts for text in row):
@@ -72,8 +73,8 @@ def draw_pooled(axes: "Axes", layer: PooledLayer, level: PooledLevel, channel: i
     halo = [withStroke(linewidth=2, foreground="black", alpha=0.6)]
     for i, j in np.ndindex(n, n):
         place = (x[j] + x[j + 1]) / 2, (y[i] + y[i + 1]) / 2
-        how: Any = {"ha": "center", "va": "center", "clip_on": True, "zorder": 4, "path_effects": halo}
-        axes.text(*place, texts[i][j], color="white", size=7, weight="bold", **how)
+        settings: Any = {"ha": "center", "va": "center", "clip_on": True, "zorder": 4, "path_effects": halo}
+        axes.text(*place, texts[i][j], color="white", size=7, weight="bold", **settings)
 
 
 def draw_maxima(axes: "Axes", layer: PooledLayer, level: PooledLevel, channel: int | None) -> None:
@@ -102,8 +103,8 @@ def draw_bins(axes: "Axes", layer: PooledLayer, position: int) -> None:
     width = min(1.1, 0.2 + 0.13 * _points_per_pixel(layer) * float(stride.min()), bin_points / 12)
     axes.add_collection(PatchCollection(bins, facecolor=color, alpha=0.1, linewidth=0))
     for linewidth, edgecolor in ((width * 2, (0, 0, 0, 0.55)), (width, color)):
-        look: Any = {"edgecolor": edgecolor, "linewidth": linewidth}
-        axes.add_collection(PatchCollection(bins, facecolor="none", zorder=3, **look))
+        style: Any = {"edgecolor": edgecolor, "linewidth": linewidth}
+        axes.add_collection(PatchCollection(bins, facecolor="none", zorder=3, **style))
 
 
 def _whole_input(layer: PooledLayer) -> tuple[int, int, int, int]:
@@ -131,8 +132,12 @@ def pooled_limits(layer: PooledLayer, channel: int | None) -> tuple[float, float
 
 
 def _limits(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Smallest and largest finite value, moved apart if they hardly differ."""
     finite = values[np.isfinite(values)]
-    return widened(float(finite.min()), float(finite.max()), 0.1) if len(finite) else (-1.0, 1.0)
+    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
+    size = max(abs(low), abs(high))
+    spread = (0.1 * size or 1.0) if high - low <= _ALIKE * size else 0.0
+    return low - spread, high + spread
 
 
 def panel_heights(layer: PooledLayer) -> tuple[float, float]:
@@ -186,8 +191,8 @@ def _draw_heat(
     alpha: Any = None,
 ) -> None:
     """Draws values ``(h, w)`` as colored rectangles between edges ``(w + 1,)`` and ``(h + 1,)``."""
-    look: Any = {"cmap": colors, "vmin": limits[0], "vmax": limits[1], "alpha": alpha}
-    axes.pcolormesh(*edges, np.ma.masked_invalid(values), **look, rasterized=True, zorder=2)
+    style: Any = {"cmap": colors, "vmin": limits[0], "vmax": limits[1], "alpha": alpha}
+    axes.pcolormesh(*edges, np.ma.masked_invalid(values), **style, rasterized=True, zorder=2)
 
 
 def _outline_region(axes: "Axes", layer: PooledLayer) -> None:

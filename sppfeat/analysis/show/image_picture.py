@@ -171,8 +171,8 @@ def draw_image(
     figure.suptitle(
         f"Spatial pyramid of {cut_middle(title, _LONGEST_NAME)}", x=0.01, ha="left", size=11, weight="bold"
     )
-    look: dict[str, Any] = {"size": 7, "color": "0.35", "wrap": True}
-    figure.supxlabel(f"{_legend(layers)}\n{note}", x=0.01, ha="left", **look)
+    style: dict[str, Any] = {"size": 7, "color": "0.35", "wrap": True}
+    figure.supxlabel(f"{_legend(layers)}\n{note}", x=0.01, ha="left", **style)
     parts = figure.subfigures(len(layers), 1, squeeze=False, height_ratios=heights)[:, 0]
     for i, (part, layer) in enumerate(zip(parts, layers, strict=True)):
         number = f"{i + 1} of {len(layers)}: " if len(layers) > 1 else ""
@@ -231,8 +231,8 @@ def _draw_bars(part: "SubFigure", layer: PooledLayer, channel: int | None) -> No
         if colors == MAXIMA and layer.levels[0].cells is None:
             axes.remove()
             continue
-        how: dict[str, Any] = {"orientation": "horizontal", "ticks": MaxNLocator(4), "format": "%g"}
-        bar = part.colorbar(ScalarMappable(Normalize(*limits), colors), cax=axes, label=label, **how)
+        settings: dict[str, Any] = {"orientation": "horizontal", "ticks": MaxNLocator(4), "format": "%g"}
+        bar = part.colorbar(ScalarMappable(Normalize(*limits), colors), cax=axes, label=label, **settings)
         bar.outline.set_visible(False)
         axes.tick_params(length=2, pad=1)
 
