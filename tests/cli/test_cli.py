@@ -111,10 +111,8 @@ def test_a_prefix_of_the_names_in_a_checkpoint_is_said_in_the_plan(folder, tmp_p
         "--weights",
         tmp_path / "w.ckpt",
     ]
-    assert (
-        "note:        using the parameters under 'state_dict.model.' of the weights file"
-        in run(*command, code=0).stdout
-    )
+    note = "note:        using the parameters under 'state_dict.model.' of the weights file"
+    assert note in run(*command, code=0).stdout
 
 
 @pytest.mark.parametrize(
@@ -180,15 +178,6 @@ def test_verify_finds_what_is_wrong(features):
     assert "warning: 1 row equals an earlier row: 5" in text.stdout
 
 
-def test_verify_recompute_notices_rows_of_another_image(features):
-    import h5py
-
-    with h5py.File(features, "r+") as file:
-        file["features"][:] = file["features"][()][::-1]
-    result = run("verify", features, "--recompute", 12, code=1)
-    assert "differs by" in result.stdout
-
-
 def test_verify_recompute_with_moved_images_and_missing_ones(features, folder, tmp_path):
     folder.rename(tmp_path / "moved")
     run("verify", features, "--recompute", 3, code=1)
@@ -233,14 +222,6 @@ def test_extract_works_as_a_process_and_python_m(folder, tmp_path):
     assert result.stdout == b""
     again = run("extract", folder, "-o", tmp_path / "f.h5", *TINY, code=0)
     assert "12 done, 0 to do" in again.stderr
-
-
-def test_a_second_writer_is_refused(folder, tmp_path):
-    from sppfeat.files.outputs import OutputLock
-
-    with OutputLock(tmp_path / "f.h5"):
-        result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY, code=1)
-    assert "another process is writing" in result.stderr
 
 
 @pytest.mark.parametrize(

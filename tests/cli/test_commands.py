@@ -12,8 +12,8 @@ from click.shell_completion import get_completion_class
 from command_line import run
 
 import sppfeat
-from sppfeat.cli import groups, main
-from sppfeat.cli.command import Command, Group, Option
+from sppfeat.cli import main
+from sppfeat.cli.command import Command, Option
 
 # The options of the last release, made once from it: every one is still understood.
 OPTIONS_BEFORE = json.loads(Path(__file__).with_name("options_before.json").read_text())
@@ -121,7 +121,6 @@ def test_a_former_name_of_a_command_works_and_is_noted(tmp_path):
     )
     assert "neighbours" not in run("show", "--help").stdout
     assert complete("sppfeat", "show", "neigh") == ["neighbors"]
-    assert isinstance(COMMANDS["sppfeat show"], Group)
 
 
 @pytest.mark.parametrize(("code", "arguments"), CALLS.values(), ids=CALLS)
@@ -131,8 +130,3 @@ def test_exit_codes(code, arguments, tmp_path, monkeypatch):
     Path("photos/1.ppm").write_bytes(b"P6 40 40 255\n" + bytes(40 * 40 * 3))
     Path("photos/2.ppm").write_bytes(b"not a photograph")
     run(*arguments, code=code)
-
-
-def test_values_of_exit_codes():
-    assert (groups.EXIT_ERROR, groups.EXIT_USAGE, groups.EXIT_SOME_FAILED) == (1, 2, 3)
-    assert groups.EXIT_INTERRUPTED == 130
