@@ -146,7 +146,6 @@ class Command(click.Command):
                 is_flag=True,
                 is_eager=True,
                 expose_value=False,
-                allow_from_autoenv=False,
                 hidden=not self.rare,
                 callback=_show_all_help,
                 help="Show all options and exit.",

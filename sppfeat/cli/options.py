@@ -29,10 +29,10 @@ __all__ = [
     "Parsed",
     "auto_or_int",
     "backbone",
+    "backbone_name",
     "batch_size",
     "columns",
     "complete_backbones",
-    "complete_weights",
     "count",
     "device",
     "dtype",
@@ -61,6 +61,7 @@ __all__ = [
     "size",
     "together",
     "verbosity",
+    "weights",
     "weights_dir",
     "workers",
 ]
@@ -106,7 +107,7 @@ _AUTO_OR_INT = Parsed(
 )
 
 
-def complete_weights(context: Any, parameter: Any, incomplete: str) -> list[CompletionItem]:
+def _complete_weights(context: Any, parameter: Any, incomplete: str) -> list[CompletionItem]:
     """Completes ``DEFAULT`` and ``none``, or paths."""
     words = [word for word in ("DEFAULT", "none") if incomplete and word.startswith(incomplete)]
     return [*map(CompletionItem, words)] or ANY_PATH.shell_complete(context, parameter, incomplete)
@@ -196,21 +197,29 @@ weights_dir = option(
     metavar="FOLDER",
     help="Folder to search for weight files before torch's hub cache.",
 )
-backbone = together(
-    option(
+
+
+def backbone_name(text: str) -> Callable[[_F], _F]:
+    """Declares ``--backbone`` with this help text."""
+    return option(
         "--backbone",
         default=DEFAULT_BACKBONE,
         shell_complete=complete_backbones,
         metavar="NAME",
-        help=f"Network: {COMPACT_NAME} (bundled) or a torchvision model; see 'sppfeat backbones'.",
-    ),
-    option(
-        "--weights",
-        default=BackboneChoice.weights,
-        shell_complete=complete_weights,
-        metavar="NAME|FILE",
-        help="Weights: a name, a file (.pth, .safetensors) or none (random).",
-    ),
+        help=f"{text}; see 'sppfeat backbones'.",
+    )
+
+
+def weights(default: str | None, text: str) -> Callable[[_F], _F]:
+    """Declares ``--weights`` with this default and help text."""
+    return option(
+        "--weights", default=default, shell_complete=_complete_weights, metavar="NAME|FILE", help=text
+    )
+
+
+backbone = together(
+    backbone_name(f"Network: {COMPACT_NAME} (bundled) or a torchvision model"),
+    weights(BackboneChoice.weights, "Weights: a name, a file (.pth, .safetensors) or none (random)."),
     weights_dir,
     setting(BackboneChoice, "seed", "Random seed of the network with --weights none."),
     option(
@@ -349,9 +358,7 @@ root = option("--root", type=click.Path(), help="Folder that holds the images no
 
 # For running the network of a feature file again.
 recorded_weights = together(
-    option(
-        "--weights", metavar="NAME|FILE", help="Weights of the network, if they moved. [default: as recorded]"
-    ),
+    weights(None, "Weights of the network, if they moved. [default: as recorded]"),
     weights_dir,
     device,
 )

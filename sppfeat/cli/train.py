@@ -15,15 +15,12 @@ from sppfeat.cli.groups import EXIT_INTERRUPTED, EXIT_SOME_FAILED, Stop, leave
 from sppfeat.cli.options import (
     ANY_PATH,
     Parsed,
-    complete_backbones,
-    complete_weights,
     given_options,
     option,
     together,
 )
 from sppfeat.cli.output import first_of, joined_numbers, labeled_lines, print_json, print_json_or_text, say
 from sppfeat.config.request import BackboneChoice, settings_from
-from sppfeat.config.specs import DEFAULT_BACKBONE
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError
 from sppfeat.training.settings import (
@@ -100,20 +97,8 @@ def _setting(setting: "dataclasses.Field[Any]") -> Callable[[Any], Any]:
 )
 @_settings(DataSettings)
 @options.encoding("text tables and lists")
-@option(
-    "--backbone",
-    default=DEFAULT_BACKBONE,
-    shell_complete=complete_backbones,
-    metavar="NAME",
-    help="Network to train; see 'sppfeat backbones'.",
-)
-@option(
-    "--weights",
-    default="none",
-    shell_complete=complete_weights,
-    metavar="NAME|FILE",
-    help="Initial weights: a name, a file or none (random).",
-)
+@options.backbone_name("Network to train")
+@options.weights("none", "Initial weights: a name, a file or none (random).")
 @options.weights_dir
 @option("--layer", metavar="NODE", help="Layer to pool. [default: last feature map]")
 @_settings(NetworkSettings)
