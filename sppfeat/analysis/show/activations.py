@@ -52,13 +52,19 @@ class View(NamedTuple):
 
 @dataclass(frozen=True)
 class PooledLevel:
-    """One level of the pyramid over a region: ``n x n`` bins of ``C`` channels."""
+    """One level of the pyramid over a region.
 
-    level: int  # number of bins per side, n
-    bins: npt.NDArray[np.int64]  # (n, n, 4) int64, x0, y0, x1, y1 of each bin in cells of the map, half-open
-    values: npt.NDArray[np.float32]  # (C, n, n) float32, pooled values before normalization
-    # (C, n, n, 2) int64, cell y, x of each maximum; -1 for NaN and for ties, which are mostly zeros of channels
-    # that are inactive in the bin. None for average pooling.
+    Attributes:
+        level: number of bins per side, n.
+        bins: ``(n, n, 4)`` int64, ``x0, y0, x1, y1`` of each bin in cells of the map, half-open.
+        values: ``(C, n, n)`` float32, pooled values before normalization.
+        cells: ``(C, n, n, 2)`` int64, cell ``y, x`` of each maximum; -1 for NaN and for ties, which are mostly zeros of
+            channels that are inactive in the bin. None for average pooling.
+    """
+
+    level: int
+    bins: npt.NDArray[np.int64]
+    values: npt.NDArray[np.float32]
     cells: npt.NDArray[np.int64] | None
 
     def count_maxima(self, map_hw: tuple[int, int], channel: int | None = None) -> npt.NDArray[np.int64]:
@@ -73,19 +79,27 @@ class PooledLevel:
 
 @dataclass(frozen=True)
 class PooledLayer:
-    """One layer of a network, pooled over a box of an image or over the whole image."""
+    """One layer of a network, pooled over a box of an image or over the whole image.
+
+    Attributes:
+        image_hw: height and width of the image as displayed, in pixels.
+        pixels: ``(H, W, 3)`` uint8 RGB, the network input; mirrored if the view is.
+        box_in: part of the box inside the image, ``x0, y0, x1, y1`` in pixels of the network input.
+        flag: properties of the box, bits of :class:`sppfeat.config.regions.RowFlag`.
+        map: ``(C, H', W')`` float32, the feature map.
+        geometry: stride and offset of the map's cells, in pixels of the network input; None if unknown.
+        region: the pooled region, ``x0, y0, x1, y1`` in cells, half-open.
+    """
 
     view: View
-    image_hw: tuple[int, int]  # height and width of the image as displayed, in pixels
-    pixels: npt.NDArray[np.uint8]  # (H, W, 3) uint8 RGB, the network input; mirrored if the view is
-    # Part of the box inside the image: x0, y0, x1, y1 in pixels of the network input.
+    image_hw: tuple[int, int]
+    pixels: npt.NDArray[np.uint8]
     box_in: tuple[float, float, float, float]
-    flag: int  # properties of the box, bits of sppfeat.config.regions.RowFlag
+    flag: int
     name: str
-    map: npt.NDArray[np.float32]  # (C, H', W') float32, the feature map
-    # Stride and offset of the map's cells in pixels of the network input; None if they cannot be computed.
+    map: npt.NDArray[np.float32]
     geometry: FeatureGeometry | None
-    region: tuple[int, int, int, int]  # the pooled region, x0, y0, x1, y1 in cells, half-open
+    region: tuple[int, int, int, int]
     levels: tuple[PooledLevel, ...]
 
     @property
