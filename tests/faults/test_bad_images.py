@@ -71,7 +71,7 @@ def webp_of(height, width):
 
 
 def jp2_of(height, width):
-    """Return a JPEG 2000 file of which box, code stream and tile claim another size."""
+    """Return a JPEG 2000 file whose box, code stream and tile claim another size."""
     box, stream = JP2.index(b"ihdr") + 4, JP2.index(b"\xff\x4f\xff\x51") + 8
     sides = struct.pack(">II", width, height)
     return patched(JP2, (box, struct.pack(">II", height, width)), (stream, sides), (stream + 16, sides))
@@ -97,7 +97,7 @@ def tiff_that_refers_to_itself():
 
 
 class Case(NamedTuple):
-    """A file, and why it fails; None: its row is as plain torch makes it."""
+    """A file, and the reason why it fails; None if its row equals that of plain torch."""
 
     content: bytes
     reason: str | None
@@ -163,7 +163,7 @@ HARMLESS = {
     "\U0001f600\t\x1b[31m.png": PNG,
     os.fsdecode(b"caf\xe9.jpg"): JPEG,
 }
-"""Files that are odd, but whose picture is whole."""
+"""Odd files with an intact picture."""
 NEED_PILLOW_13 = {"huge-tag.tif"}  # older ones fail, with a reason
 
 CASES = {
@@ -208,8 +208,8 @@ SPECIAL: dict[str, tuple[Callable[[Path], None], str]] = {
     "cycle.jpg": (lambda path: path.symlink_to(path.name), "^Too many levels of symbolic links$"),
     "pipe.jpg": (os.mkfifo, "^is not a regular file$"),
 }
-"""What is no file at all."""
-if os.geteuid() != 0:  # who may read everything
+"""Paths that are not regular files."""
+if os.geteuid() != 0:  # root may read everything
     SPECIAL["locked.jpg"] = (lambda path: (path.write_bytes(JPEG), path.chmod(0)), "^permission denied$")
 
 

@@ -1,4 +1,4 @@
-"""What happens when disks are full, folders change, memory lacks, and values are no numbers."""
+"""Full disks, folders that change, too little memory, and values that are not finite."""
 
 import contextlib
 import errno

@@ -129,7 +129,7 @@ def test_factors_of_other_layers(file):
 
 
 def replaced(name, make):
-    """An edit that makes a dataset anew from its old values."""
+    """An edit that recreates a dataset from its old values."""
 
     def change(opened):
         values, kind = opened[name][()], opened[name].dtype
@@ -178,7 +178,7 @@ def test_datasets_of_other_files(file, tmp_path, name, kind):
 
 
 def move(path, name, to):
-    """Make a contiguous dataset lie elsewhere in the file: its address, in the one place where it stands."""
+    """Move a contiguous dataset in the file, by changing its address."""
     with h5py.File(path) as opened:
         offset, nbytes = opened[name].id.get_offset(), opened[name].id.get_storage_size()
     old = offset.to_bytes(8, "little") + nbytes.to_bytes(8, "little")

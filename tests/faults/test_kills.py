@@ -28,7 +28,7 @@ N_KILLS = 24 if os.environ.get("SPPFEAT_ALL_MOMENTS") else 8
 
 
 class Scenario(NamedTuple):
-    """A command, and what lies there before it."""
+    """A command, and the files that exist before it."""
 
     folder: Path  # copied for each run
     arguments: tuple[str, ...]  # of extract, from inside the folder
@@ -45,7 +45,7 @@ def break_picture(path: Path) -> None:
 
 
 def begin(folder: Path) -> Scenario:
-    """Nothing there yet; one file is no picture, one fails when it is decoded."""
+    """A new file; one input is not a picture, another fails when it is decoded."""
     pictures(folder, 3)
     break_picture(folder / "p/dog/2.png")
     (folder / "p/cat/text.jpg").write_text("no picture")
@@ -106,7 +106,7 @@ def add(folder: Path) -> Scenario:
 
 
 def change(folder: Path) -> Scenario:
-    """A complete file whose images have changed since: one is larger, one smaller, one cannot be read any more."""
+    """A complete file whose images have changed since: one is larger, one smaller, and one unreadable."""
     pictures(folder, 4)
     for i in range(4):
         (folder / "boxes").mkdir(exist_ok=True)
@@ -138,7 +138,7 @@ def overwrite(folder: Path) -> Scenario:
 
 
 def sppfeat_in(folder: Path, arguments: tuple[str, ...], expected: int) -> None:
-    """Run ``extract`` here and now."""
+    """Run ``extract`` in this process."""
     from click.testing import CliRunner
 
     from sppfeat.cli import main
@@ -163,9 +163,9 @@ def progress(path: Path) -> dict[str, int]:
 
 
 def assert_done_rows_are_right(path: Path, reference: Path, *, old: Path | None = None) -> None:
-    """Compare the rows of images that are done with those of a run that was not killed, by path.
+    """Compare the rows of finished images with those of a run that was not killed, by path.
 
-    An image may have its row, box, size and version in a file ``old`` instead, all of them.
+    An image may also have the row, box, size and version of a file ``old``, all of them.
     """
     if not path.exists():
         return
@@ -186,7 +186,7 @@ def assert_done_rows_are_right(path: Path, reference: Path, *, old: Path | None 
 
 
 def values_of(file: FeatureFile, name: str) -> tuple[np.ndarray, list]:
-    """The descriptors of an image, and what else is recorded of it."""
+    """The descriptors of an image; and its boxes, size and version."""
     image = file.paths.index(name)
     rows = slice(*file.image_rows[image].tolist())
     facts = [file.boxes[rows], file.image_hw[image], file.image_versions[image]]
@@ -289,7 +289,7 @@ def test_a_run_killed_repeatedly_at_random_moments_gives_the_same_file(runs, tmp
 
 
 def n_rows_with_values(path: Path) -> int:
-    """Rows that were written to, whatever the status of their image."""
+    """Number of rows that have been written, whatever the status of their image."""
     try:
         with sppfeat.open(path) as file:
             return int(np.asarray(file.features).any(axis=1).sum())
@@ -298,7 +298,7 @@ def n_rows_with_values(path: Path) -> int:
 
 
 def kill_at(run: Run, output: Path, n_rows: int, pause: float) -> None:
-    """Kill a run once its file has this many rows, and some time after that; where it ends before, do not."""
+    """Kill a run a moment after its file has this many rows, unless the run ends first."""
     features = None
     while run.is_running():
         if features is None and output.exists():

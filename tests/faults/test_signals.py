@@ -1,4 +1,4 @@
-"""Runs that are told to stop, and runs whose terminal is gone."""
+"""Runs that receive signals, and runs that lose their terminal."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def many(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(runs, many, tmp_path_factory):
-    """What a run that was let alone makes of them."""
+    """The file of an undisturbed run."""
     output = tmp_path_factory.mktemp("whole") / "whole.h5"
     assert runs.run("extract", many, "-o", output, *SLOW)[0] == 0, runs.log()
     return output
@@ -73,7 +73,7 @@ def test_a_signal_ends_a_run_after_its_batch_and_the_run_can_be_continued(
 
 
 def test_a_second_signal_stops_at_once_and_loses_nothing(runs, tmp_path):
-    """In the second of two long batches, for the end of which the first signal waits."""
+    """The second signal arrives in the second of two long batches, while the first waits for its end."""
     for i in range(40):
         write_image(tmp_path / "many" / f"{i}.png", 80 if i < 20 else 64, 64, seed=i)
     output = tmp_path / "f.h5"
@@ -117,7 +117,7 @@ def test_ignored_signals_stay_ignored(runs, many, tmp_path):
 
 
 def test_a_run_survives_the_loss_of_its_terminal(runs, many, tmp_path):
-    """Whatever is written to /dev/full fails, as to a terminal that was closed."""
+    """Writing to /dev/full fails, as it does to a terminal that was closed."""
     assert runs.run("extract", many, "-o", tmp_path / "f.h5", *TINY, log="/dev/full")[0] == 0
     assert n_done(tmp_path / "f.h5") == N_IMAGES
 
@@ -137,7 +137,7 @@ def test_info_works_at_any_moment_of_a_run(runs, many, tmp_path):
 
 
 class Dropping:
-    """What a signal comes to where Python drops exceptions: when it is deleted."""
+    """Raises a signal when it is deleted, where Python drops exceptions."""
 
     def __del__(self) -> None:
         signal.raise_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Boxes from the file that names them to rows: right, in their place, and whatever becomes of the run."""
+"""Boxes from a box file to rows: right values in the right place, whatever happens to the run."""
 
 import csv
 import math
@@ -72,7 +72,7 @@ def write_boxes(path, boxes, header="path,x0,y0,x1,y1"):
 
 @pytest.fixture
 def boxes_of(folder, tmp_path):
-    """A CSV of boxes of eleven of the twelve pictures, not grouped by picture, and of one that is no input."""
+    """A CSV of boxes of eleven of twelve pictures, not grouped by picture, and of one that is not an input."""
     images = sorted(folder.rglob("*.png"))[:-1]
     lines = [("elsewhere.png", 0, 0, 5, 5)]
     for i, box in enumerate(BOXES):
@@ -114,7 +114,7 @@ def expected_region(box, image_wh, input_wh, map_wh, rule, mirrored):
 
 
 class Oracle:
-    """What becomes of one box, by plain loops and plain torch."""
+    """The row of one box, by plain loops and plain torch."""
 
     def __init__(self, network):
         self.network = network
@@ -422,7 +422,7 @@ def test_whole_views_are_whole_images_at_each_scale(folder, tmp_path, network):
 @pytest.mark.slow
 @pytest.mark.parametrize("boxes", ["grid:3x4:0.5", "multiview"])
 def test_boxes_follow_sides_that_are_rounded_independently(folder, tmp_path, boxes):
-    """The same as of pictures that were resized beforehand, by other factors along x and y."""
+    """They equal those of pictures that were resized beforehand, by different factors along x and y."""
     spec = InputSpec(size=140, round_to=32)  # 140 x 210 becomes 128 x 224
     extract([folder], tmp_path / "f.h5", boxes=BoxChoice(boxes=boxes), input=spec)
     sizes = {

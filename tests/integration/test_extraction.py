@@ -56,7 +56,7 @@ def plain_descriptors(network, folder, flip):
 def test_descriptors_equal_plain_torch_whatever_the_run_settings(
     folder, tmp_path_factory, network, batch_size, workers, stop_after, flip, order, room, lowered
 ):
-    """Whatever the order, the memory of the device (images at once) and the process' own idea of float32."""
+    """Whatever the order, the memory of the device (images at once) and the process's precision of float32."""
     described = plain_descriptors(network, folder, flip)
     output = tmp_path_factory.mktemp("out") / "features.h5"
     inputs = sorted(folder.rglob("*.png"))
@@ -380,7 +380,7 @@ def test_native_size_is_no_resizing(folder, tmp_path, network):
 
 
 def rows_of_resized(folder, paths, input_hws, tmp_path):
-    """The descriptors of pictures that were resized beforehand, each taken at its own size."""
+    """The descriptors of pictures that were resized beforehand, each at its own size."""
     resized = tmp_path / "resized"
     resized.mkdir()
     for i, (path, (height, width)) in enumerate(zip(paths, input_hws, strict=True)):
@@ -443,7 +443,7 @@ def test_an_image_that_cannot_be_rounded_fails_with_its_reason(folder, tmp_path)
 
 @pytest.fixture
 def jpegs(tmp_path):
-    """Six JPEGs: two much larger than the network input, one turned, one only a little larger; two small ones."""
+    """Six JPEGs: two much larger than the network input, one of them rotated, one slightly larger, and two small."""
     top = tmp_path / "jpegs"
     for i, (height, width) in enumerate([(401, 603), (200, 300), (300, 200), (90, 120), (40, 60), (48, 48)]):
         write_image(top / f"img{i}.jpg", height, width, seed=i)
@@ -455,7 +455,7 @@ def jpegs(tmp_path):
 
 
 def plain_fast_pictures(jpegs, folder):
-    """The same with what is much larger than 48 pixels decoded by ``draft`` and resized, by hand."""
+    """The same images; those much larger than 48 pixels are decoded by ``draft`` and resized, by hand."""
     folder.mkdir()
     for i, stored_wh in enumerate([(72, 48), (72, 48), (48, 72), None, None, None]):
         with Image.open(jpegs / f"img{i}.jpg") as image:

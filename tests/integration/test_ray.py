@@ -1,4 +1,4 @@
-"""Extraction by actors on a real Ray cluster of several nodes, of which some die."""
+"""Extraction by actors on a real Ray cluster whose nodes may die."""
 
 import contextlib
 import dataclasses
@@ -54,14 +54,14 @@ class Nodes:
     """A Ray cluster on this machine: a head and a second node, with a core each.
 
     Args:
-        pace: a file; while it is there, each write of an actor takes as many seconds as it says.
+        pace: a file; while it exists, each write of an actor takes the number of seconds in it.
     """
 
     def __init__(self, pace: Path) -> None:
         from ray.cluster_utils import Cluster
 
         self.pace = pace
-        # Each process that it does without is a second of starting.
+        # Each process that is left out saves a second at the start.
         head = {"num_cpus": 1, "include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self.address = self._cluster.address
@@ -101,9 +101,9 @@ def nodes(tmp_path_factory):
         environment.setenv("SPPFEAT_TESTS_PACE", str(pace))
         environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
         environment.setenv("RAY_worker_niceness", "0")
-        # Else Ray kills actors where other processes of the machine leave little memory.
+        # Otherwise Ray kills actors if other processes leave little memory.
         environment.setenv("RAY_memory_monitor_refresh_ms", "0")
-        # How often a node is asked; one that does not answer five times is dead.
+        # A node that misses five checks is dead.
         environment.setenv("RAY_health_check_period_ms", "500")
         environment.delenv("RAY_ADDRESS", raising=False)
         cluster = Nodes(pace)
@@ -118,7 +118,7 @@ def small_parts(monkeypatch):
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> Path:
-    """Small pictures, three of which are none."""
+    """Small pictures, and three files that are not pictures."""
     folder = tmp_path_factory.mktemp("pictures")
     for i in range(N_IMAGES):
         write_image(folder / ("cat" if i % 2 else "dog") / f"{i:03d}.png", 40 + i % 3, 50, seed=i)
@@ -141,7 +141,7 @@ def by_ray(nodes, pictures, output, *, options=None, **changes):
 
 
 def ray_command(nodes, pictures, output, *arguments):
-    """Run ``sppfeat extract`` with one actor; return its exit code and what it said as JSON."""
+    """Run ``sppfeat extract`` with one actor; return its exit code and its JSON, or its messages."""
     options = f"--engine ray --ray-address {nodes.address} --actors 1 --batch-size 4 --device cpu".split()
     command = ["extract", pictures, "-o", output, *TINY, *options, "--workers", 0, "--json", "-q", *arguments]
     result = run(*command)
@@ -155,7 +155,7 @@ def assert_equal_to_local(output, local):
 
 
 def test_actors_and_nodes_may_die(nodes, pictures, local, tmp_path):
-    """An actor is killed, and once there is another in its place, the node that it is on."""
+    """An actor is killed; once another has replaced it, its node is killed."""
     nodes.pace.write_text("1")  # the other actor would take minutes alone
     killed = []
 
@@ -193,7 +193,7 @@ class Call:
 
 
 class OneActor:
-    """What the engine asks of Ray, where its only actor is in this process and every call ends at once.
+    """The part of Ray that the engine uses, with one actor in this process; every call ends at once.
 
     Args:
         n_deaths: number of calls that end with the death of the actor before one succeeds.
@@ -240,7 +240,7 @@ class OneActor:
 
 
 def test_the_same_command_continues(nodes, pictures, tmp_path, monkeypatch):
-    """What is done stays, the factors of the mean norm too; failed images are tried again; then nothing is left."""
+    """Finished rows and the factors of the mean norm stay; failed images are tried again; then nothing is left."""
     mine, output = tmp_path / "pictures", tmp_path / "features.h5"
     shutil.copytree(pictures, mine)
     descriptor = DescriptorChoice(levels=(1, 2), normalize="meannorm:20")
@@ -255,7 +255,7 @@ def test_the_same_command_continues(nodes, pictures, tmp_path, monkeypatch):
     assert outcome.pending == N_IMAGES - outcome.done - outcome.failed
     assert not output.exists()
 
-    # A descriptor that is there is not made again.
+    # Descriptors in the file are not computed again.
     monkeypatch.setattr(
         ray_parts, "connect", lambda *arguments, **options: contextlib.nullcontext(OneActor())
     )
@@ -294,7 +294,7 @@ def test_the_same_command_continues(nodes, pictures, tmp_path, monkeypatch):
 
 
 def test_the_example_of_the_page_on_clusters(nodes, photos, tmp_path, monkeypatch):
-    """Its commands, on the nodes that are there; whether Ray has the others, and their options, is asked of Ray."""
+    """Runs its commands on the nodes of this test; Ray itself checks its own commands and options."""
     from ray.scripts.scripts import cli as ray_cli
 
     section = (REPOSITORY / "docs/clusters.md").read_text().partition("\n## A Ray cluster\n")[2]
@@ -317,7 +317,7 @@ def test_the_example_of_the_page_on_clusters(nodes, photos, tmp_path, monkeypatc
 
 
 def job_of(pictures, output, **changes) -> Job:
-    """What an actor is told of a run over pictures into two parts."""
+    """The job of an actor, for a run over pictures into two parts."""
     asked = request([pictures], output, run=RunOptions(device="cpu", workers=0))
     with open_run(asked) as run:
         plan = run.plan_inputs()
@@ -360,7 +360,7 @@ def test_an_actor_fills_parts(folder, tmp_path):
 
 
 def test_a_job_loads_no_torch(folder, tmp_path):
-    """Ray reads it before the actor has set up its environment."""
+    """Ray unpickles it before the actor has set up its environment."""
     (tmp_path / "job").write_bytes(pickle.dumps(job_of(folder, tmp_path / "features.h5")))
     program = "import pickle, sys; pickle.load(open(sys.argv[1], 'rb')); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", program, tmp_path / "job"], check=True)
@@ -427,10 +427,10 @@ def test_images_that_have_changed_are_noted_and_run_again_on_request(folder, tmp
 def test_the_part_of_an_actor_that_dies_after_a_stop_is_left(folder, tmp_path):
     ray = OneActor(n_deaths=1)
     pool = ray_parts._ActorPool(ray, job_of(folder, tmp_path / "features.h5"), Actors(1, 1, 0, 1), [0, 1])
-    assert list(pool.wait()) == []  # the actor has started, and takes the first part
+    assert list(pool.wait()) == []  # the actor has started and takes the first part
     pool.stop()
     assert pool.is_busy
-    assert list(pool.wait()) == []  # it has died of it
+    assert list(pool.wait()) == []  # the actor has died while filling it
     assert not pool.is_busy
     assert ray.n_started == 1
 

@@ -1,4 +1,4 @@
-"""Extractions in shards: each its own part, in a file of its own or in its rows of one."""
+"""Extractions in shards, each into a file of its own or into its rows of a shared file."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def run(*arguments, **settings):
 
 
 def write_boxes(folder, images, *, outside=None) -> BoxChoice:
-    """A box file with a box for each image, of which one may lie outside its image."""
+    """A box file with a box for each image; one box may lie outside its image."""
     lines = [f"{i}.png,500,500,600,600" if i == outside else f"{i}.png,0,0,{20 + i},30" for i in images]
     (folder / "b.csv").write_text("\n".join(["path,x0,y0,x1,y1", *lines]) + "\n")
     return BoxChoice(boxes=str(folder / "b.csv"))
@@ -110,7 +110,7 @@ def test_shards_that_share_an_output_fill_it_together(folder, whole, tmp_path, h
 
 @pytest.mark.slow
 def test_shared_shards_have_the_same_ranges_whenever_they_start(folder, tmp_path):
-    """What is learnt of images meanwhile moves no border: each image is one process's, and none is nobody's."""
+    """Sizes that become known meanwhile do not move the bounds: each image belongs to exactly one process."""
     boxes = write_boxes(tmp_path, range(N), outside=5)
     changes = {"boxes": boxes, "shared": True, "headers": "window"}
     ranges = []
@@ -142,9 +142,9 @@ def test_shared_shards_have_the_same_ranges_after_a_retry(tmp_path):
 
 @pytest.mark.slow
 def test_processes_that_begin_at_once_lay_out_one_file(runs, folder, tmp_path):
-    """The others wait for the first, and then find the file."""
+    """The others wait until the first has laid out the file."""
     logs = [str(tmp_path / f"log{i}") for i in (1, 2)]
-    held = OutputLock(tmp_path / "f.h5", shard="another")  # has the right to lay it out
+    held = OutputLock(tmp_path / "f.h5", shard="another")  # may lay out the file
     first = ("extract", folder, "-o", tmp_path / "f.h5", *TINY, "--shared", "--shard", "1/2")
     process = runs.start(*first, log=logs[0])
     while not (tmp_path / "f.h5.00001-of-00002.lock").exists():
@@ -221,7 +221,7 @@ def test_an_overwritten_shard_is_replaced_once_the_new_one_is_complete(folder, t
 
 
 def test_names_that_are_too_long_are_refused(folder, tmp_path):
-    for length in (242, 249, 252, 300):  # too long for one of the files beside it, or by itself
+    for length in (242, 249, 252, 300):  # too long for a temporary file, or for itself
         for options in ((), ("--shared", "--shard", "1/2"), ("--overwrite",)):
             result = run("extract", folder, "-o", tmp_path / f"{'x' * (length - 3)}.h5", *options, code=1)
             assert "File name too long" in result.stderr
@@ -244,7 +244,7 @@ def test_an_overwriting_shard_of_other_inputs_starts_over(tmp_path, headers):
     extract([tmp_path / "in"], tmp_path / "fresh.h5", **one)
     assert_same_file(tmp_path / "f.h5", tmp_path / "fresh.h5")
     extract([tmp_path / "in"], tmp_path / "f.h5", overwrite=True, stop_after=1, **one)
-    (tmp_path / "in").rename(tmp_path / "moved")  # whose images may be others
+    (tmp_path / "in").rename(tmp_path / "moved")  # its images may differ
     for i in range(12):
         write_image(tmp_path / "in2" / f"{i}.png", 50, 50, seed=20 + i)
     extract([tmp_path / "in2"], tmp_path / "f.h5", overwrite=True, **one)
@@ -260,7 +260,7 @@ def test_an_overwriting_shard_of_other_inputs_starts_over(tmp_path, headers):
 
 @pytest.mark.slow
 def test_boxes_of_shards(folder, tmp_path):
-    """Boxes of a box file keep their numbers; windows are numbered as rows are."""
+    """Boxes of a box file keep their numbers; windows are numbered like rows."""
     of_file, of_views = write_boxes(tmp_path, (5, 0, 7, 0, 2)), BoxChoice(boxes="grid:1x2")
     for name, boxes in (("file", of_file), ("views", of_views)):
         extract([folder], tmp_path / f"{name}.h5", boxes=boxes)
@@ -340,7 +340,7 @@ def test_shards_of_a_size_are_filled_in_turn_and_continued(folder, whole, tmp_pa
 
 
 def test_overwritten_shards_count_new_images_only(folder, tmp_path):
-    """What will be replaced is not done: neither in the plan, nor where the run is interrupted."""
+    """Images of files that will be replaced count as pending, in the plan and after an interruption."""
     with in_parts(folder, tmp_path) as parts:
         parts.fill()
     with in_parts(folder, tmp_path, overwrite=True) as parts:

@@ -1,4 +1,4 @@
-"""A folder whose images change, come and go between runs: what is noted, what runs again, and what stays."""
+"""A folder whose images change, appear and vanish between runs: notes, images that run again, rows that stay."""
 
 import os
 import shutil
@@ -43,7 +43,7 @@ def by_path(path) -> dict[str, tuple[int, np.ndarray]]:
 
 
 def assert_as_fresh(path, folder, **changes) -> None:
-    """Compare the images that are still there with those of a new file."""
+    """Compare the remaining images with those of a new file."""
     fresh = path.with_name("fresh.h5")
     extract([folder], fresh, overwrite=fresh.exists(), **changes)
     ours, theirs = by_path(path), by_path(fresh)
@@ -53,7 +53,7 @@ def assert_as_fresh(path, folder, **changes) -> None:
 
 
 def forget_versions(path: Path) -> None:
-    """Make a file one of an older version."""
+    """Turn a file into one of an older version."""
     with h5py.File(path, "r+") as file:
         for name in VERSION_COLUMNS:
             del file[name]
@@ -158,7 +158,7 @@ def test_a_folder_that_grows_for_days_with_interruptions(folder, tmp_path):
         assert_as_fresh(output, folder)
     states = by_path(output)
     assert len(states) == 6 + 4 * 3
-    assert {status for status, _ in states.values()} == {Status.DONE}  # also of those that are missing
+    assert {status for status, _ in states.values()} == {Status.DONE}  # including missing images
 
 
 def test_a_missing_pending_image_runs_once_it_is_back(folder, tmp_path):
@@ -217,7 +217,7 @@ def test_a_file_of_an_older_version_is_continued_with_a_note(folder, tmp_path):
     extraction, progress = extract([folder], output, update_changed=True)
     assert progress.n_done == 0
     assert notes(extraction, "did not record modification times")
-    # A longer file has room for them, and knows those of the new images.
+    # An extended file records versions, but knows only those of the new images.
     write_image(folder / "a" / "new.png", 70, 44, seed=21)
     extract([folder], output, update=True)
     with sppfeat.open(output) as file:

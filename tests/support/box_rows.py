@@ -58,12 +58,12 @@ def views_of(image_hw, short_sides):
 
 
 def map_hws(input_hw):
-    """The size of the only map, of a network that has none."""
+    """Size of the only map of an imaginary network."""
     return [tuple(math.ceil(side / 16) for side in input_hw)]
 
 
 def planner_of(spec: InputSpec, source, *, drop=False) -> RowPlanner:
-    """Of a list of boxes in a file, of a grid, or of the views of the multi-view test."""
+    """The planner of a box file, of a grid, or of the views of the multi-view test."""
     return RowPlanner(spec, PROJECTOR, map_hws if drop else None, **source)
 
 
@@ -83,7 +83,7 @@ def plan_of(rows: BoxRows | None, image_hw, spec: InputSpec) -> Plan:
 
 
 def clip(box, hw):
-    """The part of a box inside an image, by plain arithmetic; None if there is none."""
+    """The part of a box inside an image, by plain arithmetic; None for no part."""
     if not all(math.isfinite(value) for value in box):
         return None
     x0, x1 = (min(max(value, 0.0), float(hw[1])) for value in box[::2])

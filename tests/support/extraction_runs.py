@@ -50,7 +50,7 @@ def write_eleven_images(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def memory_for(n_images: int | None):
-    """Let the device run out of memory with more images than this at once; yield what it was asked for."""
+    """Let the device run out of memory with more images than this at once; yield the sizes of all batches."""
     true_maps, asked = Describer.compute_maps, []
 
     def maps(self, batch):
@@ -68,7 +68,7 @@ def memory_for(n_images: int | None):
 
 @contextlib.contextmanager
 def float32_products(precision: str):
-    """Set how exactly this process multiplies float32 matrices."""
+    """Set the precision of float32 matrix products in this process."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)
     try:
@@ -100,7 +100,7 @@ def plain_maps(network, path, *, size=SIZE, mirrored=False) -> torch.Tensor:
 
 
 def plain_descriptor(network, path, *, size=SIZE, levels=(1, 2), flip=False) -> np.ndarray:
-    """The descriptor of a whole image, likewise."""
+    """The descriptor of a whole image, with plain torch."""
     maps = [plain_maps(network, path, size=size, mirrored=mirrored) for mirrored in ([0, 1] if flip else [0])]
     vectors = [torch.cat([F.adaptive_max_pool2d(fmap, n).flatten(1) for n in levels], 1) for fmap in maps]
     return torch.stack(vectors).mean(0)[0].numpy()

@@ -49,7 +49,7 @@ def pair(value):
 
 
 def cells_by_rule(low, high, stride, offset, rule, margin=0.0):
-    """One box along one axis; first and last cell, inclusive, or in the wrong order if there is none."""
+    """First and last cell of a box along one axis, inclusive; in reverse order if it has no cell."""
     x0, x1, s, c, m = (Fraction(v) for v in (low, high, stride, offset, margin))
     half = Fraction(1, 2)
     if rule == "sppnet":

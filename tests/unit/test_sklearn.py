@@ -1,4 +1,4 @@
-"""The transformer: scikit-learn's own checks where they apply, and what the others ask, of images."""
+"""The transformer: scikit-learn's own checks where they apply, and the same for images."""
 
 import importlib
 import pickle
@@ -21,7 +21,7 @@ from sppfeat.sklearn import SPPFeatures  # noqa: E402
 
 SETTINGS = {"levels": (1, 2), "weights": "none", "size": 32, "device": "cpu", "seed": 3}
 
-# All of scikit-learn's checks but those that fit tables of numbers, or check what no transformer has.
+# All of scikit-learn's checks, except those that need tables of numbers and those that do not concern transformers.
 CHECKS = [
     "check_do_not_raise_errors_in_init_or_set_params",
     "check_estimator_cloneable",

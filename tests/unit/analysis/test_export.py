@@ -1,4 +1,4 @@
-"""Exports: read back by the reader of each format, row by row and value by value; all of it or nothing."""
+"""Exports: each format is read back value by value by its own reader; outputs appear whole or not at all."""
 
 import contextlib
 import csv
@@ -39,7 +39,7 @@ from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import ColumnBlock
 from sppfeat.store.writer import FeatureWriter
 
-# 3 failed, 4 is pending: its row holds what never was a descriptor.
+# 3 failed, 4 is pending: its row holds arbitrary values.
 PATHS = [b"a/1.jpg", b'a/"2",\t\r\n=1.jpg', "b/ü 1 .jpg".encode(), b"b/2.jpg", b"b/3.jpg", b"\xff.jpg"]
 CLASSES = [b"cat", b'do"g,\n', b"b\xfe"]
 LABELS = [0, 0, 1, 1, 2, 2]

@@ -1,4 +1,4 @@
-"""What counts as a change of an image's file."""
+"""Changes of image files between two runs."""
 
 import os
 

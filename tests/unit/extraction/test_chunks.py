@@ -1,4 +1,4 @@
-"""Runs in chunks, whose images are fetched and measured while others run: the same file as of a run at once."""
+"""Runs in chunks, which are fetched and measured while others run, give the same file as a run at once."""
 
 import contextlib
 import dataclasses
@@ -49,7 +49,7 @@ def folder(tmp_path_factory):
 
 @dataclasses.dataclass(frozen=True)
 class Copied(Storage):
-    """Files that are far away: they are copied to be read, and what was copied is gone afterwards."""
+    """Files that stand for remote ones: each is copied before it is read, and the copy is removed afterwards."""
 
     root: bytes
     names: PathTable
@@ -97,7 +97,7 @@ class Copied(Storage):
 
 @pytest.fixture
 def far_away(monkeypatch):
-    """Let all inputs be far away."""
+    """Treat all inputs as remote."""
     Copied.held = Copied.most_held = Copied.nbytes_each = Copied.n_cancelled = 0
     Copied.threads = set()
     Copied.fails_at = None

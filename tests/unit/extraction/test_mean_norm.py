@@ -1,4 +1,4 @@
-"""The mean norm: drawn from rows that exist, exact on what was drawn, and the same every time."""
+"""The mean norm: estimated on a random sample of rows, exact on that sample, and reproducible."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""The pipeline by itself: large batches, images that fail, values that cannot be kept, rows in order to the sink."""
+"""The pipeline alone: batches too large for memory, images that fail, values that cannot be stored, order of rows."""
 
 import contextlib
 import dataclasses
@@ -34,7 +34,7 @@ class Pixels:
 
 
 class Device:
-    """Describes an image by its pixel value, has room for so many pixels at once, and notes what it was given."""
+    """Describes an image by its pixel value, with memory for ``room`` pixels; records the shapes of its batches."""
 
     def __init__(self, room: float = np.inf, values=None) -> None:
         self.room = room
@@ -143,7 +143,7 @@ def test_values_that_cannot_be_stored_fail_or_are_kept(value, said):
 
 
 class Record:
-    """A sink that notes what it is asked, and by which thread; it can be held up, or fail."""
+    """A sink that records its calls and their threads; it can be blocked, or fail."""
 
     def __init__(self, *, fails_at: int | None = None) -> None:
         self.calls: list[tuple] = []
@@ -226,7 +226,7 @@ def test_an_error_of_the_sink_is_raised_and_nothing_follows_it():
 
 
 def test_only_finished_batches_reach_the_sink_when_the_caller_fails():
-    """Otherwise a second signal would cost work that was done."""
+    """Otherwise a second signal would lose finished work."""
     sink = Record()
     sink.may_go_on.clear()
 

@@ -1,4 +1,4 @@
-"""The plan: every image once, in little memory, and cut into shards; batches of equal shapes, largest first."""
+"""The plan holds every image once, in little memory, and is cut into shards; batches of one size, largest first."""
 
 import dataclasses
 import hashlib
@@ -126,7 +126,7 @@ def peak():
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
 
 os.scandir = lambda path: Folder()
-n = 30_000  # what there is of everything, whatever the number of images
+n = 30_000  # fills the memory that does not depend on the number of images
 before = peak()
 n = 90_000
 print((peak() - before) / 60_000)
@@ -161,7 +161,7 @@ def test_batches_of_one_size_are_full_and_the_largest_come_first(input_hw, data,
         assert 1 <= len(batch.images) <= limit
     for (before, limit), after in zip(zip(batches, limits, strict=True), batches[1:], strict=False):
         if before.input_hw == after.input_hw:
-            assert len(before.images) == limit  # only the last of a size is not full
+            assert len(before.images) == limit  # only the last batch of a size is not full
             assert before.images[-1] < after.images[0]
     shapes = [batch.input_hw for batch in batches]
     assert len(list(itertools.groupby(shapes))) == len(set(shapes))
@@ -221,7 +221,7 @@ def test_each_image_comes_once_at_each_requested_scale(input_hw, data, batch_siz
             to_come[image] -= 1
             assert is_last == (to_come[image] == 0)
             under_way.add(image)
-        # What is decoded at one scale and not yet at the last one never exceeds a batch.
+        # The images between their first and their last scale never exceed a batch.
         assert len(under_way) <= (batch_size or max(1, batch_pixels // largest))
         under_way -= {image for image in under_way if to_come[image] == 0}
     assert not under_way
@@ -310,7 +310,7 @@ def test_a_shard_records_its_range_of_the_plan():
     assert (
         plan.digest != cut_shard(plan, ShardChoice(1, 2), np.array([0, 9, 10]), has_views=False).plan.digest
     )
-    assert plan.digest == plan_of([(9, 9)] * 10).digest  # sizes may be learnt later
+    assert plan.digest == plan_of([(9, 9)] * 10).digest  # sizes may become known later
 
 
 def test_more_shards_than_images_are_refused():

@@ -1,4 +1,4 @@
-"""Scales and regions of many rows, against geometry asked for one box at a time."""
+"""Scales and regions of many rows, against the geometry of one box at a time."""
 
 import dataclasses
 import math
@@ -32,7 +32,7 @@ RULES = st.sampled_from(["sppnet", "paper", "roi_pool"])
 
 
 def sizes(input_hw):
-    """Sizes of the maps of a network that has none."""
+    """Sizes of the maps of an imaginary network."""
     return [(math.ceil(input_hw[0] / y), math.ceil(input_hw[1] / x)) for y, x in ((16, 16), (8, 32))]
 
 
@@ -146,7 +146,7 @@ def dropped(rows, image_hw, short_sides, rule):
 
 
 def same_region_oracle(scaled, image_hw, input_hw, rule):
-    """For each row the first one that is the same region, row by row."""
+    """For each row, the first row with the same region; row by row."""
     seen, leads_to = {}, []
     for image, (first, stop) in enumerate(scaled.ranges.tolist()):
         for row in range(first, stop):

@@ -1,4 +1,4 @@
-"""Rows of a box file or of windows: every box of an input once, planned again for another size, and joined."""
+"""Rows of box files and of windows: each box of an input once, adapted to another image size, and joined."""
 
 import math
 
@@ -23,7 +23,7 @@ SIZES = st.lists(st.tuples(st.integers(1, 100), st.integers(1, 100)) | st.just((
 
 @st.composite
 def tables(draw):
-    """Boxes of six named images, some of which are inputs, and the sizes of these."""
+    """Boxes of six named images, the input that each is, if any, and the sizes of the inputs."""
     boxes, image_hw = draw(BOXES), draw(SIZES)
     n = len(image_hw)
     image_of = draw(st.lists(st.integers(-1, n - 1), min_size=6, max_size=6))
@@ -124,7 +124,7 @@ def views(name):
 
 
 def content(boxes):
-    """Everything that rows say, in plain Python; NaN as None."""
+    """All columns of rows, in plain Python; None for NaN."""
     numbers = [[None if math.isnan(v) else v for v in box] for box in boxes.boxes_px.tolist()]
     said = boxes.annotations
     return {

@@ -1,4 +1,4 @@
-"""What a user is told of the boxes of a run: right numbers, and examples that are there."""
+"""Counts and notes about the boxes of a run."""
 
 import dataclasses
 import math
