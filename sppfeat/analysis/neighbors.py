@@ -124,7 +124,7 @@ def exact_distances(point: _Points, points: _Points, metric: str) -> npt.NDArray
 
 
 class _Search:
-    """The nearest rows found so far, at most one per owner and none of the excluded owner."""
+    """The nearest rows found so far: at most one per owner (the row itself, or its image), none of an excluded one."""
 
     def __init__(
         self,
@@ -147,10 +147,10 @@ class _Search:
         squares = self._squared_norms(points)
         step = max(1, _SCORES // max(1, len(rows)))
         for start in range(0, len(self._queries), step):
-            asked = to_points(self._queries[start : start + step], self._metric)
-            totals = self._squared_norms(asked)[:, None] + squares
-            lower_bounds = totals * (1 - self._error) - 2 * (asked @ points.T)
-            for i, point in enumerate(asked):
+            block = to_points(self._queries[start : start + step], self._metric)
+            totals = self._squared_norms(block)[:, None] + squares
+            lower_bounds = totals * (1 - self._error) - 2 * (block @ points.T)
+            for i, point in enumerate(block):
                 self._add_to(start + i, point, rows, points, lower_bounds[i])
 
     def _add_to(

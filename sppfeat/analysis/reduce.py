@@ -201,16 +201,16 @@ def _reduction_for(file: FeatureFile, origin: Path) -> Reduction:
 def _write(
     output: Path, file: FeatureFile, reduction: Reduction, dtype: str, on_rows: Callable[[int], None]
 ) -> None:
-    has_one, limit = file.has_descriptor(), np.finfo(dtype).max
+    has_descriptor, limit = file.has_descriptor(), np.finfo(dtype).max
     with create_reduced_file(output, file, reduction, dtype=dtype) as writer:
-        every = file.select(rows="status=any")
-        for part, block in every.blocks(nbytes=_BLOCK_NBYTES):
-            rows, reduced = every.rows[part], reduction.apply(block)
-            reduced[~has_one[part]] = np.nan
-            beyond = np.flatnonzero((np.isfinite(reduced) & (np.abs(reduced) > limit)).any(axis=1))
-            if len(beyond):
+        selection = file.select(rows="status=any")
+        for part, block in selection.blocks(nbytes=_BLOCK_NBYTES):
+            rows, reduced = selection.rows[part], reduction.apply(block)
+            reduced[~has_descriptor[part]] = np.nan
+            overflowing = np.flatnonzero((np.isfinite(reduced) & (np.abs(reduced) > limit)).any(axis=1))
+            if len(overflowing):
                 raise StoreError(
-                    f"row {rows[beyond[0]]} exceeds the range of {dtype} (up to {limit:g}); use --dtype float32"
+                    f"row {rows[overflowing[0]]} exceeds the range of {dtype} (up to {limit:g}); use --dtype float32"
                 )
             writer.write_rows(rows, reduced)
             on_rows(part.stop)
@@ -280,7 +280,7 @@ def _principal_components(
     if batch_size is None and n_rows * row_nbytes <= _IN_MEMORY_NBYTES:
         fitted = decomposition.PCA(spec.components, copy=False, random_state=spec.seed)
         with np.errstate(invalid="ignore"):  # equal rows have no variance to take shares of
-            fitted.fit(_rows_of(chosen, np.arange(n_rows)))
+            fitted.fit(_read_rows(chosen, np.arange(n_rows)))
         on_progress(n_rows, n_rows)
         return fitted
     if batch_size is None:
@@ -297,30 +297,30 @@ def _principal_components(
     order, done = np.random.default_rng(spec.seed).permutation(n_rows), 0
     for part in np.array_split(order, max(1, n_rows // batch_size)):  # no batch is smaller than batch_size
         with np.errstate(invalid="ignore"):
-            fitted.partial_fit(_rows_of(chosen, np.sort(part)), check_input=False)
+            fitted.partial_fit(_read_rows(chosen, np.sort(part)), check_input=False)
         done += len(part)
         on_progress(done, n_rows)
     return fitted
 
 
-def _rows_of(chosen: Selection, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+def _read_rows(chosen: Selection, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
     """Rows ``(k, d)`` float32 in the columns that :meth:`sppfeat.store.reduction.Reduction.apply` selects."""
     normalize = chosen.file.config.descriptor.normalize
-    taken = np.empty((len(positions), chosen.dimension), dtype=np.float32)
+    values = np.empty((len(positions), chosen.dimension), dtype=np.float32)
     whole = dataclasses.replace(chosen, columns=select_columns(chosen.file.columns))
     for part, rows in whole.blocks(positions):
-        taken[part] = chosen.columns.take(rows, normalize)
-        bad = np.flatnonzero(~(np.abs(taken[part]) <= _LARGEST).all(axis=1))
+        values[part] = chosen.columns.take(rows, normalize)
+        bad = np.flatnonzero(~(np.abs(values[part]) <= _LARGEST).all(axis=1))
         if len(bad):
             raise ConfigError(
                 f"row {chosen.rows[positions[part.start + bad[0]]]} holds values that are not finite or exceed "
                 f"{_LARGEST:g}; select other rows to fit on with --fit-rows"
             )
-    return taken
+    return values
 
 
 def _whitening(spread: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Factors that bring components of these standard deviations ``(k,)`` to variance 1."""
     # A direction in which the rows do not differ stays 0; scaled, it would be noise of variance 1.
-    has_some = (spread > 0) & (spread >= _NO_SPREAD * spread.max())
-    return np.where(has_some, 1 / np.where(has_some, spread, 1), 0.0)
+    varies = (spread > 0) & (spread >= _NO_SPREAD * spread.max())
+    return np.where(varies, 1 / np.where(varies, spread, 1), 0.0)

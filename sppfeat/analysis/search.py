@@ -137,17 +137,17 @@ def search(
         BoxError: a box has no area inside its image.
         StoreError: a file cannot be read, or the weights are missing or have changed.
     """
-    asked = read_queries(queries)
+    parsed = read_queries(queries)
     with FeatureFile(Path(features)) as file:
         selection = file.select(rows=rows, layers=layers, levels=levels, labels=labels)
         n_rows = len(selection)
         descriptors = describe_queries(
-            asked,
+            parsed,
             selection,
             weights=weights,
             weights_dir=weights_dir,
             device=device,
-            on_progress=lambda done: on_progress("describing", done, len(asked)),
+            on_progress=lambda done: on_progress("describing", done, len(parsed)),
             on_download=on_download,
         )
         found = nearest_rows(
@@ -155,11 +155,11 @@ def search(
             descriptors,
             min(k, max(1, n_rows)),
             metric=metric,
-            exclude=None if include_self else [-1 if query.row is None else query.row for query in asked],
+            exclude=None if include_self else [-1 if query.row is None else query.row for query in parsed],
             one_per_image=one_per_image,
             on_progress=lambda done: on_progress("searching", done, n_rows),
         )
-        return [Found(*pair) for pair in zip(asked, _hits_of(found, selection, root=root), strict=True)]
+        return [Found(*pair) for pair in zip(parsed, _hits_of(found, selection, root=root), strict=True)]
 
 
 def _hits_of(neighbors: Neighbors, selection: Selection, *, root: StrPath | None) -> list[list[Hit]]:
@@ -262,28 +262,28 @@ def describe_queries(
     rows = [i for i, query in enumerate(queries) if query.row is not None]
     numbers = np.array([queries[i].row for i in rows], dtype=np.int64)
     of_rows = dataclasses.replace(selection, rows=select_rows(file, numbers, selection.labels))
-    asked_of: dict[str, list[int]] = {}
+    by_path: dict[str, list[int]] = {}
     for i, query in enumerate(queries):
         if query.path is not None:
-            asked_of.setdefault(query.path, []).append(i)
-    for asked in asked_of.values():
-        _check_image([queries[i] for i in asked], file)
+            by_path.setdefault(query.path, []).append(i)
+    for own in by_path.values():
+        _check_image([queries[i] for i in own], file)
     result = np.empty((len(queries), selection.dimension), dtype=file.dtype)
     result[rows] = of_rows.X
     on_progress(len(rows))
-    if asked_of:
+    if by_path:
         from sppfeat.extractor import Extractor  # imported late, because it loads torch
 
         extractor = Extractor.from_file(
             file, weights=weights, weights_dir=weights_dir, device=device, on_download=on_download
         )
         n_described = len(rows)
-        whole = [i for asked in asked_of.values() for i in asked if queries[i].box is None]
-        for some in [whole[start : start + _N_IMAGES] for start in range(0, len(whole), _N_IMAGES)]:
-            result[some] = selection.of_descriptors(extractor([str(queries[i].path) for i in some]))
-            on_progress(n_described := n_described + len(some))
-        for path, asked in asked_of.items():
-            if boxed := [i for i in asked if queries[i].box is not None]:
+        whole = [i for own in by_path.values() for i in own if queries[i].box is None]
+        for part in [whole[start : start + _N_IMAGES] for start in range(0, len(whole), _N_IMAGES)]:
+            result[part] = selection.of_descriptors(extractor([str(queries[i].path) for i in part]))
+            on_progress(n_described := n_described + len(part))
+        for path, own in by_path.items():
+            if boxed := [i for i in own if queries[i].box is not None]:
                 boxes = np.array([queries[i].box for i in boxed])
                 result[boxed] = selection.of_descriptors(extractor(path, boxes))
                 on_progress(n_described := n_described + len(boxed))

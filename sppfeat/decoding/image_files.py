@@ -141,10 +141,7 @@ def check_pixels(image: Image.Image) -> None:
 
 
 def _scale_key_color(image: ImageFile.ImageFile) -> None:
-    """Scales the transparent color of a PNG to 8 bits, the depth of its decoded pixels.
-
-    Pillow leaves the color at the file's own depth, where it matches the wrong pixels or none.
-    """
+    """Scales the transparent color of a PNG to 8 bits; Pillow leaves it at the file's own depth."""
     key = image.info.get("transparency")
     if image.format != "PNG" or key is None:
         return

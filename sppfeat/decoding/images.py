@@ -185,10 +185,7 @@ def _read(
     reduce_to: tuple[int, int] | None = None,
     on_narrow: OnNarrow | None = None,
 ) -> tuple[Image.Image, tuple[float, float, float, float] | None]:
-    """Decodes a file as upright 8-bit RGB; the second value is the box of the picture if the image was reduced.
-
-    Checks the size against ``image_hw``, and reduces a JPEG as far as ``reduce_to`` allows.
-    """
+    """Decodes a file as upright 8-bit RGB; the second value is the box of the picture if the image was reduced."""
     with open_image(place, exif=exif, max_pixels=max_pixels) as (image, orientation, displayed_hw):
         if image_hw is not None and displayed_hw != tuple(image_hw):
             was, now = (f"{height} x {width}" for height, width in (image_hw, displayed_hw))
@@ -268,10 +265,7 @@ def _report_narrow(low: int, high: int, on_narrow: OnNarrow | None) -> None:
 
 
 def _high_bytes(image: Image.Image, on_narrow: OnNarrow | None = None) -> Image.Image:
-    """16-bit grayscale as RGB: ``sample >> 8``, as Pillow does for 16-bit color.
-
-    Pillow's own conversion clips: every sample above 255 becomes white.
-    """
+    """16-bit gray as RGB: ``sample >> 8``; Pillow's own conversion would turn all samples above 255 white."""
     samples = np.asarray(image)
     shift = 8
     tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}

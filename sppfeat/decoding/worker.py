@@ -198,10 +198,7 @@ class WorkerProcess:
 
 @contextlib.contextmanager
 def _signals_held_back() -> Iterator[None]:
-    """Blocks signals while a child starts; the child inherits the mask and never receives them.
-
-    The parent alone handles signals to the whole group: Ctrl-C, the end of a batch job, a closing terminal.
-    """
+    """Blocks signals while a child starts; the child keeps the mask, so the parent alone handles Ctrl-C."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
         yield

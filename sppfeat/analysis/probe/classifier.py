@@ -31,11 +31,11 @@ from sppfeat.store.row_table import RowColumn, TextColumn, tabulate_rows
 from sppfeat.store.rows import RowsLike
 from sppfeat.store.schema import ColumnBlock, check_dimension
 
-__all__ = ["Classifier", "Predictions", "decision_blocks", "fit_classifier", "predict", "save_classifier"]
+__all__ = ["Classifier", "Predictions", "fit_classifier", "predict", "save_classifier"]
 
 _FORMAT = "sppfeat classifier"
 _VERSION = 2
-_NBYTES = 8  # two sets of a million rows share a digest by chance once in twenty million cases
+_DIGEST_NBYTES = 8  # two sets of a million rows share a digest by chance once in twenty million cases
 _BLOCK_NBYTES = 64 << 20  # maximum size of the rows to classify at once, as float64
 _BLOCK_ROWS = 4096  # maximum number of rows to classify at once
 # Normalizations that only multiply a layer by a factor. Classifiers scale layers themselves, so these are equivalent.
@@ -104,17 +104,13 @@ def fit_classifier(selection: Selection, settings: ProbeSettings) -> Classifier:
 
 
 def _row_digests(selection: Selection, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
-    """Digests ``(k,)`` of the root, the image's path and the box of rows at positions ``(k,)`` of a selection.
-
-    Two files extracted from the same image at the same path give its rows the same digests. Under another path or
-    root the digests differ, so ``train/1.jpg`` and ``test/1.jpg`` are not confused.
-    """
+    """Digests ``(k,)`` of rows of a selection: of the root, the image's path and the box; equal in other files."""
     file = selection.file
     root, paths = os.fsencode(file.root), file.path_table
     boxes = file.boxes[selection.rows[positions]].astype("<f8") + 0.0  # no negative zeros
     # No separator between box and path, because all boxes have the same length.
     digests = (
-        hashlib.blake2b(box.tobytes() + os.path.join(root, paths[image]), digest_size=_NBYTES).digest()
+        hashlib.blake2b(box.tobytes() + os.path.join(root, paths[image]), digest_size=_DIGEST_NBYTES).digest()
         for box, image in zip(boxes, selection.groups[positions].tolist(), strict=True)
     )
     return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)
@@ -149,14 +145,14 @@ def _load_classifier(path: Path) -> Classifier:
         raise StoreError(f"no such file: {where}")
     try:
         with path.open("rb") as file, np.lib.npyio.NpzFile(file) as arrays:  # loads no pickles
-            return _checked(arrays)
+            return _parse_arrays(arrays)
     except Exception as error:  # the file is not trusted, and numpy passes on any exception of its parsers
         raise StoreError(
             f"{where} is damaged, or not a classifier of 'sppfeat probe --save': {one_line(str(error) or repr(error))}"
         ) from error
 
 
-def _checked(arrays: Any) -> Classifier:
+def _parse_arrays(arrays: Any) -> Classifier:
     """Rebuilds a classifier from its arrays; any exception means that :func:`save_classifier` did not write them."""
     about = json.loads(str(arrays["about"]))
     if about["format"] != _FORMAT or about["version"] != _VERSION:
@@ -218,20 +214,25 @@ def predict(
         if selection.labels.values is not None:
             numbers, names = class_numbers(selection)
         target = None if output is None else stack.enter_context(whole_file(output, overwrite=overwrite))
-        every = [f"score:{name}" for name in classes] if with_scores else []
-        known = {**tabulate_rows(file, selection.rows, selection.labels), "label": TextColumn(names, numbers)}
+        score_names = [f"score:{name}" for name in classes] if with_scores else []
+        columns = {
+            **tabulate_rows(file, selection.rows, selection.labels),
+            "label": TextColumn(names, numbers),
+        }
         box = ("x0", "y0", "x1", "y1") if file.has_boxes else ()
-        table = {name: known[name] for name in ("row", "path", "image_id", *box, "label") if name in known}
+        table = {
+            name: columns[name] for name in ("row", "path", "image_id", *box, "label") if name in columns
+        }
         if target is not None:
-            _write_lines(target, [[*table, "predicted", "score", *every]])
+            _write_lines(target, [[*table, "predicted", "score", *score_names]])
         predicted, best = np.empty(len(selection), dtype=np.int64), np.empty(len(selection))
-        for part, scores in decision_blocks(classifier, selection):
+        for part, scores in _decision_blocks(classifier, selection):
             predicted[part], best[part] = np.argmax(scores, axis=1), scores.max(axis=1)
             if target is not None:
-                columns = [_cells(column, part) for column in table.values()]
-                columns += [[classes[i] for i in predicted[part].tolist()], _cells(best, part)]
-                columns += [_cells(own, slice(None)) for own in scores.T[: len(every)]]
-                _write_lines(target, zip(*columns, strict=True))
+                cells = [_cells(column, part) for column in table.values()]
+                cells += [[classes[i] for i in predicted[part].tolist()], _cells(best, part)]
+                cells += [_cells(column, slice(None)) for column in scores.T[: len(score_names)]]
+                _write_lines(target, zip(*cells, strict=True))
             on_progress(part.stop, len(selection))
         index = {name: number for number, name in enumerate(classes)}
         # Rows without a label have number -1, which takes the last entry.
@@ -255,11 +256,11 @@ def _select_for(
 ) -> Selection:
     """Selects rows of an open file, with the columns that a classifier takes; see :func:`predict`."""
     config = file.config
-    free = {"layers", "levels"}
+    ignored = {"layers", "levels"}
     if _is_linear(config) and _is_linear(classifier.config):
-        free.add("normalize")
+        ignored.add("normalize")
     differences = descriptor_differences(
-        config, classifier.config, ignoring=free, names=("the file", "the classifier")
+        config, classifier.config, ignoring=ignored, names=("the file", "the classifier")
     )
     reduction = file.reduction_fingerprint
     if reduction != classifier.reduction:
@@ -290,10 +291,10 @@ def _select_for(
     return selection
 
 
-def decision_blocks(
+def _decision_blocks(
     classifier: Classifier, selection: Selection
 ) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
-    """Yields ranges of a selection from :func:`_select_for`, in order, and the decision values ``(b, K)`` of rows.
+    """Yields ranges of a selection, in order, and the decision values ``(b, K)`` of their rows.
 
     The values do not depend on the block size, the number of threads or the processor. The coefficients are float32,
     so digits below ``2**-23`` of the largest possible value of a row of norm 1 are meaningless, and values are rounded

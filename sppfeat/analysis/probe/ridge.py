@@ -162,7 +162,7 @@ class Ridge:
             duals, intercept = self._duals(train)
             scores = self._products[np.ix_(test, train)] @ duals + intercept
             return np.asarray(np.argmax(scores, axis=1))
-        coef, intercept = self._solution(train)
+        coef, intercept = self._coefficients(train)
         predicted = np.empty(len(test), dtype=np.int64)
         for part, x in self._blocks(test):
             predicted[part] = np.argmax(x @ coef.T + intercept, axis=1)
@@ -172,7 +172,7 @@ class Ridge:
         """Fits coefficients ``(K, d)`` and intercepts ``(K,)`` on all labeled rows, for rows that are scaled."""
         every = np.arange(len(self._labeled.y))
         if self.method == "sums":
-            return self._solution(every)
+            return self._coefficients(every)
         duals, intercept = self._duals(every)
         coef = np.zeros((len(intercept), self._selection.dimension))
         for part, x in self._blocks(every):
@@ -193,23 +193,23 @@ class Ridge:
         return products
 
     def _duals(self, train: _Index) -> tuple[_Array, _Array]:
-        """Factors ``(len(train), K)`` of the training rows, which sum up to coefficients, and intercepts ``(K,)``."""
+        """Factors ``(n, K)`` of the training rows, whose weighted sum is the coefficients; intercepts ``(K,)``."""
         y = self._labeled.y[train]
         weights = self._weights(y)
         share = weights / weights.sum()
         inner = self._products[np.ix_(train, train)]
-        towards_mean = inner @ share
+        inner_mean = inner @ share
         # Centering rows and targets at their weighted means stands for the intercept, which is not regularized.
-        inner -= towards_mean + (towards_mean[:, None] - share @ towards_mean)
+        inner -= inner_mean + (inner_mean[:, None] - share @ inner_mean)
         roots = np.sqrt(weights)[:, None]
         inner *= roots * roots.T
         targets = np.where(y[:, None] == np.arange(len(self._labeled.names)), 1.0, -1.0)
         mean_target = share @ targets
         duals = roots * _solve(inner, roots * (targets - mean_target), alpha=self._alpha)
         duals -= share[:, None] * duals.sum(axis=0)
-        return duals, _without_untrained(mean_target - towards_mean @ duals, y)
+        return duals, _without_untrained(mean_target - inner_mean @ duals, y)
 
-    def _solution(self, train: _Index) -> tuple[_Array, _Array]:
+    def _coefficients(self, train: _Index) -> tuple[_Array, _Array]:
         """Coefficients ``(K, d)`` and intercepts ``(K,)`` from the second moments of the training rows."""
         y, n_classes = self._labeled.y[train], len(self._labeled.names)
         weights = self._weights(y)
@@ -224,8 +224,8 @@ class Ridge:
         mean_target = 2 * np.bincount(y, weights, minlength=n_classes) / total - 1
         moments -= np.outer(total * mean, mean)
         # Sum over rows of weight * target * (row - mean); the target is 1 in the row's class and -1 in all others.
-        towards = 2 * class_sums - total * np.outer(mean_target + 1, mean)
-        coef = _solve(moments, towards.T, alpha=self._alpha).T
+        right_side = 2 * class_sums - total * np.outer(mean_target + 1, mean)
+        coef = _solve(moments, right_side.T, alpha=self._alpha).T
         return coef, _without_untrained(mean_target - coef @ mean, y)
 
     def _weights(self, y: _Index) -> _Array:
@@ -235,11 +235,7 @@ class Ridge:
 
 
 def _block_nbytes(n_rows: int, dimension: int, n_classes: int, max_nbytes: int) -> int:
-    """Size of a block of rows, as float64, in the memory that the equations leave.
-
-    Raises:
-        ConfigError: the memory does not hold a single row besides the equations.
-    """
+    """Size of a block of rows, as float64, in the memory that the equations leave; ConfigError if it holds none."""
     order = min(n_rows, dimension)
     nbytes = 8 * order * (_MATRICES * order + _BLOCKS * n_classes)
     row_nbytes = 8 * _BLOCKS * (dimension + n_classes)
@@ -261,8 +257,8 @@ def _without_untrained(intercept: _Array, y: _Index) -> _Array:
     return np.where(np.bincount(y, minlength=len(intercept)) > 0, intercept, -np.inf)
 
 
-def _solve(matrix: _Array, towards: _Array, *, alpha: float) -> _Array:
-    """Computes ``inverse(matrix + alpha) @ towards`` of a symmetric matrix without negative eigenvalues; overwrites it.
+def _solve(matrix: _Array, right_side: _Array, *, alpha: float) -> _Array:
+    """Computes ``inverse(matrix + alpha) @ right_side`` of a positive semidefinite matrix; overwrites it.
 
     If the regularization is weaker than the rounding of the matrix, directions in which the rows do not differ are left
     out: this is the least-squares solution of minimum norm.
@@ -273,8 +269,8 @@ def _solve(matrix: _Array, towards: _Array, *, alpha: float) -> _Array:
         matrix.flat[:: len(matrix) + 1] += alpha
         # LAPACK overwrites the transposed view without a copy.
         factor = linalg.cho_factor(matrix.T, lower=True, overwrite_a=True, check_finite=False)
-        return np.asarray(linalg.cho_solve(factor, towards, check_finite=False))
+        return np.asarray(linalg.cho_solve(factor, right_side, check_finite=False))
     values, vectors = linalg.eigh(matrix, overwrite_a=True, check_finite=False)
     significant = values > rounding
     inverse = np.where(significant, 1 / np.where(significant, values + alpha, 1), 0)
-    return np.asarray(vectors @ (inverse[:, None] * (vectors.T @ towards)))
+    return np.asarray(vectors @ (inverse[:, None] * (vectors.T @ right_side)))

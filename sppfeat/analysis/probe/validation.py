@@ -151,7 +151,7 @@ def cross_validate(
     folds = make_folds(labeled, n_folds=settings.folds, repeats=settings.repeats, seed=settings.seed)
     parts = _list_parts(selection.columns.blocks)[: None if settings.ablation else 1]
     true = [labeled.y[test] for _, test in folds]
-    of_all, by_all, method, scores = np.concatenate(true), np.array([]), "", list[Ablated]()
+    all_true, all_predicted, method, scores = np.concatenate(true), np.array([]), "", list[Ablated]()
     for kind, layers, levels in parts:
         columns = select_columns(selection.file.columns, layers=layers, levels=levels)
         ridge = Ridge(dataclasses.replace(selection, columns=columns), labeled, settings)
@@ -165,12 +165,14 @@ def cross_validate(
             for t, p in zip(true, predicted, strict=True)
         ]
         if not scores:
-            by_all, method = np.concatenate(predicted), ridge.method
+            all_predicted, method = np.concatenate(predicted), ridge.method
         whole = scores[0].accuracy if scores else accuracy
         difference = Score.of(np.subtract(accuracy.folds, whole.folds))
         scores.append(Ablated(kind, layers, levels, columns.width, accuracy, Score.of(recalls), difference))
     n_classes = len(labeled.names)
-    recalls = metrics.recall_score(of_all, by_all, labels=np.arange(n_classes), average=None).tolist()
+    recalls = metrics.recall_score(
+        all_true, all_predicted, labels=np.arange(n_classes), average=None
+    ).tolist()
     status = selection.file.status
     return ProbeResult(
         n_rows=len(labeled.y),
@@ -182,7 +184,7 @@ def cross_validate(
         accuracy=scores[0].accuracy,
         class_accuracy=scores[0].class_accuracy,
         classes=tuple(map(ClassRecall, labeled.names, np.bincount(labeled.y).tolist(), recalls)),
-        confusions=_confused_pairs(of_all, by_all, labeled.names),
+        confusions=_confused_pairs(all_true, all_predicted, labeled.names),
         ablation=tuple(scores) if len(parts) > 1 else (),
         left_out=labeled.left_out,
         n_unlabelled=labeled.n_unlabeled,

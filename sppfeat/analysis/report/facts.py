@@ -166,13 +166,13 @@ def _probe(selection: Selection, *, most: int, seed: int) -> tuple[Probed | None
     n_classes = sum(bool(name and n) for name, n in count_labels(selection))
     if n_classes < 2:
         return None, "There is only one class." if n_classes else "There are no labels."
-    how = ProbeSettings(seed=seed)
-    some = selection
-    if most < how.folds * n_classes:  # too few rows per class for all folds
-        some = draw_classes(selection, max(2, most // (2 * how.folds)), least=how.folds, seed=seed)
-    drawn = draw_stratified(some, most, seed=seed)
+    settings = ProbeSettings(seed=seed)
+    folds, candidates = settings.folds, selection
+    if most < folds * n_classes:  # too few rows per class for all folds
+        candidates = draw_classes(selection, max(2, most // (2 * folds)), least=folds, seed=seed)
+    drawn = draw_stratified(candidates, most, seed=seed)
     try:
-        return Probed(cross_validate(drawn, how), len(drawn), len(selection), n_classes, how.folds), ""
+        return Probed(cross_validate(drawn, settings), len(drawn), len(selection), n_classes, folds), ""
     except (LabelError, StoreError) as error:
         reason = str(error).removeprefix(f"{str(selection.file.path)!r}: ")
         return None, f"{reason[:1].upper()}{reason[1:]}."

@@ -31,18 +31,14 @@ _CHART_SIDE = 3.2  # inches, small enough for letters of 7 points to be readable
 
 
 class _Chart(NamedTuple):
-    """A chart as the data URI of a PNG file with a transparent background.
-
-    ``text`` describes it for readers who cannot see it; ``width`` and ``height`` are in pixels. ``table`` holds names
-    and formatted values of its axes.
-    """
+    """A chart with a transparent background."""
 
     caption: str
-    text: str
-    uri: str
-    width: int
+    text: str  # description for readers who cannot see it
+    uri: str  # data URI of a PNG file
+    width: int  # pixels, as the height
     height: int
-    table: Sequence[tuple[str, Sequence[str]]] = ()
+    table: Sequence[tuple[str, Sequence[str]]]  # names and formatted values of its axes
 
 
 def check_page_path(path: Path, *, inputs: Sequence[object], overwrite: bool) -> None:
