@@ -31,7 +31,7 @@ from sppfeat.store.row_table import RowColumn, TextColumn, tabulate_rows
 from sppfeat.store.rows import RowsLike
 from sppfeat.store.schema import ColumnBlock, check_dimension
 
-__all__ = ["Classifier", "Predictions", "fit_classifier", "predict", "save_classifier"]
+__all__ = ["Classifier", "Predictions", "decision_blocks", "fit_classifier", "predict", "save_classifier"]
 
 _FORMAT = "sppfeat classifier"
 _VERSION = 2
@@ -226,7 +226,7 @@ def predict(
         if target is not None:
             _write_lines(target, [[*table, "predicted", "score", *score_names]])
         predicted, best = np.empty(len(selection), dtype=np.int64), np.empty(len(selection))
-        for part, scores in _decision_blocks(classifier, selection):
+        for part, scores in decision_blocks(classifier, selection):
             predicted[part], best[part] = np.argmax(scores, axis=1), scores.max(axis=1)
             if target is not None:
                 cells = [_cells(column, part) for column in table.values()]
@@ -291,7 +291,7 @@ def _select_for(
     return selection
 
 
-def _decision_blocks(
+def decision_blocks(
     classifier: Classifier, selection: Selection
 ) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
     """Yields ranges of a selection, in order, and the decision values ``(b, K)`` of their rows.
