@@ -251,21 +251,21 @@ class Extractor:
             ImageError: an image cannot be read; the message names it.
             BoxError: boxes are malformed, or their number of arrays differs from the number of images.
         """
-        many, is_one = as_list(images)
+        image_list, is_one = as_list(images)
         if boxes is None:
-            with Bar("reading headers", len(many), unit="image", shown=progress) as bar:
-                rows = self._describe_whole(many, bar)
+            with Bar("reading headers", len(image_list), unit="image", shown=progress) as bar:
+                rows = self._describe_whole(image_list, bar)
             return rows[0] if is_one else rows
         projector = self.projector(projection=projection, margin=margin)
-        of_images = [boxes] if is_one else boxes
-        if len(of_images) != len(many):
+        box_arrays = [boxes] if is_one else boxes
+        if len(box_arrays) != len(image_list):
             raise BoxError(
-                f"boxes are given for {counted(len(of_images), 'image')}, but there are "
-                f"{counted(len(many), 'image')}; give one (K, 4) array per image"
+                f"boxes are given for {counted(len(box_arrays), 'image')}, but there are "
+                f"{counted(len(image_list), 'image')}; give one (K, 4) array per image"
             )
         result, without_area = [], []
-        with Bar("extracting", len(many), unit="image", shown=progress) as bar:
-            for i, (image, own) in enumerate(zip(many, of_images, strict=True)):
+        with Bar("extracting", len(image_list), unit="image", shown=progress) as bar:
+            for i, (image, own) in enumerate(zip(image_list, box_arrays, strict=True)):
                 rows, notes = self._describe_boxes(image, own, projector)
                 result.append(rows)
                 without_area += [f"{note} of {name_image(image, i)}" for note in notes]
@@ -313,8 +313,8 @@ class Extractor:
         """
         if isinstance(images, NetworkInput):
             return self._compute_maps(images)
-        many, is_one = as_list(images)
-        result = [self._compute_maps(self.network_input(image, scale=scale)) for image in many]
+        image_list, is_one = as_list(images)
+        result = [self._compute_maps(self.network_input(image, scale=scale)) for image in image_list]
         return result[0] if is_one else result
 
     def _compute_maps(self, network_input: NetworkInput) -> list[FeatureMap]:

@@ -88,21 +88,17 @@ class Part:
     output: Output
     path: Path  # current path of the file, which is moved to the output once it is complete
     plan: Plan  # every image and row of the file
-    # Half-open range of the images that this part fills; other processes fill the others.
-    images: tuple[int, int]
+    images: tuple[int, int]  # half-open range of the images to fill; other processes fill the others
     status: npt.NDArray[np.uint8]  # (N,) uint8, status of each image before the part runs
     to_do: npt.NDArray[np.int64]  # (n,) int64, the images to run, including unreadable ones
-    # (k,) int64, the images to run whose headers are read later, chunk by chunk.
-    unmeasured: npt.NDArray[np.int64]
+    unmeasured: npt.NDArray[np.int64]  # (k,) int64, images to run whose headers are read chunk by chunk
     # (m,) int64, the images whose size in the plan differs from the file.
     resized: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     is_new: bool = False
     extends: Path | None = None  # an existing file with which the new file begins
     shard: Shard | None = None  # the shard that the file holds; None: the whole plan
-    # The plan that the shard of a new file was cut from.
-    whole_plan: Plan | None = None
-    # Factor of each layer under meannorm, if known already.
-    norm_factors: tuple[float, ...] | None = None
+    whole_plan: Plan | None = None  # the plan that the shard of a new file was cut from
+    norm_factors: tuple[float, ...] | None = None  # factor of each layer under meannorm, if known
     _outcome: Outcome | None = None
 
     @property
