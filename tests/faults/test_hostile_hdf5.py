@@ -206,47 +206,41 @@ def test_a_file_that_is_cut_while_it_is_open(file):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("change", "problem"),
+    ("kind", "change", "problem"),
     [
-        (set_items("images/status", 4, 7), "1 image has an unknown status: images 4"),
-        (set_items("images/label", 0, 2), "1 image has a label outside the classes: images 0"),
-        (set_items("images/label", 5, -2), "1 image has a label outside the classes: images 5"),
-        (set_items("images/size", (1, 0), -5), "1 image has a size below 0: images 1"),
-        (set_items("images/path", 1, b"0.jpg"), "/images/path lists an image twice"),
+        ("file", set_items("images/status", 4, 7), "1 image has an unknown status: images 4"),
+        ("file", set_items("images/label", 0, 2), "1 image has a label outside the classes: images 0"),
+        ("file", set_items("images/label", 5, -2), "1 image has a label outside the classes: images 5"),
+        ("file", set_items("images/size", (1, 0), -5), "1 image has a size below 0: images 1"),
+        ("file", set_items("images/path", 1, b"0.jpg"), "/images/path lists an image twice"),
         (
+            "file",
             set_items("images/path", 1, b"/etc/passwd"),
             "1 image has a path outside the root: images 1",
         ),
-        (set_items("images/path", 1, b""), "1 image has a path outside the root: images 1"),
-        (set_items("classes", 1, b"cat"), "/classes lists a class twice"),
-        (set_items("image_index", 0, 1), "/image_index and /images/rows contradict each other"),
-    ],
-)
-def test_values_that_cannot_be_are_found_by_verify(file, change, problem):
-    edit(file, change)
-    with FeatureFile(file) as features:
-        assert problem in verify_file(features).problems
-    use(file)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("change", "problem"),
-    [
-        (set_items("row_scale", 1, 33), "1 row has a scale that is not in the attribute 'config': 1"),
-        (set_items("row_flag", 1, 8), "1 row has an unknown flag: 1"),
-        (set_items("row_region", (1, 0, 0), 9), "1 row has a descriptor, but no region: 1"),
+        ("file", set_items("images/path", 1, b""), "1 image has a path outside the root: images 1"),
+        ("file", set_items("classes", 1, b"cat"), "/classes lists a class twice"),
+        ("file", set_items("image_index", 0, 1), "/image_index and /images/rows contradict each other"),
         (
+            "boxed",
+            set_items("row_scale", 1, 33),
+            "1 row has a scale that is not in the attribute 'config': 1",
+        ),
+        ("boxed", set_items("row_flag", 1, 8), "1 row has an unknown flag: 1"),
+        ("boxed", set_items("row_region", (1, 0, 0), 9), "1 row has a descriptor, but no region: 1"),
+        (
+            "boxed",
             replace("row_region", np.tile(np.array([0, 0, 1, 1], dtype="<i4"), (3, 5, 1))),
             "/row_region has 5 layers, but the attribute 'config' has 2",
         ),
     ],
 )
-def test_values_of_boxes_that_cannot_be_are_found_by_verify(boxed, change, problem):
-    edit(boxed, change)
-    with FeatureFile(boxed) as features:
+def test_impossible_values_are_found_by_verify(request, kind, change, problem):
+    path = request.getfixturevalue(kind)
+    edit(path, change)
+    with FeatureFile(path) as features:
         assert problem in verify_file(features).problems
-    use(boxed)
+    use(path)
 
 
 @pytest.mark.parametrize(

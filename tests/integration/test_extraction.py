@@ -393,24 +393,13 @@ def rows_of_resized(folder, paths, input_hws, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [SIZE, None])
 def test_sides_are_rounded_to_multiples(folder, tmp_path, size):
-    sizes = {
-        SIZE: {
-            (40, 60): (48, 80),
-            (60, 40): (80, 48),
-            (48, 48): (48, 48),
-            (33, 71): (48, 96),
-            (90, 64): (64, 48),
-        },
-        None: {
-            (40, 60): (48, 64),
-            (60, 40): (64, 48),
-            (48, 48): (48, 48),
-            (33, 71): (32, 64),
-            (90, 64): (96, 64),
-        },
-    }[
-        size
-    ]  # by hand: 60 = 3.75 x 16 and 40 = 2.5 x 16, halves up; at 48, the long sides are 72, 103 and 67.5
+    # By hand: 60 = 3.75 x 16 and 40 = 2.5 x 16, halves up; at 48, the long sides are 72, 103 and 67.5.
+    image_hws = [(40, 60), (60, 40), (48, 48), (33, 71), (90, 64)]
+    input_hws = {
+        SIZE: [(48, 80), (80, 48), (48, 48), (48, 96), (64, 48)],
+        None: [(48, 64), (64, 48), (48, 48), (32, 64), (96, 64)],
+    }
+    sizes = dict(zip(image_hws, input_hws[size], strict=True))
     spec = InputSpec(size=size, round_to=16)
     extraction, _ = extract([folder], tmp_path / "f.h5", input=spec)
     assert extraction.summary().round_to == 16
