@@ -369,7 +369,10 @@ class Extractor:
         self, image: Any, boxes: Any, projector: Projector
     ) -> tuple[npt.NDArray[np.float32], list[str]]:
         """Return the descriptors of boxes of an image, and a text about each box without area inside it."""
-        boxes_px = np.asarray(boxes, dtype=np.float64)
+        try:
+            boxes_px = np.asarray(boxes, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise BoxError(f"boxes of one image are not numbers of shape (K, 4): {error}") from error
         if boxes_px.ndim != 2 or boxes_px.shape[1] != 4:
             raise BoxError(
                 f"boxes of one image are an array of shape {boxes_px.shape}; give one of shape (K, 4)"

@@ -70,7 +70,7 @@ __all__ = ["export"]
 @options.json
 @options.quiet
 def export(file: Path, output: str, as_json: bool, quiet: bool, **values: Any) -> None:
-    """Write features as NumPy, Parquet, LIBSVM, MATLAB or CSV files.
+    """Write features as NumPy, PyTorch, Parquet, CSV, MATLAB or other files.
 
     The output has row numbers, paths, labels and boxes beside the features, in the order of the file. Rows without
     descriptor are skipped; --rows status=any writes them as NaN. Files of any size are exported in little memory.

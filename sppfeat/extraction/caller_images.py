@@ -6,7 +6,7 @@ RGB or ``(H, W)`` gray. Messages name an image by its path, or else by its posit
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 import numpy as np
@@ -31,10 +31,14 @@ def as_list(images: Any) -> tuple[list[Any], bool]:
     """Return the images as a list, and True if they are one image, not a sequence.
 
     Raises:
-        ImageError: an array has too few or too many axes.
+        ImageError: an array has too few or too many axes, or the value is neither an image nor a sequence.
     """
     if not isinstance(images, np.ndarray):
         is_one = isinstance(images, str | os.PathLike | Place | Image.Image)
+        if not is_one and not isinstance(images, Iterable):
+            raise ImageError(
+                f"not an image but {type(images).__name__}; allowed: a path, a Pillow image or an array"
+            )
         return ([images] if is_one else list(images)), is_one
     if images.ndim not in (2, 3, 4) and images.dtype.kind in "biuf":  # an array of other types may hold paths
         raise ImageError(

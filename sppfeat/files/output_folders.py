@@ -42,7 +42,7 @@ def check_new_folder(
                     f"the output {str(path)!r} holds the input {os.fsdecode(given)!r}; use another name"
                 )
     if not overwrite:
-        raise StoreError(f"{str(path)!r} exists; --overwrite replaces it")
+        raise StoreError(f"{str(path)!r} exists; add --overwrite to replace it")
 
 
 @contextlib.contextmanager

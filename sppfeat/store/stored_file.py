@@ -68,7 +68,9 @@ class StoredFile:
             raise StoreError(f"not a file: {self._shown}")
         with self._h5py_errors("cannot be opened as HDF5"):
             if os.access(self.path, os.R_OK) and not h5py.is_hdf5(self.path):
-                raise OSError("it is not an HDF5 file; allowed: feature files written by 'sppfeat extract'")
+                raise StoreError(
+                    f"{self._shown} is not an HDF5 file; allowed: feature files written by 'sppfeat extract'"
+                )
             self._file = h5py.File(self.path, "r")
         try:
             self._nbytes_then = self.nbytes

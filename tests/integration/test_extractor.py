@@ -249,3 +249,11 @@ def test_progress_is_shown_on_request(photos, monkeypatch, with_boxes):
     assert "3/3 [" in printed
     for one, other in zip(quiet, shown, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_values_of_other_kinds_are_refused(extractor, folder):
+    photo = next(path for path in sorted(folder.rglob("*")) if path.is_file())
+    with pytest.raises(ImageError, match="not an image but NoneType"):
+        extractor(None)
+    with pytest.raises(BoxError, match=r"not numbers of shape \(K, 4\)"):
+        extractor(photo, boxes="x")

@@ -504,7 +504,7 @@ def test_a_zarr_group_is_replaced_whole_or_not_at_all(file, group, tmp_path):
         raise KeyboardInterrupt
 
     (group / "mine").write_text("x")
-    with pytest.raises(StoreError, match=r"x.zarr' exists; --overwrite replaces it"):
+    with pytest.raises(StoreError, match=r"x.zarr' exists; add --overwrite to replace it"):
         export(file.select(), group)
     with pytest.raises(KeyboardInterrupt):
         export(file.select(), group, overwrite=True, on_progress=interrupt)
@@ -519,7 +519,7 @@ def test_a_zarr_group_is_replaced_whole_or_not_at_all(file, group, tmp_path):
 def test_a_group_put_aside_by_a_killed_process_returns(file, group, tmp_path):
     group.rename(tmp_path / ".x.zarr.old")
     (tmp_path / ".x.zarr.part").mkdir()
-    with pytest.raises(StoreError, match="exists; --overwrite replaces it"):
+    with pytest.raises(StoreError, match="exists; add --overwrite to replace it"):
         export(file.select(rows=[0]), group)
     assert os.listdir(tmp_path) == ["x.zarr"]
 

@@ -292,7 +292,7 @@ def test_what_is_no_shard(tmp_path, work, shards):
     reduce(shards[3], tmp_path / "r.h5", method="random", components=2)
     refused("r.h5' has reduced descriptors", tmp_path / "m.h5", [*shards[:3], tmp_path / "r.h5"])
     (tmp_path / "text").write_text("no HDF5")
-    refused("text': cannot be opened as HDF5", tmp_path / "m.h5", [*shards, tmp_path / "text"])
+    refused("text' is not an HDF5 file", tmp_path / "m.h5", [*shards, tmp_path / "text"])
     refused("no such file: .*gone.h5'", tmp_path / "m.h5", [*shards, tmp_path / "gone.h5"])
     refused("not a file", tmp_path / "m.h5", [tmp_path])
 

@@ -192,12 +192,13 @@ def test_what_is_no_file(tmp_path):
 @pytest.mark.parametrize(
     "content", [b"", b"text", b"\x89HDF\r\n\x1a\n", b"\x89HDF\r\n\x1a\n" + bytes(2000), bytes(4096)]
 )
-def test_what_is_no_hdf5(tmp_path, content):
+def test_files_that_are_not_hdf5(tmp_path, content):
     path = tmp_path / "f.h5"
     path.write_bytes(content)
-    refused_by_the_library(path, "cannot be opened as HDF5")
-    if content[:4] != b"\x89HDF":
-        refused_by_the_library(path, "allowed: feature files written by 'sppfeat extract'")
+    is_damaged = content[:4] == b"\x89HDF"
+    refused_by_the_library(
+        path, "cannot be opened as HDF5" if is_damaged else "is not an HDF5 file; allowed: feature"
+    )
 
 
 def test_hdf5_of_others(tmp_path):
