@@ -1,5 +1,6 @@
 """Commands and options of click, with examples and groups in --help, environment variables, and former names."""
 
+import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -170,7 +171,7 @@ class Command(click.Command):
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Writes the first paragraph of the description, the examples, and the rest of the description."""
-        first, _, rest = (self.help or "").partition("\n\n")
+        first, _, rest = inspect.cleandoc(self.help or "").partition("\n\n")
         _write_text(formatter, first)
         _write_lines(formatter, "Examples", self.examples)
         _write_text(formatter, rest)

@@ -95,6 +95,13 @@ def test_all_options_are_grouped_and_rare_ones_wait_for_help_all(name):
     assert not any(options[rare].required for rare in command.rare)
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_descriptions_keep_no_indentation_of_the_source(name):
+    text = help_of(name, "--help")
+    description = text[: re.search(r"^(?!Examples)\w[\w -]*:$", text, re.MULTILINE).start()]
+    assert not re.search(r"^ {3,}\w|\w {2,}\w(?!.*#)", description, re.MULTILINE)
+
+
 def test_help_of_extract_fits_two_screens():
     text = help_of("sppfeat extract", "--help")
     assert len(text.splitlines()) <= 75
