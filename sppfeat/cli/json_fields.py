@@ -121,20 +121,22 @@ def json_fields(command: str) -> list[JsonField]:
 
 def record_fields(kind: Any, *, path: str = "", without: Iterable[str] = ()) -> Iterator[JsonField]:
     """Yields the fields of the objects in values of a type, and of the objects in these; none for other values."""
-    found = _record(kind)
-    if found is None:
-        return
-    brackets, record = found
-    hints = typing.get_type_hints(record, localns=_ONLY_TYPED, include_extras=True)
-    texts, names = _texts(record), [name for name in hints if name not in without]
-    if not set(names) <= set(texts) <= set(hints):
-        raise ValueError(f"{record.__name__} has the fields {names}; its docstring describes {list(texts)}")
-    for name in names:
-        here, hint = f"{path}{brackets}.{name}".removeprefix("."), hints[name]
-        while (value := _value_of_mapping(hint)) is not None:
-            here, hint = f"{here}.*", value
-        yield JsonField(here, _kind(hint), texts[name])
-        yield from record_fields(hint, path=here)
+    for part in _union(kind):
+        if typing.get_origin(part) in (list, tuple):
+            yield from record_fields(typing.get_args(part)[0], path=f"{path}[]", without=without)
+        elif dataclasses.is_dataclass(part) or typing.is_typeddict(part) or hasattr(part, "_fields"):
+            hints = typing.get_type_hints(part, localns=_ONLY_TYPED, include_extras=True)
+            texts, names = _texts(part), [name for name in hints if name not in without]
+            if not set(names) <= set(texts) <= set(hints):
+                raise ValueError(
+                    f"{part.__name__} has the fields {names}; its docstring describes {list(texts)}"
+                )
+            for name in names:
+                here, hint = f"{path}.{name}".removeprefix("."), hints[name]
+                while (value := _value_of_mapping(hint)) is not None:
+                    here, hint = f"{here}.*", value
+                yield JsonField(here, _kind(hint), texts[name])
+                yield from record_fields(hint, path=here)
 
 
 def _texts(record: type) -> dict[str, str]:
@@ -151,18 +153,6 @@ def _texts(record: type) -> dict[str, str]:
             texts[name] = " ".join(text.split()).replace("``", "`")
             texts[name] = re.sub(r"\b(None|True|False)\b", lambda word: _LITERALS[word[0]], texts[name])
     return texts
-
-
-def _record(kind: Any) -> tuple[str, type] | None:
-    """The type of the objects in values of a type, with ``[]`` for a list of them; None for other values."""
-    for part in _union(kind):
-        if typing.get_origin(part) in (list, tuple) and (inner := _record(typing.get_args(part)[0])):
-            return f"[]{inner[0]}", inner[1]
-        if isinstance(part, type) and (
-            dataclasses.is_dataclass(part) or typing.is_typeddict(part) or hasattr(part, "_fields")
-        ):
-            return "", part
-    return None
 
 
 def _value_of_mapping(kind: Any) -> Any:
