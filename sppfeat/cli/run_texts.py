@@ -90,12 +90,12 @@ def result_text(result: "ExtractResult", *, output: StrPath, verbose: bool) -> s
         path += f" ({len(result.files)} files)"
     now = result.done_now + result.failed_now
     earlier, earlier_failed = result.images - result.pending - now, result.failed - result.failed_now
-    lines = [f"{_work_text(result, now)} -> {path}"]
-    if not now and not result.pending:
-        lines = [f"Nothing to do: {path} has {counted(result.images, 'image')}"]
-        lines[0] += f", {result.failed} failed (--retry-failed runs these again)" if result.failed else ""
-    elif earlier:
-        lines[0] += f"; before: {counted(earlier, 'image')}, {earlier_failed} failed"
+    if now or result.pending:
+        before = f"; before: {counted(earlier, 'image')}, {earlier_failed} failed" if earlier else ""
+        lines = [f"{_work_text(result, now)} -> {path}{before}"]
+    else:
+        failed = f", {result.failed} failed (--retry-failed runs these again)" if result.failed else ""
+        lines = [f"Nothing to do: {path} has {counted(result.images, 'image')}{failed}"]
     if result.boxes:
         lines.append(f"  boxes: {box_counts_text(result.boxes)}")
     failures = [f"  failed: {failure.path!r}: {failure.error}" for failure in result.failures]

@@ -87,10 +87,9 @@ class SheetLine:
 
 @dataclass(frozen=True)
 class ContactSheet:
-    """Queries, one per line, and the ``k`` rows nearest to each, by ``"cosine"`` or ``"l2"`` distance."""
+    """Queries, one per line, and the rows nearest to each, by ``"cosine"`` or ``"l2"`` distance."""
 
     lines: tuple[SheetLine, ...]
-    k: int
     metric: str
 
     @property
@@ -250,7 +249,7 @@ def make_contact_sheet(
         n_alike = len(np.unique(units[is_other & (classes == label)]))
         n_labeled = len(np.unique(units[is_other & (classes != "")]))
         lines.append(SheetLine(query, name, label, tuple(neighbors), n_alike, n_labeled))
-    return ContactSheet(tuple(lines), k, metric)
+    return ContactSheet(tuple(lines), metric)
 
 
 def sheet_text(sheet: ContactSheet) -> str:
