@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from sppfeat.config.machine import available_nbytes
-from sppfeat.config.values import check_choice
+from sppfeat.config.values import check_choice, set_numbers
 from sppfeat.errors import ConfigError
 
 __all__ = [
@@ -84,16 +84,10 @@ class ProbeSettings:
     max_nbytes: int | None = None
 
     def __post_init__(self) -> None:
-        if self.folds < 2:
-            raise ConfigError(f"the number of folds is {self.folds}; allowed: 2 or more")
-        if self.repeats < 1:
-            raise ConfigError(f"the number of repeats is {self.repeats}; allowed: 1 or more")
-        if not 0 <= self.seed < 2**32 - self.repeats:
-            raise ConfigError(f"the seed is {self.seed}; allowed: 0 to {2**32 - 1 - self.repeats}")
+        set_numbers(self, folds=(2,), repeats=(1,), min_per_class=(1,))
+        set_numbers(self, seed=(0, 2**32 - 1 - self.repeats))
         if not _C[0] <= self.C <= _C[1]:
             raise ConfigError(f"C is {self.C}; allowed: {_C[0]:g} to {_C[1]:g}")
-        if self.min_per_class is not None and self.min_per_class < 1:
-            raise ConfigError(f"min-per-class is {self.min_per_class}; allowed: 1 or more")
         check_choice("class-weight", self.class_weight, CLASS_WEIGHTS)
 
     @property

@@ -17,8 +17,7 @@ import numpy.typing as npt
 
 from sppfeat.analysis.choices import DEFAULT_METRIC, DEFAULT_NEIGHBORS, METRICS
 from sppfeat.analysis.rows import find_nonfinite
-from sppfeat.config.values import check_choice
-from sppfeat.errors import ConfigError
+from sppfeat.config.values import check_choice, whole_number
 from sppfeat.store.reader import Selection
 
 __all__ = ["Neighbors", "exact_distances", "nearest_rows", "to_points"]
@@ -75,8 +74,7 @@ def nearest_rows(
         ConfigError: the metric is unknown, or ``k`` is out of range.
     """
     check_choice("metric", metric, METRICS)
-    if k < 1:
-        raise ConfigError(f"k is {k}; allowed: 1 or more neighbors")
+    k = whole_number("k", k, 1, unit=" neighbors")
     rows, positions = np.unique(selection.rows, return_index=True)
     has_one = selection.file.has_descriptor()[rows]
     rows, positions = rows[has_one], positions[has_one]

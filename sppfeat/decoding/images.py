@@ -51,9 +51,7 @@ _FLIPPED_X, _FLIPPED_Y = frozenset((2, 3, 6, 7)), frozenset((3, 4, 7, 8))
 
 _FRAMES = frozenset((*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0)))
 _FRAMES_OF_BLOCKS = frozenset((0xC0, 0xC1, 0xC2, 0xC9, 0xCA))
-_START_OF_SCAN = 0xDA
-_WITHOUT_LENGTH = frozenset((0x00, 0x01, *range(0xD0, 0xDA)))
-_MOST_SEGMENTS = 10_000
+_NOT_IN_HEADERS = frozenset((0x00, 0x01, *range(0xD0, 0xDB)))
 
 # Formats in which programs write 32 bits per pixel without opacity: viewers show an alpha of 0 everywhere as opaque.
 _UNUSED_ALPHA = frozenset(("BMP", "DIB", "TGA"))
@@ -301,22 +299,14 @@ def _is_of_blocks(image: ImageFile.ImageFile) -> bool:
     A lossless JPEG does not: libjpeg-turbo 3 decodes it at full width whatever size is requested, and Pillow (10.4 to
     12.0 at least) writes past the end of its reduced row, which crashes the process.
     """
-    if image.fp is None:
-        return False
     file, position = cast(BinaryIO, image.fp), 2
-    frames: list[int] = []
-    for _ in range(_MOST_SEGMENTS):
-        start, marker, length = struct.unpack(">BBH", read_at(file, 4, position).ljust(4, b"\0"))
-        if start != 0xFF or marker in _WITHOUT_LENGTH:
+    while len(header := read_at(file, 4, position)) == 4:
+        start, marker, length = struct.unpack(">BBH", header)
+        if start != 0xFF or marker in _NOT_IN_HEADERS:
             return False
-        if marker == 0xFF:  # a fill byte
-            position += 1
-            continue
-        if marker == _START_OF_SCAN:
-            return len(frames) == 1 and frames[0] in _FRAMES_OF_BLOCKS
-        if marker in _FRAMES:
-            frames.append(marker)
-        position += 2 + length
+        if marker in _FRAMES:  # the only one: decoders refuse a second
+            return marker in _FRAMES_OF_BLOCKS
+        position += 1 if marker == 0xFF else 2 + length  # 0xFF is a fill byte
     return False
 
 

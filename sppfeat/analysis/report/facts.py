@@ -4,7 +4,6 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import Any
 
 from sppfeat.analysis.choices import (
@@ -206,7 +205,7 @@ def describe_provenance(file: FeatureTable) -> list[tuple[str, str]]:
     config, ids = file.config, file.image_id_table
     found = [
         ("file", str(file.path.absolute())),
-        ("created", _date_text(file.attribute("created"))),
+        ("created", file.attribute("created")),
         ("written by", f"sppfeat {file.attribute('sppfeat_version')}, schema {file.schema_version}"),
         ("image folder", file.root),
         ("image ids", f"from the inputs; the first is {os.fsdecode(ids[0])}" if ids else ""),
@@ -241,20 +240,6 @@ def describe_provenance(file: FeatureTable) -> list[tuple[str, str]]:
         ]
     found.append(("fingerprint of the settings", file.attribute("fingerprint")))
     return [(name, value) for name, value in found if value]
-
-
-def _date_text(text: str) -> str:
-    """An ISO date as Americans write it, in UTC; other texts as they are.
-
-    Example:
-        >>> _date_text("2026-12-01T15:03:17+00:00")
-        'December 1, 2026, 3:03 PM UTC'
-    """
-    try:
-        date = datetime.fromisoformat(text).astimezone(timezone.utc)
-    except ValueError:
-        return text
-    return f"{date:%B} {date.day}, {date.year}, {date.hour % 12 or 12}:{date:%M %p} UTC"
 
 
 def _range_text(what: str, first: int, stop: int) -> str:

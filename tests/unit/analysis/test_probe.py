@@ -343,9 +343,9 @@ def test_pending_and_failed_images_are_left_out_and_counted(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"folds": 1}, "the number of folds is 1"),
-        ({"repeats": 0}, "the number of repeats is 0"),
-        ({"seed": -1}, "the seed is -1"),
+        ({"folds": 1}, "folds is 1; allowed: 2 or more"),
+        ({"repeats": 0}, "repeats is 0"),
+        ({"seed": -1}, "seed is -1; allowed: 0 to"),
         ({"C": 1e-40}, "C is 1e-40"),
         ({"C": float("nan")}, "C is nan"),
         ({"min_per_class": 0}, "min-per-class is 0"),
