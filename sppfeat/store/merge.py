@@ -296,9 +296,7 @@ def _read_shard(file: FeatureFile) -> _ShardFile:
         raise StoreError(f"{where} was made by 'sppfeat merge'; merge the files that hold its rows instead")
     shard = file.shard
     if shard is None:
-        raise StoreError(
-            f"{where} is not a shard: it holds a whole extraction; allowed: files from 'sppfeat extract --shard'"
-        )
+        raise StoreError(f"{where} holds a whole extraction; allowed: shards from 'sppfeat extract --shard'")
     if is_being_written(file.path):
         raise StoreError(f"another process is writing {where} ({shard}); merge when it is complete")
     expected = shard.stop_image - shard.first_image, shard.stop_row - shard.first_row
@@ -387,9 +385,7 @@ def _check_tiling(parts: Sequence[_ShardFile]) -> None:
     if at < n_images:
         gaps.append(f"{at} to {n_images}")
     if gaps:
-        raise StoreError(
-            f"images {first_few(gaps, _SHOWN)} of {n_images} are in none of the files{_name_missing(parts)}"
-        )
+        raise StoreError(f"images {first_few(gaps, _SHOWN)} of {n_images} are missing{_name_missing(parts)}")
 
 
 def _name_missing(parts: Iterable[_ShardFile]) -> str:
@@ -401,4 +397,4 @@ def _name_missing(parts: Iterable[_ShardFile]) -> str:
     known = {part.shard.index for part in parts}
     missing = (f"{i}/{count}" for i in range(1, count + 1) if i not in known)
     shown = first_few(missing, _SHOWN)
-    return f": shards {shown} are missing" if shown else ""
+    return f": no shards {shown}" if shown else ""

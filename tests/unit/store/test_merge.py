@@ -245,15 +245,15 @@ def test_links_lead_to_the_files(tmp_path, work):
 
 def test_shards_that_are_missing(tmp_path, work, shards):
     refused(
-        "images 1 to 4 of 11 are in none of the files: shards 2/4 are missing",
+        "images 1 to 4 of 11 are missing: no shards 2/4",
         tmp_path / "m.h5",
         [*shards[:1], *shards[2:]],
     )
     refused(
-        "images 0 to 1, 4 to 11 of 11 .*: shards 1/4, 3/4, 4/4 are missing", tmp_path / "m.h5", shards[1:2]
+        "images 0 to 1, 4 to 11 of 11 are missing: no shards 1/4, 3/4, 4/4", tmp_path / "m.h5", shards[1:2]
     )
     other = write_shard(tmp_path / "other.h5", work, (0, 9, 11), ShardChoice(2, 2))
-    refused("images 1 to 9 of 11 are in none of the files$", tmp_path / "m.h5", [shards[0], other])
+    refused("images 1 to 9 of 11 are missing$", tmp_path / "m.h5", [shards[0], other])
 
 
 def test_shards_that_overlap(tmp_path, work, shards):
@@ -284,9 +284,9 @@ def test_a_shard_that_is_being_written(tmp_path, shards):
 @pytest.mark.slow
 def test_what_is_no_shard(tmp_path, work, shards):
     whole = write_whole(tmp_path / "whole.h5", work)
-    refused("whole.h5' is not a shard: it holds a whole extraction", tmp_path / "m.h5", [*shards, whole])
+    refused("whole.h5' holds a whole extraction", tmp_path / "m.h5", [*shards, whole])
     create_file(tmp_path / "empty.h5", plan_of([]), config(), BLOCKS)
-    refused("empty.h5' is not a shard", tmp_path / "m.h5", [tmp_path / "empty.h5"])
+    refused("empty.h5' holds a whole extraction", tmp_path / "m.h5", [tmp_path / "empty.h5"])
     merge_shards(tmp_path / "merged.h5", shards)
     refused("merged.h5' was made by 'sppfeat merge'", tmp_path / "m.h5", [tmp_path / "merged.h5"])
     reduce(shards[3], tmp_path / "r.h5", method="random", components=2)
@@ -440,7 +440,7 @@ def test_the_command_says_what_it_made(tmp_path, shards):
     assert "the shards are no longer needed" in said.stderr
     run(tmp_path / "n.h5", code=2)
     assert run(shards[0], *shards, "--overwrite", code=2).stderr.endswith("allowed: another file\n")
-    assert "are in none of the files" in run(tmp_path / "n.h5", shards[0], code=1).stderr
+    assert "are missing" in run(tmp_path / "n.h5", shards[0], code=1).stderr
 
 
 def test_lists_of_shards(tmp_path, shards):
