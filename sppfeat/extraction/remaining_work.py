@@ -10,7 +10,7 @@ import numpy.typing as npt
 from sppfeat.errors import StoreError
 from sppfeat.extraction.changes import find_changes
 from sppfeat.extraction.part import Output, Part
-from sppfeat.extraction.plan import FoundSizes, ShardPlan, cut_plan, cut_shard
+from sppfeat.extraction.plan import ShardPlan, cut_plan, cut_shard
 from sppfeat.extraction.report import plan_notes
 from sppfeat.extraction.resume import (
     MatchedInputs,
@@ -166,7 +166,7 @@ def _continue_part(run: Run, output: Output, recorded: RecordedImages, shard_pla
     if run.request.runs_changed:
         is_to_do |= changes.changed
     to_do = np.flatnonzero(is_to_do)
-    run.notes.extend(notes_on_changes(run.request, run.listing, recorded, matched, changes, is_to_do))
+    run.notes.extend(notes_on_changes(run, recorded, matched, changes, is_to_do))
     plan = plan_recorded(recorded, matched, run.listing.storage, run.config.input)
     # The header of an image is read again unless its file is known to be the one that was measured.
     is_unmeasured = (plan.image_hw == 0).any(axis=1) | (recorded.status == Status.FAILED)
@@ -205,12 +205,7 @@ def _continue_part(run: Run, output: Output, recorded: RecordedImages, shard_pla
 def _extend_part(part: Part, matched: MatchedInputs) -> Part:
     """Add the new inputs to a part, which then fills a new, longer file."""
     run = part.run
-    found: FoundSizes = (np.zeros((len(matched.new), 2), dtype=np.int32), {})
-    versions = np.full((len(matched.new), 2), UNKNOWN, dtype=np.int64)
-    if run.measures_first:
-        versions = run.listing.storage.versions(matched.new)
-        found = run.read_sizes(matched.new)
-    longer = plan_additions(part.plan, matched, run.listing, run.config.input, found, versions, run.planner)
+    longer = plan_additions(part.plan, matched, run)
     added = np.arange(part.plan.n_images, longer.n_images)
     return replace(
         part,

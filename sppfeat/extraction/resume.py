@@ -12,13 +12,12 @@ import numpy.typing as npt
 from sppfeat.config.distribution import Shard
 from sppfeat.config.extract_config import ExtractConfig, config_differences
 from sppfeat.config.regions import RowFlag
-from sppfeat.config.request import Request
 from sppfeat.config.specs import InputSpec
 from sppfeat.config.wording import counted
 from sppfeat.errors import StoreError
 from sppfeat.extraction.changes import FileChanges, changed_note
-from sppfeat.extraction.plan import FoundSizes, Plan, input_sizes
-from sppfeat.extraction.rows import RowPlanner
+from sppfeat.extraction.plan import Plan, input_sizes
+from sppfeat.extraction.run import Run
 from sppfeat.files.paths import PathIndex, PathTable
 from sppfeat.inputs import Listing, Storage
 from sppfeat.inputs.names import below, is_below
@@ -104,15 +103,14 @@ def _relabeled_images(
 
 
 def notes_on_changes(
-    request: Request,
-    listing: Listing,
+    run: Run,
     recorded: RecordedImages,
     matched: MatchedInputs,
     changes: FileChanges,
     is_to_do: npt.NDArray[np.bool_],
 ) -> list[str]:
     """Describe the changes of the inputs since a file was begun; ``is_to_do`` marks the images that will run."""
-    notes = []
+    notes, request = [], run.request
     changed = np.flatnonzero(changes.changed & (recorded.status != Status.PENDING))
     n_new = len(matched.new) if recorded.shard is None else 0
     n_vanished, missing = len(matched.vanished), np.flatnonzero(changes.missing)
@@ -144,7 +142,7 @@ def notes_on_changes(
             "the file was made by an older sppfeat, which did not record modification times, so changed images cannot "
             "be found; --overwrite starts over"
         )
-    n_relabeled = len(_relabeled_images(recorded, matched, listing))
+    n_relabeled = len(_relabeled_images(recorded, matched, run.listing))
     if n_relabeled:
         notes.append(
             f"{counted(n_relabeled, 'image has another class', 'images have other classes')} in the inputs than in the "
@@ -238,24 +236,16 @@ def plan_recorded(
     )
 
 
-def plan_additions(
-    plan: Plan,
-    matched: MatchedInputs,
-    listing: Listing,
-    spec: InputSpec,
-    found: FoundSizes,
-    versions: npt.NDArray[np.int64],
-    planner: RowPlanner | None,
-) -> Plan:
+def plan_additions(plan: Plan, matched: MatchedInputs, run: Run) -> Plan:
     """Plan the images of a file, whose rows keep their places, followed by the new inputs.
 
-    New class names follow the names in the file; a file without labels gets none. ``found`` and ``versions`` are sizes
-    in pixels, and bytes and times, of the new inputs, by position in ``matched.new``.
+    New class names follow the names in the file; a file without labels gets none.
     """
-    sizes, reasons = found
+    (sizes, reasons), versions = run.measure_inputs(matched.new)
+    listing, planner = run.listing, run.planner
     n_old, new, paths = plan.n_images, matched.new, [*plan.paths, *matched.new_paths]
     image_hw = np.concatenate((plan.image_hw, sizes))
-    input_hw, too_odd = input_sizes(image_hw, spec)
+    input_hw, too_odd = input_sizes(image_hw, run.config.input)
     classes, labels = _extended_classes(plan.classes, listing, new)
     first = np.arange(len(new), dtype=np.int64)
     ranges, boxes, ids = np.stack((first, first + 1), axis=1), plan.boxes, plan.ids

@@ -31,7 +31,7 @@ from sppfeat.networks.devices import BATCH_PIXELS, bfloat16_hint, bfloat16_note,
 from sppfeat.networks.named_weights import bundled_hint
 from sppfeat.store.comparability import descriptor_differences
 from sppfeat.store.reader import FeatureFile
-from sppfeat.store.schema import ColumnBlock, column_blocks
+from sppfeat.store.schema import UNKNOWN, ColumnBlock, column_blocks
 
 __all__ = [
     "OnProbe",
@@ -102,18 +102,21 @@ class Run:
 
     def plan_inputs(self) -> Plan:
         """Plan all images and rows of the inputs, after reading headers if :attr:`measures_first`."""
-        every = np.arange(len(self.listing.paths))
-        found: FoundSizes = (np.zeros((len(every), 2), dtype=np.int32), {})
-        versions = None
-        if self.measures_first:
-            versions = self.listing.storage.versions(every)
-            found = self.read_sizes(every)
+        found, versions = self.measure_inputs(np.arange(len(self.listing.paths)))
         rows = None
         if self.planner is not None:
             rows = self.planner.rows(self.listing.root, self.listing.paths, found[0])
         return make_plan(self.listing, *found, self.config.input, rows, versions=versions)
 
-    def read_sizes(self, inputs: npt.NDArray[np.int64]) -> FoundSizes:
+    def measure_inputs(self, inputs: npt.NDArray[np.int64]) -> tuple[FoundSizes, npt.NDArray[np.int64]]:
+        """Return sizes and versions of inputs ``(n,)``, both unknown unless :attr:`measures_first`."""
+        versions = np.full((len(inputs), 2), UNKNOWN, dtype=np.int64)
+        if not self.measures_first:
+            return (np.zeros((len(inputs), 2), dtype=np.int32), {}), versions
+        versions = self.listing.storage.versions(inputs)  # before the headers are read
+        return self._read_sizes(inputs), versions
+
+    def _read_sizes(self, inputs: npt.NDArray[np.int64]) -> FoundSizes:
         """Read the headers of inputs, given their positions ``(n,)`` int64 in the listing."""
         return read_sizes(
             self.listing.storage, inputs, decoder=self.decoder, scratch=self.scratch, on_probe=self.on_probe
@@ -128,7 +131,7 @@ class Run:
         """
         if found is None:
             plan.note_versions(images)
-            found = self.read_sizes(plan.storage_index[images])
+            found = self._read_sizes(plan.storage_index[images])
         return fill_in_sizes(plan, images, found, self.config.input, self.planner)
 
     def make_describer(
