@@ -1,4 +1,4 @@
-"""What the options about boxes do on the command line, and what they say."""
+"""Options about boxes on the command line, and their messages."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def boxes(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_with_boxes_says_what_it_understood_and_what_became_of_them(folder, boxes, tmp_path):
+def test_a_run_prints_its_boxes_and_their_outcome(folder, boxes, tmp_path):
     result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY, "--size", "48", "--boxes", boxes, code=0)
     for text in (
         "images:      12 (5 distinct input sizes)\n",
@@ -114,7 +114,7 @@ def test_every_option_reaches_the_file_also_from_the_environment(folder, boxes, 
         assert file.boxes[0].tolist() == [0.375 * width, 0.25 * height, 0.625 * width, 0.75 * height]
 
 
-def test_a_style_and_the_equal_single_options_continue_each_others_file(folder, boxes, tmp_path):
+def test_a_box_style_and_equal_single_options_continue_one_file(folder, boxes, tmp_path):
     boxes.write_text("path,x0,y0,x1,y1\nimg1.png,1,2,20,30\n")
     output = tmp_path / "f.h5"
     args = ["extract", folder, "-o", output, *TINY, "--size", "48", "--boxes", boxes, "-q"]
@@ -142,7 +142,7 @@ def test_a_style_and_the_equal_single_options_continue_each_others_file(folder, 
     assert "--box-style" in run("extract", folder, "-o", output, *style, code=2).stderr
 
 
-def test_names_and_ids_are_decided_by_options_and_said_before_the_run(folder, tmp_path):
+def test_the_plan_names_the_source_of_image_names(folder, tmp_path):
     annotations = tmp_path / "xml"
     annotations.mkdir()
     box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
@@ -202,7 +202,7 @@ def test_names_and_ids_are_decided_by_options_and_said_before_the_run(folder, tm
         (["--head", "fc6"], "'spp_s16' has no fc6 or fc7; use one of vgg*, alexnet"),
     ],
 )
-def test_wrong_usage_is_said_and_writes_nothing(folder, boxes, tmp_path, options, message):
+def test_wrong_usage_is_reported_and_writes_nothing(folder, boxes, tmp_path, options, message):
     options = [str(boxes) if option == "BOXES" else option for option in options]
     result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY, *options, code=2)
     assert message in " ".join(result.stderr.split())
@@ -227,7 +227,7 @@ def test_a_wrong_box_file_is_an_error_and_writes_nothing(folder, boxes, tmp_path
     assert not (tmp_path / "f.h5").exists()
 
 
-def test_a_plan_tells_what_a_box_file_of_a_tool_holds(folder, tmp_path):
+def test_the_plan_describes_box_files_of_tools(folder, tmp_path):
     (tmp_path / "cvat.xml").write_text(
         '<annotations><image name="img1.png"><box label="one" xtl="0" ytl="0" xbr="20" ybr="30" rotation="45"/>'
         '<polygon label="two" points="1,2;3,4;5,6"/></image></annotations>'

@@ -24,7 +24,7 @@ def features(folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_extract_says_what_it_does_on_stderr_and_nothing_on_stdout(folder, tmp_path, monkeypatch):
+def test_extract_prints_its_plan_on_stderr_and_nothing_on_stdout(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # which has seen no hint
     result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY, code=0)
     assert result.stdout == ""
@@ -52,7 +52,7 @@ def test_failed_images_are_named_and_give_exit_code_3_also_later(mixed_folder, t
 
 
 @pytest.mark.slow
-def test_multiples_and_fast_decoding_are_said_before_the_run_and_kept_in_the_file(folder, tmp_path):
+def test_multiples_and_fast_decoding_are_in_the_plan_and_in_the_file(folder, tmp_path):
     settings = ["--round-to", "32", "--decode", "fast"]
     result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY, *settings, code=0)
     assert "12 (2 distinct input sizes, multiples of 32)" in result.stderr
@@ -85,7 +85,7 @@ def test_images_with_few_of_16_bits_are_noted_once_at_the_end(tmp_path, workers)
     assert "16-bit" not in run(*command, code=0).stderr  # nothing was decoded
 
 
-def test_a_task_of_a_job_array_is_told_that_all_tasks_do_the_same(folder, tmp_path):
+def test_tasks_of_a_job_array_with_the_same_shard_get_a_note(folder, tmp_path):
     task = {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_ARRAY_TASK_ID": "3"}
     task |= {"SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_MAX": "16", "SLURM_ARRAY_TASK_COUNT": "16"}
     command = ["extract", folder, "-o", tmp_path / "{shard}.h5", *TINY, "--shard", "auto", "--dry-run"]
@@ -98,7 +98,7 @@ def test_a_task_of_a_job_array_is_told_that_all_tasks_do_the_same(folder, tmp_pa
     assert "--shard $SLURM_ARRAY_TASK_ID/16" in refused
 
 
-def test_a_prefix_of_the_names_in_a_checkpoint_is_said_in_the_plan(folder, tmp_path):
+def test_the_plan_names_the_prefix_of_parameters_in_a_checkpoint(folder, tmp_path):
     state = load_backbone("spp_s16", fold=False).network.state_dict()
     torch.save({"state_dict": {f"model.{name}": value for name, value in state.items()}}, tmp_path / "w.ckpt")
     command = [
@@ -162,7 +162,7 @@ def test_info_as_text_and_json(features):
     assert found["complete"] is True
 
 
-def test_verify_finds_what_is_wrong(features):
+def test_verify_reports_bad_rows(features):
     import h5py
 
     with h5py.File(features, "r+") as file:
@@ -241,7 +241,7 @@ def test_extract_works_as_a_process_and_python_m(folder, tmp_path):
         ("probe", "a.h5", "--save", "d.pkl"),
     ],
 )
-def test_outputs_that_would_mislead_are_refused_before_any_work(tmp_path, monkeypatch, command):
+def test_misleading_outputs_are_refused_before_any_work(tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     for name in ("photos", "a.h5"):
         (tmp_path / name).mkdir()  # nothing reads them

@@ -1,4 +1,4 @@
-"""What the shells complete: asked as they ask, and in the shells themselves where they are."""
+"""Shell completion, by the protocol of the shells and in bash itself."""
 
 import os
 import re
@@ -17,7 +17,7 @@ from sppfeat.networks.zoo import model_names
 
 
 def completions(line):
-    """What bash is told for a line whose last word is begun, as ``(kind, text)``."""
+    """Completions that bash receives for an unfinished line, as ``(kind, text)``."""
     words = line.split(" ")
     complete = get_completion_class("bash")(main, {}, "sppfeat", "_SPPFEAT_COMPLETE")
     return [(item.type, item.value) for item in complete.get_completions(words[1:-1], words[-1])]
@@ -40,15 +40,15 @@ def completions(line):
         ("sppfeat info f", [("file", "f")]),
     ],
 )
-def test_what_is_completed(line, expected):
+def test_completion_of_commands_options_and_values(line, expected):
     assert completions(line) == expected
 
 
-def test_all_networks_and_no_others_are_completed():
+def test_completion_of_all_networks():
     assert [item.value for item in complete_backbones(None, None, "")] == model_names()
 
 
-def test_bash():
+def test_completion_in_bash():
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     if shutil.which("bash") is None or shutil.which("sppfeat", path=path) is None:
         pytest.skip("bash or the sppfeat command is not there")

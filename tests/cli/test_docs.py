@@ -1,4 +1,4 @@
-"""docs/cli.md and docs/json.md are made from the code, and are up to date."""
+"""docs/cli.md and docs/json.md are generated from the code and up to date."""
 
 import json
 import re

@@ -38,7 +38,7 @@ def test_one_network_by_name(entries, cache, weight_server):
     assert len(weight_server.asked) == 1
 
 
-def test_json_says_what_is_where(entries, cache, weight_server):
+def test_json_lists_downloaded_files(entries, cache, weight_server):
     expected = [
         {
             "name": name,
@@ -65,7 +65,7 @@ def test_a_folder_from_the_option_or_the_environment(entries, cache, tmp_path):
     assert not cache.exists()
 
 
-def test_one_that_fails_does_not_keep_the_others(entries, cache, weight_server):
+def test_a_failed_download_does_not_stop_the_others(entries, cache, weight_server):
     del weight_server.files[entries[NAMES[0]].file_name]
     result = run("backbones", "--download", "squeezenet*", code=1)
     assert result.stdout.startswith(f"{NAMES[1]} IMAGENET1K_V1: ")
@@ -76,7 +76,7 @@ def test_one_that_fails_does_not_keep_the_others(entries, cache, weight_server):
     assert [file["name"] for file in json.loads(result.stdout)] == [NAMES[1]]
 
 
-def test_one_by_name_that_fails_is_said_once(entries, weight_server):
+def test_a_failed_download_by_name_is_reported_once(entries, weight_server):
     weight_server.files.clear()
     result = run("backbones", "--download", NAMES[0], code=1)
     assert result.stdout == ""
@@ -102,7 +102,7 @@ def test_one_by_name_that_fails_is_said_once(entries, weight_server):
         ((NAMES[0], "--weights-dir", "/dev/null"), 1, "File exists"),
     ],
 )
-def test_what_cannot_be_downloaded(entries, cache, args, exit_code, message, weight_server):
+def test_impossible_downloads_are_refused(entries, cache, args, exit_code, message, weight_server):
     result = run("backbones", "--download", *args, code=exit_code)
     assert message in result.stderr
     assert "Traceback" not in result.output
@@ -110,7 +110,7 @@ def test_what_cannot_be_downloaded(entries, cache, args, exit_code, message, wei
     assert not cache.exists()
 
 
-def test_a_signal_leaves_what_is_whole_and_nothing_else(entries, cache, weight_server):
+def test_a_signal_leaves_only_complete_files(entries, cache, weight_server):
     weight_server.cut[entries[NAMES[1]].file_name] = 1000
     here, released = threading.get_ident(), threading.Event()
 
@@ -152,9 +152,7 @@ def test_a_run_without_network_from_a_copied_folder(offer, folder, tmp_path, wei
 
 
 @pytest.mark.slow
-def test_whatever_downloads_shows_its_progress_with_the_name_of_the_file(
-    offer, folder, tmp_path, capsys, monkeypatch
-):
+def test_all_downloads_show_progress_with_the_name_of_the_file(offer, folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0)
     content = io.BytesIO()
     torch.save(get_model(NAMES[1], weights=None).state_dict(), content)

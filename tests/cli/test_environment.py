@@ -130,7 +130,7 @@ def test_a_former_variable_is_noted_with_its_present_name(name, option, flag, ca
     assert capsys.readouterr().err == ""
 
 
-def test_a_former_variable_has_no_effect_and_none_is_noted_where_it_had_none():
+def test_a_former_variable_has_no_effect():
     values, said = search(SPPFEAT_LEVELS="1", SPPFEAT_ENGINE="ray", SPPFEAT_BOXES="grid:2x2")
     assert values["levels"] is None
     assert [line for line in said.splitlines() if line.startswith("note: ")] == [

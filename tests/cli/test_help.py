@@ -82,7 +82,7 @@ def test_no_line_is_wider_than_the_terminal(name, width):
 
 
 @pytest.mark.parametrize("name", [name for name in COMMANDS if isinstance(COMMANDS[name], Command)])
-def test_all_options_are_grouped_and_rare_ones_wait_for_help_all(name):
+def test_all_options_are_grouped_and_only_help_all_shows_rare_ones(name):
     command = COMMANDS[name]
     options = {option.long_name: option for option in command.params if isinstance(option, Option)}
     grouped = [option.long_name for own in command.groups.values() for option in own]

@@ -1,4 +1,4 @@
-"""The JSON of each command has the fields that docs/json.md describes, and is JSON."""
+"""The JSON of each command is valid and has the fields that docs/json.md describes."""
 
 import dataclasses
 import json
@@ -93,7 +93,7 @@ def test_train(whole):
     check_fields("train", output_of("train", folder / "pictures", "-o", folder / "run", *settings, "-q"))
 
 
-def test_numbers_that_json_has_not_are_null(capsys):
+def test_nan_and_infinities_become_null(capsys):
     print_json({"a": [math.nan, (1.5, -math.inf)], "b": "\udcff"})
     found = json.loads(capsys.readouterr().out, parse_constant=refuse)
     assert found == {"a": [None, [1.5, None]], "b": "\udcff"}

@@ -33,7 +33,7 @@ def files(tmp_path):
     ],
     ids=" ".join,
 )
-def test_each_command_that_joins_labels_counts_what_does_not_match(files, tmp_path, monkeypatch, command):
+def test_commands_count_labels_without_match(files, tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     named = {"F": "f.h5", "M": "m.npz"}
     arguments = [named.get(argument, argument) for argument in command]

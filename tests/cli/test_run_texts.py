@@ -156,7 +156,7 @@ def test_boxes_are_described_in_words():
         ),
     ],
 )
-def test_the_result_is_one_line_and_what_it_needs(changes, text, tmp_path, monkeypatch):
+def test_the_result_is_one_line(changes, text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = dataclasses.replace(RESULT, output=str(tmp_path / "f.h5"), **changes)
     assert result_text(result, output="f.h5", verbose=False) == text

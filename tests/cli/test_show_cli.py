@@ -32,7 +32,7 @@ show = functools.partial(run, "show", "image")
 
 
 @pytest.mark.slow
-def test_a_picture_is_written_and_its_numbers_are_those_that_are_pooled(photo, tmp_path):
+def test_a_picture_and_its_numbers_show_the_pooled_values(photo, tmp_path):
     output = tmp_path / "out.png"
     result = show(
         photo, "-o", output, *SMALL, "--box", "10,10,60,50", "--box", "-5,0,99.5,30", "--json", code=0
@@ -61,7 +61,7 @@ def test_a_picture_is_written_and_its_numbers_are_those_that_are_pooled(photo, t
 
 
 @pytest.mark.slow
-def test_it_says_what_it_wrote_and_does_not_replace_it_unasked(photo, tmp_path):
+def test_the_written_file_is_named_and_not_replaced_without_overwrite(photo, tmp_path):
     output = tmp_path / "out.svg"
     result = show(photo, "-o", output, *SMALL)
     assert (result.exit_code, result.stdout) == (0, "")
@@ -119,7 +119,7 @@ def test_wrong_usage(photo, boxes_file, tmp_path, arguments, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_cannot_be_read_or_drawn_is_an_error_and_leaves_nothing(photo, tmp_path):
+def test_unreadable_images_are_errors_and_leave_no_file(photo, tmp_path):
     (tmp_path / "text.jpg").write_text("no picture")
     before = sorted(tmp_path.iterdir())
     for arguments, message in (

@@ -43,7 +43,7 @@ def same_weights(a, b) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("tiny_network")
-def test_it_says_what_it_does_on_stderr_and_extract_takes_what_comes_of_it(classes, tmp_path):
+def test_train_prints_its_plan_on_stderr_and_extract_takes_its_weights(classes, tmp_path):
     command = (classes, "-o", tmp_path / "run", *TINY, "--epochs", 2, "--val-fraction", 0.25)
     result = run(*command, code=0)
     assert result.stdout == ""
@@ -72,7 +72,7 @@ def test_it_says_what_it_does_on_stderr_and_extract_takes_what_comes_of_it(class
 @pytest.mark.slow
 @pytest.mark.usefixtures("tiny_network")
 @pytest.mark.parametrize("n_steps", [2, 3, 6])  # of two in an epoch
-def test_each_epoch_is_said_once_wherever_it_is_stopped(classes, tmp_path, monkeypatch, n_steps):
+def test_each_epoch_is_printed_once_wherever_the_training_stops(classes, tmp_path, monkeypatch, n_steps):
     command = (classes, "-o", tmp_path / "run", *TINY, "--epochs", 3)
     with monkeypatch.context() as patched:
         steps = itertools.count(1)
@@ -153,7 +153,7 @@ def test_wrong_usage_gives_exit_code_2_and_leaves_nothing(classes, tmp_path, opt
 
 
 @pytest.mark.usefixtures("tiny_network")
-def test_an_output_that_cannot_be_gives_exit_code_1_before_anything_is_read(classes, tmp_path, monkeypatch):
+def test_an_impossible_output_gives_exit_code_1_before_any_work(classes, tmp_path, monkeypatch):
     monkeypatch.setattr(session, "load_chosen_backbone", None)
     (tmp_path / "file").touch()
     for output, message in (("file", "File exists"), ("a/b", "No such file"), ("held", "another process is")):
@@ -166,7 +166,7 @@ def test_an_output_that_cannot_be_gives_exit_code_1_before_anything_is_read(clas
 
 
 @pytest.mark.usefixtures("tiny_network")
-def test_what_the_user_should_know_is_said(classes, tmp_path):
+def test_repeated_images_and_frozen_random_weights_are_noted(classes, tmp_path):
     result = run(classes, classes, "-o", tmp_path / "run", *TINY, "--val", classes, "--freeze", "--dry-run")
     assert "note:       8 images are named more than once; each gets one row" in result.stdout
     assert "note:       8 of 8 validation images are also among the training images" in result.stdout
@@ -174,7 +174,7 @@ def test_what_the_user_should_know_is_said(classes, tmp_path):
 
 
 @pytest.mark.usefixtures("tiny_network")
-def test_splits_that_are_trained_on_together_are_said(classes, tmp_path):
+def test_splits_among_the_training_images_are_noted(classes, tmp_path):
     (tmp_path / "data").mkdir()
     for split in ("train", "val"):
         (tmp_path / "data" / split).symlink_to(classes)
@@ -192,7 +192,7 @@ def test_images_too_elongated_for_whole_views_are_named(classes, tmp_path):
 
 
 @pytest.mark.usefixtures("tiny_network")
-def test_an_interruption_says_whether_there_is_something_to_resume(classes, tmp_path, monkeypatch):
+def test_an_interruption_mentions_resume_only_after_the_plan(classes, tmp_path, monkeypatch):
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 

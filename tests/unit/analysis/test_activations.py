@@ -1,4 +1,4 @@
-"""What is pooled of an image, and where it came from, against plain loops, descriptors and feature files."""
+"""Pooled values of an image and the cells of their maxima, against plain loops, descriptors and feature files."""
 
 import math
 
@@ -38,19 +38,19 @@ def pooled(extractor, picture):
 
 
 def descriptor_of(box):
-    """What a descriptor has: layer by layer, level by level."""
+    """The values as a descriptor orders them: layer by layer, level by level."""
     return np.concatenate([level.values.ravel() for layer in box for level in layer.levels])
 
 
 @pytest.mark.slow
-def test_values_are_those_of_the_descriptor_bit_for_bit(extractor, picture, pooled):
+def test_values_equal_the_descriptor_bit_for_bit(extractor, picture, pooled):
     for box, descriptor in zip(pooled, extractor(picture, BOXES), strict=True):
         assert np.array_equal(descriptor_of(box), descriptor)
     (whole,) = pooled_boxes(extractor, picture)
     assert np.array_equal(descriptor_of(whole), extractor(picture))
 
 
-def test_bins_and_maxima_are_those_of_plain_loops(pooled):
+def test_bins_and_maxima_equal_plain_loops(pooled):
     for box in pooled:
         for layer in box:
             for level in layer.levels:
@@ -80,7 +80,7 @@ def check_level(level, layer):
     assert np.array_equal(sum(of_one), counts)
 
 
-def test_maxima_that_are_in_several_cells_or_nan_and_means_came_from_none():
+def test_ties_nan_and_means_have_no_cell_of_their_maximum():
     fmap = torch.zeros(1, 3, 3, 4)
     fmap[0, 1, 2, 3], fmap[0, 2, 1, 2] = 1, float("nan")
     (level,) = pool_region(fmap, (0, 0, 4, 3), (1,), "max")
@@ -94,7 +94,7 @@ def test_maxima_that_are_in_several_cells_or_nan_and_means_came_from_none():
     assert means.count_maxima((3, 4)).sum() == 0
 
 
-def test_cells_lie_around_their_centres(pooled):
+def test_cells_surround_their_centers(pooled):
     for layer, stride, offset in zip(pooled[0], (8, 16), (7, 15), strict=True):
         assert (layer.geometry.stride, layer.geometry.offset) == (stride, offset)
         for x, y in np.ndindex(layer.map_hw[1], layer.map_hw[0]):
@@ -189,7 +189,7 @@ def test_rows_of_a_file_are_pooled_as_they_were(images, tmp_path, boxes, setting
             assert np.array_equal(descriptor_of(box), expected)
 
 
-def test_rows_that_cannot_be_shown_say_so(images, tmp_path):
+def test_rows_without_descriptor_or_image_are_refused(images, tmp_path):
     (tmp_path / "boxes.csv").write_text("path,x0,y0,x1,y1\n0.png,0,0,50,50\n1.png,5,5,5,9\n")
     output = tmp_path / "f.h5"
     extract([images], output, boxes=BoxChoice(boxes=str(tmp_path / "boxes.csv")))

@@ -1,4 +1,4 @@
-"""What all pictures share: files of three formats, the same for the same picture."""
+"""Files of pictures in three formats, the same for the same picture."""
 
 import os
 import sys
@@ -57,7 +57,7 @@ def test_files_are_valid_and_the_same_twice_whatever_the_users_style(tmp_path, s
     assert not any(word in content for word in (b"CreationDate", b"dc:date", b"tIME"))
 
 
-def test_letters_are_looked_for_in_further_fonts_where_these_are_installed(monkeypatch):
+def test_further_fonts_are_used_if_installed(monkeypatch):
     monkeypatch.setattr(figure, "_FURTHER_FONTS", ("no such font", "DejaVu Serif"))
     with drawing():
         assert matplotlib.rcParams["font.family"] == ["DejaVu Sans", "DejaVu Serif"]
@@ -69,7 +69,7 @@ def test_other_suffixes_are_refused(tmp_path, name):
         check_picture_path(tmp_path / name, overwrite=True)
 
 
-def test_without_matplotlib_it_says_how_to_install_it(tmp_path, monkeypatch):
+def test_without_matplotlib_the_message_says_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ConfigError, match=r"pip install 'sppfeat\[plot\]'"):
         check_picture_path(tmp_path / "a.png", overwrite=False)

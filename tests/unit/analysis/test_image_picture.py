@@ -1,4 +1,4 @@
-"""A picture of an image: what is drawn is what is pooled, and no text covers another."""
+"""A picture of an image shows the pooled values, and no texts overlap."""
 
 import functools
 import itertools
@@ -55,7 +55,7 @@ def drawn(layers, **settings):
         (WHOLE, (1, 2, 4), "max", picture(20, 300)),
     ],
 )
-def test_there_is_a_panel_for_everything_and_no_text_covers_another(boxes, levels, mode, image):
+def test_every_layer_and_level_has_a_panel_and_no_texts_overlap(boxes, levels, mode, image):
     figure = drawn(pool(network(levels, mode), boxes, image))
     n_blocks, n_bars = 2 * len(boxes), 3 if mode == "max" else 2
     assert len(figure.axes) == n_blocks * (2 * (1 + len(levels)) + n_bars)
@@ -81,7 +81,7 @@ def axes_of(layer):
 
 
 @pytest.mark.slow
-def test_the_bins_that_are_drawn_are_those_that_are_pooled():
+def test_drawn_bins_are_the_pooled_ones():
     for layer in pool(network()):
         stride = np.ptp(layer.cells_in((0, 0, 1, 1))[::2])
         for position, level in enumerate(layer.levels):
@@ -97,7 +97,7 @@ def test_the_bins_that_are_drawn_are_those_that_are_pooled():
                 assert (inset < stride / 5).all()
 
 
-def test_heat_and_maxima_are_where_their_cells_are():
+def test_heat_and_maxima_are_drawn_at_their_cells():
     layer = pool(network())[1]
     level, counts = layer.levels[1], layer.levels[1].count_maxima(layer.map_hw)
     height, width = layer.map_hw
@@ -126,7 +126,7 @@ def test_cells_share_the_network_input_without_gaps():
 
 
 @pytest.mark.slow
-def test_values_without_range_or_that_are_not_finite_can_be_drawn():
+def test_constant_and_nonfinite_values_can_be_drawn():
     layers = pool(network((1, 2), layer=("features.12",)), WHOLE)
     for value in (0.0, 1e30, np.nan, np.inf):
         layers[0].map[...] = value

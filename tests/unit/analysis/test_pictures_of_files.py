@@ -1,4 +1,4 @@
-"""Pictures of feature files: what is computed for them against plain loops, and the files that the commands write."""
+"""Pictures of feature files: their values against plain loops, and the files that the commands write."""
 
 import functools
 import itertools
@@ -83,7 +83,7 @@ def test_a_stratified_draw_has_each_class_by_its_share(file, most):
         assert abs((drawn.y == label).sum() - share) <= 1
 
 
-def test_of_very_many_classes_some_are_drawn_with_all_their_rows(file):
+def test_a_draw_of_classes_keeps_all_their_rows(file):
     selection = file.select(labels=[f"class {i % 7}" if i < 21 else None for i in range(24)])
     some = draw_classes(selection, 3, seed=1)
     classes = set(some.y.tolist())
@@ -97,7 +97,7 @@ def test_of_very_many_classes_some_are_drawn_with_all_their_rows(file):
     assert 4 not in enough.y
 
 
-def test_principal_components_are_those_of_numpy(selection):
+def test_principal_components_equal_numpy(selection):
     embedding = embed_rows(selection)
     rows = selection.X.astype(np.float64)
     centred = rows - rows.mean(axis=0)
@@ -152,7 +152,7 @@ def test_rows_that_hardly_differ_have_finite_points(selection, monkeypatch, meth
     assert embedding.explained is None or np.isfinite(embedding.explained).all()
 
 
-def test_norms_are_those_of_each_layer(selection, monkeypatch):
+def test_norms_of_each_layer(selection, monkeypatch):
     rows = np.array(selection.X)
     rows[4, :10] = 0
     change_rows(selection, rows, monkeypatch)
@@ -164,7 +164,7 @@ def test_norms_are_those_of_each_layer(selection, monkeypatch):
     assert norms.n_zero == (1, 0)
 
 
-def test_sizes_are_those_of_images_that_did_not_fail(file):
+def test_sizes_leave_out_failed_images(file):
     sizes = measure_sizes(file)
     assert sizes.heights.tolist() == [20 + i for i in range(24) if i != FAILED]
     assert set(sizes.widths.tolist()) == {30}
@@ -201,7 +201,7 @@ def test_every_class_is_in_the_legend_whatever_its_name(file):
 
 
 def texts_of(figure):
-    """Where each text of a figure is, that shows."""
+    """The visible texts of a figure with their places."""
     figure.draw_without_rendering()
     texts = figure.findobj(lambda artist: isinstance(artist, Text) and artist.get_visible())
     return [(text.get_text(), text.get_window_extent()) for text in texts if text.get_text().strip()]
@@ -221,7 +221,7 @@ def sizes_of(pairs, counts):
         ([(0, 0)], 0, {"images"}),
     ],
 )
-def test_colors_say_how_many_images_have_a_size_and_the_picture_what_they_mean(pairs, counts, keys):
+def test_colors_of_sizes_count_images_and_have_a_key(pairs, counts, keys):
     sizes = sizes_of(pairs, counts)
     with drawing():
         figure = draw_sizes(sizes, title="a title")
@@ -250,7 +250,7 @@ def test_texts_beside_sizes_cover_neither_points_nor_each_other(high):
         assert not a.padded(-1).overlaps(b), (a, b)
 
 
-def test_norms_of_reduced_rows_are_said_to_be_as_they_are(path, tmp_path):
+def test_equal_norms_of_reduced_rows_are_a_sentence(path, tmp_path):
     reduce(path, tmp_path / "r.h5", components=2, normalize="l2")
     with FeatureFile(tmp_path / "r.h5") as file:
         norms = measure_norms(file.select())
@@ -268,7 +268,7 @@ def sheet_of(selection, n, k, **how):
     return make_contact_sheet(selection, queries, describe_queries(queries, selection), k=k, **how)
 
 
-def test_a_sheet_says_what_it_shows_where_there_is_little(file, selection):
+def test_captions_of_small_contact_sheets(file, selection):
     assert sheet_text(sheet_of(selection, 2, 3)).startswith("2 queries (left) and their 3 nearest rows by")
     few = file.select(rows=np.array([3, 5]), labels=[None] * 24)
     assert sheet_text(sheet_of(few, 1, 8)) == "1 query (left) and its nearest row by cosine distance"
@@ -281,7 +281,7 @@ def test_a_sheet_says_what_it_shows_where_there_is_little(file, selection):
     assert sheet.lines[0].neighbors[0].name in "\n".join(text for text, _ in found)
 
 
-def test_neighbors_are_marked_only_where_there_are_several_classes(file, selection):
+def test_neighbors_are_marked_only_with_several_classes(file, selection):
     several, one = (sheet_of(rows, 1, 2) for rows in (selection, file.select(labels=["a"] * 24)))
     assert sheet_text(several).endswith("; 2 of 2 possible neighbors have the query's class")
     assert sheet_text(one) == "1 query (left) and its 2 nearest rows by cosine distance"
@@ -307,7 +307,7 @@ def test_a_contact_sheet_has_the_nearest_rows_and_not_the_query(selection):
     assert sheet.n_judged == 12
 
 
-def test_neighbors_are_compared_with_what_is_possible_and_with_chance(selection):
+def test_neighbors_are_compared_with_the_possible_number_and_with_chance(selection):
     sheet = sheet_of(selection, 3, 10)  # one query of each class, of 8, 8 and 7 rows
     assert (sheet.n_judged, sheet.n_possible) == (30, 7 + 7 + 6)
     assert sheet.n_by_chance == pytest.approx(10 * (7 + 7 + 6) / 22)
@@ -340,7 +340,7 @@ def test_images_that_are_gone_or_changed_have_a_reason(file, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_box_is_shown_in_what_surrounds_it_with_an_outline(tmp_path):
+def test_a_box_is_outlined_within_its_surroundings(tmp_path):
     pixels = np.zeros((200, 100, 3), np.uint8)
     pixels[80:120, 40:80] = 200
     Image.fromarray(pixels).save(tmp_path / "a.png")
@@ -354,7 +354,7 @@ def test_a_box_is_shown_in_what_surrounds_it_with_an_outline(tmp_path):
 
 
 @pytest.mark.slow
-def test_no_box_is_too_odd_to_be_shown_if_it_is_finite(tmp_path):
+def test_every_finite_box_has_a_thumbnail(tmp_path):
     write_image(tmp_path / "a.png", 200, 100, seed=0)
     boxes = [
         (0, 0, 0.001, 0.001),
@@ -422,7 +422,7 @@ def test_rows_without_descriptor_are_refused(file):
             function(everything)
 
 
-def test_queries_that_are_no_rows_are_pictured_by_their_text(selection):
+def test_queries_other_than_rows_are_pictured_by_their_text(selection):
     queries = [Query("a.png", path="a.png"), Query("row:2", row=2)]
     sheet = make_contact_sheet(selection, queries, selection.take(np.array([0, 2])), k=2)
     assert sheet.lines[0].label == ""

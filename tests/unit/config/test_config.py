@@ -1,4 +1,4 @@
-"""Settings: what is refused and how it is said, and a fingerprint that changes with the descriptor alone."""
+"""Settings: refused values and their messages, and a fingerprint that changes only with the descriptor."""
 
 import dataclasses
 import json
@@ -132,7 +132,7 @@ def test_the_fingerprint_is_fixed_for_all_versions():
 
 
 def test_settings_of_later_versions_are_recorded_only_where_they_change_a_descriptor():
-    """So that files from before there were such settings are continued."""
+    """Files made before these settings existed can be continued."""
     recorded = config(input={"round_to": 1, "decode": "exact"}).to_dict()
     assert not {"round_to", "decode"} & set(recorded)
     assert ExtractConfig.from_dict(recorded).input == InputSpec(round_to=1, decode="exact")
@@ -219,7 +219,7 @@ def test_an_invalid_value_is_named_with_what_is_allowed(kind, field, value, allo
     assert field in message.replace("-", "_")
 
 
-def test_the_filters_are_those_that_resizing_knows():
+def test_all_interpolations_can_resize():
     image = Image.new("RGB", (3, 3))
     for name in CHOICES["interpolation"]:
         assert resize_image(image, input_hw=(2, 2), resample=name).shape == (2, 2, 3)
@@ -265,7 +265,7 @@ REFUSED = {
     ("parse", "message", "value"),
     [(parse, message, value) for parse, (message, *values) in REFUSED.items() for value in values],
 )
-def test_what_cannot_be_parsed_is_refused(parse, message, value):
+def test_unparsable_values_are_refused(parse, message, value):
     with pytest.raises(ConfigError, match=message):
         parse(value)
 
@@ -307,7 +307,7 @@ def test_conventions_and_projections_that_make_no_sense_are_refused(settings, me
         RegionSpec(**{**REGIONS, **settings}) if is_of_regions else BoxConvention(**settings)
 
 
-def test_a_convention_is_changed_where_something_else_is_asked_for():
+def test_a_convention_is_changed_by_the_given_fields():
     voc = BoxConvention(origin=1, ends="inclusive")
     assert voc.replace(coords=None, origin=0, ends=None) == BoxConvention(ends="inclusive")
     with pytest.raises(ConfigError, match="box-ends inclusive"):

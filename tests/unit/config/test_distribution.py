@@ -1,4 +1,4 @@
-"""Which part of a work the environment says is this process's."""
+"""Shards from texts and from the environment of torchrun and srun."""
 
 import re
 
@@ -27,7 +27,7 @@ ONE_TASK = {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_LOCALID": "
         ({**SRUN, "SLURM_STEP_TASKS_PER_NODE": "what"}, Rank(ShardChoice(6, 8), 1, 2)),
     ],
 )
-def test_the_rank_is_what_whoever_started_the_process_says(environment, rank):
+def test_the_rank_comes_from_torchrun_or_srun(environment, rank):
     assert parse_shard("auto", environment)[:3] == rank[:3]
 
 
@@ -71,19 +71,19 @@ def test_a_rank_that_others_may_share_has_a_note(environment, said):
         ({"RANK": "2", "WORLD_SIZE": "2"}, "shard 3/2; allowed: 1/2 to 2/2"),
     ],
 )
-def test_an_environment_that_says_nothing_or_nonsense_is_refused(environment, said):
+def test_an_environment_without_a_valid_rank_is_refused(environment, said):
     with pytest.raises(ConfigError, match=said):
         parse_shard("auto", environment)
 
 
 @pytest.mark.parametrize("index", ["0", "17"])
-def test_a_task_that_is_no_shard_is_told_how_to_count_from_one(index):
+def test_an_array_task_that_is_not_a_shard_gets_a_hint(index):
     mended = "count from 1; use --array=1-16, or --array=0-15 with --shard $((SLURM_ARRAY_TASK_ID + 1))/16"
     with pytest.raises(ConfigError, match=re.escape(mended)):
         parse_shard(f"{index}/16", {"SLURM_ARRAY_TASK_ID": index})
 
 
-def test_numbers_say_it_themselves(monkeypatch):
+def test_numbers_take_precedence_over_the_environment(monkeypatch):
     assert parse_shard("3/16") == Rank(ShardChoice(3, 16))
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -93,6 +93,6 @@ def test_numbers_say_it_themselves(monkeypatch):
 @pytest.mark.parametrize(
     "text", ["", "3", "3/", "/3", "0/3", "4/3", "-1/3", "1/3/5", "a/b", "1.5/3", "1 / 3", "AUTO"]
 )
-def test_what_is_no_part_of_a_whole(text):
+def test_malformed_shards_are_refused(text):
     with pytest.raises(ConfigError, match="allowed: "):
         parse_shard(text)

@@ -92,7 +92,7 @@ def test_memory_that_was_freed_is_not_fetched_from_the_system_again(keeps):
 
 @pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="for the GNU C library")
-def test_what_lies_between_longer_lived_pieces_is_given_back():
+def test_gaps_between_pieces_of_memory_are_returned():
     code = """
 import numpy as np
 from sppfeat.config.machine import keep_freed_memory, return_freed_memory
@@ -125,7 +125,7 @@ def mapped_nbytes(path) -> int:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="for Linux")
-def test_who_reads_all_rows_gives_them_back(tmp_path, monkeypatch):
+def test_readers_of_all_rows_release_their_pages(tmp_path, monkeypatch):
     pytest.importorskip("sklearn")
     for module in ("analysis.probe.classifier", "analysis.show.distributions", "store.verify"):
         monkeypatch.setattr(f"sppfeat.{module}._BLOCK_NBYTES", 1 << 17)
@@ -160,7 +160,7 @@ def test_memory_is_what_control_groups_leave(tmp_path, groups, files, nbytes):
     assert available_nbytes(system(tmp_path, groups, files)) == nbytes
 
 
-def test_a_copy_that_no_memory_holds_is_refused(tmp_path, monkeypatch):
+def test_a_copy_larger_than_memory_is_refused(tmp_path, monkeypatch):
     with FeatureFile(image_file(tmp_path / "f.h5", [0, 1] * 10)) as file:
         monkeypatch.setattr("sppfeat.config.machine._UNCHECKED_NBYTES", 0)
         monkeypatch.setattr("sppfeat.config.machine.available_nbytes", lambda: file.dimension * file.n_rows)

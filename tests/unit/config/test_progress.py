@@ -16,7 +16,7 @@ from sppfeat.config.progress import Bar
 @pytest.mark.parametrize(
     "label", ["extracting", "a-file-with-a-very-long-name-of-weights-0123456789.safetensors"]
 )
-def test_a_bar_fits_the_terminal_and_goes_when_it_is_done(monkeypatch, columns, label):
+def test_a_bar_fits_the_terminal_and_disappears_at_the_end(monkeypatch, columns, label):
     with Terminal(monkeypatch, columns) as terminal:
         with Bar(label, 5000, unit="image") as bar:
             bar.move_to(1200, note="3 failed")
@@ -103,7 +103,7 @@ def test_lines_know_units(clock, capsys, total, unit, line):
     assert capsys.readouterr().err == f"{line}\n"
 
 
-def test_rates_are_those_of_the_present_label(clock, capsys):
+def test_rates_restart_with_each_label(clock, capsys):
     with Bar("preparing", None, unit="row") as bar:
         clock.now = 20
         bar.move_to(0, 100, label="searching")
@@ -120,7 +120,7 @@ def test_a_hidden_bar_prints_nothing(clock, capsys):
 
 
 @pytest.mark.parametrize("has_widgets", [True, False])
-def test_a_notebook_has_its_own_bar_where_it_can_show_it(capsys, monkeypatch, has_widgets, recwarn):
+def test_a_notebook_with_widgets_has_its_own_bar(capsys, monkeypatch, has_widgets, recwarn):
     """Jupyter is played: a shell with a kernel, the package ipywidgets, and tqdm's bar for notebooks."""
     calls = []
 
