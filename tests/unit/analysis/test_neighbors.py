@@ -1,4 +1,4 @@
-"""The nearest rows: against plain loops in float64, whatever the block size, ties, scales and odd values."""
+"""Nearest neighbors, compared with plain loops in float64: block sizes, ties, scales, and nonfinite values."""
 
 import math
 
@@ -24,8 +24,8 @@ def path(tmp_path_factory):
     return fill(new, descriptors(N), failed=[7], pending=[8])
 
 
-class OfRows:
-    """What a search needs of a selection and its file."""
+class RowsInMemory:
+    """Rows in memory, in place of a selection and its file."""
 
     def __init__(self, values, images=None):
         self.values = values
@@ -46,7 +46,7 @@ class OfRows:
 
 
 def plain_distance(a, b, metric):
-    """Plain loops over the values, with exact sums."""
+    """The distance of two rows, from plain loops with exact sums."""
     a, b = [float(v) for v in a], [float(v) for v in b]
     if metric == "l2":
         return math.sqrt(math.fsum((x - y) ** 2 for x, y in zip(a, b, strict=True)))
@@ -64,7 +64,7 @@ def plain_nearest(rows, query, k, metric, *, left_out, images):
 
 
 def check(found, i, rows, query, metric, *, left_out=(), images=None):
-    """The neighbors of a query are right: as far as plain loops, and in order where their distances are."""
+    """Asserts that the neighbors of a query are those of plain loops, ordered by distance, then by row."""
     of_image = range(len(rows)) if images is None else images
     expected = plain_nearest(rows, query, len(found.rows[i]), metric, left_out=left_out, images=of_image)
     n = len(expected)
@@ -99,7 +99,7 @@ DRAWN = st.integers(1, 12).flatmap(
 def test_neighbors_are_those_of_plain_loops(rows, queries, k, n_block, metric, per_image):
     rows, queries = np.array(rows, dtype=np.float32), np.array(queries, dtype=np.float32)
     images = np.arange(len(rows)) // 2
-    part = OfRows(rows, images)
+    part = RowsInMemory(rows, images)
     excluded = np.arange(len(queries)) % (len(rows) + 1) - 1
     options = {"metric": metric, "exclude": excluded.tolist(), "one_per_image": per_image}
     found = nearest_rows(part, queries, k, block_nbytes=12 * n_block, **options)
@@ -120,7 +120,7 @@ def test_many_rows_in_many_columns(metric, per_image):
     rows += noise * rng.random((2000, 1100), dtype=np.float32)
     images = np.arange(2000) // 3
     queries = rows[[0, 5, 1234]] * np.float32(1 + 1e-6)
-    part = OfRows(rows, images)
+    part = RowsInMemory(rows, images)
     options = {"metric": metric, "one_per_image": per_image}
     found = nearest_rows(part, queries, 20, block_nbytes=1 << 20, **options)
     for i, query in enumerate(queries):
@@ -141,7 +141,7 @@ def test_rows_of_any_magnitude(metric, scale):
     rows[::3] *= np.float32(scale)
     rows[7] = 0
     queries = np.concatenate((rows[3:5] + np.float32(0.1), np.zeros((1, 7), dtype=np.float32)))
-    found = nearest_rows(OfRows(rows), queries, 9, metric=metric, block_nbytes=28 * 100)
+    found = nearest_rows(RowsInMemory(rows), queries, 9, metric=metric, block_nbytes=28 * 100)
     for i, query in enumerate(queries):
         check(found, i, rows, query, metric)
 
@@ -150,14 +150,14 @@ def test_rows_of_any_magnitude(metric, scale):
 def test_nonfinite_rows_are_never_found(metric):
     rows = descriptors(N)
     rows[3], rows[4, 0], rows[5, 0] = np.nan, np.inf, -np.inf
-    found = nearest_rows(OfRows(rows), rows[:1], N, metric=metric, block_nbytes=60 * 4)
+    found = nearest_rows(RowsInMemory(rows), rows[:1], N, metric=metric, block_nbytes=60 * 4)
     assert sorted(found.rows[0, : N - 3].tolist()) == [i for i in range(N) if i not in (3, 4, 5)]
     assert (found.rows[0, N - 3 :] == -1).all()
 
 
 def test_a_selection_of_a_file(path):
     with FeatureFile(path) as file:
-        # status=any takes the failed and the pending row, too; yet they are no neighbors.
+        # status=any selects the failed and the pending row, too, but they have no descriptor.
         selection = file.select(rows=["status=any"], levels=2, layers="layer3")
         query = selection.of_descriptors(descriptors(N)[4:5])
         assert np.array_equal(query, descriptors(N)[4:5, 2:10])

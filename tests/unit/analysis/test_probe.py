@@ -1,4 +1,4 @@
-"""Probing: against plain scikit-learn, on folds that keep images together, in little memory; odd files; the command."""
+"""The probe, compared with plain scikit-learn: scores, folds, memory, unusual files, and the command."""
 
 import dataclasses
 import functools
@@ -35,7 +35,7 @@ WIDE = (16, 8)
 
 
 def write(path, labels, shape, *, edit=lambda x: x, **settings):
-    """A file of whole images whose descriptors are fewer, or longer, than there are rows."""
+    """Writes a file with more rows than values per row (tall), or fewer (wide)."""
     x = separable(labels, noise=3) + 1  # away from 0, as activations are
     if shape == "wide":
         x = np.hstack([x, separable(labels, seed=1, noise=3).repeat(7, axis=1)])
@@ -72,7 +72,7 @@ def plain(*, C=ProbeSettings.C, class_weight="balanced"):  # noqa: N803
 
 
 def plain_scaled(x, selection):
-    """Each layer's part of each row to norm 1 / sqrt(layers), in plain loops."""
+    """Rows with each layer scaled to norm 1 / sqrt(layers), by plain loops."""
     rows, layers = [], selection.columns.layer_ranges().values()
     for row in x.astype(np.float64):
         parts = [row[columns] for columns in layers]

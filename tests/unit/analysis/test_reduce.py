@@ -1,4 +1,4 @@
-"""``sppfeat reduce`` and its library: what the output is, who can use it, and what is refused."""
+"""``sppfeat reduce``: its output, the commands that read it, refused inputs, and the fit itself."""
 
 import dataclasses
 import functools
@@ -197,12 +197,12 @@ def test_extract_does_not_continue_a_reduced_file(extracted, tmp_path):
 
 def test_info_describes_the_reduction(source, tmp_path):
     output = reduced(source, tmp_path / "r.h5", layers=("layer4",), whiten=True, normalize="l2")
-    said = command_line.run("info", output).stdout
+    text = command_line.run("info", output).stdout
     assert re.search(
         r"reduced: +pca, 5 of 15 -> 4 values, whitened, scaled to l2 norm 1; 9\d\.\d\d % of the variance",
-        said,
+        text,
     )
-    assert "columns:   0..4: pca, level 1, 4 channels" in said
+    assert "columns:   0..4: pca, level 1, 4 channels" in text
     found = json.loads(command_line.run("info", "--json", output).stdout)["reduction"]
     assert found["source"]["dimension"] == 15
     assert (found["components"], found["whiten"], found["fitted_rows"]) == (4, True, len(HAVE))
@@ -228,7 +228,7 @@ def test_the_command_reports_its_result(source, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["f.h5", "-o", "f.h5", "--overwrite"], "is the input"),
         (["f.h5", "-o", "r.h5", "--from", "r.h5", "--overwrite"], "is the file of --from"),
@@ -238,20 +238,20 @@ def test_the_command_reports_its_result(source, tmp_path):
         (["f.h5", "-o", "n.h5", "--fit-rows", "label=nobody"], "fits none"),
     ],
 )
-def test_wrong_usage(source, tmp_path, monkeypatch, arguments, said):
+def test_wrong_usage(source, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "f.h5").write_bytes(source.read_bytes())
     reduced("f.h5", Path("r.h5"))
     before = (tmp_path / "r.h5").read_bytes()
     result = run(*arguments, "-q", code=2)
-    assert said in result.stderr
+    assert message in result.stderr
     assert sorted(os.listdir()) == ["f.h5", "r.h5"]
     assert (tmp_path / "r.h5").read_bytes() == before
 
 
 @pytest.mark.parametrize("output", ["gone/r.h5", ".", "n" * 245, "n" * 300])
 def test_impossible_outputs_are_refused_before_the_fit(source, tmp_path, output, monkeypatch):
-    monkeypatch.delattr("sppfeat.analysis.reduce.fit_reduction")  # it is said before
+    monkeypatch.delattr("sppfeat.analysis.reduce.fit_reduction")  # refused before the fit
     result = run(source, "-o", tmp_path / output, "-q", code=1)
     assert result.stderr.count("\n") == 1
 
@@ -301,7 +301,7 @@ def fit(source, *, batch_size=None, **spec):
 
 
 def plain(rows, n=4):
-    """What the library makes of plain arrays, by another solver."""
+    """scikit-learn's components of plain arrays, from a full decomposition."""
     return PCA(n, svd_solver="full").fit(rows.astype(np.float64))
 
 
@@ -368,7 +368,7 @@ def test_a_random_projection_is_that_of_scikit_learn(source):
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"components": 16}, "16 components of 15 selected columns; allowed: 1 to 15"),
         ({"components": 6, "levels": (1,)}, "6 components of 3 selected columns"),
@@ -385,6 +385,6 @@ def test_a_random_projection_is_that_of_scikit_learn(source):
         ({"method": "random", "fit_rows": ("0:3",)}, "--fit-rows needs --method pca"),
     ],
 )
-def test_impossible_fits_are_refused(source, settings, said):
-    with pytest.raises(ConfigError, match=said):
+def test_impossible_fits_are_refused(source, settings, message):
+    with pytest.raises(ConfigError, match=message):
         fit(source, **settings)

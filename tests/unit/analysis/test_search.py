@@ -1,4 +1,4 @@
-"""``sppfeat search``: queries of every kind, and what is said of the rows that are found."""
+"""``sppfeat search``: queries of every kind, and the fields of the rows found."""
 
 import functools
 import json

@@ -502,10 +502,10 @@ def test_the_limit_of_pixels_is_exact_and_leaves_pillow_as_it_was(limit, write):
     before = Image.MAX_IMAGE_PIXELS
     path = write(INTACT["PNG"])  # 60 x 90
     size = r"60 x 90 \(height x width\) are " if limit == 5399 else ""
-    mended = "--max-decode-pixels 5400 --retry-failed lets it in"
-    said = f"too many pixels: {size}5400, more than --max-decode-pixels {limit}; {mended}"
+    remedy = "--max-decode-pixels 5400 --retry-failed lets it in"
+    message = f"too many pixels: {size}5400, more than --max-decode-pixels {limit}; {remedy}"
     for reading in (probe_image, read_image):
-        with pytest.raises(ImageError, match=f"^{said}$") if limit < 5400 else contextlib.nullcontext():
+        with pytest.raises(ImageError, match=f"^{message}$") if limit < 5400 else contextlib.nullcontext():
             reading(path, exif="apply", max_pixels=limit)
     assert before == Image.MAX_IMAGE_PIXELS
 

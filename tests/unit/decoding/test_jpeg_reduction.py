@@ -1,4 +1,4 @@
-"""JPEGs decoded at a part of their size: which of them are, and where the picture is in what comes out."""
+"""JPEGs decoded at a fraction of their size: the factor, and headers that rule it out."""
 
 import struct
 
@@ -79,7 +79,7 @@ def test_a_jpeg_at_least_twice_as_large_is_reduced_as_far_as_possible(open_image
 
 
 def test_a_lossless_jpeg_is_not_reduced(open_image):
-    """Once: libjpeg-turbo decodes a lossless one in full, and Pillow 12.0 wrote that beyond its rows and died."""
+    """libjpeg-turbo decodes it at full size, and Pillow 12.0 crashes when it writes that into reduced rows."""
     image = open_image(lossless_jpeg(400, 3200))
     assert reduce_jpeg(image, (40, 320)) == 1
     assert image.size == (3200, 400)
@@ -96,7 +96,7 @@ FRAME = PLAIN[FIRST : FIRST + 2 + int.from_bytes(PLAIN[FIRST + 2 : FIRST + 4], "
     ("inserted", "factor"),
     [
         (b"", 4),
-        (b"\xff" * 5, 4),  # fills up
+        (b"\xff" * 5, 4),  # fill bytes
         (segment(0xFE, b"comment"), 4),
         (FRAME.replace(b"\xff\xc0", b"\xff\xc3"), 1),
         (b"junk", 1),

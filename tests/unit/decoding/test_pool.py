@@ -1,4 +1,4 @@
-"""Decoding in worker processes: the same pixels as without them, whatever happens to the processes."""
+"""Decoding in worker processes: the same pixels as in one process, even if workers die or hang."""
 
 import gc
 import os
@@ -41,7 +41,7 @@ def images(tmp_path_factory):
         if content is not None:
             (folder / name).write_bytes(content)
         found.insert(random.integers(len(found)), (os.fsencode(folder / name), (10, 10)))
-    found.append((found[0][0], (1, 1)))  # has another size than was planned
+    found.append((found[0][0], (1, 1)))  # planned with another size
     return found
 
 
@@ -170,7 +170,7 @@ def test_pixels_can_be_written_to(images, shared_pool):
 
 
 def test_very_long_paths_block_nothing(images, shared_pool):
-    """Lists that are no lists give paths of any length; a pipe holds 200 kB."""
+    """A binary file taken for a list gives paths of any length, but a pipe holds 200 kB."""
     paths = [b"x" * 4000] * 300 + [b"y" * 300_000] + [images[-2][0]]
     answers = list(shared_pool.probe(paths))
     assert all(isinstance(answer, str) for answer in answers[:-1])
@@ -368,7 +368,7 @@ def test_an_image_that_kills_its_worker_once_is_decoded(images, open_pool, tmp_p
 
 @pytest.mark.slow
 def test_a_caller_who_takes_long_makes_no_image_fail(images, open_pool, tmp_path, monkeypatch):
-    """Nor does a run that was suspended: only time spent waiting for the worker counts."""
+    """Only the time spent waiting for the worker counts, so a suspended run loses no image either."""
     hook_decoding(tmp_path, monkeypatch, "time.sleep(0.02)")
     tasks = tasks_of(images, [4] * 12)
     found = []

@@ -82,7 +82,7 @@ def test_worked_examples(image_hw, settings, expected):
 
 
 @pytest.mark.parametrize(
-    ("image_hw", "settings", "said"),
+    ("image_hw", "settings", "message"),
     [
         (
             (1, 20_000),
@@ -98,10 +98,10 @@ def test_worked_examples(image_hw, settings, expected):
         ),
     ],
 )
-def test_an_image_without_a_possible_size_is_refused_in_one_line(image_hw, settings, said):
+def test_an_image_without_a_possible_size_is_refused_in_one_line(image_hw, settings, message):
     with pytest.raises(ImageError) as error:
         network_input_hw(image_hw, **settings)
-    assert str(error.value) == said
+    assert str(error.value) == message
 
 
 @given(HW, SHORT_SIDES, MAX_PIXELS, MIN_SIDES)

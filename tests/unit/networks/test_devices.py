@@ -59,7 +59,7 @@ class Double(nn.Module):
 
 
 def compiler(monkeypatch, *, error=None):
-    """Put something in the place of torch.compile that fails when it is first called, or does nothing."""
+    """Replaces torch.compile by a compiler that fails at the first call, or does nothing."""
 
     def compile_(network):
         def compiled(batch):
@@ -101,7 +101,7 @@ def test_too_little_memory_does_not_stop_compiling(monkeypatch):
 @pytest.mark.slow
 def test_compiled_networks_give_the_same_maps():
     with torch.random.fork_rng():
-        torch.manual_seed(0)  # of other values, some cancel down to fewer digits than are compared
+        torch.manual_seed(0)  # with other values, sums cancel to fewer digits than are compared
         network = nn.Conv2d(3, 4, 3).eval()
 
     class Maps(nn.Module):
@@ -111,7 +111,7 @@ def test_compiled_networks_give_the_same_maps():
     compiled = CompiledNetwork(Maps())
     with torch.inference_mode():
         maps, expected = compiled(PICTURE)["layer"], network(PICTURE).relu()
-    # Of sums that nearly cancel no single value is good to a part of itself: only all of them together.
+    # Single values may come from sums that nearly cancel, so only their norm is compared.
     assert (maps - expected).norm() <= 1e-5 * expected.norm() + 1e-5
 
 
