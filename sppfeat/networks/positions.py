@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "NO_RULE",
     "Call",
     "are_known",
     "find_rule",
@@ -135,6 +136,11 @@ def _thin(positions: Tensor) -> Tensor:
     return positions
 
 
+def _lose(call: Call) -> Tensor:
+    """Loses the positions."""
+    return nowhere(call.shape, math.nan)
+
+
 def _create(call: Call) -> Tensor:
     """Creates values that depend on no others."""
     return torch.full(call.shape, math.inf, dtype=torch.float64)
@@ -150,7 +156,7 @@ def _restride(call: Call) -> Tensor:
     positions = call.positions[0]
     if call.is_lenient or bool(_thin(positions).isinf().all()):
         return positions
-    return nowhere(call.shape, math.nan)
+    return _lose(call)
 
 
 def _elementwise(call: Call) -> Tensor:
@@ -222,7 +228,7 @@ def _convolution(call: Call) -> Tensor:
     """Slides a window over the spatial dimensions and computes new channels."""
     positions, weight = call.args["input"], call.args["weight"]
     if call.args["transposed"] or not bool(_thin(weight).isinf().all()):
-        return nowhere(call.shape, math.nan)
+        return _lose(call)
     merged = call.merge(positions, [1])
     return _slide(merged.expand(merged.shape[0], 1, *positions.shape[2:]), call, kernel=weight.shape[2:])
 
@@ -333,4 +339,6 @@ _RULE_NAMES: tuple[tuple[Rule, str, str], ...] = (
     (_same, _NONE, "_native_batch_norm_legit_no_training _batch_norm_with_update _batch_norm_no_update"),
     (_same, _NONE, "_to_copy native_dropout _prelu_kernel log_sigmoid_forward"),
 )
+NO_RULE: tuple[Rule, str] = (_lose, _NONE)
+"""The rule for operators without a rule, and its reason."""
 _RULES = {name: (rule, reason) for rule, reason, names in _RULE_NAMES for name in names.split()}

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from sppfeat.errors import ConfigError
-from sppfeat.networks.positions import Call, find_rule, has_lost, is_move, nowhere, same
+from sppfeat.networks.positions import NO_RULE, Call, find_rule, has_lost, is_move, nowhere, same
 
 __all__ = ["Tracked", "eval_mode", "output_keys", "walk"]
 
@@ -117,10 +117,7 @@ def _compute(
     func: Any, bound: dict[str, Any], outputs: list[Tensor], *, is_lenient: bool
 ) -> tuple[list[Places], str]:
     """Positions of the values that an operator computes, and the reason if it loses some, else an empty text."""
-    rule, reason = find_rule(func) or (
-        lambda call: nowhere(call.shape, math.nan),
-        "no receptive-field rule for this operator",
-    )
+    rule, reason = find_rule(func) or NO_RULE
     shape = tuple(outputs[0].shape)
     calls = [Call(tree_map(partial(_to_positions, axis, True), bound), shape, is_lenient) for axis in (0, 1)]
     y, x = map(rule, calls)
