@@ -259,9 +259,8 @@ class _ActorPool:
         self._kind = ray.remote(PartActor).options(num_cpus=actors.n_cpus, num_gpus=actors.n_gpus)
         self._n_deaths = 0
         self._is_stopped = False
-        self._tasks: dict[
-            Any, tuple[Any, int | None]
-        ] = {}  # actor and part of each call; None: it is starting
+        # Actor and part of each call; None while the actor starts.
+        self._tasks: dict[Any, tuple[Any, int | None]] = {}
         for _ in range(min(actors.n, len(to_do))):
             self._start()
 

@@ -276,9 +276,7 @@ def choose_scales(
     clipped, _ = clip_boxes(boxes.boxes_px, row_hw)
     scale = boxes.scale.copy()
     open_rows = (scale < 0) & ~boxes.is_degenerate & (row_hw > 0).all(axis=1)
-    short_side = row_hw.min(
-        axis=1, keepdims=True
-    )  # besides the box, the only value that the choice depends on
+    short_side = row_hw.min(axis=1, keepdims=True)  # the choice depends on it and the box only
     for group in _group_rows(short_side, np.flatnonzero(open_rows)):
         square = (int(short_side[group[0], 0]),) * 2
         scale[group] = best_scales(clipped[group], square, short_sides)

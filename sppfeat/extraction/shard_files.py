@@ -161,9 +161,8 @@ class PartsInTurn:
         self.name = url_of(run.request.output) or str(run.request.output)
         self._files = files
         self._outcomes: dict[int, Outcome] = {}  # of the parts that this run has taken, by index from 0
-        self._before = np.zeros(
-            files.plan.n_images, dtype=np.uint8
-        )  # with --overwrite all files are replaced
+        # With --overwrite all files are replaced, and every image is pending.
+        self._before = np.zeros(files.plan.n_images, dtype=np.uint8)
         if not run.request.overwrite:
             self._before = files.mark_changed(run, files.status())
 

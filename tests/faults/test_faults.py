@@ -289,9 +289,8 @@ def test_a_mean_norm_does_not_depend_on_the_memory_of_the_device(folder, tmp_pat
     extract([folder], tmp_path / "whole.h5", **scaled)
     true_pool, n_refused = Describer._pool, 0
 
-    def pool(
-        self, maps, position, *arguments
-    ):  # rows of the first image are there already when the memory ends
+    def pool(self, maps, position, *arguments):
+        # Memory runs out after the rows of the first image.
         nonlocal n_refused
         if position:
             n_refused += 1

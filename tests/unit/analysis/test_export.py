@@ -348,9 +348,8 @@ def test_labels_that_svmlight_cannot_express(file, tmp_path):
 def test_an_exported_table_can_be_read_as_labels(file, tmp_path):
     selection = file.select()
     export(selection, tmp_path / "x.npy")
-    with pytest.raises(
-        LabelError, match=r"is not UTF-8; allowed: UTF-8; .*--encoding"
-    ):  # a class of the file
+    # The name of a class is not UTF-8.
+    with pytest.raises(LabelError, match=r"is not UTF-8; allowed: UTF-8; .*--encoding"):
         file.select(labels=tmp_path / "x.csv")
     again = file.select(labels=EncodedPath(str(tmp_path / "x.csv"), "utf-8"))
     assert [again.target_names[i] for i in again.y] == [selection.target_names[i] for i in selection.y]
