@@ -45,6 +45,7 @@ IMPORTERS = {
         "training",
         "bench",
         "analysis.show",
+        "analysis.export.tensors",  # loaded for .pt alone
     ),
     "torchvision": ("networks", "training", "bench"),
     "click": ("cli",),

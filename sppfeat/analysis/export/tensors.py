@@ -1,14 +1,11 @@
-"""Tensor formats: PyTorch's .pt, and .safetensors.
-
-Both are written here, without torch and safetensors, whose writers take whole tensors: vectors may exceed the memory.
-"""
+"""Tensor formats: PyTorch's .pt, and .safetensors, a block of rows at a time: vectors may exceed the memory."""
 
 import json
-import pickle
+import os
 import struct
-import zipfile
+import tempfile
 from collections.abc import Iterable, Iterator
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,18 +16,16 @@ from sppfeat.store.row_table import RowColumn, TextColumn
 __all__ = ["write_pt", "write_safetensors"]
 
 _HEADER_LIMIT = 100_000_000  # bytes; readers of safetensors refuse a longer header
-_ALIGNMENT = 64  # bytes; torch.load(mmap=True) maps storages that are aligned to it
-_ZIP_HEADER_NBYTES = 30 + 20  # before a zip member, without its name; the last field holds 64-bit sizes
 
-# Names of number types in safetensors, and of their storages in torch.
+# Names of number types in safetensors.
 _TYPES = {
-    "float64": ("F64", "DoubleStorage"),
-    "float32": ("F32", "FloatStorage"),
-    "float16": ("F16", "HalfStorage"),
-    "int64": ("I64", "LongStorage"),
-    "int32": ("I32", "IntStorage"),
-    "uint8": ("U8", "ByteStorage"),
-    "bool": ("BOOL", "BoolStorage"),
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "int64": "I64",
+    "int32": "I32",
+    "uint8": "U8",
+    "bool": "BOOL",
 }
 
 
@@ -83,8 +78,11 @@ def write_safetensors(contents: Contents, files: list[BinaryIO]) -> None:
     end = 0
     for tensor in tensors:
         start, end = end, end + tensor.n_values * tensor.dtype.itemsize
-        kind, _ = _TYPES[tensor.dtype.name]
-        header[tensor.name] = {"dtype": kind, "shape": tensor.shape, "data_offsets": (start, end)}
+        header[tensor.name] = {
+            "dtype": _TYPES[tensor.dtype.name],
+            "shape": tensor.shape,
+            "data_offsets": (start, end),
+        }
     room = _HEADER_LIMIT - len(json.dumps(header)) - 8  # of padding
     for name, array in sorted(texts.items(), key=lambda text: len(text[1])):
         listed = _json_list(array, room - len(name))
@@ -118,65 +116,26 @@ def _json_nbytes(text: str) -> int:
 
 
 def write_pt(contents: Contents, files: list[BinaryIO]) -> None:
-    """Writes what ``torch.save`` writes for a dictionary of tensors and lists of texts.
+    """Writes a dictionary of tensors and lists of texts with ``torch.save``, for ``torch.load(weights_only=True)``."""
+    import torch  # only this format needs it
 
-    It is a zip archive of one pickle, which ``torch.load(weights_only=True)`` accepts, and of one member per tensor.
-    """
     tensors, texts = _split(contents)
-    with zipfile.ZipFile(files[0], "w") as archive:
-        with _record(archive, "data.pkl") as file:
-            file.write(pickle.PROTO + b"\2" + pickle.EMPTY_DICT + pickle.MARK)
-            for key, tensor in enumerate(tensors):
-                file.write(_opcodes(tensor.name) + _tensor_opcodes(tensor, str(key)))
-            for name, array in texts.items():
-                file.write(_opcodes(name) + pickle.EMPTY_LIST)
-                for part in _parts(array):
-                    file.write(b"".join(_opcodes(entry) + pickle.APPEND for entry in part))
-            file.write(_opcodes("about") + _opcodes(contents.about_json()) + pickle.SETITEMS + pickle.STOP)
-        for name, content in (("byteorder", b"little"), ("version", b"3\n")):
-            with _record(archive, name) as file:
-                file.write(content)
-        for key, tensor in enumerate(tensors):
-            with _record(archive, f"data/{key}") as file:
-                tensor.write(file)
-
-
-def _record(archive: zipfile.ZipFile, name: str) -> BinaryIO:
-    """Opens an aligned member of a torch file, without a time stamp, so that equal exports have equal bytes."""
-    entry = zipfile.ZipInfo(f"archive/{name}")
-    padding = -(archive.start_dir + _ZIP_HEADER_NBYTES + len(entry.filename) + 4) % _ALIGNMENT
-    entry.extra = struct.pack("<2sH", b"FB", padding) + bytes(padding)
-    return cast(BinaryIO, archive.open(entry, "w", force_zip64=True))
-
-
-def _tensor_opcodes(tensor: _Tensor, key: str) -> bytes:
-    """Opcodes of a contiguous tensor on the CPU, whose storage is the member ``data/KEY``."""
-    _, storage = _TYPES[tensor.dtype.name]
-    strides = tuple(
-        int(np.prod(tensor.shape[axis + 1 :], dtype=np.int64)) for axis in range(len(tensor.shape))
-    )
-    storage_id = (
-        pickle.MARK
-        + _opcodes("storage")
-        + _name_opcodes("torch", storage)
-        + b"".join(map(_opcodes, (key, "cpu", tensor.n_values)))
-        + pickle.TUPLE
-        + pickle.BINPERSID
-    )
-    arguments = (
-        pickle.MARK
-        + storage_id
-        + b"".join(map(_opcodes, (0, tensor.shape, strides, False)))  # offset, shape, strides, requires_grad
-        + (_name_opcodes("collections", "OrderedDict") + pickle.EMPTY_TUPLE + pickle.REDUCE)  # hooks
-        + pickle.TUPLE
-    )
-    return _name_opcodes("torch._utils", "_rebuild_tensor_v2") + arguments + pickle.REDUCE
-
-
-def _name_opcodes(module: str, name: str) -> bytes:
-    return pickle.GLOBAL + f"{module}\n{name}\n".encode()
-
-
-def _opcodes(value: object) -> bytes:
-    """Opcodes that build a value of Python's own types: its pickle without the protocol and the end."""
-    return pickle.dumps(value, protocol=2)[2:-1]
+    saved: dict[str, Any] = {}
+    name = getattr(files[0], "name", None)  # a stream may have none, or a number
+    folder = os.path.dirname(os.path.abspath(name)) if isinstance(name, str | bytes) else None
+    with tempfile.TemporaryFile(dir=folder) as spool:
+        for tensor in tensors:
+            start = spool.tell()
+            tensor.write(spool)
+            spool.flush()
+            if (
+                tensor.n_values
+            ):  # a memory map: torch.save takes whole tensors, and vectors may exceed the memory
+                array = np.memmap(spool, dtype=tensor.dtype, mode="c", offset=start, shape=tensor.shape)
+            saved[tensor.name] = torch.from_numpy(
+                array if tensor.n_values else np.empty(tensor.shape, tensor.dtype)
+            )
+        saved.update(
+            {name: [entry for part in _parts(array) for entry in part] for name, array in texts.items()}
+        )
+        torch.save({**saved, "about": contents.about_json()}, files[0])
