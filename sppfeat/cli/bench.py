@@ -7,7 +7,7 @@ import click
 
 from sppfeat.cli import options
 from sppfeat.cli.bars import Bar, download_bar
-from sppfeat.cli.command import Command, Group
+from sppfeat.cli.command import Group
 from sppfeat.cli.options import ANY_PATH, SIZE, SIZE_HELP, Parsed, flag, option, together
 from sppfeat.cli.output import joined_numbers, print_json_or_text, table
 from sppfeat.config.machine import keep_freed_memory
@@ -28,19 +28,19 @@ _POOLING = {"max": "adaptive_max_pool2d", "avg": "adaptive_avg_pool2d"}
 _MISSING = "-"
 
 
-def _positive_numbers(text: str, separator: str = ",") -> tuple[int, ...]:
-    parts = text.split(separator)
-    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-        raise ValueError(f"{text!r} has a part that is not a whole number above 0")
-    return tuple(map(int, parts))
+def _counts(text: str, separator: str = ",") -> tuple[int, ...]:
+    numbers = tuple(map(int, text.split(separator)))
+    if min(numbers) < 1:
+        raise ValueError(text)
+    return numbers
 
 
 def _height_and_width(text: str) -> tuple[int, int]:
-    height, width = _positive_numbers(text, "x")
+    height, width = _counts(text, "x")
     return height, width
 
 
-_COUNTS = Parsed("n,...", _positive_numbers, refusal="{!r}; allowed: whole numbers above 0 such as 1,10,100")
+_COUNTS = Parsed("n,...", _counts, refusal="{!r}; allowed: whole numbers above 0 such as 1,10,100")
 _MAP_SIZE = Parsed("hxw", _height_and_width, refusal="{!r}; allowed: height and width in cells such as 38x50")
 
 
@@ -91,7 +91,7 @@ def bench() -> None:
     keep_freed_memory()
 
 
-@bench.command(cls=Command)
+@bench.command()
 @click.argument("image", required=False, type=ANY_PATH)
 @_amount("--max-boxes n_boxes", "2000", "20", "Largest number of boxes.", former="--boxes-count")
 @_amount(
@@ -123,7 +123,7 @@ def regions(image: str | None, **values: Any) -> None:
         _measure(bench_regions, _regions_text, image, on_download=on_download, **values)
 
 
-@bench.command(cls=Command)
+@bench.command()
 @_amount(
     "--box-counts counts",
     "1,10,100,300,2000,20000",
@@ -169,7 +169,7 @@ def pooling(**values: Any) -> None:
     _measure(bench_pooling, _pooling_text, **values)
 
 
-@bench.command(cls=Command)
+@bench.command()
 @click.argument("inputs", nargs=-1, metavar="[INPUT...]", type=ANY_PATH)
 @_amount(
     "--max-images n_images",

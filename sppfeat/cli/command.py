@@ -207,6 +207,8 @@ class Group(click.Group):
         **settings: see ``click.Group``.
     """
 
+    command_class = Command
+
     def __init__(
         self,
         *args: Any,

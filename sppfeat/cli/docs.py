@@ -99,18 +99,11 @@ def _command_lines(path: str, context: click.Context) -> Iterator[str]:
 
 
 def _option_line(option: Option, context: click.Context) -> str:
-    """Describes an option, with the choices that its help does not name, and its default."""
+    """Describes an option and its default."""
     names, text = option.get_help_record(context) or ("", "")
-    found = re.fullmatch(r"(.*?) ?\[(?:default: (.*)|(required))\]", text)
-    text, default, required = found.groups() if found else (text, None, None)
-    sentences = [text] if text else []
-    choices = getattr(option.type, "choices", ())
-    if not all(re.search(rf"\b{re.escape(choice)}\b", f"{names} {text}") for choice in choices):
-        sentences.append(f"One of {', '.join(choices)}.")
-    if required:
-        sentences.append("Required.")
-    line = f"- `{names}`: {_text(' '.join(sentences))}"
-    if default is None:
+    text, _, default = text.replace(" [required]", " Required.").removesuffix("]").partition(" [default: ")
+    line = f"- `{names}`: {_text(text)}"
+    if not default:
         return line
     is_value = "[default: " not in (option.help or "")  # otherwise the default is in words
     return f"{line} Default: `{default}`." if is_value else f"{line} Default: {_text(default)}."

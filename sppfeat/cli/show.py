@@ -18,7 +18,7 @@ from sppfeat.analysis.choices import (
 )
 from sppfeat.cli import options
 from sppfeat.cli.bars import Bar, download_bar
-from sppfeat.cli.command import Command, Group
+from sppfeat.cli.command import Group
 from sppfeat.cli.options import Parsed, count, flag, given_options, option, path, together
 from sppfeat.cli.output import print_json, say
 from sppfeat.config.specs import DEFAULT_BOX_SIZE, DEFAULT_LEVELS, DEFAULT_SIZE
@@ -55,7 +55,6 @@ def show() -> None:
 
 
 @show.command(
-    cls=Command,
     examples=(
         "sppfeat show image photo.jpg -o pyramid.png",
         "sppfeat show image --from regions.h5 --row 7 -o row7.png",
@@ -126,7 +125,6 @@ def image(photo: str | None, as_json: bool, layers: tuple[str, ...], **values: A
 
 
 @show.command(
-    cls=Command,
     examples=("sppfeat show embedding features.h5 -o embedding.png --method tsne",),
     groups={
         "Output": "--output --overwrite",
@@ -167,7 +165,6 @@ def embedding(file: Path, output: Path, **values: Any) -> None:
 
 
 @show.command(
-    cls=Command,
     examples=("sppfeat show neighbors features.h5 row:0 query.jpg -o neighbors.png",),
     groups={
         "Output": "--output --overwrite --quiet",
@@ -202,7 +199,7 @@ def neighbors(file: Path, queries: tuple[str, ...], output: Path, quiet: bool, *
     _say_picture(picture)
 
 
-@show.command(cls=Command, examples=("sppfeat show norms features.h5 -o norms.png",))
+@show.command(examples=("sppfeat show norms features.h5 -o norms.png",))
 @_file_and_output
 @options.rows
 @options.columns
@@ -221,7 +218,7 @@ def norms(file: Path, output: Path, **values: Any) -> None:
     _say_picture(sppfeat.show_norms(file, output, **values))
 
 
-@show.command(cls=Command, examples=("sppfeat show sizes regions.h5 -o sizes.png --of boxes",))
+@show.command(examples=("sppfeat show sizes regions.h5 -o sizes.png --of boxes",))
 @_file_and_output
 @option(
     "--of", type=click.Choice(SIZES_OF), default=SIZES_OF[0], help="Sizes of images, or of boxes inside them."
