@@ -74,8 +74,9 @@ _SHOWN_SETTINGS = ("folds", "repeats", "seed", "C", "class_weight", "min_per_cla
 def probe(features: Path, max_confusions: int, as_json: bool, quiet: bool, **values: Any) -> None:
     """Cross-validate a linear classifier on the features; optionally save it.
 
-    Prints the accuracy and the mean class accuracy with their spread over the folds, the scores of each level and
-    layer alone on the same folds, and the most frequent confusions. All boxes of an image stay in one fold.
+    The classifier is ridge regression, one class against the rest. Prints the accuracy and the mean class accuracy with
+    their spread over the folds, the scores of each level and layer alone on the same folds, and the most frequent
+    confusions. All boxes of an image stay in one fold.
     """
     max_memory = values.pop("max_memory")
     values["max_nbytes"] = None if max_memory is None else int(min(max_memory, 2.0**30) * 1e9)

@@ -93,7 +93,7 @@ def list_images(
             )
         others = counted(n_other_files, "file there has", "files there have")
         suffixes = " ".join(sorted(IMAGE_SUFFIXES))
-        found = f"{others} no suffix of an image ({suffixes})" if n_other_files else "empty"
+        found = f"{others} no image extension ({suffixes})" if n_other_files else "empty"
         raise ConfigError(f"no images in {', '.join(map(repr, inputs[:5]))}: {found}")
     root = _common_root(segments)
     paths = _joined_paths(segments, root)

@@ -298,7 +298,7 @@ def test_lists_in_other_encodings(folder):
         (("@",), "cannot read the list ''"),
         (("@.",), "cannot read the list '.': Is a directory"),
         (("@a\0b",), "cannot read the list"),
-        (("empty",), "no images in 'empty': 1 file there has no suffix of an image"),
+        (("empty",), "no images in 'empty': 1 file there has no image extension"),
         (("@void",), "no images in '@void': empty"),
     ],
 )
