@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from sppfeat.cli.output import say
+from sppfeat.config.wording import counted
 
 __all__ = ["ENVIRONMENT_PREFIX", "SHARED_VARIABLES", "Command", "Group", "Option", "command"]
 
@@ -187,7 +188,7 @@ class Command(click.Command):
             [option for option in self.get_params(ctx) if not isinstance(option, Option)], ctx
         )
         if hidden:
-            help_records[0] = (help_records[0][0], f"Show {len(hidden)} more options and exit.")
+            help_records[0] = (help_records[0][0], f"Show {counted(len(hidden), 'more option')} and exit.")
         sections["Help"] = help_records
         lengths = [len(names) for records in sections.values() for names, _ in records]
         width = max(length for length in lengths if length <= _WIDEST_NAMES)
