@@ -8,16 +8,16 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from sppfeat.decoding.arena import Arena
-from sppfeat.decoding.decoder import Batch, Decoded, DecodeSettings
-from sppfeat.decoding.worker import (
-    READY,
+from sppfeat.decoding.decoder import (
     Answer,
+    Batch,
+    BatchInFlight,
+    Decoded,
     DecodeJob,
-    Job,
+    DecodeSettings,
     ProbeJob,
-    WorkerProcess,
-    describe_exit,
 )
+from sppfeat.decoding.worker import READY, Job, WorkerProcess, describe_exit
 from sppfeat.errors import DecoderError
 from sppfeat.files.places import Place, place_of
 
@@ -57,7 +57,7 @@ class DecoderPool:
         self._hang_seconds = hang_seconds
         self._arena = Arena(look_ahead_bytes)
         self._waiting: deque[Job] = deque()
-        self._abandoned: list[_BatchInFlight] = []  # by a caller that stopped requesting batches
+        self._abandoned: list[BatchInFlight] = []  # by a caller that stopped requesting batches
         self._n_failed_starts = 0
         self._workers: list[WorkerProcess] = []
         try:
@@ -85,7 +85,7 @@ class DecoderPool:
     def decode(self, batches: Iterable[Batch]) -> Iterator[Decoded]:
         """Yields decoded batches in order; decodes later ones meanwhile, as many as are useful and fit the arena."""
         self._reclaim()
-        pending: deque[_BatchInFlight] = deque()
+        pending: deque[BatchInFlight] = deque()
         source = iter(batches)
         held = next(source, None)
         try:
@@ -95,7 +95,7 @@ class DecoderPool:
                     held = next(source, None)
                 first = pending[0]
                 self._pump_until(lambda: not first.n_open)  # noqa: B023 - called before the loop goes on
-                yield first.decoded(self._arena)
+                yield first.decoded(self._arena.buffer)
                 pending.popleft()
                 self._arena.free(first.offset, first.batch.nbytes)
         finally:
@@ -118,7 +118,7 @@ class DecoderPool:
         self._pump_until(lambda: bool(window[0]))
         return window.popleft()[0]
 
-    def _start_batch(self, batch: Batch, pending: "Sequence[_BatchInFlight]") -> "_BatchInFlight | None":
+    def _start_batch(self, batch: Batch, pending: Sequence[BatchInFlight]) -> BatchInFlight | None:
         """Sends the jobs of a batch; returns None if it is too far ahead or does not fit the arena now."""
         n_ahead = sum(len(other.batch.images) for other in pending)
         if len(pending) > 1 and n_ahead + len(batch.images) > _IMAGES_AHEAD * len(self._workers):
@@ -129,15 +129,9 @@ class DecoderPool:
             offset = self._arena.allocate(batch.nbytes)
         if offset is None:
             return None
-        begun = _BatchInFlight(batch, offset)
-        for i, (place, image_hw) in enumerate(zip(batch.places, batch.image_hw, strict=True)):
-            if isinstance(place, str):
-                begun.finish(i, place)
-                continue
-            job = DecodeJob(
-                place_of(place), self._settings, image_hw, batch.input_hw, offset + i * begun.image_nbytes
-            )
-            self._submit(job, cost=image_hw[0] * image_hw[1], done=partial(begun.finish, i))
+        begun = BatchInFlight(batch, offset)
+        for i, job in begun.jobs(self._settings):
+            self._submit(job, cost=job.image_hw[0] * job.image_hw[1], done=partial(begun.finish, i))
         return begun
 
     def _submit(self, message: ProbeJob | DecodeJob, *, cost: int, done: Callable[[Answer], None]) -> None:
@@ -224,38 +218,3 @@ class DecoderPool:
         fresh = WorkerProcess(self._arena.fd)
         self._workers[self._workers.index(worker)] = fresh
         return fresh
-
-
-class _BatchInFlight:
-    """A batch whose images are being decoded into one piece of the arena."""
-
-    def __init__(self, batch: Batch, offset: int) -> None:
-        self.batch = batch
-        self.offset = offset
-        self.image_nbytes = 3 * batch.input_hw[0] * batch.input_hw[1]
-        self.n_open = len(batch.images)
-        self.failures: dict[int, str] = {}  # by position in the batch
-        self.narrow: dict[int, tuple[int, int]] = {}  # likewise
-
-    def finish(self, position: int, answer: Answer) -> None:
-        """Records the answer for one image of the batch."""
-        self.n_open -= 1
-        if isinstance(answer, str):
-            self.failures[position] = answer
-        elif answer is not None:
-            self.narrow[position] = answer
-
-    def decoded(self, arena: Arena) -> Decoded:
-        """Returns the batch; later images move up to replace failed ones."""
-        shape = (len(self.batch.images), *self.batch.input_hw, 3)
-        pixels = arena.buffer[self.offset : self.offset + self.batch.nbytes].reshape(shape)
-        good = [i for i in range(len(self.batch.images)) if i not in self.failures]
-        if self.failures:
-            pixels[: len(good)] = pixels[good]
-        return Decoded(
-            self.batch,
-            [self.batch.images[i] for i in good],
-            pixels[: len(good)],
-            {self.batch.images[i]: self.failures[i] for i in sorted(self.failures)},
-            {self.batch.images[i]: self.narrow[i] for i in sorted(self.narrow)},
-        )

@@ -15,23 +15,18 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sppfeat.decoding.arena import map_arena
-from sppfeat.decoding.decoder import DecodeSettings
-from sppfeat.decoding.images import decode_image, probe_image
-from sppfeat.errors import DecoderError, ImageError
-from sppfeat.files.places import Place
+from sppfeat.decoding.decoder import Answer, DecodeJob, ProbeJob
+from sppfeat.errors import DecoderError
 
 __all__ = [
     "READY",
-    "Answer",
-    "DecodeJob",
     "Job",
-    "ProbeJob",
     "WorkerProcess",
     "describe_exit",
     "main",
@@ -39,39 +34,12 @@ __all__ = [
 
 READY = "ready"
 
-Answer = tuple[int, int] | str | None
-
 _START = "import sys; sys.path[:] = {path!r}; from sppfeat.decoding.worker import main; main({pipe}, {arena})"
 # Waiting jobs must fit into a worker's pipe (200 kB on Linux): a send to a hanging worker would block forever.
 _MAX_JOBS = 128
 _MAX_PATH_BYTES = 1 << 16
 # Threads do not help a worker, and a pool of them costs memory and time.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-
-
-class ProbeJob(NamedTuple):
-    """A header to read; the answer is ``(height, width)`` in pixels or the reason of a failure."""
-
-    place: Place
-    settings: DecodeSettings
-
-
-class DecodeJob(NamedTuple):
-    """An image to decode into the arena at ``offset``.
-
-    The answer is None, the reason of a failure, or the least and greatest sample of an image with few of 16 bits.
-    """
-
-    place: Place
-    settings: DecodeSettings
-    image_hw: tuple[int, int]
-    input_hw: tuple[int, int]
-    offset: int
-
-    @property
-    def end(self) -> int:
-        """Offset of the end of the pixels in the arena."""
-        return self.offset + 3 * self.input_hw[0] * self.input_hw[1]
 
 
 def main(connection_fd: int, arena_fd: int) -> None:
@@ -100,20 +68,7 @@ def main(connection_fd: int, arena_fd: int) -> None:
 
 def _answer(job: ProbeJob | DecodeJob, arena: npt.NDArray[np.uint8]) -> Answer | RuntimeError:
     try:
-        if isinstance(job, ProbeJob):
-            return probe_image(job.place, exif=job.settings.exif, max_pixels=job.settings.max_pixels)
-        narrow: list[tuple[int, int]] = []
-        pixels = decode_image(
-            job.place,
-            image_hw=job.image_hw,
-            input_hw=job.input_hw,
-            on_narrow=narrow.append,
-            **job.settings._asdict(),
-        )
-        arena[job.offset : job.end] = pixels.reshape(-1)
-        return narrow[0] if narrow else None
-    except ImageError as error:
-        return str(error)
+        return job.answer() if isinstance(job, ProbeJob) else job.answer(arena)
     except Exception:  # the parent raises it, with this traceback
         return RuntimeError(f"a defect in the decoding worker:\n{traceback.format_exc()}")
 

@@ -385,10 +385,10 @@ def test_a_defect_in_the_worker_keeps_its_traceback(images, open_pool, tmp_path,
         tmp_path,
         monkeypatch,
         """
-import sppfeat.decoding.worker
+import sppfeat.decoding.decoder
 def broken(*args, **options):
     raise ZeroDivisionError("a defect")
-sppfeat.decoding.worker.probe_image = broken
+sppfeat.decoding.decoder.probe_image = broken
 """,
     )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([os.environ["PYTHONPATH"], *filter(None, sys.path)]))
