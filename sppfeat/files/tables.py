@@ -16,6 +16,7 @@ from sppfeat.config.wording import counted, first_few, one_line, reason_of
 from sppfeat.errors import ConfigError, SppfeatError
 
 __all__ = [
+    "COMPRESSED",
     "IMAGE_NAMES",
     "NUMBER_RULE",
     "OTHER_ENCODING",
@@ -58,13 +59,16 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
+COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+"""The first bytes of compressed files, and the names of the compressions."""
+
 _BINARY_FILES = {
     b"PK\3\4": "a zip archive, such as an Excel workbook (.xlsx)",
     b"\xd0\xcf\x11\xe0": "an Excel workbook (.xls)",
     b"PAR1": "a Parquet file",
-    b"\x1f\x8b": "compressed by gzip",
+    **{magic: f"compressed by {name}" for magic, name in COMPRESSED.items()},
 }
-_LONGEST_MARK = max(map(len, _MARKS))
+_HEAD_BYTES = 8  # more than the longest mark or signature
 
 OTHER_ENCODING = "allowed: UTF-8; for text from Windows add --encoding cp1252"
 
@@ -117,7 +121,7 @@ class TableFile:
         """
         try:
             with open(self.path, "rb") as file:
-                head = file.read(_LONGEST_MARK)
+                head = file.read(_HEAD_BYTES)
                 file.seek(0)
                 for magic, kind in _BINARY_FILES.items():
                     if head.startswith(magic):

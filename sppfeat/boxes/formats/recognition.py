@@ -4,30 +4,16 @@ import io
 import os
 import re
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from sppfeat.boxes.formats.annotation_files import FOLDER_SUFFIXES, AnnotationFile, AnnotationFiles
-from sppfeat.boxes.formats.arrays import ZIP_MAGIC
-from sppfeat.boxes.formats.known_formats import (
-    COCO,
-    COLUMNS,
-    DATA_YAML,
-    DOTA,
-    JSON_KEYS,
-    KITTI,
-    LABELME_XML,
-    MAGIC,
-    MOT,
-    TFRECORD,
-    XML_ROOTS,
-    ZIPPED,
-    FoundFormat,
-    zip_of,
-)
+from sppfeat.boxes.formats.arrays import MAT_V73_MAGIC, ZIP_MAGIC
+from sppfeat.boxes.formats.via import VIA_COLUMNS
 from sppfeat.boxes.formats.yolo_classes import SIDE_FILES
 from sppfeat.config.regions import BOX_FORMATS
 from sppfeat.errors import BoxError
-from sppfeat.files.tables import parse_number, shorten, to_utf8
+from sppfeat.files.tables import COMPRESSED, parse_number, shorten, to_utf8
 
 __all__ = ["find_format", "recognize_format"]
 
@@ -35,6 +21,93 @@ _HEAD_BYTES = 1 << 16
 _FOLDERS = dict(zip(FOLDER_SUFFIXES, ("voc", "yolo", "numpy", "labelme"), strict=True))
 _MOST_EMPTY = 20  # most files of a folder to read: the first ones may have no boxes
 _BLANK = b" \t\r\n\0"
+
+
+class FoundFormat(NamedTuple):
+    """The format of a file: one of ``BOX_FORMATS``, or empty for an unsupported one, with its title and advice."""
+
+    box_format: str
+    title: str = ""
+    advice: str = ""
+
+
+def _unsupported(title: str, advice: str) -> FoundFormat:
+    return FoundFormat("", title, advice)
+
+
+_EXPORT = "export the boxes as COCO, Pascal VOC or YOLO"
+_UNPACK = "unpack it, and give the file or folder of boxes in it"
+_AS_CSV = "save the sheet as 'CSV UTF-8'"
+_NO_PICKLE = "write the boxes as CSV or .npz, since a pickle can run any code"
+
+_MAGIC: Mapping[bytes, FoundFormat] = {
+    b"\x93NUMPY": FoundFormat("numpy"),
+    b"MATLAB 5.0": FoundFormat("mat"),
+    MAT_V73_MAGIC: FoundFormat("mat"),
+    b"PAR1": FoundFormat("parquet"),
+    b"ARROW1": _unsupported("a Feather or Arrow file", "write Parquet or CSV"),
+    b"\xd0\xcf\x11\xe0": _unsupported("an Excel workbook (.xls)", _AS_CSV),
+    b"\x89HDF": _unsupported("an HDF5 file", "write the boxes as CSV, or as .npz"),
+    **{magic: _unsupported(f"a file compressed by {name}", _UNPACK) for magic, name in COMPRESSED.items()},
+    **{bytes([0x80, version]): _unsupported("a Python pickle", _NO_PICKLE) for version in range(2, 6)},
+}
+
+_ZIPPED: Mapping[str, FoundFormat] = {  # by the end of a member's name
+    "xl/workbook.xml": _unsupported("an Excel workbook (.xlsx)", _AS_CSV),
+    ".npy": FoundFormat("numpy"),
+}
+
+_XML_ROOTS: Mapping[str, FoundFormat] = {
+    "annotations": FoundFormat("cvat"),
+    "html": _unsupported("an HTML page, which a site may send instead of a file", "download the file itself"),
+}
+
+_LABELME, _VIA, _COCO = FoundFormat("labelme"), FoundFormat("via"), FoundFormat("coco")
+_CREATE_ML = _unsupported("JSON of CreateML", _EXPORT)
+_LABEL_STUDIO_ADVICE = "in Label Studio, export as YOLO or COCO"
+_LABEL_STUDIO = _unsupported("JSON of Label Studio", _LABEL_STUDIO_ADVICE)
+_LABELBOX = _unsupported(
+    "JSON of Labelbox", "convert the export to COCO or YOLO, for example with labelformat"
+)
+_SUPERVISELY = _unsupported(
+    "JSON of Supervisely", "in Supervisely, run the app 'Export to COCO' or 'Export to YOLO'"
+)
+
+# Key paths that identify a format: [] is an item of a list, and * any key. The first match counts.
+_JSON_KEYS: Sequence[tuple[tuple[str, ...], FoundFormat]] = (
+    (("images/[]/file_name",), _COCO),
+    (("images", "annotations"), _COCO),
+    (("annotations/[]/image_id",), _COCO),
+    (("[]/image_id", "[]/bbox"), _COCO),
+    (("shapes/[]/points",), _LABELME),
+    (("shapes", "imagePath"), _LABELME),
+    (("imageData",), _LABELME),
+    (("_via_img_metadata",), _VIA),
+    (("_via_settings",), _VIA),
+    (("*/regions", "*/filename"), _VIA),
+    (("project/pid", "metadata"), _unsupported("JSON of VIA 3", "export as COCO, or annotate with VIA 2")),
+    (("[]/annotations/[]/coordinates",), _CREATE_ML),
+    (("[]/image", "[]/annotations"), _CREATE_ML),
+    (("[]/annotations/[]/result",), _LABEL_STUDIO),
+    (("[]/data", "[]/annotations"), _LABEL_STUDIO),
+    (("[]/annotation_id", "[]/annotator"), _LABEL_STUDIO),
+    (("data_row", "projects"), _LABELBOX),
+    (("[]/DataRow ID",), _LABELBOX),
+    (("objects/[]/classTitle",), _SUPERVISELY),
+    (("objects", "tags", "size/height"), _SUPERVISELY),
+    (("items", "categories"), _unsupported("JSON of Datumaro", "convert it with 'datum convert -f coco'")),
+)
+
+_COLUMNS: Sequence[tuple[tuple[str, ...], FoundFormat]] = (
+    (VIA_COLUMNS, _VIA),
+    (("image", "annotator", "annotation_id"), _unsupported("CSV of Label Studio", _LABEL_STUDIO_ADVICE)),
+    (
+        ("imageid", "labelname", "xmin", "xmax"),
+        _unsupported("CSV of Open Images", "rename ImageID to image, and add --box-units normalized"),
+    ),
+)
+
+_DATA_YAML = _unsupported("the description of a YOLO dataset", "give the folder of its labels")
 
 
 def recognize_format(source: AnnotationFiles) -> str:
@@ -90,17 +163,16 @@ def _find_in_file(file: AnnotationFile) -> FoundFormat | None:
     head = file.head(_HEAD_BYTES)
     if head.startswith(ZIP_MAGIC):
         return _find_in_zip(file)
-    if (found := next((found for magic, found in MAGIC.items() if head.startswith(magic)), None)) is not None:
+    if (
+        found := next((found for magic, found in _MAGIC.items() if head.startswith(magic)), None)
+    ) is not None:
         return found
     suffix = os.path.splitext(file.name)[1].lower()
     text = _text_of(head, file)
     if not text.strip(_BLANK):
         return None
     if b"\0" in text:
-        if suffix == b".mat":  # version 4 has no magic bytes
-            return FoundFormat("mat")
-        is_record = len(head) > 13 and head[12:13] == b"\n" and not any(head[4:8])
-        return TFRECORD if is_record else None
+        return FoundFormat("mat") if suffix == b".mat" else None  # version 4 has no magic bytes
     return _find_in_text(text.lstrip(), suffix)
 
 
@@ -120,12 +192,12 @@ def _find_in_zip(file: AnnotationFile) -> FoundFormat:
             names = archive.namelist()
     except Exception:  # zipfile raises nearly anything on a damaged file; the .npz reader describes it
         return FoundFormat("numpy")
-    ends = (found for end, found in ZIPPED.items() if any(name.endswith(end) for name in names))
+    ends = (found for end, found in _ZIPPED.items() if any(name.endswith(end) for name in names))
     if (found := next(ends, None)) is not None:
         return found
     if not names:
         return FoundFormat("numpy")
-    return zip_of(shorten(names[0]))
+    return _unsupported(f"a zip archive with {shorten(names[0])} and other files", _UNPACK)
 
 
 def _find_in_text(head: bytes, suffix: bytes) -> FoundFormat:
@@ -133,44 +205,25 @@ def _find_in_text(head: bytes, suffix: bytes) -> FoundFormat:
     if head.startswith(b"<"):
         root = re.search(rb"<(?:!doctype\s+)?(?:\w+:)?(\w+)", head, re.IGNORECASE)
         name = root[1].decode("latin-1").lower() if root else ""
-        if name == "annotation" and b"<polygon" in head and b"<bndbox>" not in head:
-            return LABELME_XML
-        return XML_ROOTS.get(name, FoundFormat("voc"))
+        return _XML_ROOTS.get(name, FoundFormat("voc"))
     line = head.partition(b"\n")[0]
     if head[:1] in (b"[", b"{"):
         keys = _key_paths(head)
-        for needed, found in JSON_KEYS:
+        for needed, found in _JSON_KEYS:
             if all(any(_fits(key, pattern) for key in keys) for pattern in needed):
                 return found
         is_lines = suffix in (b".jsonl", b".ndjson") or (head[:1] == b"{" and _is_whole(line))
-        return FoundFormat("jsonl") if is_lines and not _has_coco(keys) else COCO
+        return FoundFormat("jsonl") if is_lines and not _has_coco(keys) else _COCO
     fields = line.split()
     if len(fields) >= 5 and all(parse_number(field) is not None for field in fields):
         return FoundFormat("yolo")  # more than 6 fields are a polygon, which the YOLO reader refuses
-    if (of_lines := _find_in_line(line, fields, suffix)) is not None:
-        return of_lines
+    if suffix in (b".yaml", b".yml") or re.match(rb"(?:train|val|test|path|nc|names)\s*:", line):
+        return _DATA_YAML
     columns = {name.strip(b' "\r#').decode("latin-1").lower() for name in re.split(rb"[,;\t]", line)}
-    for names, found in COLUMNS:
+    for names, found in _COLUMNS:
         if columns.issuperset(names):
             return found
     return FoundFormat("tsv" if b"\t" in line else "csv")
-
-
-def _find_in_line(line: bytes, fields: Sequence[bytes], suffix: bytes) -> FoundFormat | None:
-    """Find a format without a header by its first line; None for an unknown one."""
-    are_numbers = [parse_number(field) is not None for field in fields]
-    if len(fields) in (15, 16) and not are_numbers[0] and all(are_numbers[1:]):
-        return KITTI
-    if line.startswith(b"imagesource:") or (
-        len(fields) in (9, 10) and all(are_numbers[:8]) and not are_numbers[8]
-    ):
-        return DOTA
-    cells = line.split(b",")
-    if len(cells) >= 7 and all(parse_number(cell) is not None for cell in cells):
-        return MOT
-    if suffix in (b".yaml", b".yml") or re.match(rb"(?:train|val|test|path|nc|names)\s*:", line):
-        return DATA_YAML
-    return None
 
 
 def _has_coco(keys: Iterable[tuple[str, ...]]) -> bool:

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 from sppfeat.errors import ConfigError
 from sppfeat.files.image_names import has_image_suffix
 from sppfeat.files.paths import PathTable
-from sppfeat.files.tables import strip_blanks
+from sppfeat.files.tables import COMPRESSED, strip_blanks
 from sppfeat.inputs.archives.index import IndexBuilder, clean_name, encode_name
 from sppfeat.inputs.segments import Members, OwnLabels, Segment, if_any, own_classes
 
@@ -25,7 +25,6 @@ __all__ = ["index_tar"]
 _BLOCK = 512
 _LONGEST_HEADER = 16 << 20  # an extended header contains a name and attributes
 _READ_AFTER_END = 1 << 20  # writers fill their last record, usually of 10 kB, with zeros
-_PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 _LONGEST_TEXT = 1 << 20  # bytes of a member that describes a sample
 _LONGEST_CLASS = 1000
@@ -152,7 +151,7 @@ def _check_start(file: BinaryIO, nbytes: int) -> None:
         raise ConfigError("it is empty")
     file.seek(0)
     start = file.read(8)
-    for signature, name in _PACKED.items():
+    for signature, name in COMPRESSED.items():
         if start.startswith(signature):
             raise ConfigError(
                 f"it is compressed by {name}, so images cannot be read in place: decompress it first with "

@@ -4,7 +4,6 @@
 import io
 import json
 import math
-import struct
 
 import pytest
 from hypothesis import given, settings
@@ -367,8 +366,6 @@ def test_encodings_of_box_files(put):
 
 # ---- what is not read
 
-XML_PREFIX = "<?xml version='1.0'?>\n"
-RECORD = struct.pack("<QI", 40, 7) + b"\n\x26" + bytes(40)
 FOREIGN = {
     "CreateML": json.dumps([{"image": "a", "annotations": [{"label": "c", "coordinates": {"x": 1}}]}]),
     "CreateML ": json.dumps([{"image": "a", "annotations": []}]),
@@ -381,36 +378,17 @@ FOREIGN = {
         {"tags": [], "size": {"height": 1, "width": 2}, "objects": [{"classTitle": "c"}]}
     ),
     "Datumaro": json.dumps({"info": {}, "categories": {}, "items": [{"id": "a", "annotations": []}]}),
-    "V7": json.dumps({"version": "2.0", "item": {"slots": []}, "annotations": [{"bounding_box": {}}]}),
     "VIA 3": json.dumps({"project": {"pid": "x"}, "metadata": {}, "file": {}}),
-    "SuperAnnotate": json.dumps({"metadata": {"name": "a"}, "instances": []}),
-    "Cityscapes": json.dumps({"imgHeight": 1, "imgWidth": 2, "objects": []}),
-    "BDD100K": json.dumps([{"name": "a", "labels": [{"box2d": {"x1": 1}}]}]),
-    "FiftyOne": json.dumps({"samples": [{"filepath": "a"}]}),
-    "GeoJSON": json.dumps({"type": "FeatureCollection", "features": []}),
-    "SageMaker": '{"source-ref": "s3://b/a.jpg", "boxes": {"annotations": []}}\n',
     "Open Images": "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax\n",
     "Excel": zipped([("[Content_Types].xml", b""), ("xl/workbook.xml", b"")]),
     "Excel ": b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600),
-    "OpenDocument": zipped([("mimetype", b""), ("META-INF/manifest.xml", b"")]),
     "zip archive": zipped([("annotations.xml", b"")]),
-    "torch.save": zipped([("x/data.pkl", b"")]),
     "Feather": b"ARROW1\0\0" + bytes(100),
     "gzip": b"\x1f\x8b\x08" + bytes(20),
     "pickle": b"\x80\x04\x95" + bytes(20),
     "HDF5": b"\x89HDF\r\n\x1a\n" + bytes(20),
-    "SQLite": b"SQLite format 3\0" + bytes(20),
-    "TFRecord": RECORD,
-    "JPEG": b"\xff\xd8\xff\xe0" + bytes(20),
     "HTML": "<!DOCTYPE html>\n<html><head>",
-    "dlib": XML_PREFIX + "<dataset><images></images></dataset>",
-    "KITTI": "Car 0.00 0 -1.57 599.41 156.40 629.75 189.25 2.85 2.63 12.34 0.47 1.49 69.44 -1.56\n",
-    "DOTA": "imagesource:GoogleEarth\ngsd:0.1\n",
-    "DOTA ": "2753.0 2408.0 2861.0 2385.0 2888.0 2468.0 2805.0 2502.0 plane 0\n",
-    "MOT": "1,1,912,484,97,109,0,7,1\n",
     "YOLO dataset": "train: ../train/images\nnc: 1\nnames: [a]\n",
-    "web tool LabelMe": "<annotation><object><polygon><pt><x>1</x></pt></polygon></object></annotation>",
-    "PAGE": '<?xml version="1.0"?>\n<!-- x --><pc:PcGts xmlns:pc="a"></pc:PcGts>',
 }
 
 
@@ -428,14 +406,10 @@ def test_a_wrong_format_that_is_named_tells_the_right_one(put):
     assert "it looks like cvat" in message_of(put("a.xml", cvat()), "voc")
 
 
-def test_a_folder_tells_its_format_by_its_first_file(put, tmp_path):
-    put("f/a.json", FOREIGN["Supervisely"])
+@pytest.mark.parametrize("suffix", [".json", ".txt"])
+def test_a_folder_tells_its_format_by_its_first_file_with_content(put, tmp_path, suffix):
+    put(f"f/a{suffix}", "", files={f"f/b{suffix}": FOREIGN["Supervisely"]})
     assert "JSON of Supervisely" in message_of(tmp_path / "f")
-
-
-def test_a_folder_of_label_files_of_another_tool(put, tmp_path):
-    put("f/a.txt", "", files={"f/b.txt": FOREIGN["KITTI"]})
-    assert "a label file of KITTI" in message_of(tmp_path / "f")
 
 
 @pytest.mark.parametrize(
