@@ -23,6 +23,7 @@ _MAX_DEPTH = 4  # of nested dicts; a checkpoint may hold itself
 _SHOWN = 5
 _HEAD_NBYTES = 512
 _SHOWN_TEXT = 80
+_SHORTEST_TEXT = 4  # bytes; fewer may be the beginning of any file
 
 _ALONE = "save model.state_dict() alone with torch.save"
 _SAFETENSORS = b"\0{"  # at byte 7: the last byte of the header's length, and its JSON text
@@ -136,5 +137,5 @@ def _text_of(head: bytes) -> str | None:
     """The first bytes of a file as text, such as the error page of a server; None if they are not text."""
     with contextlib.suppress(UnicodeDecodeError):
         text = codecs.getincrementaldecoder("utf-8-sig")().decode(head)
-        return None if "\0" in text or not text else text
+        return None if "\0" in text or len(head) < _SHORTEST_TEXT else text
     return None

@@ -39,6 +39,7 @@ def refusal(path: Path) -> str:
     ("content", "reason"),
     [
         (b"", CUT.format(0)),
+        (b"PK", CUT.format(2)),
         (b"<!DOCTYPE html><html>Google Drive - Virus scan warning", "is an HTML page"),
         (b"\n<!-- saved -->\n<HTML lang=en><head>", "is an HTML page"),
         (
