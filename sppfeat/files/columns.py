@@ -30,7 +30,6 @@ __all__ = [
     "find_path_column",
     "find_unique_column",
     "looks_like_boxes",
-    "repeated_column",
 ]
 
 LABEL_NAMES = ("label", "class", "category")
@@ -73,12 +72,6 @@ def find_column(names: Sequence[str], choices: Sequence[str]) -> int | None:
     """
     plain = _plain(names)
     return next((plain.index(choice) for choice in choices if choice in plain), None)
-
-
-def repeated_column(names: Sequence[str], choices: Sequence[str]) -> str | None:
-    """Find the first choice that names several columns; None if each is unique."""
-    plain = _plain(names)
-    return next((choice for choice in choices if plain.count(choice) > 1), None)
 
 
 def _plain(names: Iterable[str]) -> list[str]:
@@ -138,9 +131,9 @@ def find_unique_column(names: Sequence[str], choices: Sequence[str], *, error: _
     column = find_column(names, choices)
     if column is None:
         return None
-    repeated = repeated_column(names, _plain([names[column]]))
-    if repeated is not None:
-        raise error(f"found the column {repeated!r} twice in {show_names(names)}; allowed: once")
+    plain = _plain(names)
+    if plain.count(plain[column]) > 1:
+        raise error(f"found the column {plain[column]!r} twice in {show_names(names)}; allowed: once")
     return column
 
 

@@ -2,40 +2,37 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
-from sppfeat.files.tables import OTHER_ENCODING, TEXT_RULE, TableSource, encode_text, shorten
+from sppfeat.files.tables import OTHER_ENCODING, TableSource, shorten
 
-__all__ = ["encode_json_text", "json_objects", "parse_json", "unique_keys"]
+__all__ = ["json_objects", "parse_json"]
 
 _MOST_DIGITS = 400  # more than a float can hold
 
 
-def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object from its keys and values, each key once; a hook for :func:`parse_json`."""
-    entry = dict(pairs)
-    if len(entry) < len(pairs):
-        (key, number), *_ = Counter(key for key, _ in pairs).most_common(1)
-        raise ValueError(f"the key {shorten(key)} {number} times in an object; allowed: once")
-    return entry
-
-
 def parse_json(
-    source: TableSource,
-    content: bytes,
-    *,
-    hook: Callable[[list[tuple[str, Any]]], Any] = unique_keys,
-    first_line: int = 1,
+    source: TableSource, content: bytes, *, drop: Collection[str] = (), first_line: int = 1
 ) -> Any:
     """Parse a JSON text in UTF-8, which begins at line ``first_line`` of its source.
 
-    ``hook`` makes each object from its keys and values; it raises ValueError with a message for an invalid one. Errors
-    give the line, even in a text that is nested too deeply.
+    Each key is allowed once in an object. Keys in ``drop`` are dropped object by object, so that their values never
+    fill the memory. Errors give the line, even in a text that is nested too deeply.
     """
+
+    def make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        entry = dict(pairs)
+        if len(entry) < len(pairs):
+            (key, number), *_ = Counter(key for key, _ in pairs).most_common(1)
+            raise ValueError(f"the key {shorten(key)} {number} times in an object; allowed: once")
+        for key in drop:
+            entry.pop(key, None)
+        return entry
+
     text = _decode(source, content, first_line)
     try:
-        return json.loads(text, object_pairs_hook=hook, parse_int=_parse_int)
+        return json.loads(text, object_pairs_hook=make_object, parse_int=_parse_int)
     except json.JSONDecodeError as error:
         found = shorten(text[error.pos : error.pos + 40]) if error.pos < len(text) else "the end of the text"
         raise source.error(
@@ -47,7 +44,7 @@ def parse_json(
             f"from line {first_line} on",
             f"found {shorten(text[:40])}, nested too deeply; allowed: a few levels",
         ) from error
-    except ValueError as error:  # raised by the hook or _parse_int
+    except ValueError as error:  # raised by make_object or _parse_int
         raise source.error(f"from line {first_line} on", f"found {error}") from error
 
 
@@ -60,14 +57,6 @@ def json_objects(source: TableSource, lines: Iterable[bytes]) -> Iterator[tuple[
         if not isinstance(entry, dict):
             raise source.error(f"line {line}", f"found {shorten(entry)}; allowed: a JSON object on each line")
         yield line, entry
-
-
-def encode_json_text(source: TableSource, text: str, where: str) -> bytes:
-    """Encode a string from a JSON file; one that breaks ``TEXT_RULE`` is an error."""
-    encoded = encode_text(text)
-    if encoded is None:
-        raise source.error(where, f"found {shorten(text)}; allowed: {TEXT_RULE}")
-    return encoded
 
 
 def _parse_int(text: str) -> int:

@@ -12,9 +12,12 @@ from sppfeat.config.values import StrPath
 from sppfeat.config.wording import counted, reason_of
 from sppfeat.errors import BoxError
 from sppfeat.files.paths import MOST_WAYS, FolderWalk
-from sppfeat.files.tables import NUMBER_RULE, parse_number, shorten, to_utf8
+from sppfeat.files.tables import NUMBER_RULE, TEXT_RULE, encode_text, parse_number, shorten, to_utf8
 
 __all__ = ["FOLDER_SUFFIXES", "AnnotationFile", "AnnotationFiles", "ImageNames", "shape_notes"]
+
+_MOST_BOXES = 200_000
+_MOST_BOXES_PER_BYTE = 50
 
 FOLDER_SUFFIXES = (b".xml", b".txt", b".npy", b".json")
 
@@ -53,6 +56,22 @@ class AnnotationFile:
             point = " with a decimal point" if isinstance(value, str) and "," in value else ""
             raise self.error(where, f"{title} {shorten(value)}; allowed: {NUMBER_RULE}{point}{or_blank}")
         return number
+
+    def encode(self, text: str, where: str) -> bytes:
+        """Encode a text of the file; one that breaks ``TEXT_RULE`` is an error."""
+        encoded = encode_text(text)
+        if encoded is None:
+            raise self.unexpected(where, text, TEXT_RULE)
+        return encoded
+
+    def check_expansion(self, where: str, n_boxes: int, n_bytes: int) -> None:
+        """Limit the number of boxes in a compressed file of ``n_bytes``, in which a box may take almost no space.
+
+        A box takes 150 bytes of memory. Windows on a grid, the most compressible boxes, reach 20 boxes per byte.
+        """
+        if n_boxes > max(_MOST_BOXES, _MOST_BOXES_PER_BYTE * n_bytes):
+            found = f"found {n_boxes} boxes or more in {n_bytes} bytes"
+            raise self.error(where, f"{found}; allowed: {_MOST_BOXES}, or {_MOST_BOXES_PER_BYTE} per byte")
 
     def head(self, n_bytes: int) -> bytes:
         """Read the first bytes of the file."""

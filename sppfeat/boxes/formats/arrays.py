@@ -28,8 +28,6 @@ MAT_V73_MAGIC = b"MATLAB 7.3"
 
 _ARRAY_RULE = "integers or floats of up to 64 bits, of shape (K, 4), or (K, 5) with a score"
 _INSTALL = "install it with: pip install 'sppfeat[mat]'"
-_MOST_BOXES = 200_000
-_MOST_BOXES_PER_BYTE = 50
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile reads only these in bounded memory
 _HEADER_BYTES = 10_012  # the longest header that numpy reads
 _READ_HEADER = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -69,7 +67,7 @@ def _read_archive(file: AnnotationFile, content: bytes) -> dict[bytes, npt.NDArr
                 array = opened.read(_HEADER_BYTES)
                 shape, *_ = _read_header(file, array, member.file_size, where)
                 n_boxes += shape[0]
-                _check_expansion(file, where, n_boxes, len(content))
+                file.check_expansion(where, n_boxes, len(content))
                 array += opened.read(member.file_size)  # a read without a size would expand without limit
             boxes[key] = _read_array(file, array, where)
     return boxes
@@ -159,7 +157,7 @@ def _load(file: AnnotationFile) -> dict[str, Any]:
                 found = scipy.io.whosmat(opened, appendmat=False)
             sizes = [math.prod(shape) for name, shape, _ in found if name == "boxes"]
             # A text of no bytes would become as many blanks as its shape declares.
-            _check_expansion(file, "boxes", sum(sizes) // 4, len(content))
+            file.check_expansion("boxes", sum(sizes) // 4, len(content))
             variables: dict[str, Any] = scipy.io.loadmat(
                 opened, variable_names=("boxes", "images"), appendmat=False
             )
@@ -188,16 +186,6 @@ def _image_names(file: AnnotationFile, images: object) -> list[bytes]:
             found = cell.tolist() if isinstance(cell, np.ndarray) and cell.size < 100 else type(cell).__name__
             raise file.unexpected(f"images{{{i}}}", found, rule)
     return list(names)
-
-
-def _check_expansion(file: AnnotationFile, where: str, n_boxes: int, n_bytes: int) -> None:
-    """Limit the number of boxes in a compressed file of ``n_bytes``, in which a box may take almost no space.
-
-    A box takes 150 bytes of memory. Windows on a grid, the most compressible boxes, reach 20 boxes per byte.
-    """
-    if n_boxes > max(_MOST_BOXES, _MOST_BOXES_PER_BYTE * n_bytes):
-        found = f"found {n_boxes} boxes or more in {n_bytes} bytes"
-        raise file.error(where, f"{found}; allowed: {_MOST_BOXES}, or {_MOST_BOXES_PER_BYTE} per byte")
 
 
 def _check_array(file: AnnotationFile, where: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:

@@ -7,7 +7,7 @@ from sppfeat.boxes.formats.annotation_files import AnnotationFile, AnnotationFil
 from sppfeat.boxes.table import ROTATION, BoxTable, BoxTableBuilder
 from sppfeat.config.regions import DEFAULT_CONVENTIONS
 from sppfeat.errors import BoxError
-from sppfeat.files.json_text import encode_json_text, parse_json, unique_keys
+from sppfeat.files.json_text import parse_json
 from sppfeat.files.tables import parse_number, parse_whole, shorten
 
 __all__ = ["read_coco"]
@@ -30,7 +30,7 @@ def read_coco(source: AnnotationFiles) -> BoxTable:
     by their ids, or by ``file_name`` if the entries have it.
     """
     file = source.single
-    content = parse_json(file, file.read_text(), hook=_object)
+    content = parse_json(file, file.read_text(), drop=_DROPPED)
     if isinstance(content, list):
         return _read_results(source, content)
     if not isinstance(content, dict):
@@ -43,7 +43,7 @@ def read_coco(source: AnnotationFiles) -> BoxTable:
         categories = _read_categories(file, content, content.get("annotations"))
     builder = BoxTableBuilder(classes=tuple(dict.fromkeys(categories.values())))
     images = {
-        own: builder.add_image(entry.encode(name), hw)
+        own: builder.add_image(file.encode(name, entry.where), hw)
         for own, (entry, name, hw) in _read_images(file, content).items()
     }
     for entry in _entries_of(file, content, "annotations"):
@@ -51,11 +51,6 @@ def read_coco(source: AnnotationFiles) -> BoxTable:
         extra = entry.iscrowd() | entry.rotation()
         _add_box(builder, entry, entry.one_of("image_id", images, "images"), label, extra)
     return builder.build(DEFAULT_CONVENTIONS["coco"])
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    entry = unique_keys(pairs)
-    return entry if _DROPPED.isdisjoint(entry) else {k: v for k, v in entry.items() if k not in _DROPPED}
 
 
 def _read_results(source: AnnotationFiles, results: list[Any]) -> BoxTable:
@@ -69,14 +64,14 @@ def _read_results(source: AnnotationFiles, results: list[Any]) -> BoxTable:
     for entry in _entries(file, results, ""):
         if images is None:
             name = entry.name("file_name") if is_named else entry.id("image_id")
-            image = builder.add_image(entry.encode(name))
+            image = builder.add_image(file.encode(name, entry.where))
         else:
             named, name, hw = entry.one_of("image_id", images, "images of --box-images")
             if entry.values.get("file_name", name) != name:
                 raise entry.error(
                     "file_name", f"{name!r}, the name of image {entry.id('image_id')} in --box-images"
                 )
-            image = builder.add_image(named.encode(name), hw)
+            image = builder.add_image(named.file.encode(name, named.where), hw)
         label = ""
         if entry.has("category_id"):
             known = "categories of --box-categories"
@@ -100,7 +95,7 @@ def _read_results(source: AnnotationFiles, results: list[Any]) -> BoxTable:
 
 
 def _read_instances(file: AnnotationFile) -> dict[str, Any]:
-    content = parse_json(file, file.read_text(), hook=_object)
+    content = parse_json(file, file.read_text(), drop=_DROPPED)
     if not isinstance(content, dict):
         raise file.unexpected("", content, "an object of COCO instances, with images and categories")
     return content
@@ -149,7 +144,7 @@ def _read_categories(file: AnnotationFile, content: dict[str, Any], boxes: objec
 def _add_box(
     builder: BoxTableBuilder, entry: "_Entry", image: int, label: str, extra: Mapping[str, bytes]
 ) -> None:
-    box_id = entry.encode(entry.id("id")) if entry.has("id") else b""
+    box_id = entry.file.encode(entry.id("id"), entry.where) if entry.has("id") else b""
     builder.add_box(image, entry.box(), label=label, score=entry.score(), box_id=box_id, extra=extra)
 
 
@@ -196,9 +191,6 @@ class _Entry(NamedTuple):
         found = f"found {shorten(self.values[key])}" if key in self.values else "is missing"
         return self.file.error(f"{self.where}.{key}", f"{found}; allowed: {allowed}")
 
-    def encode(self, text: str) -> bytes:
-        return encode_json_text(self.file, text, self.where)
-
     def has(self, key: str) -> bool:
         """Return True if the object has a key and its value is not null."""
         return self.values.get(key) is not None
@@ -208,7 +200,7 @@ class _Entry(NamedTuple):
         value = self.values.get(key)
         if not isinstance(value, str) or not value:
             raise self.error(key, "a name, as text")
-        encode_json_text(self.file, value, f"{self.where}.{key}")
+        self.file.encode(value, f"{self.where}.{key}")
         return value
 
     def id(self, key: str) -> str:
@@ -216,7 +208,7 @@ class _Entry(NamedTuple):
         value = self.values.get(key)
         if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
             raise self.error(key, "an id, as whole number or text")
-        encode_json_text(self.file, str(value), f"{self.where}.{key}")
+        self.file.encode(str(value), f"{self.where}.{key}")
         return str(value)
 
     def one_of(self, key: str, known: Mapping[str, _Item], kind: str) -> _Item:

@@ -7,7 +7,6 @@ from sppfeat.boxes.formats.annotation_files import AnnotationFile, AnnotationFil
 from sppfeat.boxes.formats.xml_text import parse_xml
 from sppfeat.boxes.table import ROTATION, BoxTable, BoxTableBuilder
 from sppfeat.config.regions import DEFAULT_CONVENTIONS
-from sppfeat.files.json_text import encode_json_text
 from sppfeat.files.tables import parse_whole, shorten
 
 __all__ = ["read_cvat"]
@@ -51,7 +50,7 @@ class _Reader:
                 found = "found <track>, which 'CVAT for video' writes for frames, not images"
                 raise file.error(where, f"{found}; allowed: exports as 'CVAT for images 1.1', COCO or YOLO")
             if path == ["annotations", "image"]:
-                name, n_boxes = encode_json_text(file, attributes.get("name", ""), where), 0
+                name, n_boxes = file.encode(attributes.get("name", ""), where), 0
                 image = self._add_image(file, name, attributes, where)
             elif len(path) == 3 and path[1] == "image" and tag == "box":
                 n_boxes += 1

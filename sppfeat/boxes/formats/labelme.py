@@ -6,7 +6,7 @@ from typing import Any
 from sppfeat.boxes.formats.annotation_files import AnnotationFile, AnnotationFiles, ImageNames, shape_notes
 from sppfeat.boxes.table import BoxTable, BoxTableBuilder
 from sppfeat.config.regions import DEFAULT_CONVENTIONS
-from sppfeat.files.json_text import encode_json_text, parse_json, unique_keys
+from sppfeat.files.json_text import parse_json
 from sppfeat.files.tables import parse_whole, shorten
 
 __all__ = ["read_labelme"]
@@ -20,7 +20,7 @@ def read_labelme(source: AnnotationFiles) -> BoxTable:
     builder, others = BoxTableBuilder(), Counter[str]()
     names = ImageNames(source, builder)
     for file in source.files_of_format(b".json"):
-        content = parse_json(file, file.read_text(), hook=_object)
+        content = parse_json(file, file.read_text(), drop=("imageData",))  # the whole image
         shapes = content.get("shapes") if isinstance(content, dict) else None
         if not isinstance(shapes, list):
             raise file.error("", f"found {shorten(content)}; allowed: a LabelMe file, with a list of shapes")
@@ -28,16 +28,10 @@ def read_labelme(source: AnnotationFiles) -> BoxTable:
         if not isinstance(name, str):
             raise file.unexpected("imagePath", name, "the name of an image")
         height, width = (parse_whole(content.get(f"image{side}")) or 0 for side in ("Height", "Width"))
-        image = names.add(file, encode_json_text(file, name, "imagePath"), (height, width), "imagePath")
+        image = names.add(file, file.encode(name, "imagePath"), (height, width), "imagePath")
         for number, shape in enumerate(shapes):
             _add_shape(builder, others, image, file, shape, number)
     return builder.build(DEFAULT_CONVENTIONS["labelme"], notes=shape_notes(others))
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    entry = unique_keys(pairs)
-    entry.pop("imageData", None)  # the whole image
-    return entry
 
 
 def _add_shape(
@@ -72,7 +66,7 @@ def _add_shape(
     if label is not None and not isinstance(label, str | int | float):
         raise file.unexpected(f"{where}.label", label, "text")
     text = "" if label is None else str(label)
-    encode_json_text(file, text, f"{where}.label")
+    file.encode(text, f"{where}.label")
     builder.add_box(
         image,
         [min(xs), min(ys), max(xs), max(ys)],

@@ -16,8 +16,6 @@ from sppfeat.files.columns import COLUMN_SETS, LIST_KEYS, find_box_columns
 __all__ = ["read_parquet_boxes"]
 
 _ROWS_AT_ONCE = 1 << 14
-_MOST_BOXES = 200_000
-_MOST_BOXES_PER_BYTE = 20  # columns that repeat a value take almost no space
 
 
 def read_parquet_boxes(source: AnnotationFiles) -> BoxTable:
@@ -38,9 +36,7 @@ def read_parquet_boxes(source: AnnotationFiles) -> BoxTable:
             label=source.label,
             error=lambda what: file.error("columns", what),
         )
-        n_rows, most = opened.metadata.num_rows, max(_MOST_BOXES, _MOST_BOXES_PER_BYTE * len(content))
-        if n_rows > most:
-            raise file.error("", f"found {n_rows} boxes in {len(content)} bytes; allowed: {most}")
+        file.check_expansion("", opened.metadata.num_rows, len(content))
         builder = BoxTableBuilder(extra_names=[columns.names[i] for i in columns.extra])
         row = 0
         for batch in opened.iter_batches(_ROWS_AT_ONCE, use_threads=False):

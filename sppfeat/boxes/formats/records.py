@@ -13,7 +13,7 @@ from sppfeat.config.regions import DEFAULT_CONVENTIONS
 from sppfeat.config.wording import counted
 from sppfeat.errors import BoxError
 from sppfeat.files.columns import COLUMN_SETS, LIST_KEYS, BoxColumns, find_box_columns
-from sppfeat.files.json_text import encode_json_text, json_objects
+from sppfeat.files.json_text import json_objects
 from sppfeat.files.tables import parse_number, shorten, split_rows
 
 __all__ = ["Record", "read_jsonl", "read_separated"]
@@ -68,7 +68,7 @@ def read_jsonl(source: AnnotationFiles) -> BoxTable:
         where, keys = f"line {line}", tuple(entry)
         if keys not in known:
             for key in keys:
-                encode_json_text(file, key, where)
+                file.encode(key, where)
             known[keys] = find_box_columns(
                 keys, {**COLUMN_SETS, **LIST_KEYS}, label=source.label, error=partial(file.error, where)
             )
@@ -107,12 +107,12 @@ class Record(NamedTuple):
             raise self._error(columns.image, f"the name of an image{', as text' if self.is_json else ''}")
         is_list = len(columns.coordinates) == 1
         builder.add_box(
-            builder.add_image(self._encode(image)),
+            builder.add_image(self.file.encode(image, self.where)),
             self._listed_box() if is_list else [self._number(i) for i in columns.coordinates],
             label=self._text(columns.label),
             score=math.nan if columns.score is None else self._number(columns.score),
-            box_id=self._encode(self._text(columns.box_id)),
-            extra={columns.names[i]: self._encode(self._as_text(self.values[i])) for i in columns.extra},
+            box_id=self.file.encode(self._text(columns.box_id), self.where),
+            extra={columns.names[i]: self._extra(self.values[i]) for i in columns.extra},
         )
 
     def _listed_box(self) -> list[float]:
@@ -140,20 +140,17 @@ class Record(NamedTuple):
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise self._error(column, "text, a number, or null")
         text = value if isinstance(value, str) else json.dumps(value)
-        self._encode(text)
+        self.file.encode(text, self.where)
         return text
 
-    def _as_text(self, value: Any) -> str:
-        if isinstance(value, str):
-            return value
-        try:
-            return json.dumps(value, separators=(",", ":"), ensure_ascii=False, default=str)
-        except RecursionError as error:
-            found = f"found {shorten(value)}, nested too deeply"
-            raise self.file.error(self.where, f"{found}; allowed: a few levels") from error
-
-    def _encode(self, text: str) -> bytes:
-        return encode_json_text(self.file, text, self.where)
+    def _extra(self, value: Any) -> bytes:
+        if not isinstance(value, str):
+            try:
+                value = json.dumps(value, separators=(",", ":"), ensure_ascii=False, default=str)
+            except RecursionError as error:
+                found = f"found {shorten(value)}, nested too deeply"
+                raise self.file.error(self.where, f"{found}; allowed: a few levels") from error
+        return self.file.encode(value, self.where)
 
     def _title(self, column: int) -> str:
         return f"{'' if self.is_json else 'column '}{self.columns.names[column]!r}"

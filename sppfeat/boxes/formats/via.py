@@ -10,7 +10,7 @@ from sppfeat.boxes.table import BoxTable, BoxTableBuilder
 from sppfeat.config.regions import DEFAULT_CONVENTIONS
 from sppfeat.config.wording import first_few
 from sppfeat.files.columns import CLASS_NAMES
-from sppfeat.files.json_text import encode_json_text, parse_json
+from sppfeat.files.json_text import parse_json
 from sppfeat.files.tables import shorten, split_rows
 
 __all__ = ["VIA_COLUMNS", "read_via"]
@@ -47,14 +47,14 @@ def read_via(source: AnnotationFiles) -> BoxTable:
     attribute, note = _find_attribute(file, rectangles, source.label)
     builder = BoxTableBuilder()
     for name in names:
-        builder.add_image(encode_json_text(file, name, "filename"))
+        builder.add_image(file.encode(name, "filename"))
     for region in rectangles:
         label = "" if attribute is None else _label_of(file, region, attribute)
         builder.add_box(
-            builder.add_image(encode_json_text(file, region.image, region.where)),
+            builder.add_image(file.encode(region.image, region.where)),
             [file.number(region.shape.get(key, ""), region.where, title=f"{key} is") for key in _RECTANGLE],
             label=label,
-            box_id=encode_json_text(file, region.where, region.where),
+            box_id=file.encode(region.where, region.where),
         )
     notes = [*note, *shape_notes(others)]
     return builder.build(DEFAULT_CONVENTIONS["via"], notes=notes)
@@ -167,5 +167,5 @@ def _label_of(file: AnnotationFile, region: _Region, attribute: str) -> str:
     if not isinstance(value, str | int | float):
         raise file.unexpected(region.where, value, "text")
     text = str(value).strip()
-    encode_json_text(file, text, region.where)
+    file.encode(text, region.where)
     return text

@@ -15,7 +15,7 @@ from sppfeat.files.image_names import (
 )
 from sppfeat.files.paths import FolderWalk, PathTable
 from sppfeat.files.tables import TableFile
-from sppfeat.inputs.names import is_below, make_absolute
+from sppfeat.inputs.names import below, is_below, make_absolute
 
 __all__ = ["locate_files"]
 
@@ -125,7 +125,7 @@ def _with_slashes(path: bytes, folder: bytes) -> bytes:
 
 def _short(path: bytes, folder: bytes) -> bytes:
     """Return a path relative to a folder if it is below it."""
-    return path[len(folder.rstrip(b"/")) + 1 :] if is_below(path, folder) and path != folder else path
+    return below(path, folder) if is_below(path, folder) and path != folder else path
 
 
 def _find_by_ends(
@@ -133,29 +133,29 @@ def _find_by_ends(
 ) -> tuple[dict[int, bytes], list[str]]:
     """Find missing files by the ends of their paths, among the other images below the folder of a table."""
     try:
-        below = list(islice(_images_below(table.folder), _MOST_SEARCHED + 1))
+        images = list(islice(_images_below(table.folder), _MOST_SEARCHED + 1))
     except ConfigError as error:
         return {}, [f"missing files were not searched for: {error}"]
-    if len(below) > _MOST_SEARCHED:
+    if len(images) > _MOST_SEARCHED:
         return {}, [f"missing files were not searched for among more than {_MOST_SEARCHED} images"]
     names = [*(_short(path, table.folder) for path in moved.values()), *there]
     try:
-        image_of, notes = match_images(names, table.folder, below)
+        image_of, notes = match_images(names, table.folder, images)
     except BoxError as error:
         raise table.error("", str(error)) from error
-    images = zip(moved, image_of[: len(moved)].tolist(), strict=True)
-    return {i: os.path.join(table.folder, below[image]) for i, image in images if image >= 0}, list(notes)
+    matched = zip(moved, image_of[: len(moved)].tolist(), strict=True)
+    return {i: os.path.join(table.folder, images[image]) for i, image in matched if image >= 0}, list(notes)
 
 
 def _images_below(folder: bytes) -> Iterator[bytes]:
-    def error(below: bytes, reason: object) -> ConfigError:
-        return ConfigError(f"{os.fsdecode(os.path.join(folder, below))!r} cannot be searched: {reason}")
+    def error(name: bytes, reason: object) -> ConfigError:
+        return ConfigError(f"{os.fsdecode(os.path.join(folder, name))!r} cannot be searched: {reason}")
 
     return iter(
         FolderWalk(
             folder,
             has_image_suffix,
-            unlistable=lambda below, reason: error(below, reason.strerror),
-            found_often=lambda below: error(below, "links lead to it in too many ways"),
+            unlistable=lambda name, reason: error(name, reason.strerror),
+            found_often=lambda name: error(name, "links lead to it in too many ways"),
         )
     )
