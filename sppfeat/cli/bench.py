@@ -148,7 +148,7 @@ def regions(image: str | None, **values: Any) -> None:
 @option(
     "--time-limit",
     "budget_seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    type=options.ABOVE_ZERO,
     default=10.0,
     metavar="SECONDS",
     former="--budget",

@@ -17,11 +17,12 @@ from sppfeat.config.distribution import RunOptions, parse_device
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.request import BackboneChoice
 from sppfeat.config.specs import COMPACT_NAME, DEFAULT_BACKBONE, DescriptorSpec, InputSpec, parse_levels
-from sppfeat.config.values import CHOICES, EncodedPath
+from sppfeat.config.values import CHOICES, EncodedPath, parse_above_zero
 from sppfeat.errors import ConfigError
 from sppfeat.networks.zoo import choose_names
 
 __all__ = [
+    "ABOVE_ZERO",
     "ANY_PATH",
     "LEVELS",
     "SIZE",
@@ -94,6 +95,7 @@ class Parsed(click.ParamType):  # type: ignore[type-arg]
 
 
 ANY_PATH = click.Path(readable=False)  # or a URL, or a word such as "box"; shells complete paths
+ABOVE_ZERO = Parsed("number", parse_above_zero)
 LEVELS = Parsed("levels", parse_levels)
 SIZE = Parsed(
     "pixels|native",

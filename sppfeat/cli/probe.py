@@ -65,7 +65,7 @@ _SHOWN_SETTINGS = ("folds", "repeats", "seed", "C", "class_weight", "min_per_cla
 @options.overwrite
 @option(
     "--max-memory",
-    type=click.FloatRange(0, min_open=True),
+    type=options.ABOVE_ZERO,
     metavar="GB",
     help="Memory limit. [default: a quarter of the machine's memory]",
 )

@@ -16,6 +16,7 @@ __all__ = [
     "check_choice",
     "check_encoding",
     "check_fields",
+    "parse_above_zero",
     "set_fields",
     "set_numbers",
     "whole_number",
@@ -116,4 +117,12 @@ def whole_number(name: str, value: Any, least: int, most: int | None = None, uni
     if number is None or number < least or (most is not None and number > most):
         allowed = f"{least} or more" if most is None else f"{least} to {most}"
         raise ConfigError(f"{name} is {value!r}; allowed: {allowed}{unit}")
+    return number
+
+
+def parse_above_zero(text: str) -> float:
+    """Parse a number above 0; a ValueError refuses any other text, and NaN."""
+    number = float(text)
+    if not number > 0:  # NaN compares as False
+        raise ValueError(f"{text!r} is not a number above 0")
     return number

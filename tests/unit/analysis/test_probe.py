@@ -405,6 +405,7 @@ def test_json_has_the_documented_fields(tmp_path):
     [
         (["--C", "-1"], "C is -1.0; allowed: 1e-30 to 1e+30", 2),
         (["--max-memory", "0.0000001"], "--max-memory", 2),
+        (["--max-memory", "nan"], "'nan' is not a number above 0", 2),
         (["--save", "gone/m.npz"], "the folder of the output does not exist", 1),
         (["--save", "m.skops"], "classifiers are .npz files; use m.npz", 2),
     ],
