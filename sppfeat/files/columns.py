@@ -184,12 +184,12 @@ def find_box_columns(
     image = find_column(names, IMAGE_NAMES)
     if image is None:
         raise error(
-            f"found {_show(names)}, without a column of image names; allowed: one of {', '.join(IMAGE_NAMES)}"
+            f"found {show_names(names)}, without a column of image names; allowed: one of {', '.join(IMAGE_NAMES)}"
         )
     labels = LABEL_NAMES if label is None else (label.strip().lower(),)
     of_class, score, box_id = (find_column(names, choices) for choices in (labels, _SCORE, _BOX_ID))
     if label is not None and of_class is None:
-        raise error(f"found {_show(names)}, but no column {label!r}; --box-label takes one of these")
+        raise error(f"found {show_names(names)}, but no column {label!r}; --box-label takes one of these")
     coordinates = tuple(index[name] for name in coordinate_names)
     known = {image, of_class, score, box_id, *coordinates}
     return BoxColumns(
@@ -211,18 +211,16 @@ def _coordinate_names(
     complete = [names for names in sets if all(name in index for name in names)]
     if {"x3", "y3"} <= index.keys() and not {_FROM_0, _FROM_1}.isdisjoint(complete):
         rule = "the two opposite corners of an upright box, without x3 and y3"
-        raise error(f"found {_show(index)}, the corners of rotated boxes; allowed: {rule}")
+        raise error(f"found {show_names([*index])}, the corners of rotated boxes; allowed: {rule}")
     if "x0" in index and _FROM_1 in complete:  # then the box is x0 y0 x1 y1, and x2 y2 mean something else
         complete.remove(_FROM_1)
     if len(complete) != 1:
         number = "more than one box" if complete else "no box"
         allowed = " | ".join(",".join(names) for names in sets)
-        raise error(f"found {_show(index)}, which describes {number}; allowed: exactly one of {allowed}")
+        raise error(
+            f"found {show_names([*index])}, which describes {number}; allowed: exactly one of {allowed}"
+        )
     return complete[0]
-
-
-def _show(names: Iterable[str]) -> str:
-    return repr(one_line(", ".join(names), longest=200))
 
 
 NO_CLASS = -1

@@ -18,7 +18,6 @@ from sppfeat.errors import ConfigError, SppfeatError
 __all__ = [
     "COMPRESSED",
     "IMAGE_NAMES",
-    "NUMBER_RULE",
     "OTHER_ENCODING",
     "PATH_NAMES",
     "TEXT_RULE",
@@ -38,7 +37,6 @@ __all__ = [
     "to_utf8",
 ]
 
-NUMBER_RULE = "a number"
 TEXT_RULE = "text without zero bytes and lone surrogates"
 
 ErrorAt = Callable[[int, str], SppfeatError]

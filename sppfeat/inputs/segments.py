@@ -113,10 +113,8 @@ class Segment:
     other_files: tuple[bytes, ...] = ()  # the first few of them
     n_repeated: int = 0  # number of repeated images; each image is listed once
     system_folders: tuple[bytes, ...] = ()  # skipped system folders, relative to top
-    side_tables: tuple[
-        bytes, ...
-    ] = ()  # skipped tables that describe archives in the same folder, relative to top
-
+    # Skipped tables that describe archives in the same folder, relative to top.
+    side_tables: tuple[bytes, ...] = ()
     columns: tuple[bytes, str] | None = None  # path of the table that was read, and its columns in words
     notes: tuple[str, ...] = ()  # remarks for the user
 
@@ -196,9 +194,8 @@ class FileStorage(Storage):
     def versions(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Return the current size and modification time of each file; -1 if it does not exist."""
         blocks = [images[i : i + _ASKED_AT_ONCE] for i in range(0, len(images), _ASKED_AT_ONCE)]
-        with ThreadPoolExecutor(
-            _N_ASKING if len(blocks) > 1 else 1
-        ) as threads:  # in threads, since file servers are slow
+        # File servers are slow to answer, but answer many requests at once.
+        with ThreadPoolExecutor(_N_ASKING if len(blocks) > 1 else 1) as threads:
             return np.concatenate([np.empty((0, 2), dtype=np.int64), *threads.map(self._stat, blocks)])
 
     def _stat(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

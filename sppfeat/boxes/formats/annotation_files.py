@@ -12,7 +12,7 @@ from sppfeat.config.values import StrPath
 from sppfeat.config.wording import counted, reason_of
 from sppfeat.errors import BoxError
 from sppfeat.files.paths import MOST_WAYS, FolderWalk
-from sppfeat.files.tables import NUMBER_RULE, TEXT_RULE, encode_text, parse_number, shorten, to_utf8
+from sppfeat.files.tables import TEXT_RULE, encode_text, parse_number, shorten, to_utf8
 
 __all__ = ["FOLDER_SUFFIXES", "AnnotationFile", "AnnotationFiles", "ImageNames", "shape_notes"]
 
@@ -54,7 +54,7 @@ class AnnotationFile:
         number = parse_number(value)
         if number is None:
             point = " with a decimal point" if isinstance(value, str) and "," in value else ""
-            raise self.error(where, f"{title} {shorten(value)}; allowed: {NUMBER_RULE}{point}{or_blank}")
+            raise self.error(where, f"{title} {shorten(value)}; allowed: a number{point}{or_blank}")
         return number
 
     def encode(self, text: str, where: str) -> bytes:
@@ -196,10 +196,10 @@ class AnnotationFiles:
         is_one = not self.is_folder and len(read) == 1
         digest = self._whole.digest if is_one else hashlib.sha256(content).digest()
         others = [None if file is None else file.digest.hex() for file in (self.images, self.categories)]
-        given = (self.label, self.names, *others)
-        return (
-            digest if given == (None,) * 4 else hashlib.sha256(digest + repr(given).encode()).digest()
-        ).hex()
+        options = (self.label, self.names, *others)
+        if any(option is not None for option in options):
+            digest = hashlib.sha256(digest + repr(options).encode()).digest()
+        return digest.hex()
 
     @cached_property
     def _names(self) -> list[bytes]:

@@ -4,7 +4,7 @@ import io
 import os
 import re
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from sppfeat.boxes.formats.annotation_files import FOLDER_SUFFIXES, AnnotationFile, AnnotationFiles
@@ -97,6 +97,8 @@ _JSON_KEYS: Sequence[tuple[tuple[str, ...], FoundFormat]] = (
     (("objects", "tags", "size/height"), _SUPERVISELY),
     (("items", "categories"), _unsupported("JSON of Datumaro", "convert it with 'datum convert -f coco'")),
 )
+
+_COCO_KEYS = {("images",), ("annotations",)}
 
 _COLUMNS: Sequence[tuple[tuple[str, ...], FoundFormat]] = (
     (VIA_COLUMNS, _VIA),
@@ -213,7 +215,7 @@ def _find_in_text(head: bytes, suffix: bytes) -> FoundFormat:
             if all(any(_fits(key, pattern) for key in keys) for pattern in needed):
                 return found
         is_lines = suffix in (b".jsonl", b".ndjson") or (head[:1] == b"{" and _is_whole(line))
-        return FoundFormat("jsonl") if is_lines and not _has_coco(keys) else _COCO
+        return FoundFormat("jsonl") if is_lines and keys.isdisjoint(_COCO_KEYS) else _COCO
     fields = line.split()
     if len(fields) >= 5 and all(parse_number(field) is not None for field in fields):
         return FoundFormat("yolo")  # more than 6 fields are a polygon, which the YOLO reader refuses
@@ -224,10 +226,6 @@ def _find_in_text(head: bytes, suffix: bytes) -> FoundFormat:
         if columns.issuperset(names):
             return found
     return FoundFormat("tsv" if b"\t" in line else "csv")
-
-
-def _has_coco(keys: Iterable[tuple[str, ...]]) -> bool:
-    return bool({("images",), ("annotations",)} & set(keys))
 
 
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\]:]', re.DOTALL)

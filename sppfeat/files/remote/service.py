@@ -153,12 +153,8 @@ Pause: TypeAlias = Callable[[float], None]
 _connected: list[Any] = []
 
 _SILENT_SECONDS = 30.0  # seconds without a byte from a web server; s3fs has its own limit
-_SINGLE_CONNECTION_SCHEMES = (
-    "ftp",
-    "sftp",
-    "ssh",
-    "smb",
-)  # schemes with a single connection, which threads cannot share
+# These have a single connection, which threads cannot share.
+_SINGLE_CONNECTION_SCHEMES = ("ftp", "sftp", "ssh", "smb")
 _REMOTE_PACKAGES = ("fsspec", "s3fs", "aiobotocore", "botocore", "aiohttp")
 
 

@@ -594,7 +594,7 @@ def coco_with(**changes):
 
 MALFORMED = {
     "csv": [
-        ("", ["line 1", "''"]),
+        ("", ["line 1", "found nothing"]),
         ("a.jpg,1,2,3,4\n", ["line 1", "a.jpg", "a header"]),
         ("path,a,b\n", ["line 1", "no box", "xmin,ymin,xmax,ymax"]),
         (HEADER + "a,1,2,3,4,\xff\n", ["line 2", "score"]),
