@@ -271,9 +271,10 @@ class Extractor:
                 without_area += [f"{note} of {name_image(image, i)}" for note in notes]
                 bar.move_to(len(result))
         if without_area:
+            one = "box has no area inside the image, so its descriptor is NaN: "
+            many = "boxes have no area inside the image, so their descriptors are NaN; the first is "
             warnings.warn(
-                f"{counted(len(without_area), 'box has', 'boxes have')} no area inside the image, so their "
-                f"descriptors are NaN; the first is {without_area[0]}",
+                f"{counted(len(without_area), one, many)}{without_area[0]}",
                 BoxWarning,
                 stacklevel=2,
             )
@@ -371,6 +372,8 @@ class Extractor:
         """Return the descriptors of boxes of an image, and a text about each box without area inside it."""
         try:
             boxes_px = np.asarray(boxes, dtype=np.float64)
+            if boxes_px.shape == (0,):  # an empty list
+                boxes_px = boxes_px.reshape(0, 4)
         except (TypeError, ValueError) as error:
             raise BoxError(f"boxes of one image are not numbers of shape (K, 4): {error}") from error
         if boxes_px.ndim != 2 or boxes_px.shape[1] != 4:

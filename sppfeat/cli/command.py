@@ -1,5 +1,6 @@
 """Commands and options of click, with examples and groups in --help, environment variables, and former names."""
 
+import difflib
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -149,6 +150,7 @@ class Command(click.Command):
                 is_eager=True,
                 expose_value=False,
                 hidden=not self.rare,
+                allow_from_autoenv=False,
                 callback=_show_all_help,
                 help="Show all options and exit.",
             )
@@ -164,7 +166,14 @@ class Command(click.Command):
             for name in dict.fromkeys(name for name, _, _ in parts if name in current):
                 say(f"note: {name} is now {current[name]}; {_NEXT_RELEASE}")
         renamed = ["".join((current.get(name, name), *rest)) for name, *rest in parts]
-        return super().parse_args(ctx, [*renamed, *args[n_options:]])
+        try:
+            return super().parse_args(ctx, [*renamed, *args[n_options:]])
+        except click.NoSuchOption as error:
+            hidden = {
+                name for option in self.params if getattr(option, "hidden", False) for name in option.opts
+            }
+            shown = [name for name in error.possibilities or () if name not in hidden]
+            raise click.NoSuchOption(error.option_name, possibilities=shown, ctx=ctx) from None
 
     def get_help(self, ctx: click.Context) -> str:
         """Formats --help; no line breaks after "default:"."""
@@ -234,6 +243,21 @@ class Group(click.Group):
             path = ctx.command_path
             say(f"note: '{path} {cmd_name}' is now '{path} {name}'; {_NEXT_RELEASE}")
         return super().get_command(ctx, name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Finds the command that the first argument names; an error suggests similar names."""
+        names = self.list_commands(ctx)
+        if (
+            args[0] not in [*names, *self.former]
+            and not args[0].startswith("-")
+            and not ctx.resilient_parsing
+        ):
+            similar = " or ".join(map(repr, difflib.get_close_matches(args[0], names)))
+            hint = f" Did you mean {similar}?" if similar else ""
+            raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parses arguments; ``help NAME`` stands for ``NAME --help``."""

@@ -25,7 +25,7 @@ _PHASE_LABELS = {"check": "checking shards", "join": "joining shards", "copy": "
 
 
 @command()
-@click.argument("output", type=click.Path(path_type=Path))
+@click.argument("output", type=options.OUTPUT_FILE)
 @click.argument("shards", nargs=-1, required=True)
 @flag("--copy", "Copy the descriptors, so that the shards are no longer needed.")
 @options.overwrite

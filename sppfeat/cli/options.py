@@ -25,6 +25,8 @@ __all__ = [
     "ABOVE_ZERO",
     "ANY_PATH",
     "LEVELS",
+    "OUTPUT_FILE",
+    "PATH",
     "SIZE",
     "SIZE_HELP",
     "Parsed",
@@ -154,9 +156,23 @@ def count(
     return option(*names.split(), type=click.IntRange(least, most), help=text, **more)
 
 
-def path(names: str, metavar: str, text: str) -> Callable[[_F], _F]:
+class _OutputFile(click.Path):
+    """The path of a file to write; a slash at the end, which ``Path`` drops, is an error."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Converts a value to a Path."""
+        if str(value).endswith("/"):
+            self.fail(f"{value!r} is a folder; give the name of a file in it", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+OUTPUT_FILE = _OutputFile(path_type=Path)
+PATH = click.Path(path_type=Path)
+
+
+def path(names: str, metavar: str, text: str, kind: click.Path = PATH) -> Callable[[_F], _F]:
     """Declares an option whose value is a path, by its names, such as ``--from origin``, and its help text."""
-    return option(*names.split(), type=click.Path(path_type=Path), metavar=metavar, help=text)
+    return option(*names.split(), type=kind, metavar=metavar, help=text)
 
 
 def setting(kind: type[Any], name: str, text: str, **more: Any) -> Callable[[_F], _F]:
@@ -386,9 +402,9 @@ def neighbors(default: int, most: int | None = None) -> Callable[[_F], _F]:
 
 
 # The output.
-def output(text: str) -> Callable[[_F], _F]:
+def output(text: str, kind: click.Path = OUTPUT_FILE) -> Callable[[_F], _F]:
     """Declares the required option ``--output`` with this help text."""
-    return option("-o", "--output", type=click.Path(path_type=Path), required=True, help=text)
+    return option("-o", "--output", type=kind, required=True, help=text)
 
 
 overwrite = flag("--overwrite", "Replace an existing output when the new one is complete.")

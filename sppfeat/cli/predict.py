@@ -19,7 +19,7 @@ __all__ = ["predict"]
 @command(examples=("sppfeat predict model.npz features.h5 -o predictions.csv",))
 @click.argument("model", type=click.Path(path_type=Path))
 @options.feature_file("features")
-@path("-o --output", "CSV|-", "CSV file to write. [default: standard output]")
+@path("-o --output", "CSV|-", "CSV file to write. [default: standard output]", options.OUTPUT_FILE)
 @flag("--scores with_scores", "Add a column with the score of each class.")
 @options.rows
 @options.labels

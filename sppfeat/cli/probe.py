@@ -61,7 +61,9 @@ _SHOWN_SETTINGS = ("folds", "repeats", "seed", "C", "class_weight", "min_per_cla
     former="--pairs",
 )
 @options.selection
-@path("--save", "MODEL", "Fit a classifier on all rows and save it for 'sppfeat predict'.")
+@path(
+    "--save", "MODEL", "Fit a classifier on all rows and save it for 'sppfeat predict'.", options.OUTPUT_FILE
+)
 @options.overwrite
 @option(
     "--max-memory",

@@ -87,7 +87,7 @@ def _setting(setting: "dataclasses.Field[Any]") -> Callable[[Any], Any]:
     },
 )
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=ANY_PATH)
-@options.output("Folder for weights (model.pth), checkpoints and log.")
+@options.output("Folder for weights (model.pth), checkpoints and log.", options.PATH)
 @option(
     "--val",
     "validation",

@@ -206,7 +206,9 @@ def _read(
 def _check_array(image: object) -> None:
     allowed = "allowed are uint8 arrays (H, W, 3) in RGB order or (H, W) gray, and Pillow images"
     if not isinstance(image, np.ndarray):
-        raise ImageError(f"not an image but {type(image).__name__}; {allowed}")
+        shape = getattr(image, "shape", None)
+        found = type(image).__name__ if shape is None else f"{type(image).__name__} of shape {tuple(shape)}"
+        raise ImageError(f"not an image but {found}; {allowed}")
     is_gray_or_rgb = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
     if image.dtype != np.uint8 or not is_gray_or_rgb:
         raise ImageError(f"an array of shape {image.shape} and dtype {image.dtype}; {allowed}")

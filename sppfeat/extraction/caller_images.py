@@ -35,7 +35,9 @@ def as_list(images: Any) -> tuple[list[Any], bool]:
     """
     if not isinstance(images, np.ndarray):
         is_one = isinstance(images, str | os.PathLike | Place | Image.Image)
-        if not is_one and not isinstance(images, Iterable):
+        if not is_one and (
+            not isinstance(images, Iterable) or isinstance(images, bytes | bytearray | memoryview)
+        ):
             raise ImageError(
                 f"not an image but {type(images).__name__}; allowed: a path, a Pillow image or an array"
             )

@@ -56,7 +56,7 @@ def check_output(path: Path) -> None:
     real = Path(os.path.realpath(path))
     # os.path, because the methods of Path raise on a name that is too long or a folder that we may not enter.
     if os.path.isdir(real):
-        example = str(path / "features.h5")
+        example = str(path / f"features{format_suffix(path) or '.h5'}")
         raise StoreError(f"the output {str(path)!r} is a folder; give a file name such as {example!r}")
     if os.path.exists(real) and not os.path.isfile(real):
         raise StoreError(f"the output {str(path)!r} is not a regular file")

@@ -114,6 +114,22 @@ def test_the_former_merge_of_extract_is_copy(value, copies):
     assert called.call_args.kwargs["copy"] is copies
 
 
+@pytest.mark.parametrize(
+    ("arguments", "hint", "former"),
+    [
+        (("extrct",), "Did you mean 'extract' or 'export'?", ""),
+        (("show", "neighbour"), "Did you mean 'neighbors'?", "'neighbours'"),
+        (("nothing-like-it",), "No such command 'nothing-like-it'.\n", "Did you mean"),
+        (("extract", "--merg", "copy"), "'--margin'", "'--merge'"),
+        (("report", "f.h5", "--mos", "3"), "No such option '--mos'", "'--most'"),
+    ],
+)
+def test_wrong_names_are_answered_with_present_names(arguments, hint, former):
+    message = run(*arguments, code=2).stderr
+    assert hint in message
+    assert not former or former not in message
+
+
 def test_a_former_name_of_a_command_works_and_is_noted(tmp_path):
     result = run("show", "neighbours", tmp_path / "f.h5", "-o", tmp_path / "n.svg", code=1)
     assert "note: 'sppfeat show neighbours' is now 'sppfeat show neighbors'" in result.stderr.replace(

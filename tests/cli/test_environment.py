@@ -144,6 +144,7 @@ def test_a_former_variable_of_a_required_option_is_noted_before_the_error():
     assert "Missing option" in result.stderr
 
 
-def test_the_version_has_no_variable(tmp_path):
-    result = run("info", tmp_path / "missing.h5", env={"SPPFEAT_VERSION": "1.0"}, code=1)
+@pytest.mark.parametrize("name", ["SPPFEAT_VERSION", "SPPFEAT_INFO_HELP_ALL", "SPPFEAT_INFO_HELP"])
+def test_help_and_version_have_no_variables(tmp_path, name):
+    result = run("info", tmp_path / "missing.h5", env={name: "1"}, code=1)
     assert "missing.h5" in result.stderr

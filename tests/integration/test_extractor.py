@@ -110,6 +110,28 @@ def test_arrays_that_are_not_images_are_refused_with_their_shape(extractor, shap
             method(np.zeros(shape, dtype))
 
 
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (torch.zeros(3, 4, 6), "not an image but Tensor of shape (4, 6)"),
+        (b"\x89PNG", "not an image but bytes"),
+    ],
+)
+def test_tensors_and_encoded_bytes_are_refused_with_what_they_are(extractor, value, found):
+    with pytest.raises(ImageError, match=re.escape(found)):
+        extractor(value)
+
+
+def test_an_empty_list_of_boxes_is_no_box(extractor, folder):
+    path = folder / "cat" / "img1.png"
+    assert extractor(path, []).shape == (0, extractor.dimension)
+    assert [len(rows) for rows in extractor([path, path], [[], [[0, 0, 9, 9]]])] == [0, 1]
+    with pytest.warns(
+        BoxWarning, match="^1 box has no area inside the image, so its descriptor is NaN: box 0"
+    ):
+        extractor(path, [[99, 0, 100, 9]])
+
+
 def test_feature_maps_accept_the_same_images_as_a_call(extractor, folder):
     path = folder / "cat" / "img1.png"
     picture = Image.open(path)

@@ -79,8 +79,9 @@ def probe(
         max_nbytes=max_nbytes,
     )
     model = None if save is None else Path(save)
-    if model is not None and format_suffix(model) not in ("", ".npz"):
-        raise ConfigError(f"--save {str(model)!r}: classifiers are .npz files; use {model.stem}.npz")
+    if model is not None and (str(model) == "-" or format_suffix(model) not in ("", ".npz")):
+        name = f"{model.stem.strip('-') or 'model'}.npz"
+        raise ConfigError(f"--save {str(model)!r}: classifiers are .npz files; use {name}")
     with FeatureFile(Path(features)) as file:
         if model is not None:
             check_new_file(model, inputs=[*file.read_paths, labels], overwrite=overwrite)

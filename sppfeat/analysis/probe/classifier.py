@@ -21,8 +21,8 @@ from sppfeat.analysis.rows import check_described
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.values import StrPath
 from sppfeat.config.wording import one_line
-from sppfeat.errors import StoreError
-from sppfeat.files.outputs import check_new_file, replace_file, whole_file
+from sppfeat.errors import ConfigError, StoreError
+from sppfeat.files.outputs import check_new_file, format_suffix, replace_file, whole_file
 from sppfeat.files.tables import join_fields
 from sppfeat.store.comparability import descriptor_differences
 from sppfeat.store.labels import LabelSource
@@ -204,6 +204,10 @@ def predict(
             names, the file lacks layers or levels, or a row holds NaN or infinities.
         ConfigError: rows do not exist or have no descriptor, or the output is an input.
     """
+    if isinstance(output, str | os.PathLike) and format_suffix(output) not in ("", ".csv", ".txt"):
+        raise ConfigError(
+            f"the output {os.fspath(output)!r}: predictions are CSV; use {Path(output).stem}.csv"
+        )
     with FeatureFile(Path(features)) as file, contextlib.ExitStack() as stack:
         if isinstance(output, str | os.PathLike):
             check_new_file(Path(output), inputs=[model, *file.read_paths, labels], overwrite=overwrite)

@@ -250,10 +250,12 @@ def test_an_output_that_is_a_link_stays_one(tmp_path):
 
 
 def test_outputs_that_cannot_be(tmp_path):
-    (tmp_path / "d").mkdir()
+    for name in ("d", "d.pt"):
+        (tmp_path / name).mkdir()
     os.mkfifo(tmp_path / "fifo")
     for path, said in [
         (tmp_path / "d", "is a folder; give a file name such as '.*features.h5'"),
+        (tmp_path / "d.pt", "is a folder; give a file name such as '.*features.pt'"),
         (tmp_path / "gone" / "f.h5", "the folder of the output does not exist"),
         (tmp_path / "fifo", "is not a regular file"),
         (Path("/dev/null"), "is not a regular file"),
