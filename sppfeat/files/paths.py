@@ -17,7 +17,6 @@ from sppfeat.errors import SppfeatError
 from sppfeat.files.globs import PathFilter, find_system_folder
 
 __all__ = [
-    "MOST_WAYS",
     "N_EXAMPLES",
     "FolderWalk",
     "PathIndex",
@@ -194,8 +193,8 @@ _SORTED_AT_ONCE = 1 << 14  # names of a folder, as objects with their sort keys:
 N_EXAMPLES = 4
 """Number of skipped files that a walk or an index names; notes show one less, and dots."""
 
-MOST_WAYS = 100
-"""Largest number of ways, through links, to reach one folder; ten folders that link to each other have millions."""
+# Largest number of ways, through links, to reach one folder; ten folders that link to each other have millions.
+_MOST_WAYS = 100
 
 
 class FolderWalk:
@@ -208,8 +207,8 @@ class FolderWalk:
         top: path of the folder.
         is_wanted: chooses files by their names.
         paths: leaves out files and folders by their paths below the top; None to leave out none.
-        unlistable: makes the error for a folder that cannot be listed, from its path below the top and the reason.
-        found_often: makes the error for a folder that links reach in more than ``MOST_WAYS`` ways, from its path.
+        error: makes the error for a folder that cannot be listed, or that links reach in more than ``_MOST_WAYS``
+            ways, from its path below the top and a predicate, such as "cannot be listed: Permission denied".
     """
 
     def __init__(
@@ -217,8 +216,7 @@ class FolderWalk:
         top: bytes,
         is_wanted: Callable[[bytes], bool],
         *,
-        unlistable: Callable[[bytes, OSError], SppfeatError],
-        found_often: Callable[[bytes], SppfeatError],
+        error: Callable[[bytes, str], SppfeatError],
         paths: PathFilter | None = None,
     ) -> None:
         self.n_other_files = 0
@@ -227,8 +225,7 @@ class FolderWalk:
         self._paths = paths or PathFilter()
         self._top = top
         self._is_wanted = is_wanted
-        self._unlistable = unlistable
-        self._found_often = found_often
+        self._error = error
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield the wanted files, relative to the top; each cycle of links is followed once."""
@@ -244,8 +241,11 @@ class FolderWalk:
                 identity = self._identity(folder)
                 if identity not in above:
                     n_ways[identity] += 1
-                    if n_ways[identity] > MOST_WAYS:
-                        raise self._found_often(folder)
+                    if n_ways[identity] > _MOST_WAYS:
+                        raise self._error(
+                            folder,
+                            f"is reached by links in more than {_MOST_WAYS} ways; allowed: {_MOST_WAYS}",
+                        )
                     stack.append((below + entry, self._entries(folder), above | {identity}))
                     break
             else:
@@ -255,7 +255,7 @@ class FolderWalk:
         try:
             status = os.stat(os.path.join(self._top, folder))
         except OSError as error:
-            raise self._unlistable(folder, error) from error
+            raise self._error(folder, f"cannot be listed: {error.strerror}") from error
         return status.st_dev, status.st_ino
 
     def _entries(self, folder: bytes) -> Iterator[bytes]:
@@ -285,7 +285,7 @@ class FolderWalk:
                         in_order.append(PathTable(kept))
                         kept = []
         except OSError as error:
-            raise self._unlistable(folder, error) from error
+            raise self._error(folder, f"cannot be listed: {error.strerror}") from error
         return heapq.merge(*in_order, sorted(kept, key=_order), key=_order)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from sppfeat.errors import ConfigError, ImageError
 from sppfeat.files.globs import PathFilter
 from sppfeat.files.image_names import has_image_suffix
-from sppfeat.files.paths import MOST_WAYS, FolderWalk, PathIndex, PathTable
+from sppfeat.files.paths import FolderWalk, PathIndex, PathTable
 from sppfeat.files.places import FileVersion, Place
 from sppfeat.files.tables import TableFile, to_utf8
 from sppfeat.inputs.names import (
@@ -172,20 +172,10 @@ def _read_container(path: bytes, encoding: str | None = None) -> Segment:
 
 
 def _walk(top: bytes, is_wanted: Callable[[bytes], bool], paths: PathFilter) -> FolderWalk:
-    def shown(folder: bytes) -> str:
-        return repr(os.fsdecode(os.path.join(top, folder) if folder else top))
+    def error(folder: bytes, what: str) -> ConfigError:
+        return ConfigError(f"the folder {os.fsdecode(os.path.join(top, folder) if folder else top)!r} {what}")
 
-    return FolderWalk(
-        top,
-        is_wanted,
-        unlistable=lambda folder, error: ConfigError(
-            f"cannot list the folder {shown(folder)}: {error.strerror}"
-        ),
-        found_often=lambda folder: ConfigError(
-            f"links lead to the folder {shown(folder)} in more than {MOST_WAYS} ways; allowed: {MOST_WAYS}"
-        ),
-        paths=paths,
-    )
+    return FolderWalk(top, is_wanted, error=error, paths=paths)
 
 
 def is_list(text: str) -> bool:

@@ -11,7 +11,7 @@ from sppfeat.boxes.table import BoxTableBuilder
 from sppfeat.config.values import StrPath
 from sppfeat.config.wording import counted, reason_of
 from sppfeat.errors import BoxError
-from sppfeat.files.paths import MOST_WAYS, FolderWalk
+from sppfeat.files.paths import FolderWalk
 from sppfeat.files.tables import TEXT_RULE, encode_text, parse_number, shorten, to_utf8
 
 __all__ = ["FOLDER_SUFFIXES", "AnnotationFile", "AnnotationFiles", "ImageNames", "shape_notes"]
@@ -206,12 +206,7 @@ class AnnotationFiles:
         walk = FolderWalk(
             os.fsencode(self.path),
             lambda name: _suffix(name) in FOLDER_SUFFIXES,
-            unlistable=lambda folder, error: self._file(folder).error(
-                "", f"cannot be listed: {reason_of(error)}"
-            ),
-            found_often=lambda folder: self._file(folder).error(
-                "", f"is reached by links in more than {MOST_WAYS} ways; allowed: {MOST_WAYS}"
-            ),
+            error=lambda folder, what: self._file(folder).error("", what),
         )
         return list(walk)
 

@@ -148,14 +148,7 @@ def _find_by_ends(
 
 
 def _images_below(folder: bytes) -> Iterator[bytes]:
-    def error(name: bytes, reason: object) -> ConfigError:
-        return ConfigError(f"{os.fsdecode(os.path.join(folder, name))!r} cannot be searched: {reason}")
+    def error(name: bytes, what: str) -> ConfigError:
+        return ConfigError(f"{os.fsdecode(os.path.join(folder, name))!r} {what}")
 
-    return iter(
-        FolderWalk(
-            folder,
-            has_image_suffix,
-            unlistable=lambda name, reason: error(name, reason.strerror),
-            found_often=lambda name: error(name, "links lead to it in too many ways"),
-        )
-    )
+    return iter(FolderWalk(folder, has_image_suffix, error=error))

@@ -100,7 +100,7 @@ def test_a_folder_that_cannot_be_read_is_an_error():
         try:
             with (
                 not_root(),
-                pytest.raises(ConfigError, match=r"cannot list the folder '.*locked': Permission"),
+                pytest.raises(ConfigError, match=r"the folder '.*locked' cannot be listed: Permission"),
             ):
                 list_images([name])
         finally:
