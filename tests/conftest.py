@@ -279,19 +279,22 @@ def mount_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
         subprocess.run(["umount", "-l", str(mounted)], check=True)
 
 
+FOLDER_SIZES = [(40, 60), (60, 40), (48, 48), (33, 71), (90, 64)]  # (height, width)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Twelve pictures of five sizes in two class folders."""
+    """Twelve images of five sizes in two class folders."""
     top = tmp_path / "pictures"
-    sizes = [(40, 60), (60, 40), (48, 48), (33, 71), (90, 64)]
     for i in range(12):
-        write_image(top / ("cat" if i % 2 else "dog") / f"img{i}.png", *sizes[i % len(sizes)], seed=i)
+        height, width = FOLDER_SIZES[i % len(FOLDER_SIZES)]
+        write_image(top / ("cat" if i % 2 else "dog") / f"img{i}.png", height, width, seed=i)
     return top
 
 
 @pytest.fixture
 def mixed_folder(folder: Path) -> Path:
-    """The same with three files that are no pictures."""
+    """The same folder with three files that cannot be read as images."""
     (folder / "cat" / "empty.jpg").touch()
     (folder / "cat" / "text.jpg").write_text("not a picture")
     whole = (folder / "dog" / "img0.png").read_bytes()

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import write_image
+from conftest import FOLDER_SIZES, write_image
 from extraction_runs import (
     BACKBONE,
     SIZE,
@@ -268,7 +268,7 @@ def test_boxes_of_unreadable_images_keep_their_rows(mixed_folder, tmp_path):
         assert not verify_file(file).problems
 
 
-def test_repaired_images_get_boxes_in_fractions_of_their_size(folder, tmp_path):
+def test_normalized_boxes_of_repaired_images_are_scaled_to_their_size(folder, tmp_path):
     good = (folder / "cat" / "img1.png").read_bytes()
     (folder / "cat" / "img1.png").write_text("broken")
     boxes = write_boxes(
@@ -397,7 +397,7 @@ def test_an_image_that_fails_at_one_scale_fails_at_all(folder, tmp_path, monkeyp
 
 
 @pytest.mark.slow
-def test_whole_views_are_whole_images_at_each_scale(folder, tmp_path, network):
+def test_whole_views_equal_whole_images_at_each_scale(folder, tmp_path, network):
     scales = (48, 64)
     changes = {"boxes": BoxChoice(boxes="multiview"), "input": InputSpec(scales=scales)}
     extract([folder], tmp_path / "f.h5", **changes)
@@ -425,13 +425,14 @@ def test_boxes_follow_sides_that_are_rounded_independently(folder, tmp_path, box
     """They equal those of pictures that were resized beforehand, by different factors along x and y."""
     spec = InputSpec(size=140, round_to=32)  # 140 x 210 becomes 128 x 224
     extract([folder], tmp_path / "f.h5", boxes=BoxChoice(boxes=boxes), input=spec)
-    sizes = {
-        (40, 60): (128, 224),
-        (60, 40): (224, 128),
-        (48, 48): (128, 128),
-        (33, 71): (128, 288),  # 301
-        (90, 64): (192, 128),  # 197
-    }
+    input_hws = [
+        (128, 224),
+        (224, 128),
+        (128, 128),
+        (128, 288),
+        (192, 128),
+    ]  # of long sides 210, 210, 140, 301, 197
+    sizes = dict(zip(FOLDER_SIZES, input_hws, strict=True))
     with sppfeat.open(tmp_path / "f.h5") as file:
         for path, hw in zip(file.paths, file.image_hw.tolist(), strict=True):
             height, width = sizes[tuple(hw)]
@@ -483,7 +484,7 @@ def test_mean_norm_is_estimated_recorded_and_adopted(folder, boxes_of, tmp_path,
 
 
 @pytest.mark.slow
-def test_boxes_of_two_layers_have_regions_of_each(folder, boxes_of, tmp_path):
+def test_boxes_have_a_region_in_each_layer(folder, boxes_of, tmp_path):
     two = BackboneChoice(name="squeezenet1_1", weights="none", seed=3, layers=("features.1", "features"))
     extract([folder], tmp_path / "f.h5", backbone=two, boxes=BoxChoice(boxes=str(boxes_of)))
     with sppfeat.open(tmp_path / "f.h5") as file:

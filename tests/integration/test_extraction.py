@@ -1,3 +1,5 @@
+"""Extractions of whole images: interrupted, continued, extended and replaced; rows equal plain torch."""
+
 import errno
 import functools
 import os
@@ -5,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_image
+from conftest import FOLDER_SIZES, write_image
 from extraction_runs import (
     SIZE,
     assert_all_done,
@@ -141,7 +143,7 @@ def test_images_outside_a_given_subfolder_count_as_missing(folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_vanished_images_fail_and_come_back_with_retry_failed(folder, tmp_path, network):
+def test_missing_images_fail_and_retry_failed_runs_them_when_they_are_back(folder, tmp_path, network):
     output = tmp_path / "f.h5"
     extract([folder], output, stop_after=1)
     with sppfeat.open(output) as file:
@@ -163,7 +165,7 @@ def test_vanished_images_fail_and_come_back_with_retry_failed(folder, tmp_path, 
         assert difference(file.features[image], plain_descriptor(network, gone)) <= 1e-5
 
 
-def test_a_repaired_image_of_another_size_gets_its_size_and_row(mixed_folder, tmp_path, network):
+def test_a_repaired_image_of_another_size_gets_its_new_size_and_row(mixed_folder, tmp_path, network):
     output = tmp_path / "f.h5"
     extract([mixed_folder], output)
     write_image(tmp_path / "new.png", 50, 70, 9)
@@ -252,7 +254,7 @@ def test_an_interrupted_overwrite_is_continued_only_for_the_same_inputs(folder, 
     assert not partial.exists()
 
 
-def test_an_interrupted_overwrite_is_continued_though_the_old_file_is_gone(folder, tmp_path):
+def test_an_interrupted_overwrite_continues_without_the_old_file(folder, tmp_path):
     output = tmp_path / "f.h5"
     extract([folder], output)
     extract([folder], output, stop_after=1, input=InputSpec(size=64), overwrite=True)
@@ -473,7 +475,7 @@ def test_fast_decoding_equals_draft_of_pillow(jpegs, tmp_path, network):
             assert file.config.input.decode == "fast"
             for i, row in enumerate(file.features):
                 expected = plain_descriptor(network, by_hand / f"img{i}.png")
-                # Where sides are swapped rows and columns are rounded to whole grey levels in the other order.
+                # With swapped sides, rows and columns are rounded to integers in the other order.
                 assert difference(row, expected) <= (1e-2 if i == 2 else 1e-5)
             again = recompute_rows(file, 6)
             assert not again.problems
