@@ -1,3 +1,5 @@
+"""``sppfeat.Extractor``: the descriptors of images from Python equal those of the command."""
+
 import re
 import warnings
 
@@ -40,7 +42,7 @@ def test_one_image_gives_a_vector_and_many_a_matrix_in_their_order(extractor, fo
     assert extractor([]).shape == (0, extractor.dimension)
 
 
-def test_paths_pictures_and_arrays_are_the_same_image(extractor, folder):
+def test_paths_pillow_images_and_arrays_give_the_same_row(extractor, folder):
     path = folder / "cat" / "img1.png"
     picture = Image.open(path)
     expected = extractor(path)
@@ -145,7 +147,7 @@ def test_feature_maps_accept_the_same_images_as_a_call(extractor, folder):
     assert extractor.feature_maps([]) == []
 
 
-def test_boxes_are_clipped_and_those_without_area_are_rows_of_nan(extractor, folder):
+def test_boxes_are_clipped_and_boxes_without_area_give_rows_of_nan(extractor, folder):
     path = folder / "cat" / "img1.png"  # 40 x 60
     boxes = [[-9, -9, 30, 50], [0, 0, np.nan, 1], [0, 0, 30, 50], [61, 5, 90, 6], [7, 5, 3, 9]]
     with warnings.catch_warnings(record=True) as warned:
@@ -176,8 +178,8 @@ def test_bad_boxes_and_settings_are_refused(extractor, folder):
         extractor(path, [[0, 0, 5, 5]], projection="nearest")
     with pytest.raises(ConfigError, match=r"'big'; allowed: .*or native"):
         sppfeat.Extractor(**{**NETWORK, "size": "big"})
-    with pytest.raises(TypeError, match="colour"):
-        sppfeat.Extractor(**NETWORK, colour="blue")
+    with pytest.raises(TypeError, match="color_space"):
+        sppfeat.Extractor(**NETWORK, color_space="blue")
 
 
 def test_the_largest_image_of_a_file_can_be_read_again_whatever_the_limit(folder, tmp_path, monkeypatch):
@@ -191,7 +193,7 @@ def test_the_largest_image_of_a_file_can_be_read_again_whatever_the_limit(folder
         extractor(tmp_path / "larger.png")
 
 
-def test_sides_are_rounded_and_files_decoded_as_the_command_does(folder, tmp_path):
+def test_sides_are_rounded_and_files_decoded_as_in_the_command(folder, tmp_path):
     picture = Image.open(folder / "cat" / "img1.png").resize((600, 401))
     picture.save(tmp_path / "large.jpg", quality=95)
     extract([tmp_path / "large.jpg"], tmp_path / "f.h5", input=InputSpec(size=48, round_to=32, decode="fast"))

@@ -1,4 +1,4 @@
-"""The README and the pages of docs/ do what they show: their commands and examples run, and print what they say."""
+"""The README and docs/: commands parse, links resolve, and examples print the output shown."""
 
 import contextlib
 import io
@@ -86,7 +86,7 @@ def parse(arguments: list[str]) -> None:
             return
         name, arguments = arguments[0], arguments[1:]
         found = command.get_command(context, name)
-        assert found is not None, f"there is no command {name!r}"
+        assert found is not None, f"unknown command {name!r}"
         command = found
     with contextlib.suppress(click.exceptions.Exit):  # of --help
         command.make_context(command.name, list(arguments), parent=context)
@@ -98,13 +98,13 @@ def test_every_command_of_a_page_parses(page, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     for block in read_blocks(PAGES[page]):
         if block.language == "sh":
-            # The number of a shard may be the placeholder of another program, or a variable.
+            # A shard's number may be a variable or the placeholder of another program.
             for arguments in commands_in(re.sub(r"(%|\{\}|\$\w+)(?=/\d)", "1", block.text)):
                 parse(arguments)
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_links_of_a_page_lead_somewhere(page):
+def test_links_of_a_page_resolve(page):
     text = re.sub(r"^```.*?^```$", "", PAGES[page].read_text(), flags=re.DOTALL | re.MULTILINE)
     for target in re.findall(r"\]\(([^)\s]+)\)|src(?:set)?=\"([^\"]+)\"", text):
         name, _, anchor = unquote(target[0] or target[1]).partition("#")
@@ -118,7 +118,7 @@ def test_links_of_a_page_lead_somewhere(page):
             assert anchor in anchors, f"{name}#{anchor}"
 
 
-def test_every_page_is_reached_from_the_readme():
+def test_the_readme_links_every_page():
     readme = PAGES["README"].read_text()
     for page, path in PAGES.items():
         if page != "README":
@@ -147,11 +147,9 @@ def run_python(block: Block, page: Path, scope: dict) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if page not in ("cli", "json")])
-def test_the_examples_of_a_page_run_and_print_what_it_shows(
-    page, tmp_path, monkeypatch, commands, example_files
-):
+def test_the_examples_of_a_page_print_the_output_shown(page, tmp_path, monkeypatch, commands, example_files):
     folder = tmp_path / "you"
-    if page == "README":  # it makes its files itself
+    if page == "README":  # its commands make the files
         (folder / "tests").mkdir(parents=True)
         (folder / "tests/images").symlink_to(PHOTOS)
     else:
