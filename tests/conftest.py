@@ -30,17 +30,17 @@ if TYPE_CHECKING:
     from sppfeat.networks.named_weights import WeightEntry
     from sppfeat.networks.receptive_field import FeatureGeometry
 
-# What the imports make stays: looking through it again and again takes a quarter of the time of the collection.
+# Imported objects stay alive; scanning them repeatedly takes a quarter of the collection time.
 gc.disable()
 
-# As the command line does, before torch is loaded: idle threads do not spin for long.
+# Before torch is loaded, as in the command line: idle threads stop spinning early.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-# Processes that share the cores have one each; with more threads, they spend a tenth of their time on waiting.
+# One thread per worker: more threads than cores cost a tenth of the time.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Few examples, no deadline, and nothing that has to be fast: the suite runs on small, shared machines. The examples are
-# the same in each run, so that what fails has failed for whoever changed it; SPPFEAT_DRAW_ANEW=1 draws others.
+# Few examples and no deadline: the suite runs on small, shared machines. Each run draws the same examples, so that a
+# failure belongs to the change that is tested; SPPFEAT_DRAW_ANEW=1 draws others.
 settings.register_profile(
     "sppfeat",
     max_examples=30,
@@ -50,12 +50,9 @@ settings.register_profile(
 )
 settings.load_profile("sppfeat")
 
-collect_ignore = [
-    "fuzz",
-    "support/ray_nodes",
-]  # programs to be run by hand, which --doctest-modules would import
+collect_ignore = ["fuzz", "support/ray_nodes"]  # --doctest-modules would import these programs
 
-# Tests send signals, which whoever runs them in the background or by nohup has had ignored.
+# Tests send signals, which shells ignore in background jobs and nohup.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
@@ -63,27 +60,27 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 
 COMMANDS: pytest.StashKey["CommandServer"] = pytest.StashKey()
 
-SERVERS = {"s3", "weight_server", "web"}  # fixtures that start one
+SERVERS = {"s3", "weight_server", "web"}  # fixtures that start a server
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that talk to a server: those that ask for one, at first or second hand."""
+    """Marks tests whose fixtures start a server."""
     for item in items:
         if SERVERS.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.remote)
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
-    """Names bytes by their parameter: they may hold the time, and parallel workers must collect the same tests."""
+    """Names bytes by their parameter: bytes may hold the time, and all workers must collect the same names."""
     return argname if isinstance(val, bytes) else None
 
 
 def pytest_collection_finish() -> None:
-    """Let collections pass over what the imports made: it takes them 0.3 s to look through it.
+    """Excludes imported objects from garbage collection, which takes 0.3 s to scan them.
 
-    The end of the process collects it after all: nanobind's libraries report what is left. Not before, since pytest
-    collects five times when it is done.
+    They are collected at exit, since libraries made with nanobind report leaks, but not earlier, since pytest collects
+    five times at its end.
     """
     gc.freeze()
     gc.enable()
@@ -92,7 +89,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> None:
-    """Fork what forks commands, while everything is imported and nothing has run yet."""
+    """Starts the command server after all imports, and before any test starts a thread."""
     if any("commands" in getattr(item, "fixturenames", ()) for item in session.items):
         from killing import CommandServer
 
@@ -100,24 +97,23 @@ def pytest_runtestloop(session: pytest.Session) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """End what forks commands."""
+    """Stops the command server."""
     if COMMANDS in config.stash:
         config.stash[COMMANDS].close()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_tests(tmp_path_factory) -> None:
-    """A cache folder of the tests; processes that they start have it, too."""
+    """Sets a cache folder for the tests and the processes that they start."""
     user_cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    os.environ.setdefault(
-        "MPLCONFIGDIR", f"{user_cache}/matplotlib"
-    )  # its list of fonts takes seconds to make
+    # matplotlib's list of fonts takes seconds to make.
+    os.environ.setdefault("MPLCONFIGDIR", f"{user_cache}/matplotlib")
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session", autouse=True)
 def errors_of_commands_are_raised() -> Iterator[None]:
-    """Let a bug in a command fail its test: click's runner makes it an exit code of 1, which a refusal has, too."""
+    """Raises unexpected errors of commands; click's runner would turn them into exit code 1, as for a refusal."""
     from click.testing import CliRunner
 
     with pytest.MonkeyPatch.context() as patch:
@@ -132,16 +128,16 @@ def photos() -> Path:
 
 
 def write_image(path: Path, height: int, width: int, seed: int) -> None:
-    """A smooth random picture, so that resizing and JPEG keep something of it."""
+    """Writes a smooth random image, which resizing and JPEG change little."""
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(path)
 
 
 def copy_module(module: "nn.Module") -> "nn.Module":
-    """A copy with parameters and buffers of its own: whoever describes with a network converts it in place.
+    """Copies parameters and buffers, which an extraction converts in place.
 
-    What no run changes is shared. To copy the graph of a network takes as long as a dozen pictures, too.
+    Everything else is shared, since copying the graph of a network takes as long as a dozen images.
     """
     import torch
 
@@ -160,7 +156,7 @@ def copy_module(module: "nn.Module") -> "nn.Module":
 
 @pytest.fixture(scope="session", autouse=True)
 def networks_loaded_once() -> Iterator[None]:
-    """Load and walk each network of an extraction once in all tests: both take longer than a dozen pictures."""
+    """Loads each network and traces its geometry once for all tests; both take longer than a dozen images."""
     from sppfeat import extractor
     from sppfeat.config.specs import DEFAULT_BACKBONE
     from sppfeat.extraction import recompute, run
@@ -213,13 +209,13 @@ def squeezenet_state() -> dict[str, "Tensor"]:
 
 @pytest.fixture(scope="session")
 def commands(request) -> "CommandServer":
-    """The server that forks real processes of commands."""
+    """The command server."""
     return request.config.stash[COMMANDS]
 
 
 @pytest.fixture(scope="session")
 def runs(commands, tmp_path_factory) -> "KillableRuns":
-    """Real processes that can be killed."""
+    """Runs in real processes that can be killed."""
     from killing import KillableRuns
 
     return KillableRuns(commands, tmp_path_factory.mktemp("runs"))
@@ -227,7 +223,7 @@ def runs(commands, tmp_path_factory) -> "KillableRuns":
 
 @pytest.fixture
 def weight_server(monkeypatch) -> Iterator["WeightServer"]:
-    """A server of weights on this machine."""
+    """A local server of weights."""
     from weight_server import WeightServer
 
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -240,7 +236,7 @@ def weight_server(monkeypatch) -> Iterator["WeightServer"]:
 def offer(
     weight_server: "WeightServer", monkeypatch, tmp_path: Path
 ) -> Callable[[str, bytes], "WeightEntry"]:
-    """Make the weights of a model a file of that server, and torch's hub cache an empty folder."""
+    """Offers weights of a model on that server; the cache of torch.hub is empty."""
     from sppfeat.networks import named_weights
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
@@ -264,7 +260,7 @@ def offer(
 
 @pytest.fixture
 def mount_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """Mount a file system of so many megabytes; only the superuser can."""
+    """Mounts a file system of a size in megabytes; needs root."""
     mounted = tmp_path / "disk"
 
     def mount(n_megabytes: int) -> Path:
@@ -304,7 +300,7 @@ def mixed_folder(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def s3() -> "Iterator[FlakyServer]":
-    """An S3 server of this machine, behind one that can fail."""
+    """A local S3 server behind a proxy that can fail."""
     from object_store import s3_server
 
     with s3_server() as server:
@@ -313,7 +309,7 @@ def s3() -> "Iterator[FlakyServer]":
 
 @pytest.fixture
 def store(s3: "FlakyServer", monkeypatch: pytest.MonkeyPatch) -> "Iterator[ObjectStore]":
-    """Its buckets, found by the environment, and empty."""
+    """The empty buckets of that server, which the environment points to."""
     from object_store import ObjectStore
 
     store = ObjectStore(s3, monkeypatch)

@@ -1,4 +1,4 @@
-"""Bad image files among good ones, end to end: a failed row with the reason, or the right row, and no shift."""
+"""Bad image files among good ones: each gets a failed row with a reason, and no other row moves."""
 
 import os
 import re
@@ -78,7 +78,7 @@ def jp2_of(height, width):
 
 
 def tiff_in_a_tile(height, width):
-    """Return a TIFF of 1 x 1 in one compressed tile, of nearly nothing."""
+    """Return a TIFF of 1 x 1 in one large tile that is compressed to a few bytes."""
     tags = GREY_TIFF | {259: (3, [8]), 322: (4, [width]), 323: (4, [height]), 324: (4, [8]), 325: (4, [20])}
     return tiff(1, 1, zlib.compress(bytes(1000)), tags)
 
@@ -214,7 +214,7 @@ if os.geteuid() != 0:  # root may read everything
 
 
 class Mixture(NamedTuple):
-    """A folder; the reason of each file that fails, by its path below it; the other images."""
+    """A folder, the reason of each failing file by its path in the folder, and the paths of the other images."""
 
     top: Path
     reasons: dict[str, str]
@@ -223,7 +223,7 @@ class Mixture(NamedTuple):
 
 @pytest.fixture(scope="module")
 def mixture(tmp_path_factory) -> Mixture:
-    """Every case, each behind a good picture of a size that several cases have, in two class folders."""
+    """Every case, each after a good image, in two class folders."""
     top = tmp_path_factory.mktemp("mixture")
     reasons, good = {}, []
     for i, name in enumerate([*CASES, *SPECIAL]):
@@ -268,7 +268,7 @@ def in_process(mixture, tmp_path_factory):
 
 
 def image_files(top):
-    """The path of every image below a folder, as the system gives it; cycles of links are not followed."""
+    """The relative path of every image in a folder."""
     return {
         os.path.relpath(os.path.join(folder, name), top)
         for folder, _, names in os.walk(top)
@@ -307,7 +307,7 @@ def test_each_file_has_its_row_or_its_reason(mixture, in_process, tmp_path):
                 assert difference(row, expected) <= 1e-5, path
 
 
-def test_two_processes_make_the_same_file(mixture, in_process, tmp_path):
+def test_two_workers_make_the_same_file(mixture, in_process, tmp_path):
     extract([mixture.top], tmp_path / "f.h5", run=RUN_2)
     assert_same_file(in_process, tmp_path / "f.h5")
 
@@ -335,7 +335,7 @@ def rows_by_path(file):
     return rows
 
 
-def test_the_command_reports_them_and_ends_with_3(mixture, tmp_path):
+def test_the_command_reports_bad_images_and_exits_with_3(mixture, tmp_path):
     output = str(tmp_path / "f.h5")
     settings = ["--backbone", "squeezenet1_1", "--weights", "none", "--size", "48", "--levels", "1,2"]
     settings += ["--device", "cpu", "--workers", "0", "--max-decode-pixels", str(MAX_DECODE_PIXELS)]
@@ -351,7 +351,7 @@ def test_the_command_reports_them_and_ends_with_3(mixture, tmp_path):
 # --- one at a time --------------------------------------------------------------------------------
 
 
-def test_permission_denied_also_for_root(tmp_path, monkeypatch):
+def test_an_unreadable_file_says_permission_denied(tmp_path, monkeypatch):
     tmp_path.chmod(0o755)
     monkeypatch.chdir(tmp_path)  # the folders above may be closed to others
     Path("locked.jpg").write_bytes(JPEG)

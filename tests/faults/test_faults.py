@@ -283,7 +283,7 @@ def test_a_batch_too_large_for_device_memory_is_split(folder, tmp_path, boxes):
     assert_same_file(tmp_path / "f.h5", tmp_path / "whole.h5")
 
 
-def test_a_mean_norm_does_not_depend_on_the_memory_of_the_device(folder, tmp_path):
+def test_the_mean_norm_does_not_depend_on_device_memory(folder, tmp_path):
     scaled = {"descriptor": DescriptorChoice(levels=(1, 2), normalize="meannorm:20")}
     scaled["boxes"] = BoxChoice(boxes="grid:2x3")
     extract([folder], tmp_path / "whole.h5", **scaled)

@@ -1,4 +1,4 @@
-"""Feature files that are damaged, repacked or contradict themselves: a clear error, or a right answer."""
+"""Feature files that are damaged, repacked or inconsistent give a clear error or a right answer."""
 
 import json
 import os
@@ -26,7 +26,7 @@ TEXT = h5py.string_dtype("utf-8")
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory):
-    """A file of each kind."""
+    """A feature file of each kind."""
     folder = tmp_path_factory.mktemp("pristine")
     return {make: make(folder / f"{make.__name__}.h5") for make in (whole_images, with_boxes)}
 
@@ -41,7 +41,7 @@ def boxed(pristine, tmp_path):
     return Path(shutil.copy(pristine[with_boxes], tmp_path / "f.h5"))
 
 
-def test_the_files_of_these_tests_are_good(tmp_path):
+def test_the_undamaged_files_are_good(tmp_path):
     for make in (whole_images, with_boxes):
         path = make(tmp_path / f"{make.__name__}.h5")
         with FeatureFile(path) as features:
@@ -76,7 +76,7 @@ ODD_VALUES = [
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "[" + "9" * 5000 + "]"])
 @pytest.mark.parametrize("name", ["config", "norm_factors"])
-def test_json_that_python_cannot_take(file, name, text):
+def test_json_that_python_cannot_parse(file, name, text):
     edit(file, lambda f: f.attrs.create(name, text, dtype=TEXT))
     with FeatureFile(file) as features, pytest.raises(StoreError, match=f"attribute '{name}'") as raised:
         getattr(features, name)
@@ -86,7 +86,7 @@ def test_json_that_python_cannot_take(file, name, text):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [whole_images, with_boxes])
-def test_settings_of_any_type_are_good_or_said(tmp_path, monkeypatch, make):
+def test_settings_of_any_type_are_accepted_or_refused(tmp_path, monkeypatch, make):
     with FeatureFile(make(tmp_path / "f.h5")) as features:
         recorded = json.loads(features.attribute("config"))
         for name in recorded:
@@ -99,7 +99,7 @@ def test_settings_of_any_type_are_good_or_said(tmp_path, monkeypatch, make):
                 assert len(said) < 1000
 
 
-def test_names_of_settings_reach_no_terminal_raw(file):
+def test_names_of_settings_are_escaped(file):
     edit(file, lambda f: f.attrs.modify("config", json.dumps({**RECORDED, "a\n\x1b[2J": 1})))
     result = run("info", file, code=1)
     assert "unknown settings: 'a\\n\\x1b[2J'" in result.stderr
@@ -110,7 +110,7 @@ def test_names_of_settings_reach_no_terminal_raw(file):
     "text",
     ["5", "null", "{}", '"123"', "[]", "[true]", "[0]", "[-1]", "[NaN]", "[Infinity]", "[[1]]", '["1"]', "{"],
 )
-def test_factors_that_are_no_positive_numbers(file, text):
+def test_factors_that_are_not_positive_numbers(file, text):
     edit(file, lambda f: f.attrs.create("norm_factors", text, dtype=TEXT))
     with FeatureFile(file) as features:
         with pytest.raises(StoreError, match=r"'norm_factors' is .* allowed: a list of numbers above 0"):
@@ -141,7 +141,7 @@ def replaced(name, make):
 
 @pytest.mark.parametrize("name", ["features", "boxes", "images/status", "images/path"])
 @pytest.mark.parametrize("options", [{"chunks": True}, {"chunks": True, "compression": "gzip"}])
-def test_datasets_in_chunks(file, name, options):
+def test_chunked_datasets_are_refused(file, name, options):
     edit(
         file,
         replaced(name, lambda f, n, values, kind: f.create_dataset(n, data=values, dtype=kind, **options)),
@@ -152,14 +152,14 @@ def test_datasets_in_chunks(file, name, options):
 
 
 @pytest.mark.parametrize("name", ["features", "images/path", "boxes"])
-def test_datasets_that_were_never_written(file, name):
+def test_datasets_without_storage_are_refused(file, name):
     edit(file, replaced(name, lambda f, n, values, kind: f.create_dataset(n, values.shape, dtype=kind)))
     refused(file, f"/{name} was never written")
 
 
 @pytest.mark.parametrize("kind", ["virtual", "external", "link"])
 @pytest.mark.parametrize("name", ["features", "boxes"])
-def test_datasets_of_other_files(file, tmp_path, name, kind):
+def test_datasets_in_other_files_are_refused(file, tmp_path, name, kind):
     whole_images(tmp_path / "other.h5")
     (tmp_path / "raw").write_bytes(bytes(1000))
 
@@ -188,12 +188,12 @@ def move(path, name, to):
 
 
 @pytest.mark.parametrize("name", ["features", "images/error", "images/path"])
-def test_a_dataset_behind_the_end(file, name):
+def test_a_dataset_past_the_end_of_the_file_is_refused(file, name):
     move(file, name, file.stat().st_size - 10)
     refused(file, "damaged .*invalid dataset size|ends beyond the end of the file")
 
 
-def test_a_file_that_is_cut_while_it_is_open(file):
+def test_a_file_truncated_while_open_is_reported(file):
     with FeatureFile(file) as features:
         os.truncate(file, file.stat().st_size // 2)
         for name in ("features", "status", "boxes", "path_table", "classes", "labels", "image_rows"):
@@ -246,7 +246,7 @@ def test_impossible_values_are_found_by_verify(request, kind, change, problem):
 @pytest.mark.parametrize(
     ("name", "value"), [("row_source", 9), ("row_label", 3), ("row_label", -2), ("box_row", 3)]
 )
-def test_numbers_of_boxes_that_name_nothing(boxed, name, value):
+def test_indexes_out_of_range_are_refused(boxed, name, value):
     edit(boxed, set_items(name, 0, value))
     refused(boxed, f"/{name} holds numbers outside")
 
@@ -269,18 +269,18 @@ def columns(**values):
         columns(layer=[], level=[], channels=[], start=[], stop=[]),
     ],
 )
-def test_columns_that_cannot_be(file, change):
+def test_invalid_columns_are_refused(file, change):
     edit(file, change)
     refused(file, "does not describe the 15 columns")
 
 
-def test_classes_by_one_name_are_counted_together(file):
+def test_classes_of_the_same_name_are_counted_together(file):
     edit(file, set_items("classes", 1, b"cat"))
     found = json.loads(run("info", "--json", file).stdout)
     assert found["classes"] == {"cat": 5}
 
 
-def test_very_many_classes_are_counted_in_one_pass_over_the_labels(boxed, monkeypatch):
+def test_many_classes_are_counted_in_few_passes_over_the_labels(boxed, monkeypatch):
     class Labels(np.ndarray):
         n_passes = 0
 
@@ -306,7 +306,7 @@ def test_an_unknown_status_is_not_complete(file):
 # --- the terminal -----------------------------------------------------------------------------------
 
 
-def test_nothing_of_a_file_steers_the_terminal(boxed):
+def test_texts_of_a_file_cannot_control_the_terminal(boxed):
     evil = "a\x1b[2J\r\nroot:      /fake\x07\u202e\x9b"
 
     def change(opened):
@@ -332,7 +332,7 @@ def test_nothing_of_a_file_steers_the_terminal(boxed):
     assert re.search(r"root: +a\\x1b\[2J\\r\\nroot: +/fake\\x07\\u202e\\x9b", result.stdout)
 
 
-def test_what_an_error_quotes_is_cut():
+def test_quoted_text_is_shortened():
     assert one_line("x" * 300) == "x" * 300
     assert one_line("x" * 301) == "x" * 297 + "..."
     assert one_line("\x1b" * 300, longest=11) == "\\x1b\\x1b..."

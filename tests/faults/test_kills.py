@@ -1,4 +1,4 @@
-"""Runs that are killed: at every call that changes a file, and at random moments of a longer one."""
+"""Killed runs lose no finished row: killed at calls that change a file, and at random moments."""
 
 import os
 import random
@@ -22,7 +22,7 @@ from sppfeat.store.schema import Status
 pytestmark = pytest.mark.slow
 
 SIZES = [(40, 60), (60, 40), (48, 48)]
-# Of each scenario, drawn for each; SPPFEAT_ALL_MOMENTS=1 takes every one of its 20 to 45, and more random kills.
+# Moments drawn for each scenario; SPPFEAT_ALL_MOMENTS=1 takes all 20 to 45, and more random kills.
 N_MOMENTS = 1000 if os.environ.get("SPPFEAT_ALL_MOMENTS") else 3
 N_KILLS = 24 if os.environ.get("SPPFEAT_ALL_MOMENTS") else 8
 
@@ -32,7 +32,7 @@ class Scenario(NamedTuple):
 
     folder: Path  # copied for each run
     arguments: tuple[str, ...]  # of extract, from inside the folder
-    changed: tuple[str, ...] = ()  # images that are pending from the first write on until their rows are new
+    changed: tuple[str, ...] = ()  # images that become pending until their new rows are written
 
 
 def pictures(folder: Path, n: int, *, first: int = 0) -> None:
@@ -53,7 +53,7 @@ def begin(folder: Path) -> Scenario:
 
 
 def boxes(folder: Path) -> Scenario:
-    """Boxes at two scales, one without area, with a mean norm to be estimated and recorded."""
+    """Boxes at two scales, one without area, and a mean norm to estimate and record."""
     pictures(folder, 3)
     (folder / "p/cat/text.jpg").write_text("no picture")
     lines = ["path,x0,y0,x1,y1,label", "1.png,0,0,20,20,a", "1.png,5,5,5,9,b", "0.png,0,0,30,40,a"]
@@ -67,7 +67,7 @@ def boxes(folder: Path) -> Scenario:
 
 
 def retry(folder: Path) -> Scenario:
-    """Failed images, repaired since: one whose size was not known, one that has another size now."""
+    """Failed images that were repaired: one of unknown size, one that now has another size."""
     pictures(folder, 4)
     (folder / "boxes").mkdir()
     for i in range(4):
@@ -83,7 +83,7 @@ def retry(folder: Path) -> Scenario:
 
 
 def retry_whole(folder: Path) -> Scenario:
-    """The same without boxes."""
+    """The same scenario without boxes."""
     scenario = retry(folder)
     (folder / "f.h5").unlink()
     arguments = ("p", "-o", "f.h5", *TINY, "--retry-failed")
@@ -120,7 +120,7 @@ def change(folder: Path) -> Scenario:
 
 
 def update(folder: Path) -> Scenario:
-    """The same without boxes, and with a new image and one that is missing."""
+    """The same scenario without boxes, with a new and a missing image."""
     pictures(folder, 4)
     sppfeat_in(folder, ("p", "-o", "f.h5", *TINY), 0)
     write_image(folder / "p/cat/1.png", 90, 50, seed=11)
@@ -153,7 +153,7 @@ def sppfeat_in(folder: Path, arguments: tuple[str, ...], expected: int) -> None:
 
 
 def progress(path: Path) -> dict[str, int]:
-    """The status of each image; the file must open, also with nothing but h5py."""
+    """The status of each image; the file must open with plain h5py, too."""
     if not path.exists():
         return {}
     with h5py.File(path) as plain:
@@ -199,7 +199,7 @@ def assert_nothing_lost(before: dict[str, int], after: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize("make", [begin, boxes, retry, retry_whole, add, change, update, overwrite])
-def test_a_run_killed_at_any_call_that_changes_a_file_loses_nothing(make, runs, tmp_path):
+def test_a_run_killed_at_any_call_that_changes_a_file_loses_no_row(make, runs, tmp_path):
     (tmp_path / "origin").mkdir()
     scenario = make(tmp_path / "origin")
     before = progress(scenario.folder / "f.h5")

@@ -85,7 +85,7 @@ def test_a_second_signal_stops_at_once_and_loses_nothing(runs, tmp_path):
     run.send(signal.SIGINT)
     status, _ = runs.wait()
     assert status == 130, runs.log()
-    assert n_done(output) == 20  # although nothing had been synced before
+    assert n_done(output) == 20  # synced by the stop
     assert sorted(path.name for path in tmp_path.iterdir()) == ["f.h5", "many"]
 
 
@@ -122,7 +122,7 @@ def test_a_run_survives_the_loss_of_its_terminal(runs, many, tmp_path):
     assert n_done(tmp_path / "f.h5") == N_IMAGES
 
 
-def test_info_works_at_any_moment_of_a_run(runs, many, tmp_path):
+def test_info_works_at_any_time_during_a_run(runs, many, tmp_path):
     output = tmp_path / "f.h5"
     seen = []
     process = runs.start("extract", many, "-o", output, *TINY, sync_seconds=0, pause=0.01)
@@ -143,7 +143,7 @@ class Dropping:
         signal.raise_signal(signal.SIGTERM)
 
 
-def test_a_signal_whose_exception_is_dropped_is_raised_where_a_bar_moves(capsys):
+def test_a_dropped_interrupt_is_raised_by_the_next_move_of_a_bar(capsys):
     with stop_on_signals() as stop, Bar("reading", 9, unit="row", shown=False) as bar:
         bar.move_to(1)
         Dropping()
@@ -151,12 +151,12 @@ def test_a_signal_whose_exception_is_dropped_is_raised_where_a_bar_moves(capsys)
         with pytest.raises(KeyboardInterrupt):
             bar.move_to(2)
         stop.begin_batches()
-        bar.move_to(3)  # from now on whoever runs the batches asks
+        bar.move_to(3)  # from here on, the loop over batches checks for a stop
     bar.move_to(4)
     assert capsys.readouterr().err == ""
 
 
-def test_a_signal_whose_exception_is_dropped_ends_any_command(monkeypatch, tmp_path):
+def test_a_dropped_interrupt_ends_any_command(monkeypatch, tmp_path):
     select = FeatureFile.select
 
     def selecting(*arguments, **options):

@@ -13,7 +13,7 @@ from sppfeat.inputs.read import read_list
 
 
 class Failing(io.StringIO):
-    """A stream that nothing can be written to."""
+    """A stream that cannot be written to."""
 
     def __init__(self, number):
         super().__init__()
@@ -29,7 +29,7 @@ def test_results_that_cannot_be_written_are_an_error_unless_their_reader_has_lef
     with pytest.raises(StoreError, match="cannot write to standard output: No space left"):
         show("text")
     monkeypatch.setattr(sys, "stdout", Failing(errno.EPIPE))
-    with pytest.raises(BrokenPipeError):  # of which click makes an end without a word
+    with pytest.raises(BrokenPipeError):  # click exits silently
         show("text")
 
 

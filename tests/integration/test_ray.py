@@ -186,7 +186,7 @@ def test_actors_and_nodes_may_die(nodes, pictures, local, tmp_path):
 
 
 class Call:
-    """A call of an actor that has ended."""
+    """A finished call of an actor."""
 
     def __init__(self, answer) -> None:
         self.answer = answer
@@ -196,7 +196,7 @@ class OneActor:
     """The part of Ray that the engine uses, with one actor in this process; every call ends at once.
 
     Args:
-        n_deaths: number of calls that end with the death of the actor before one succeeds.
+        n_deaths: number of first calls that end with the death of the actor.
     """
 
     class exceptions:  # noqa: N801 - Ray's own name
@@ -366,7 +366,7 @@ def test_a_job_loads_no_torch(folder, tmp_path):
     subprocess.run([sys.executable, "-c", program, tmp_path / "job"], check=True)
 
 
-def test_an_actor_waits_for_the_lock_of_one_that_has_died(folder, tmp_path, monkeypatch):
+def test_an_actor_waits_for_the_lock_of_a_dead_actor(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(part_module, "_RETRY_SECONDS", 0.05)
     job = job_of(folder, tmp_path / "features.h5")
     path = parts_folder(tmp_path / "features.h5") / "00001-of-00002.h5"
@@ -395,7 +395,7 @@ def test_parts_of_dead_actors_are_taken_again_a_limited_number_of_times(folder, 
 
 
 @pytest.mark.parametrize("copy", [False, True])
-def test_images_that_have_changed_are_noted_and_run_again_on_request(folder, tmp_path, monkeypatch, copy):
+def test_changed_images_are_noted_and_extracted_again_on_request(folder, tmp_path, monkeypatch, copy):
     monkeypatch.setattr(
         ray_parts, "connect", lambda *arguments, **options: contextlib.nullcontext(OneActor())
     )
@@ -413,7 +413,7 @@ def test_images_that_have_changed_are_noted_and_run_again_on_request(folder, tmp
     n_to_do, n_done, (note,) = run()
     assert (n_to_do, n_done) == (0, 0)
     assert note.startswith("1 image changed since it was extracted")
-    if copy:  # the parts are gone, and the output is a file like any other
+    if copy:  # the parts were removed, and the output is an ordinary file
         with pytest.raises(StoreError, match=r"1 image left.* continue it with --engine local"):
             run(update_changed=True)
         return
@@ -444,7 +444,7 @@ def test_the_part_of_an_actor_that_dies_after_a_stop_is_left(folder, tmp_path):
         ({"config": None}, "resolves the settings differently than the plan: levels: [1] in the plan"),
     ],
 )
-def test_nodes_that_cannot_take_part(folder, tmp_path, changes, message):
+def test_unsuitable_nodes_are_refused(folder, tmp_path, changes, message):
     job = job_of(folder, tmp_path / "features.h5", **changes)
     if "config" in changes:
         other = job_of(folder, tmp_path / "features.h5").config

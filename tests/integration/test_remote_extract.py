@@ -1,4 +1,4 @@
-"""Extractions from an object store, and into one: the same rows as from a folder, whatever happens on the way."""
+"""Extractions from and into an object store: the same rows as from a folder, despite outages."""
 
 import json
 
@@ -25,7 +25,7 @@ def photos(tmp_path_factory):
 
 @pytest.fixture
 def stored(photos, store):
-    """The same pictures in the store."""
+    """The store with the same images."""
     store.put({f"in/{path.relative_to(photos)}": path.read_bytes() for path in photos.rglob("*.*")})
     return store
 
@@ -35,7 +35,7 @@ def run(*arguments, **settings):
 
 
 def same_but_for_the_root(a, b):
-    """Compare the file of a folder with that of a store, which knows sizes of objects but no times."""
+    """Compares a file of a folder with a file of a store, where modification times are unknown."""
     a, b = contents(a), contents(b)
     assert (b.pop("images/mtime_ns") == -1).all()
     assert (a.pop("images/mtime_ns") > 0).all()
@@ -43,16 +43,15 @@ def same_but_for_the_root(a, b):
     assert_same_contents(a, b)
 
 
-def test_the_features_are_those_of_the_folder(photos, stored, tmp_path):
+def test_features_equal_those_of_the_folder(photos, stored, tmp_path):
     extract([photos], tmp_path / "local.h5")
     extract(["s3://bucket/in"], tmp_path / "remote.h5")
     same_but_for_the_root(tmp_path / "local.h5", tmp_path / "remote.h5")
-    # They are found again where they were.
     result = command_line.run("verify", tmp_path / "remote.h5", "--recompute", "3", "--json", code=0)
     assert len(json.loads(result.stdout)["recomputed"]["rows"]) == 3
 
 
-def test_objects_of_another_size_have_changed(photos, stored, tmp_path):
+def test_an_object_of_another_size_counts_as_changed(photos, stored, tmp_path):
     extract(["s3://bucket/in"], tmp_path / "x.h5")
     name, other = "c0/2.png", (photos / "c0/4.png").read_bytes()
     stored.put({f"in/{name}": other})
@@ -63,7 +62,7 @@ def test_objects_of_another_size_have_changed(photos, stored, tmp_path):
     assert "update: 0 new, 0 changed, 0 missing" in extraction.run.notes
 
 
-def test_an_outage_leaves_images_to_the_same_command(photos, stored, tmp_path):
+def test_the_same_command_continues_after_an_outage(photos, stored, tmp_path):
     arguments = ("extract", "s3://bucket/in", "-o", tmp_path / "x.h5", "-q")
     stored.server.faults = [Fault("drop", "GET /bucket/in")]
     result = run(*arguments, code=1)
@@ -79,7 +78,7 @@ def test_an_outage_leaves_images_to_the_same_command(photos, stored, tmp_path):
         assert file["images/status"][()].tolist() == local["images/status"][()].tolist()
 
 
-def test_an_outage_in_the_midst(photos, stored, tmp_path, monkeypatch):
+def test_an_outage_during_the_run_keeps_finished_rows(photos, stored, tmp_path, monkeypatch):
     monkeypatch.setattr("sppfeat.extraction.chunks._FIRST_IMAGES", 4)
     monkeypatch.setattr("sppfeat.extraction.chunks._MOST_FETCHED", 4)
     fault = Fault("drop", times=0)
@@ -152,6 +151,6 @@ def test_shards_of_a_size_are_uploaded_one_by_one(uploads, photos, whole, tmp_pa
     assert "add --copy" in result.output
 
 
-def test_several_processes_cannot_share_what_is_elsewhere(uploads, photos):
+def test_shards_cannot_share_a_remote_output(uploads, photos):
     result = run("extract", photos, "-o", "s3://bucket/f.h5", "--shard", "1/2", "--shared", code=2)
     assert "--shared needs an output on this machine" in result.output

@@ -1,4 +1,4 @@
-"""The examples of docs/clusters.md for several processes, run with fewer of them."""
+"""The multi-process examples of docs/clusters.md, run with fewer processes."""
 
 import os
 import re
@@ -39,7 +39,7 @@ def blocks(heading: str) -> list[str]:
 
 @pytest.fixture
 def photos(commands, tmp_path, monkeypatch):
-    """A folder with photographs, where there is a command ``sppfeat``."""
+    """A working folder with photos, and with ``sppfeat`` and ``torchrun`` on the PATH."""
     for i in range(7):
         write_image(tmp_path / "photos" / f"{i}.png", 50, 44 + 7 * (i % 3), seed=i)
     (tmp_path / "bin").mkdir()
@@ -60,13 +60,13 @@ def sh(script: str, **environment: str) -> str:
     return done.stdout
 
 
-def test_a_slurm_array_and_the_job_that_merges(photos):
+def test_a_slurm_array_and_its_merging_job(photos):
     script, submission = blocks("## A SLURM job array")
     n_tasks = int(re.search(r"--array=1-([0-9]+)", script)[1])
     assert script.count(f"/{n_tasks}") == 1
-    few = script.replace(f"/{n_tasks}", "/2")  # each takes seconds to load torch
+    few = script.replace(f"/{n_tasks}", "/2")
     (photos / "extract.sbatch").write_text(few)
-    for task in ("2", "1", "2"):  # one is put into the queue again
+    for task in ("2", "1", "2"):  # task 2 is requeued
         sh("bash extract.sbatch", SLURM_ARRAY_TASK_ID=task, SLURM_PROCID="0", SLURM_NTASKS="1")
     assert len(list((photos / "parts").iterdir())) == 2
     merge, output, pattern = shlex.split(re.search(r'--wrap "sppfeat (.*)"', submission)[1])
@@ -77,7 +77,7 @@ def test_a_slurm_array_and_the_job_that_merges(photos):
         assert len(file.to_sklearn()[0]) == 7
 
 
-def test_processes_of_xargs_fill_one_output(photos):
+def test_xargs_processes_fill_one_output(photos):
     (xargs,) = (block for block in blocks("## One output for several processes") if "xargs" in block)
     sh(xargs.replace("seq 4", "seq 2").replace("/4", "/2"))
     merged = contents(photos / "features.h5")
@@ -85,7 +85,7 @@ def test_processes_of_xargs_fill_one_output(photos):
     assert (photos / "features.h5.lock").exists() is False
 
 
-def test_processes_of_torchrun_know_their_parts(photos):
+def test_torchrun_processes_find_their_shards(photos):
     (block,) = blocks("## torchrun and srun")
     torchrun = next(line for line in block.splitlines() if line.startswith("torchrun"))
     sh(torchrun.replace("--nproc-per-node 8", "--nproc-per-node 2"))

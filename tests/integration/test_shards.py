@@ -286,7 +286,7 @@ def test_shards_of_boxes_of_unmeasured_images_have_equal_sizes(folder, tmp_path)
 
 
 @pytest.mark.slow
-def test_the_mean_norm_is_that_of_the_whole(folder, tmp_path):
+def test_shards_share_the_mean_norm_of_all_images(folder, tmp_path):
     changes = {"descriptor": DescriptorChoice(levels=(1,), normalize="meannorm:20")}
     extract([folder], tmp_path / "whole.h5", **changes)
     for i in (1, 2):

@@ -24,7 +24,7 @@ def folder(tmp_path) -> Path:
 
 
 def touch(path: Path) -> None:
-    """Give a file a time that is a second later."""
+    """Sets the modification time of a file one second later."""
     later = path.stat().st_mtime_ns + 10**9
     os.utime(path, ns=(later, later))
 
@@ -68,7 +68,7 @@ def test_size_and_time_of_each_file_are_recorded(folder, tmp_path):
 
 @pytest.mark.parametrize("headers", ["first", "window"])
 @pytest.mark.parametrize("boxes", [None, BoxChoice(boxes="grid:2x2")])
-def test_changed_images_are_noted_and_run_again_on_request(folder, tmp_path, headers, boxes):
+def test_changed_images_are_noted_and_extracted_again_on_request(folder, tmp_path, headers, boxes):
     output = tmp_path / "f.h5"
     settings = {"headers": headers, "boxes": boxes}
     extract([folder], output, **settings)
@@ -123,7 +123,7 @@ def test_a_changed_unreadable_image_fails_and_runs_again_once_repaired(folder, t
     assert_as_fresh(tmp_path / "f.h5", folder)
 
 
-def test_a_folder_that_was_copied_elsewhere_has_not_changed(folder, tmp_path):
+def test_images_of_a_moved_folder_have_not_changed(folder, tmp_path):
     extract([folder], tmp_path / "f.h5")
     for name in ("0", "2", "4"):
         touch(folder / "a" / f"{name}.png")
@@ -139,7 +139,7 @@ def test_a_folder_that_was_copied_elsewhere_has_not_changed(folder, tmp_path):
 
 def test_a_folder_that_grows_for_days_with_interruptions(folder, tmp_path):
     output = tmp_path / "f.h5"
-    extract([folder], output, update=True)  # the first day: there is no output yet
+    extract([folder], output, update=True)  # creates the output
     expected_missing = 0
     for day in range(1, 5):
         for i in range(3):
@@ -185,7 +185,7 @@ def test_an_interrupted_replacement_continues_with_the_current_images(folder, tm
     assert_as_fresh(output, folder)
 
 
-def test_several_processes_run_changed_images_of_one_file_again(folder, tmp_path):
+def test_shared_shards_extract_changed_images_again(folder, tmp_path):
     output = tmp_path / "f.h5"
     extract([folder], output)
     for path in sorted(folder.rglob("*.png")):
@@ -196,7 +196,7 @@ def test_several_processes_run_changed_images_of_one_file_again(folder, tmp_path
     assert_as_fresh(output, folder)
 
 
-def test_a_listed_file_that_is_gone_is_missing(folder, tmp_path):
+def test_a_listed_file_that_no_longer_exists_is_missing(folder, tmp_path):
     (tmp_path / "list.csv").write_text("path\n" + "\n".join(map(str, sorted(folder.rglob("*.png")))))
     extract([tmp_path / "list.csv"], tmp_path / "f.h5")
     (folder / "a" / "2.png").unlink()
@@ -226,7 +226,7 @@ def test_a_file_of_an_older_version_is_continued_with_a_note(folder, tmp_path):
         assert file.image_versions[6].tolist() == [new.st_size, new.st_mtime_ns]
 
 
-def test_changed_images_of_shards_run_again_and_merge(folder, tmp_path):
+def test_changed_images_of_shards_are_extracted_again_and_merged(folder, tmp_path):
     paths = [tmp_path / f"{i}.h5" for i in (1, 2)]
     shards = [ShardChoice(i, 2) for i in (1, 2)]
     for path, shard in zip(paths, shards, strict=True):
@@ -244,7 +244,7 @@ def test_changed_images_of_shards_run_again_and_merge(folder, tmp_path):
     assert not notes(extraction, "changed since")
 
 
-def test_a_shard_of_an_older_version_merges_with_a_newer_one(folder, tmp_path):
+def test_shards_with_and_without_recorded_versions_merge(folder, tmp_path):
     paths = [tmp_path / f"{i}.h5" for i in (1, 2)]
     for path, shard in zip(paths, [ShardChoice(i, 2) for i in (1, 2)], strict=True):
         extract([folder], path, shard=shard)
@@ -261,7 +261,7 @@ def test_a_shard_of_an_older_version_merges_with_a_newer_one(folder, tmp_path):
         assert (file.image_versions == -1).all()
 
 
-def test_changed_images_of_shards_in_turn_run_again(folder, tmp_path):
+def test_changed_images_of_shards_of_a_size_are_extracted_again(folder, tmp_path):
     output = tmp_path / "{shard}.h5"
 
     def run(**changes):
@@ -281,11 +281,11 @@ def test_changed_images_of_shards_in_turn_run_again(folder, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])
-def test_a_member_of_an_archive_has_changed_if_its_size_has(folder, tmp_path, kind):
+def test_a_member_of_an_archive_counts_as_changed_when_its_size_changes(folder, tmp_path, kind):
     shutil.make_archive(str(tmp_path / "in"), kind, folder)
     archive = tmp_path / f"in.{kind}"
     extract([archive], tmp_path / "f.h5")
-    shutil.make_archive(str(tmp_path / "in"), kind, folder)  # made anew: the same images
+    shutil.make_archive(str(tmp_path / "in"), kind, folder)  # the same images
     touch(archive)
     extraction, _ = extract([archive], tmp_path / "f.h5")
     assert not notes(extraction, "changed since")

@@ -1,8 +1,8 @@
-"""Real processes of commands that start without loading torch and can be killed, a dozen per second.
+"""Real processes of commands that start in milliseconds and can be killed.
 
-Before the first test, the process of the tests forks a server, with everything loaded; it loads the network, and each
-command is a fork of it with the command line's ``main`` in it: a real process that takes a real SIGKILL.
-``KillableRuns`` starts such processes; ``write_launcher`` writes programs that are such processes, for shells.
+Before the first test, pytest forks a server with all packages loaded. The server loads the network and forks a process
+for each command, which takes a real SIGKILL. ``KillableRuns`` starts such processes; ``write_launcher`` writes a
+program that starts one, for shells.
 """
 
 import contextlib
@@ -29,17 +29,17 @@ from conftest import write_image
 
 TINY = ("--backbone", "squeezenet1_1", "--weights", "none", "--seed", "3", "--device", "cpu")
 TINY += ("--levels", "1,2", "--size", "40", "--batch-size", "1", "--workers", "0")
-# What changes a file or a name; everything that HDF5 does happens under another name, between two of these.
+# The calls that change a file or its name. HDF5 writes only to files of another name, between two of these calls.
 CALLS = ("pwrite", "fdatasync", "fsync", "posix_fallocate", "replace", "unlink")
 
 
 class Run(NamedTuple):
-    """A run under way."""
+    """A running process."""
 
     pid: int
 
     def is_running(self) -> bool:
-        """Return whether the process exists; its parent reaps it as soon as it ends."""
+        """Tells whether the process exists; its parent reaps it as soon as it ends."""
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
@@ -55,13 +55,12 @@ class Run(NamedTuple):
 
 
 class CommandServer:
-    """A process that forks one for each command asked for.
+    """A process that forks another for each command.
 
-    Made by the process of the tests while it has no more threads than pytest itself: a fork has none of them, and waits
-    for ever for what they held.
+    Start it before the tests start threads: a fork has no threads, but the locks that they held stay locked.
 
     Attributes:
-        address: of its socket.
+        address: path of its socket.
     """
 
     def __init__(self) -> None:
@@ -78,7 +77,7 @@ class CommandServer:
         os.close(ending)
 
     def ask(self, job: dict) -> socket.socket:
-        """Have a command run; what the server says of it is to be read from the socket."""
+        """Starts a command; the socket returned gives its process number, then its status."""
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(self.address)
         connection.sendall(json.dumps(job).encode())
@@ -95,8 +94,8 @@ class KillableRuns:
     """Starts runs, one at a time.
 
     Args:
-        server: which forks them.
-        folder: for what they print.
+        server: forks the processes.
+        folder: where their output goes.
     """
 
     def __init__(self, server: CommandServer, folder: Path) -> None:
@@ -115,18 +114,18 @@ class KillableRuns:
         file_nbytes: int | None = None,
         temporary: Path | None = None,
     ) -> Run:
-        """Begin a run.
+        """Starts a run.
 
         Args:
             arguments: of ``sppfeat``.
-            sync_seconds: how often rows are synced and status is written.
-            die_at: the process kills itself before this one of its ``CALLS``, counted from 0.
-            half: where that writes, it writes half of it first.
-            pause: seconds before each of these, so that there is time to do something to the process.
-            log: where it prints to; where :meth:`log` finds it, if not given.
-            ignored: signals, by whoever started it.
-            file_nbytes: no file may become larger.
-            temporary: where temporary files go.
+            sync_seconds: interval between syncs of rows and status.
+            die_at: number of the call in ``CALLS``, from 0, before which the process kills itself.
+            half: first write half of the bytes, where that call writes.
+            pause: seconds before each of these calls.
+            log: file for its output, in place of the one that :meth:`log` reads.
+            ignored: signals that it ignores from its start.
+            file_nbytes: limit on the size of a file.
+            temporary: folder for temporary files.
         """
         self._log.unlink(missing_ok=True)
         job = {"args": list(map(str, arguments)), "sync": sync_seconds, "die_at": die_at, "half": half}
@@ -141,18 +140,18 @@ class KillableRuns:
         return Run(int(self._answers.readline()))
 
     def wait(self) -> tuple[int, int]:
-        """Wait for the end: the exit status as ``subprocess`` has it, and the number of ``CALLS`` (-1 if killed)."""
+        """Returns the final exit status as in ``subprocess``, and the number of ``CALLS`` (-1 if killed)."""
         with self._answers:
             status, n_calls = map(int, self._answers.readline().split())
         return status, n_calls
 
     def run(self, *arguments, **options) -> tuple[int, int]:
-        """Begin a run and wait for its end."""
+        """Starts a run and waits for its end."""
         self.start(*arguments, **options)
         return self.wait()
 
     def log(self) -> str:
-        """Return the output of the last run."""
+        """The output of the last run."""
         return self._log.read_text() if self._log.exists() else ""
 
 
@@ -172,18 +171,18 @@ os._exit(status)
 
 
 def write_launcher(path: Path, server: CommandServer) -> None:
-    """Write a program ``sppfeat`` or ``torchrun``, which runs in a fork of the server."""
+    """Writes a program ``sppfeat`` or ``torchrun`` that runs in a fork of the server."""
     path.write_text(LAUNCHER.format(python=sys.executable, address=server.address, program=path.name))
     path.chmod(0o755)
 
 
 def serve(listener_fd: int, ending: int) -> NoReturn:
-    """Fork a process for each connection, until the process of the tests ends."""
+    """Forks a process for each connection, until pytest ends."""
     try:
         own = sorted((listener_fd, ending))
         for first, last in zip([3, own[0] + 1, own[1] + 1], [*own, os.sysconf("SC_OPEN_MAX")], strict=True):
             os.closerange(first, last)
-        faulthandler.disable()  # it writes to what has been closed
+        faulthandler.disable()  # it writes to a closed file
         set_up_streams()
         listener, is_loaded = socket.socket(fileno=listener_fd), False
         while ending not in select.select([listener, ending], [], [])[0]:
@@ -204,7 +203,9 @@ def serve(listener_fd: int, ending: int) -> NoReturn:
 
 
 def load() -> None:
-    """Load and do what every run does, once for all forks."""
+    """Loads packages and the network once for all forks."""
+    import matplotlib.figure  # noqa: F401 - a second of each command that draws or classifies
+    import sklearn.model_selection  # noqa: F401
     import torch
     from tqdm import tqdm
 
@@ -214,7 +215,7 @@ def load() -> None:
 
     torch.set_num_threads(1)
     tqdm.monitor_interval = 0  # a thread
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # forks that end are buried by the system
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system reaps forks
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGHUP):  # also where the tests run under nohup
         signal.signal(number, signal.SIG_DFL)
@@ -228,7 +229,7 @@ def load() -> None:
 
 
 def watch_job(connection: socket.socket) -> None:
-    """Fork a command; answer with its number, and then with how it ended."""
+    """Forks a command; answers with its process number, then with its status."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     message, streams, _, _ = socket.recv_fds(connection, 1 << 16, 3)
     with connection.makefile("rb") as rest:
@@ -248,20 +249,20 @@ def watch_job(connection: socket.socket) -> None:
 
 
 def set_up_streams() -> None:
-    """Make the streams of Python anew, of the files that have their numbers."""
+    """Opens the standard streams of Python on file descriptors 0 to 2."""
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
 
 
 def run_job(job: dict, streams: list[int], counter: int) -> int:
-    """One command, in the forked process; its exit status."""
+    """Runs a command in the forked process; returns its exit status."""
     from tqdm import tqdm
 
     from sppfeat.cli import main
     from sppfeat.store.writer import FeatureWriter
 
-    # Its own one is shared by all forks, and stays taken where one is killed.
+    # tqdm's own lock is shared by all forks and stays locked when one is killed.
     tqdm.set_lock(threading.RLock())
     os.environ.clear()
     os.environ.update(job["environment"])
@@ -294,7 +295,7 @@ def run_job(job: dict, streams: list[int], counter: int) -> int:
 
 
 def prepare(job: dict, writer: type):
-    """Do as a test has asked for; what returns the number of calls."""
+    """Applies the options of a run; returns a function that gives the number of calls."""
     if job["file_nbytes"]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["file_nbytes"],) * 2)
     tempfile.tempdir = job["temporary"] or tempfile.tempdir
@@ -305,7 +306,7 @@ def prepare(job: dict, writer: type):
 
 
 def count_calls(die_at: int | None, half: bool, pause: float):
-    """Count the ``CALLS`` of this process, and kill it before one of them; what returns their number."""
+    """Counts the ``CALLS`` of this process and kills it before one; returns a function that gives their number."""
     n_calls = 0
 
     def counted(name, true_call):
