@@ -1,16 +1,16 @@
-"""Coverage-guided fuzzing of what reads box files.
+"""Coverage-guided fuzzing of the readers of box files.
 
-Run it with atheris (``pip install atheris``), a target and, behind it, options of libFuzzer::
+Needs atheris (``pip install atheris``). Takes a target, then options of libFuzzer::
 
     python tests/fuzz/fuzz_boxes.py voc -max_total_time=180 -max_len=4096
 
-``any`` takes the target from the first byte of each input. A crash, and what libFuzzer saved of it, is run again by
-naming the saved file. The corpus lives in a temporary folder, unless another is named behind the options.
+``any`` takes the target from the first byte of each input. Name a saved crash file to run it again. The corpus is a
+temporary folder unless a folder follows the options.
 
-A finding is any exception but :class:`sppfeat.errors.SppfeatError` ("Uncaught Python exception"), more than
-2 seconds, memory that grows by 100 MB for an input below 10 kB, a table that contradicts itself, or the end of the
-process ("deadly signal": a parser in C underneath, which the stack behind it names). MATLAB files are not a target:
-scipy reads them, and its reader is not hardened.
+A finding is an exception other than :class:`sppfeat.errors.SppfeatError` ("Uncaught Python exception"), a run of more
+than 2 seconds, growth of memory by 100 MB for an input below 10 kB, an inconsistent table, or a crash of the process
+("deadly signal": the fault of a C parser that the stack names). MATLAB files are not a target, since the reader of
+scipy is not hardened.
 """
 
 import io
@@ -35,7 +35,7 @@ _MOST_SECONDS = 2.0
 _SMALL_BYTES = 10_000
 _MOST_GROWTH = 100 * 2**20
 
-_FILE_MARK = b"\n=== "  # in front of the name of a file, for a folder
+_FILE_MARK = b"\n=== "  # precedes the name of each file of a folder
 
 _PATHS = [b"a.jpg", b"b/2.jpg", b"b/000000000042.png", b"c d/\xff.jpg", b"etc/passwd"]
 
@@ -51,8 +51,8 @@ class _Target(NamedTuple):
 
 
 def _contents(box_format: str, most: int = 4096) -> list[bytes]:
-    """The files of that format in the unit tests of the readers."""
-    from test_formats import FILES, MALFORMED  # not before the readers are instrumented
+    """The files of a format in the unit tests of the readers."""
+    from test_formats import FILES, MALFORMED  # imported after the readers are instrumented
     from test_tool_formats import TOOL_FILES, parquet
 
     if box_format == "parquet":
@@ -162,7 +162,7 @@ _TARGETS: Mapping[str, _Target] = {
 
 
 def _put(folder: Path, name: str, content: bytes) -> Path:
-    """Return the path of a box file, or of a folder of such, with that content."""
+    """Writes a box file, or a folder of box files, with this content; returns its path."""
     if name != "folder":
         path = folder / "boxes"
         path.write_bytes(content)
@@ -177,7 +177,7 @@ def _put(folder: Path, name: str, content: bytes) -> Path:
             file = os.path.join(os.fsencode(path), *parts)
             os.makedirs(os.path.dirname(file), exist_ok=True)
             Path(os.fsdecode(file)).write_bytes(text)
-        except (OSError, ValueError):  # no name of a file
+        except (OSError, ValueError):  # not a valid file name
             continue
     return path
 
@@ -232,7 +232,7 @@ def _write_dictionary(path: Path, name: str) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Fuzz a target; ends with the process."""
+    """Fuzzes a target until the process ends."""
     import atheris
 
     name, *options = arguments or ["any"]

@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of image files: only ImageError comes out, soon, in little memory, with one size.
+"""Coverage-guided fuzzing of image files: only ImageError is raised, within limits of time and memory.
 
 Needs ``pip install atheris`` (3.0; not part of the test extra) and runs by hand, never under pytest::
 
@@ -6,10 +6,9 @@ Needs ``pip install atheris`` (3.0; not part of the test extra) and runs by hand
     python tests/fuzz/fuzz_images.py TIFF -max_total_time=300   # one of --formats, five minutes
 
 Options with one dash are libFuzzer's (``-runs=``, ``-jobs=``, ``-max_total_time=``, ``-artifact_prefix=``).
-The seeds are made here with Pillow. What breaks a promise is a Python exception with the input written to
-``crash-*``: run it again with that file as argument. A crash inside a C library (SIGSEGV) is that library's, and in
-a run costs its image only, since it is a worker process that dies; report it there. JPEG 2000 files of tiny precincts
-take gigabytes, and are known to.
+Pillow makes the seeds. A finding is a Python exception, with its input written to ``crash-*``: name that file to run it
+again. Report a crash inside a C library (SIGSEGV) to that library; in an extraction it kills a worker process and fails
+one image. JPEG 2000 files of tiny precincts are known to take gigabytes.
 """
 
 import io
@@ -29,7 +28,7 @@ MEBIBYTES = 600
 MAX_PIXELS = 4_000_000  # so that legal pixels take little of the time and memory allowed
 LONGEST_INPUT = 4096
 
-# Pillow's name: (modes, options of Image.save), every pair of which makes a seed where Pillow can write it.
+# Pillow's name: (modes, options of Image.save). Each pair that Pillow can write makes a seed.
 SEEDS = {
     "JPEG": (("L", "RGB", "CMYK"), ({}, {"progressive": True, "subsampling": 0}, {"restart_marker_rows": 1})),
     "MPO": (("RGB",), ({"save_all": True},)),
@@ -93,13 +92,13 @@ def seeds(formats: Sequence[str]) -> Iterator[bytes]:
 
 
 def peak_mebibytes() -> float:
-    """Return the largest amount of memory that this process ever had."""
+    """The peak memory of this process."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1024 if sys.platform != "darwin" else peak / 1024**2
 
 
 def make_check(path: str) -> Callable[[bytes], None]:
-    """Return the function that is fuzzed; ``path`` is where it puts each input."""
+    """The function to fuzz, which writes each input to ``path``."""
     from sppfeat.decoding.images import decode_image, probe_image
     from sppfeat.errors import ImageError
 
@@ -116,7 +115,7 @@ def make_check(path: str) -> Callable[[bytes], None]:
                 check_reason(str(error))
                 continue
             settings = {"exif": exif, "image_hw": size, "input_hw": (5, 7), "max_pixels": MAX_PIXELS}
-            try:  # fails if the pixels have another size than the header, which is a broken promise
+            try:  # pixels of another size than the header are a finding
                 decode_image(path, resample="box", decode="exact", **settings)
                 decode_image(path, resample="box", decode="fast", **settings)
             except ImageError as error:
@@ -133,7 +132,7 @@ def make_check(path: str) -> Callable[[bytes], None]:
 
 
 def check_reason(reason: str) -> None:
-    """Raise AssertionError unless a reason can stand in a report of one line."""
+    """Checks that a reason fits in one line of a report."""
     if not (0 < len(reason) < 300 and reason.isprintable()):
         raise AssertionError(f"not a reason: {reason!r}")
 
@@ -145,7 +144,7 @@ def main() -> None:
     with atheris.instrument_imports(include=["PIL", "sppfeat.decoding"]):
         from PIL import Image
 
-        import sppfeat.decoding.images  # noqa: F401 - must not be loaded before, no more than Pillow
+        import sppfeat.decoding.images  # noqa: F401 - after instrumentation starts
 
         Image.init()  # all formats
     from image_bytes import with_right_checksums
@@ -161,10 +160,10 @@ def main() -> None:
         corpus.mkdir()
         for i, content in enumerate(seeds(formats or list(SEEDS))):
             (corpus / f"seed{i:03}").write_bytes(content)
-        if not any(os.path.isfile(argument) for argument in arguments[1:]):  # which are to be run once
+        if not any(os.path.isfile(argument) for argument in arguments[1:]):  # crash files to run once
             arguments += [str(corpus), f"-max_len={LONGEST_INPUT}", "-rss_limit_mb=0", "-timeout=60"]
-            arguments += ["-close_fd_mask=2"]  # what C libraries print about each input
-        child = os.fork()  # libFuzzer ends its process without clearing up
+            arguments += ["-close_fd_mask=2"]  # silences C libraries
+        child = os.fork()  # libFuzzer ends its process without cleaning up
         if not child:
             atheris.Setup(arguments, make_check(os.path.join(folder, "input")), custom_mutator=mutate)
             atheris.Fuzz()

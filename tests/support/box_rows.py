@@ -1,4 +1,4 @@
-"""Small box tables, their planned rows, and plans of these."""
+"""Small box tables, and the rows and plans made from them."""
 
 import math
 
@@ -20,7 +20,7 @@ PROJECTOR = Projector((FeatureGeometry(16.0, 0.0),), "sppnet", 0.0)
 
 
 def table_of(boxes, *, images=(), convention=None, names="path", sizes=None) -> BoxTable:
-    """A table of ``(image name, four numbers)``; ``images`` are there first, with boxes or without.
+    """A table of ``(image name, four numbers)``; ``images`` come first, with boxes or without.
 
     Box ``i`` has the label ``c<i % 3>``, the score ``i / 8``, the id ``box<i>`` and the note ``note <i>``.
     """

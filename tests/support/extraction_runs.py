@@ -41,7 +41,7 @@ def extract(inputs, output, *, stop_after: int | None = None, **changes):
 
 
 def write_eleven_images(folder: Path) -> Path:
-    """Write pictures of four widths in two class folders; one of them is damaged."""
+    """Writes images of four widths in two class folders; one of them is damaged."""
     for i in range(11):
         write_image(folder / f"c{i % 2}" / f"{i}.png", 60, 50 + 9 * (i % 4), seed=i)
     (folder / "c1" / "3.png").write_bytes(b"damaged")
@@ -79,7 +79,7 @@ def float32_products(precision: str):
 
 
 def plain_network(name=BACKBONE.name, *, layer="features"):
-    """torchvision's model of the same seed, up to that layer."""
+    """The model of torchvision with the same seed, up to a layer."""
     with torch.random.fork_rng():
         torch.manual_seed(BACKBONE.seed)
         model = get_model(name, weights=None).eval()
@@ -87,7 +87,7 @@ def plain_network(name=BACKBONE.name, *, layer="features"):
 
 
 def plain_maps(network, path, *, size=SIZE, mirrored=False) -> torch.Tensor:
-    """The feature map of an image, with a dozen lines of plain torch."""
+    """The feature map of an image, by plain torch."""
     with Image.open(path) as opened:
         image = opened.convert("RGB")
     short = min(image.size)
@@ -106,19 +106,18 @@ def plain_descriptor(network, path, *, size=SIZE, levels=(1, 2), flip=False) -> 
     return torch.stack(vectors).mean(0)[0].numpy()
 
 
-# Relative to the norm. Batches of other sizes, other threads and other processors add up the products of a convolution
-# in another order: sums of up to n = 4608 float32 products (512 channels, 3 x 3), whose rounding errors are some
-# sqrt(n) * 2**-24 = 4e-6 of them.
+# Relative to the norm. Batch size, threads and processor change the order in which a convolution sums its products:
+# up to n = 4608 in float32 (512 channels, 3 x 3), with relative rounding errors of about sqrt(n) * 2**-24 = 4e-6.
 SAME_DESCRIPTOR = 1e-5
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> float:
-    """The norm of the difference, relative to that of the second."""
+    """The norm of the difference, relative to the norm of ``b``."""
     return float(np.linalg.norm(a.astype(np.float64) - b) / np.linalg.norm(b))
 
 
 def assert_same_descriptors(a, b) -> None:
-    """Compare rows that were computed in other batches; both are NaN where one is."""
+    """Compares rows computed in different batches; NaN must be in the same places."""
     assert a.shape == b.shape
     assert np.array_equal(np.isnan(a), np.isnan(b))
     good = ~np.isnan(a).any(axis=1)
@@ -126,7 +125,7 @@ def assert_same_descriptors(a, b) -> None:
 
 
 def contents(path) -> dict:
-    """Every dataset and attribute but times."""
+    """Every dataset and attribute except the time of creation."""
     found = {}
     with h5py.File(path) as file:
         file.visititems(lambda name, item: found.update({name: item[()]} if hasattr(item, "shape") else {}))

@@ -1,4 +1,4 @@
-"""Small feature files, to be written and read."""
+"""Small feature files without a network: settings, plans, and files filled with random rows."""
 
 import contextlib
 from pathlib import Path
@@ -45,7 +45,7 @@ def listing_of(root: bytes, paths: PathTable, labels, classes) -> Listing:
 
 
 def plan_of(paths, *, sizes=None, labels=None, classes=(), root=b"/data") -> Plan:
-    """Plan images; sizes are 4 x 6 where not given."""
+    """A plan of whole images, 4 x 6 pixels unless ``sizes`` are given."""
     n = len(paths)
     listing = listing_of(
         root=root,
@@ -58,7 +58,7 @@ def plan_of(paths, *, sizes=None, labels=None, classes=(), root=b"/data") -> Pla
 
 
 def new_file(path: Path, n=5, *, dtype="float32", **options):
-    """Lay out a file of ``n`` images and return its path."""
+    """Creates a file of ``n`` pending images."""
     plan = plan_of([f"{i}.jpg" for i in range(n)], **options)
     create_file(path, plan, config(dtype), BLOCKS)
     return path
@@ -69,12 +69,12 @@ def descriptors(n, seed=0):
 
 
 def write(writer, first, values):
-    """Write rows ``first`` and on."""
+    """Writes rows from ``first`` on."""
     writer.write_rows(np.arange(first, first + len(values)), values)
 
 
 def fill(path: Path, rows, *, failed=(), reason="broken", pending=()):
-    """Write a row for each image, but for those that failed; rows of pending images are there, too."""
+    """Writes a row for each image that has not failed, pending images included."""
     with contextlib.closing(FeatureWriter(path)) as writer:
         for i, row in enumerate(rows):
             if i in failed:
@@ -87,6 +87,6 @@ def fill(path: Path, rows, *, failed=(), reason="broken", pending=()):
 
 
 def name_images(path: Path, ids):
-    """Add what the inputs called the images, as tables do."""
+    """Adds ids of images, as input tables do."""
     with h5py.File(path, "r+") as file:
         file.create_dataset("images/id", data=ids, dtype=h5py.string_dtype())

@@ -1,4 +1,4 @@
-"""A local proxy of a server that fails on demand, as servers and networks do."""
+"""A local HTTP proxy that fails on demand, as servers and networks do."""
 
 import contextlib
 import http.client
@@ -20,10 +20,11 @@ class Fault:
     """A failure of some requests.
 
     Attributes:
-        what: a status; ``drop``: no answer; ``cut``: half of the body; ``hang``: no answer for long.
-        path: a regular expression that is found in method, space and path with query.
-        times: how often; then all is fine.
-        code: of S3, for a status.
+        what: an HTTP status, ``drop`` (closes the connection), ``cut`` (sends half of the body) or ``hang`` (waits).
+        path: a regular expression for requests, such as ``GET /bucket/in``.
+        times: number of requests that fail.
+        code: the S3 error code sent with a status.
+        seen: the requests that failed.
     """
 
     what: int | str
@@ -34,14 +35,14 @@ class Fault:
 
 
 class FlakyServer:
-    """Passes requests on to another server of this machine, unless a fault is due.
+    """Forwards requests to another local server, unless a fault matches.
 
     Attributes:
-        faults: the first one that fits and is due happens.
+        faults: faults to apply; the first match wins.
         asked: method and path of each request.
-        on_request: called with each.
-        on_sent: called with the number of bytes of each answer.
-        n_most: requests that were under way at once, at most.
+        on_request: called with method and path of each request.
+        on_sent: called with the number of bytes of each response.
+        n_most: the largest number of simultaneous requests.
     """
 
     def __init__(self, upstream_port: int) -> None:
@@ -63,8 +64,8 @@ class FlakyServer:
         return f"http://127.0.0.1:{self._server.server_port}"
 
     def reset(self) -> None:
-        """Forget what was asked, and fail no more."""
-        self._ended.set()  # those that hang
+        """Clears the faults, the recorded requests and the callbacks."""
+        self._ended.set()  # releases hanging requests
         self._ended = threading.Event()
         self.faults, self.asked, self.n_most = [], [], 0
         self.on_request, self.on_sent = lambda line: None, lambda n_bytes: None
@@ -154,7 +155,7 @@ class FlakyServer:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    request_queue_size = 128  # a client whom the system turns away tries again after a second
+    request_queue_size = 128  # a refused client waits a second before it tries again
 
     def handle_error(self, *arguments) -> None:
-        """A client that went away is what the tests are about."""
+        """Ignores disconnected clients, which the tests cause on purpose."""

@@ -1,4 +1,4 @@
-"""Feature files to damage, and calls of everything that reads one."""
+"""Feature files to damage, edits that damage them, and calls of everything that reads one."""
 
 import contextlib
 import os
@@ -39,13 +39,13 @@ PROPERTIES = [name for name in dir(FeatureFile) if isinstance(getattr(FeatureFil
 
 
 def whole_images(path, *, pending=(4, 5)):
-    """Six images: number 2 failed, the last ones are pending."""
+    """Six images: number 2 failed, the last two are pending."""
     new_file(path, n=N, labels=[0, 1, 0, 1, 0, -1], classes=[b"cat", b"dog"])
     return fill(path, descriptors(N), failed=[2], reason="no such file", pending=pending)
 
 
 def with_boxes(path):
-    """Three images with two, no and one box, all done."""
+    """Three finished images with two, zero and one box."""
     image_hw = [(40, 60), (30, 30), (50, 20)]
     rows = rows_of([[(1, 2, 30, 20), (5, 5, 50, 35)], [], [(0, 0, 20, 50)]], image_hw)
     plain = config()
@@ -70,7 +70,7 @@ def edit(path, change):
 
 
 def replace(name, values, **options):
-    """An edit that puts another dataset in the place of one, or None."""
+    """An edit that replaces a dataset, or removes it if ``values`` is None."""
 
     def change(opened):
         del opened[name]
@@ -85,14 +85,14 @@ def set_items(name, index, value):
 
 
 def refused(path, said):
-    """In one line, by the library and the command."""
+    """Checks that the library and ``info`` refuse a file in one line."""
     assert refused_by_the_library(path, said).isprintable()
     result = run("info", path, code=1)
     assert result.stderr.count("\n") == 1
 
 
 def error_of(call):
-    """Return the message of the StoreError that a call raises, or nothing if it succeeds."""
+    """The message of the StoreError that a call raises; empty if it succeeds."""
     try:
         call()
     except StoreError as error:
@@ -101,7 +101,7 @@ def error_of(call):
 
 
 def use(path):
-    """Everything that reads: every property, both forms of info, and verify; StoreError is a fine end."""
+    """Calls every property, both forms of info, and verify; only StoreError may be raised."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         opens = not error_of(lambda: read_everything(path))

@@ -1,4 +1,4 @@
-"""Bytes of image files of every kind."""
+"""Image files as bytes, made with Pillow or by hand where Pillow cannot write them."""
 
 import io
 import struct
@@ -25,7 +25,7 @@ def png_chunk(kind, content):
 
 
 def with_right_checksums(content):
-    """Return a PNG with the checksum that each chunk ought to have, without which none would be read."""
+    """Return a PNG with the checksums of its chunks corrected."""
     parts, place = [content[:8]], 8
     while place + 12 <= len(content):
         end = place + 8 + int.from_bytes(content[place : place + 4], "big")

@@ -1,4 +1,4 @@
-"""Fields of a command's JSON, and those that docs/json.md describes."""
+"""Compares the fields of a command's JSON with the fields that docs/json.md describes."""
 
 import re
 
@@ -23,13 +23,13 @@ def fields_of(value, prefix=""):
 
 
 def check_fields(command, *outputs):
-    """Fail unless these outputs together have exactly the fields that docs/json.md describes."""
+    """Checks that these outputs together have exactly the fields that docs/json.md describes."""
     described = json_fields(command)
     patterns = {field.path: re.escape(field.path).replace(r"\*", ".+") for field in described}
     used = set()
     for name in set().union(*map(fields_of, outputs)):
         found = {path for path, pattern in patterns.items() if re.fullmatch(pattern, name)}
-        # A mapping or a list that is empty does not show its fields.
+        # An empty mapping or list does not show its fields.
         is_empty = any(re.match(rf"{re.escape(name)}[.\[]", path) for path in patterns)
         assert found or is_empty, f"{name} of {command} is not described"
         used |= found

@@ -16,7 +16,7 @@ from sppfeat.store.schema import Status, column_blocks
 
 
 def separable(labels, *, seed=0, noise=1.0):
-    """Descriptors around a mean per class; those without class around 0."""
+    """Descriptors around a mean for each class; around 0 without a class."""
     rng = np.random.default_rng(seed)
     means = rng.standard_normal((max(labels, default=0) + 2, DIMENSION))
     means[-1] = 0
@@ -35,7 +35,7 @@ def image_file(
     root=b"/data",
     **descriptor,
 ):
-    """A file of whole images, all done; ``descriptor`` changes settings."""
+    """A finished file of whole images; ``descriptor`` changes settings of the descriptor."""
     if classes is None:
         classes = [f"c{i}".encode() for i in range(max(labels, default=-1) + 1)]
     paths = [b"%d.jpg" % i for i in range(len(labels))]

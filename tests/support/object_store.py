@@ -1,4 +1,4 @@
-"""An S3 server in this process, in memory, behind a proxy that can fail."""
+"""An in-memory S3 server in this process, behind a proxy that can fail."""
 
 import contextlib
 import functools
@@ -22,11 +22,11 @@ _loader = functools.cache(botocore.session.create_loader)  # half a second of JS
 
 @contextlib.contextmanager
 def s3_server() -> Iterator[FlakyServer]:
-    """Run the servers; yield the one that clients speak to."""
+    """Runs both servers; yields the proxy."""
     from moto.server import ThreadedMotoServer
     from s3fs import S3FileSystem
 
-    S3FileSystem.clear_instance_cache()  # which knows of the server of another module
+    S3FileSystem.clear_instance_cache()  # clients of an earlier server
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
@@ -37,15 +37,15 @@ def s3_server() -> Iterator[FlakyServer]:
 
 
 def hurry(patch: pytest.MonkeyPatch) -> None:
-    """Make ``ATTEMPTS`` attempts with hardly a pause between them."""
+    """Shortens the pauses between the ``ATTEMPTS`` attempts."""
     patch.setattr(service, "_DELAYS", (0.002,) * (ATTEMPTS - 1))
 
 
 class ObjectStore:
-    """Buckets, found by the environment of this process.
+    """The buckets of the server, with the environment set for its clients.
 
     Attributes:
-        server: what clients speak to.
+        server: the proxy.
     """
 
     def __init__(self, server: FlakyServer, patch: pytest.MonkeyPatch) -> None:
@@ -67,27 +67,27 @@ class ObjectStore:
         patch.setattr(botocore.session, "create_loader", _loader)
 
     def close(self) -> None:
-        """Empty every bucket, and let nothing fail any more."""
+        """Empties every bucket and clears the faults."""
         self.server.reset()
         for bucket in self._backend.buckets.values():
             bucket.keys.clear()
 
     def put(self, objects: Mapping[str, bytes], bucket: str = "bucket") -> None:
-        """Store objects by their keys."""
+        """Stores objects by their keys."""
         if bucket not in self._backend.buckets:
             self._backend.create_bucket(bucket, "us-east-1")
         for key, content in objects.items():
             self._backend.put_object(bucket, key, content)
 
     def delete(self, key: str, bucket: str = "bucket") -> None:
-        """Remove one."""
+        """Removes an object."""
         self._backend.buckets[bucket].keys.pop(key)
 
     def keys(self, bucket: str = "bucket") -> dict[str, bytes]:
-        """Return the stored objects."""
+        """The stored objects by their keys."""
         return {name: key.value for name, key in self._backend.buckets[bucket].keys.items()}
 
     @property
     def n_unfinished(self) -> int:
-        """Uploads in parts that were neither completed nor given up."""
+        """The number of multipart uploads neither completed nor aborted."""
         return sum(len(bucket.multiparts) for bucket in self._backend.buckets.values())

@@ -8,7 +8,7 @@ __all__ = ["need_packages"]
 
 
 def need_packages(*names: str) -> None:
-    """Skip the module of tests that calls this where a package is not installed."""
+    """Skips the calling test module if a package is not installed."""
     for name in names:
         if find_spec(name) is None:
             pytest.skip(f"{name} is not installed", allow_module_level=True)

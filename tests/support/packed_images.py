@@ -1,4 +1,4 @@
-"""Tar and zip files made in memory, and the bytes of images that a storage fetches."""
+"""Tar and zip files made in memory, and the bytes that a storage fetches from them."""
 
 import io
 import os
@@ -13,7 +13,7 @@ from sppfeat.files.places import Place, unpack
 
 
 def tar_bytes(members, format_=tarfile.GNU_FORMAT) -> bytes:
-    """A tar file of names and contents; a TarInfo instead of a content is taken as it is."""
+    """A tar file of names and contents; a TarInfo in place of a content is a member without data."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w", format=format_, errors="surrogateescape") as tar:
         for name, content in members:
@@ -28,11 +28,11 @@ def tar_bytes(members, format_=tarfile.GNU_FORMAT) -> bytes:
 
 
 def zip_bytes(members, *packings, force_zip64=False) -> bytes:
-    """A zip file of names and contents, packed in turn by each of the packings; stored without any."""
+    """A zip file of names and contents, compressed by each packing in turn; stored without packings."""
     packings = packings or (zipfile.ZIP_STORED,)
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of duplicate names
+        warnings.simplefilter("ignore")  # about duplicate names
         for i, (name, content) in enumerate(members):
             header = zipfile.ZipInfo(name)
             header.compress_type = packings[i % len(packings)]
@@ -47,7 +47,7 @@ def bytes_at(place: Place) -> bytes:
 
 
 def fetched(storage, images, scratch) -> list[bytes | str]:
-    """Bytes of images, or the reasons why there are none; nothing is left in the scratch folder."""
+    """Bytes of images, or the reasons of failures; checks that the scratch folder is empty afterwards."""
     scratch.mkdir(exist_ok=True)
     with storage.fetch(np.array(images, dtype=np.int64), scratch) as places:
         contents = [place if isinstance(place, str) else bytes_at(place) for place in places]

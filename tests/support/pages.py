@@ -41,7 +41,7 @@ class Block:
 
     @property
     def is_skipped(self) -> bool:
-        """Whether the block is not run; the comment gives the reason."""
+        """True if the comment gives a reason for not running the block."""
         return re.match(r"skip, \w", self.steering) is not None
 
     @property

@@ -1,4 +1,4 @@
-"""Feature files with their images beside them, to be drawn."""
+"""Feature files with their images, for pictures and reports."""
 
 from pathlib import Path
 
@@ -9,18 +9,18 @@ from feature_files import BLOCKS, DIMENSION, config, fill, plan_of
 from sppfeat.store.layout import create_file
 
 CLASSES = ("cat", "dog", "<script>alert(1)</script>")
-FAILED = 4  # of the images
+FAILED = 4  # number of the failed image
 
 
 def labelled_rows(n: int, labels: list[int]) -> np.ndarray:
-    """Rows of a class lie around a centre of their own."""
+    """Rows scattered around one center per class."""
     rng = np.random.default_rng(0)
-    centres = 3 * rng.standard_normal((max(labels) + 1, DIMENSION))
-    return (centres[labels] + rng.standard_normal((n, DIMENSION))).astype(np.float32)
+    centers = 3 * rng.standard_normal((max(labels) + 1, DIMENSION))
+    return (centers[labels] + rng.standard_normal((n, DIMENSION))).astype(np.float32)
 
 
 def pictured_file(folder: Path, n: int = 24, *, images: bool = True, labels: bool = True) -> Path:
-    """A file of ``n`` whole images in classes, of which one failed; one image has a name that is not UTF-8."""
+    """A file of ``n`` whole images in classes; one image failed, and its name is not UTF-8."""
     numbers = [i % len(CLASSES) for i in range(n)]
     names = [f"{i}.png".encode() for i in range(n)]
     names[FAILED] = b'\xff" onerror="x.png'

@@ -8,4 +8,4 @@ SUPPORT = Path(__file__).parent
 REPOSITORY = SUPPORT.parent.parent
 README = REPOSITORY / "README.md"
 PHOTOS = REPOSITORY / "tests/images"
-REAL_DATA = REPOSITORY.parent / "shared/data"  # collections that lie beside some checkouts
+REAL_DATA = REPOSITORY.parent / "shared/data"  # image collections next to some checkouts

@@ -1,4 +1,4 @@
-"""Small feature files with a known spectrum, to be reduced."""
+"""Small feature files with a known spectrum, for dimension reduction."""
 
 import numpy as np
 from feature_files import BLOCKS, DIMENSION, config, fill, plan_of
@@ -21,7 +21,7 @@ def spectral(n=N, seed=0):
 
 
 def write_file(path, rows, *, failed=FAILED, settings=None, dtype="float32"):
-    """A finished file of one image per row, of which some failed; two classes."""
+    """A finished file of one row per image in two classes; the images ``failed`` have failed."""
     n = len(rows)
     plan = plan_of(
         [f"{i}.jpg" for i in range(n)], labels=[i * 2 // n for i in range(n)], classes=[b"a", b"\xff"]
@@ -36,7 +36,7 @@ def rounding(reduction, rows):
 
 
 def reduced(source, output, *, overwrite=False, dtype="float32", batch_size=None, **spec):
-    """The output of reducing a file to four components, or as told."""
+    """Reduces a file to four components unless ``spec`` says otherwise; returns the output."""
     reduce(
         source, output, overwrite=overwrite, dtype=dtype, batch_size=batch_size, **{"components": 4, **spec}
     )

@@ -1,4 +1,4 @@
-"""Finished files of whole plans and of their shards, made without a network."""
+"""Finished feature files of whole plans and of their shards, made without a network."""
 
 import contextlib
 import dataclasses
@@ -27,7 +27,7 @@ FAILED = (2, 5)
 
 
 class Work(NamedTuple):
-    """A plan, the settings of its files, and what a run on one machine would compute."""
+    """A plan, the settings of its files, and the rows that an extraction would compute."""
 
     plan: Plan
     config: ExtractConfig
@@ -44,13 +44,13 @@ class Work(NamedTuple):
 
 
 def whole_images(n=11, *, dtype="float32", classes=(b"cat", b"d\xffg"), ids=True) -> Work:
-    """Images of two classes, with names of their own; some names are no UTF-8."""
+    """Images of two classes with ids; some names are not UTF-8."""
     plan = make_plan(_listing(n, classes=classes, ids=ids), _sizes(n), {}, config().input)
     return Work(plan, config(dtype))
 
 
 def with_box_file(n=11) -> Work:
-    """Of image i up to three boxes, not in the order of the images; some without area, some of no input."""
+    """Up to three boxes per image, not in the order of the images; some have no area, one has no input."""
     boxes = [(f"{i}.jpg", (x, 0, x + 2.5, 3)) for x in range(3) for i in reversed(range(n)) if (i + x) % 3]
     boxes += [("0.jpg", (2, 2, 2, 2)), (f"{n - 1}.jpg", (1, 1, 1, 5)), ("gone.jpg", (0, 0, 1, 1))]
     names = [f"{i}.jpg" for i in range(n)]
@@ -61,7 +61,7 @@ def with_box_file(n=11) -> Work:
 
 
 def with_shared_rows(n=11) -> Work:
-    """The same where boxes share a row, as with --drop-duplicates."""
+    """The same boxes, some of which share a row, as with --drop-duplicates."""
     work = with_box_file(n)
     boxes = work.plan.boxes
     box_row = boxes.box_row.copy()
@@ -72,14 +72,14 @@ def with_shared_rows(n=11) -> Work:
 
 
 def with_views(n=11) -> Work:
-    """A grid of windows on each image: more of them on larger ones."""
+    """A grid of windows on each image; larger images have more."""
     spec = RegionSpec(boxes="grid:3x3px")
     rows = rows_of_views(lambda hw: grid_views(parse_grid(spec.boxes), hw), _sizes(n))
     return _with_rows(n, rows, spec)
 
 
 def with_shared_views(n=11) -> Work:
-    """The same where the second view of each image shares the row of the first."""
+    """The same views; the second view of each image shares the row of the first."""
     work = with_views(n)
     boxes = work.plan.boxes
     first = work.plan.rows[:, 0]
@@ -96,12 +96,12 @@ KINDS = (whole_images, with_box_file, with_shared_rows, with_views, with_shared_
 
 
 def write_whole(path: Path, work: Work, **options) -> Path:
-    """The file of all images."""
+    """Writes the file of all images."""
     return _write(path, work, work.plan, 0, 0, None, **options)
 
 
 def write_shards(folder: Path, work: Work, bounds, **options) -> list[Path]:
-    """A file for each range of images between two of the bounds."""
+    """Writes a file for each range of images between two bounds."""
     bounds, paths = np.array(bounds), []
     for i in range(1, len(bounds)):
         choice = ShardChoice(i, len(bounds) - 1)
@@ -118,13 +118,13 @@ def write_shard(path: Path, work: Work, bounds, choice: ShardChoice, **options) 
 
 
 def contents(path: Path) -> dict:
-    """Every dataset and attribute of a file, but those that say how it came to be."""
+    """Every dataset and attribute of a file except its shard and its sources."""
     found = extraction_runs.contents(path)
     return {name: found[name] for name in found if name != "@shard" and not name.startswith("sources/")}
 
 
 def assert_same_bytes(path: Path, other: Path) -> None:
-    """Fail unless plain h5py reads the same from both, whatever it is."""
+    """Checks that plain h5py reads the same from both files."""
     ours, theirs = contents(path), contents(other)
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
@@ -167,7 +167,7 @@ def _write(
     factors=None,
     root=None,
 ) -> Path:
-    """Lay a file out and fill it, as a run would have done."""
+    """Creates a file and fills it as an extraction would."""
     if root is not None:
         part = dataclasses.replace(part, root=root)
     facts = {"weights_path": "w.pth", "boxes_path": "b.csv", "norm_factors": factors, "shard": shard}

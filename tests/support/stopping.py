@@ -5,6 +5,6 @@ from collections.abc import Callable
 
 
 def stop_at(n: int | None) -> Callable[[], bool]:
-    """Return a callback that asks to stop from its ``n``-th call on, or never."""
+    """A callback that asks to stop from its ``n``-th call on; never if ``n`` is None."""
     asked = itertools.count(1)
     return lambda: n is not None and next(asked) >= n

@@ -26,7 +26,7 @@ class Terminal:
         fcntl.ioctl(self._control, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
 
     def read(self):
-        """What was printed since the last call."""
+        """The text printed since the last call."""
         self._stream.flush()
         with open(self._control, "rb", buffering=0, closefd=False) as file:
             return (file.read() or b"").decode()

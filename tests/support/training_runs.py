@@ -1,4 +1,4 @@
-"""Small training runs on two classes that are easy to tell apart."""
+"""Small training runs on two classes that are easy to separate."""
 
 from pathlib import Path
 
@@ -25,14 +25,14 @@ SEED = 5
 
 @pytest.fixture
 def tiny_network(monkeypatch):
-    """``spp_s16`` with a few channels; with the seed of :func:`settings`, under which it is loaded once."""
+    """Shrinks ``spp_s16`` to a few channels; use it with the seed of :func:`settings`."""
     monkeypatch.setattr(compact, "_STEM", (4, 6))
     monkeypatch.setattr(compact, "_STAGES", ((8, 1), (12, 1)))
     monkeypatch.setattr(compact, "_WIDTH", 16)
 
 
 def write_classes(folder: Path, *, n: int = 8, side: int = 40) -> Path:
-    """Stripes of shades of blue and of red, a folder each."""
+    """Writes striped images, blue and red, in a folder each."""
     generator = np.random.default_rng(0)
     for name, channel in (("blue", 2), ("red", 0)):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -73,11 +73,11 @@ def request(
 
 
 def prepared(inputs, output, **changes):
-    """A training that is ready to run, as a context."""
+    """A prepared training, as a context manager."""
     return prepare_training(request(inputs, output, **changes))
 
 
 def train(inputs, output, *, stop_after: int | None = None, **changes):
-    """Train, or stop after some steps; the trainer, and whether it is finished."""
+    """Trains, or stops after some steps; returns the trainer, and True if it has finished."""
     with prepared(inputs, output, **changes) as training:
         return training, training.run(should_stop=stop_at(stop_after), seconds=lambda: 0.0)

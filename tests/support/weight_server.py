@@ -1,4 +1,4 @@
-"""A local server of weight files whose transfers can fail in every way."""
+"""A local server of weight files whose transfers can be cut off."""
 
 import threading
 from collections.abc import Callable
@@ -9,11 +9,11 @@ class WeightServer:
     """Serves bytes by name.
 
     Attributes:
-        files: what is served.
-        cut: of these no more than so many bytes come, and then the connection is closed.
-        chunked: these come without their length beforehand.
-        on_cut: called when a file was cut off, before its connection is closed.
-        asked: names, in the order in which they were asked for.
+        files: contents by name.
+        cut: number of bytes, by name, after which the connection is closed.
+        chunked: names sent with chunked encoding, without a length.
+        on_cut: called before a connection is closed early.
+        asked: requested names, in order.
     """
 
     def __init__(self) -> None:

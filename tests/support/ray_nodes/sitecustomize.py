@@ -1,4 +1,4 @@
-"""Startup code of the nodes of the tests' Ray cluster: slows writes down while a certain file exists."""
+"""Startup code of the nodes of the test Ray cluster: slows writes while the file SPPFEAT_TESTS_PACE exists."""
 
 import os
 import time
