@@ -275,16 +275,13 @@ def mount_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
         subprocess.run(["umount", "-l", str(mounted)], check=True)
 
 
-FOLDER_SIZES = [(40, 60), (60, 40), (48, 48), (33, 71), (90, 64)]  # (height, width)
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Twelve images of five sizes in two class folders."""
     top = tmp_path / "pictures"
+    sizes = [(40, 60), (60, 40), (48, 48), (33, 71), (90, 64)]
     for i in range(12):
-        height, width = FOLDER_SIZES[i % len(FOLDER_SIZES)]
-        write_image(top / ("cat" if i % 2 else "dog") / f"img{i}.png", height, width, seed=i)
+        write_image(top / ("cat" if i % 2 else "dog") / f"img{i}.png", *sizes[i % len(sizes)], seed=i)
     return top
 
 

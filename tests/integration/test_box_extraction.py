@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import FOLDER_SIZES, write_image
+from conftest import write_image
 from extraction_runs import (
     BACKBONE,
     SIZE,
@@ -425,14 +425,13 @@ def test_boxes_follow_sides_that_are_rounded_independently(folder, tmp_path, box
     """They equal those of pictures that were resized beforehand, by different factors along x and y."""
     spec = InputSpec(size=140, round_to=32)  # 140 x 210 becomes 128 x 224
     extract([folder], tmp_path / "f.h5", boxes=BoxChoice(boxes=boxes), input=spec)
-    input_hws = [
-        (128, 224),
-        (224, 128),
-        (128, 128),
-        (128, 288),
-        (192, 128),
-    ]  # of long sides 210, 210, 140, 301, 197
-    sizes = dict(zip(FOLDER_SIZES, input_hws, strict=True))
+    sizes = {
+        (40, 60): (128, 224),
+        (60, 40): (224, 128),
+        (48, 48): (128, 128),
+        (33, 71): (128, 288),  # 301
+        (90, 64): (192, 128),  # 197
+    }
     with sppfeat.open(tmp_path / "f.h5") as file:
         for path, hw in zip(file.paths, file.image_hw.tolist(), strict=True):
             height, width = sizes[tuple(hw)]

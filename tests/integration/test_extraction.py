@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import FOLDER_SIZES, write_image
+from conftest import write_image
 from extraction_runs import (
     SIZE,
     assert_all_done,
