@@ -111,7 +111,7 @@ def test_every_box_format_is_listed_with_its_convention(name):
 
 @pytest.mark.parametrize("name", BOX_STYLES)
 def test_every_style_of_boxes_is_described(name):
-    numbers = rows_of("boxes", "What the four numbers mean")[name]
+    numbers = rows_of("boxes", "Coordinates")[name]
     style = BOX_STYLES[name]
     units = {"absolute": "in pixels", "normalized": "as fractions", "percent": "in percent"}
     assert numbers.strip().startswith(COORDS[style.coords])
@@ -123,7 +123,7 @@ def test_every_style_of_boxes_is_described(name):
 
 @pytest.mark.parametrize("option", ["coords", "units", "origin", "ends", "order"])
 def test_every_convention_of_boxes_is_described(option):
-    described = names_in(rows_of("boxes", "What the four numbers mean")[f"--box-{option}"])
+    described = names_in(rows_of("boxes", "Coordinates")[f"--box-{option}"])
     assert set(described) >= set(CHOICES.get(f"box_{option}", ("0", "1")))
 
 
