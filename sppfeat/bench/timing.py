@@ -1,4 +1,4 @@
-"""Timings: medians of passes that take turns, and the machine and descriptors that they hold for."""
+"""Timings of passes that run in turn, and descriptions of the machine and the descriptors measured."""
 
 import itertools
 import math
@@ -34,7 +34,7 @@ _CPUINFO = Path("/proc/cpuinfo")
 _CPU = torch.device("cpu")
 
 Pass: TypeAlias = Callable[[], Mapping[str, float]]
-"""Does the work once; returns the seconds of one or more parts by name, or nothing if it was stopped."""
+"""Does the work once; returns seconds by name, or an empty mapping if it exceeded its time limit."""
 
 
 class Timing(TypedDict):
@@ -107,10 +107,10 @@ def timed(
     budget: float = math.inf,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Pass:
-    """Makes a pass that runs a contender, which works piece by piece; freeing the results counts as measured time.
+    """Makes a pass that times a contender: a function whose result yields its work piece by piece.
 
-    It waits for the device before both readings of the clock. A pass that takes longer than ``budget`` seconds stops at
-    the next piece and returns nothing.
+    The time includes freeing the results. The pass waits for the device before both readings of the clock. If it takes
+    longer than ``budget`` seconds, it stops after the current piece and returns an empty mapping.
     """
 
     def run() -> dict[str, float]:
