@@ -157,7 +157,7 @@ def test_a_folder_that_grows_for_days_with_interruptions(folder, tmp_path):
         assert note.startswith(f"update: 0 new, 0 changed, {expected_missing} missing")
         assert_as_fresh(output, folder)
     states = by_path(output)
-    assert len(states) == 6 + 4 * 3
+    assert len(states) == 6 + 3 * 3
     assert {status for status, _ in states.values()} == {Status.DONE}  # including missing images
 
 
