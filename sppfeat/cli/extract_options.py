@@ -171,7 +171,7 @@ ray_options = together(
     ),
     option(
         "--gpus-per-actor",
-        type=float,
+        type=click.FloatRange(0, 1),
         metavar="FRACTION",
         help="GPU share of each actor; 0.5 puts two on one GPU. [default: 1 if the cluster has GPUs]",
     ),

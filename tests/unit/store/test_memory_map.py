@@ -153,6 +153,7 @@ def test_an_open_file_of_the_same_settings_and_shape_is_another_one(path):
         pickle.loads(pickled)
 
 
+@pytest.mark.slow
 def test_maps_keep_a_file_open_only_while_they_live(path):
     def n_open():
         gc.collect()
