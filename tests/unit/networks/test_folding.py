@@ -57,6 +57,7 @@ def test_folding_leaves_the_maps_unchanged(name):
     assert expected.norm() > 0
 
 
+@pytest.mark.slow
 def test_loaded_backbones_are_folded_if_there_is_something_to_fold():
     assert n_batch_norms(load_backbone("spp_s16", weights="none").network) == 0
     assert n_batch_norms(load_backbone("spp_s16", weights="none", fold=False).network) > 0

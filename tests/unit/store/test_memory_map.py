@@ -74,6 +74,7 @@ def test_worker_processes_map_the_file_itself(tmp_path, dtype, settings):
         np.testing.assert_array_equal(values, x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("copy", [True, False])
 def test_a_merged_file_with_its_rows_is_mapped_and_one_without_them_is_copied(tmp_path, copy):
     shards = write_shards(tmp_path, whole_images(12), [0, 5, 12], failed=())
