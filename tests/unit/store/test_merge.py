@@ -401,7 +401,9 @@ def test_what_a_merged_file_is_made_of_is_no_output_of_those_who_read_it(tmp_pat
     merged, model = str(tmp_path / "m.h5"), str(tmp_path / "m.npz")
     probe = ["probe", merged, "--folds", "2", "--no-ablation", "--save"]
     command_line.run(*probe, model, code=0)
-    result = command_line.run("predict", model, merged, "-o", shards[0], "--overwrite", code=2)
+    link = tmp_path / "predicted.csv"
+    link.symlink_to(shards[0])
+    result = command_line.run("predict", model, merged, "-o", link, "--overwrite", code=2)
     assert "is also an input" in result.stderr
     assert shards[0].read_bytes() == before
 
