@@ -273,11 +273,8 @@ class Extractor:
         if without_area:
             one = "box has no area inside the image, so its descriptor is NaN: "
             many = "boxes have no area inside the image, so their descriptors are NaN; the first is "
-            warnings.warn(
-                f"{counted(len(without_area), one, many)}{without_area[0]}",
-                BoxWarning,
-                stacklevel=2,
-            )
+            text = f"{counted(len(without_area), one, many)}{without_area[0]}"
+            warnings.warn(text, BoxWarning, stacklevel=2)
         return result[0] if is_one else result
 
     def network_input(self, image: ImageLike, *, scale: int = 0) -> NetworkInput:

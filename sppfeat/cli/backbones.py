@@ -7,7 +7,8 @@ import click
 from sppfeat.cli import options
 from sppfeat.cli.bars import Bar, download_bar
 from sppfeat.cli.command import command
-from sppfeat.cli.options import ANY_PATH, LEVELS, complete_backbones, flag, option
+from sppfeat.cli.option_types import ANY_PATH, LEVELS
+from sppfeat.cli.options import complete_backbones, flag, option
 from sppfeat.cli.output import joined_numbers, print_json, print_json_or_text, print_result, say, table
 from sppfeat.config.specs import DEFAULT_LEVELS
 from sppfeat.config.wording import human_bytes

@@ -8,7 +8,8 @@ import click
 from sppfeat.cli import options
 from sppfeat.cli.bars import Bar, download_bar
 from sppfeat.cli.command import Group
-from sppfeat.cli.options import ANY_PATH, SIZE, SIZE_HELP, Parsed, flag, option, together
+from sppfeat.cli.option_types import ABOVE_ZERO, ANY_PATH, SIZE, Parsed
+from sppfeat.cli.options import SIZE_HELP, flag, option, together
 from sppfeat.cli.output import joined_numbers, print_json_or_text, table
 from sppfeat.config.machine import keep_freed_memory
 from sppfeat.config.specs import DEFAULT_BOX_SIZE, DEFAULT_LEVELS, DEFAULT_SIZE
@@ -148,7 +149,7 @@ def regions(image: str | None, **values: Any) -> None:
 @option(
     "--time-limit",
     "budget_seconds",
-    type=options.ABOVE_ZERO,
+    type=ABOVE_ZERO,
     default=10.0,
     metavar="SECONDS",
     former="--budget",

@@ -13,7 +13,8 @@ from sppfeat.cli.bars import Bar, download_bar
 from sppfeat.cli.command import command
 from sppfeat.cli.extract_options import CHANNELS, box_options, path_options, ray_options, shard_options
 from sppfeat.cli.groups import EXIT_INTERRUPTED, EXIT_SOME_FAILED, Stop, leave
-from sppfeat.cli.options import ANY_PATH, flag, option, path, setting
+from sppfeat.cli.option_types import ANY_PATH
+from sppfeat.cli.options import flag, option, path, setting
 from sppfeat.cli.output import print_json, print_json_or_text, say, terminal_columns
 from sppfeat.cli.run_texts import plan_text, result_text, take_new_hints
 from sppfeat.config.distribution import RunOptions

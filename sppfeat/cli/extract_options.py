@@ -4,7 +4,8 @@ import re
 
 import click
 
-from sppfeat.cli.options import ANY_PATH, Parsed, count, flag, option, setting, together
+from sppfeat.cli.option_types import ANY_PATH, Parsed
+from sppfeat.cli.options import count, flag, option, setting, together
 from sppfeat.cli.output import joined_numbers
 from sppfeat.config.distribution import parse_shard
 from sppfeat.config.regions import BOX_FORMATS, BOX_ORIGINS, BOX_STYLES, MULTIVIEW_SCALES, RegionSpec

@@ -12,6 +12,7 @@ import sppfeat
 from sppfeat.cli import options
 from sppfeat.cli.bars import Bar
 from sppfeat.cli.command import command
+from sppfeat.cli.option_types import OUTPUT_FILE
 from sppfeat.cli.options import flag
 from sppfeat.cli.output import print_json, say
 from sppfeat.config.wording import counted, human_bytes
@@ -25,7 +26,7 @@ _PHASE_LABELS = {"check": "checking shards", "join": "joining shards", "copy": "
 
 
 @command()
-@click.argument("output", type=options.OUTPUT_FILE)
+@click.argument("output", type=OUTPUT_FILE)
 @click.argument("shards", nargs=-1, required=True)
 @flag("--copy", "Copy the descriptors, so that the shards are no longer needed.")
 @options.overwrite

@@ -12,24 +12,17 @@ from click.shell_completion import CompletionItem
 
 from sppfeat.analysis.choices import DEFAULT_METRIC, METRICS
 from sppfeat.cli.command import Option
+from sppfeat.cli.option_types import ANY_PATH, AUTO_OR_INT, LEVELS, OUTPUT_FILE, PATH, SIZE, Parsed
 from sppfeat.cli.output import joined_numbers
 from sppfeat.config.distribution import RunOptions, parse_device
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.request import BackboneChoice
-from sppfeat.config.specs import COMPACT_NAME, DEFAULT_BACKBONE, DescriptorSpec, InputSpec, parse_levels
-from sppfeat.config.values import CHOICES, EncodedPath, parse_above_zero
-from sppfeat.errors import ConfigError
+from sppfeat.config.specs import COMPACT_NAME, DEFAULT_BACKBONE, DescriptorSpec, InputSpec
+from sppfeat.config.values import CHOICES, EncodedPath
 from sppfeat.networks.zoo import choose_names
 
 __all__ = [
-    "ABOVE_ZERO",
-    "ANY_PATH",
-    "LEVELS",
-    "OUTPUT_FILE",
-    "PATH",
-    "SIZE",
     "SIZE_HELP",
-    "Parsed",
     "auto_or_int",
     "backbone",
     "backbone_name",
@@ -72,43 +65,6 @@ __all__ = [
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 _MODEL = re.compile(r"^@register_model\((?:name=\"(\w+)\")?\)\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
-
-
-class Parsed(click.ParamType):  # type: ignore[type-arg]
-    """An option type whose values a function parses; a text that it refuses is a usage error.
-
-    ``parse`` refuses by ConfigError or ValueError. The message is ``refusal`` with the text in place of ``{!r}``, or
-    else the message of the error.
-    """
-
-    def __init__(self, name: str, parse: Callable[[str], Any], *, refusal: str = "") -> None:
-        self.name = name
-        self._parse = parse
-        self._refusal = refusal
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Parses a text; returns any other value unchanged."""
-        if not isinstance(value, str):
-            return value
-        try:
-            return self._parse(value)
-        except (ConfigError, ValueError) as error:
-            self.fail(self._refusal.format(value) if self._refusal else str(error), param, ctx)
-
-
-ANY_PATH = click.Path(readable=False)  # or a URL, or a word such as "box"; shells complete paths
-ABOVE_ZERO = Parsed("number", parse_above_zero)
-LEVELS = Parsed("levels", parse_levels)
-SIZE = Parsed(
-    "pixels|native",
-    lambda text: text if text == "native" else int(text),
-    refusal="{!r} is neither a number of pixels nor 'native'",
-)
-_AUTO_OR_INT = Parsed(
-    "auto|N",
-    lambda text: None if text == "auto" else int(text),
-    refusal="{!r} is neither a whole number nor 'auto'",
-)
 
 
 def _complete_weights(context: Any, parameter: Any, incomplete: str) -> list[CompletionItem]:
@@ -154,20 +110,6 @@ def count(
 ) -> Callable[[_F], _F]:
     """Declares an option whose value is a whole number, by its names and its help text."""
     return option(*names.split(), type=click.IntRange(least, most), help=text, **more)
-
-
-class _OutputFile(click.Path):
-    """The path of a file to write; a slash at the end, which ``Path`` drops, is an error."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Converts a value to a Path."""
-        if str(value).endswith("/"):
-            self.fail(f"{value!r} is a folder; give the name of a file in it", param, ctx)
-        return super().convert(value, param, ctx)
-
-
-OUTPUT_FILE = _OutputFile(path_type=Path)
-PATH = click.Path(path_type=Path)
 
 
 def path(names: str, metavar: str, text: str, kind: click.Path = PATH) -> Callable[[_F], _F]:
@@ -296,7 +238,7 @@ device = option(
 
 def auto_or_int(name: str, text: str) -> Callable[[_F], _F]:
     """Declares an option that is a whole number, or None for ``auto``."""
-    return option(name, type=_AUTO_OR_INT, metavar="auto|N", default="auto", help=text)
+    return option(name, type=AUTO_OR_INT, metavar="auto|N", default="auto", help=text)
 
 
 batch_size = auto_or_int("--batch-size", "Images per batch.")

@@ -9,6 +9,7 @@ import sppfeat
 from sppfeat.cli import options
 from sppfeat.cli.bars import Bar
 from sppfeat.cli.command import command
+from sppfeat.cli.option_types import OUTPUT_FILE
 from sppfeat.cli.options import flag, path
 from sppfeat.cli.output import say, standard_output
 from sppfeat.config.wording import counted
@@ -19,7 +20,7 @@ __all__ = ["predict"]
 @command(examples=("sppfeat predict model.npz features.h5 -o predictions.csv",))
 @click.argument("model", type=click.Path(path_type=Path))
 @options.feature_file("features")
-@path("-o --output", "CSV|-", "CSV file to write. [default: standard output]", options.OUTPUT_FILE)
+@path("-o --output", "CSV|-", "CSV file to write. [default: standard output]", OUTPUT_FILE)
 @flag("--scores with_scores", "Add a column with the score of each class.")
 @options.rows
 @options.labels

@@ -11,6 +11,7 @@ from sppfeat.analysis.choices import CLASS_WEIGHTS, ProbeSettings
 from sppfeat.cli import options
 from sppfeat.cli.bars import Bar
 from sppfeat.cli.command import command
+from sppfeat.cli.option_types import ABOVE_ZERO, OUTPUT_FILE
 from sppfeat.cli.options import count, flag, option, path, setting
 from sppfeat.cli.output import joined_numbers, print_json, print_result, say, table
 from sppfeat.config.wording import counted, escaped, first_few
@@ -61,13 +62,11 @@ _SHOWN_SETTINGS = ("folds", "repeats", "seed", "C", "class_weight", "min_per_cla
     former="--pairs",
 )
 @options.selection
-@path(
-    "--save", "MODEL", "Fit a classifier on all rows and save it for 'sppfeat predict'.", options.OUTPUT_FILE
-)
+@path("--save", "MODEL", "Fit a classifier on all rows and save it for 'sppfeat predict'.", OUTPUT_FILE)
 @options.overwrite
 @option(
     "--max-memory",
-    type=options.ABOVE_ZERO,
+    type=ABOVE_ZERO,
     metavar="GB",
     help="Memory limit. [default: a quarter of the machine's memory]",
 )

@@ -19,7 +19,8 @@ from sppfeat.analysis.choices import (
 from sppfeat.cli import options
 from sppfeat.cli.bars import Bar, download_bar
 from sppfeat.cli.command import Group
-from sppfeat.cli.options import Parsed, count, flag, given_options, option, path, together
+from sppfeat.cli.option_types import Parsed
+from sppfeat.cli.options import count, flag, given_options, option, path, together
 from sppfeat.cli.output import print_json, say
 from sppfeat.config.specs import DEFAULT_BOX_SIZE, DEFAULT_LEVELS, DEFAULT_SIZE
 from sppfeat.errors import ConfigError

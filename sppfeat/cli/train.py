@@ -12,13 +12,8 @@ from sppfeat.cli import options
 from sppfeat.cli.bars import Bar, download_bar
 from sppfeat.cli.command import command
 from sppfeat.cli.groups import EXIT_INTERRUPTED, EXIT_SOME_FAILED, Stop, leave
-from sppfeat.cli.options import (
-    ANY_PATH,
-    Parsed,
-    given_options,
-    option,
-    together,
-)
+from sppfeat.cli.option_types import ANY_PATH, PATH, Parsed
+from sppfeat.cli.options import given_options, option, together
 from sppfeat.cli.output import first_of, joined_numbers, labeled_lines, print_json, print_json_or_text, say
 from sppfeat.config.request import BackboneChoice, settings_from
 from sppfeat.config.wording import counted
@@ -87,7 +82,7 @@ def _setting(setting: "dataclasses.Field[Any]") -> Callable[[Any], Any]:
     },
 )
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=ANY_PATH)
-@options.output("Folder for weights (model.pth), checkpoints and log.", options.PATH)
+@options.output("Folder for weights (model.pth), checkpoints and log.", PATH)
 @option(
     "--val",
     "validation",
