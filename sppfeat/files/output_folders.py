@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sppfeat.errors import ConfigError, StoreError
-from sppfeat.files.outputs import OutputLock, check_output, put_in_place, write_errors
+from sppfeat.files.outputs import OutputLock, check_output, put_in_place, sync_path, write_errors
 
 __all__ = ["check_new_folder", "whole_folder"]
 
@@ -68,7 +68,7 @@ def whole_folder(path: Path, *, marks: Sequence[str], overwrite: bool) -> Iterat
             yield partial
             for folder, _, files in os.walk(partial):
                 for name in [*files, "."]:
-                    _sync(os.path.join(folder, name))
+                    sync_path(os.path.join(folder, name))
             check_new_folder(path, marks=marks, overwrite=overwrite)
             with contextlib.ExitStack() as renamed:  # undone if the new folder cannot take its name
                 if target.exists():
@@ -79,11 +79,3 @@ def whole_folder(path: Path, *, marks: Sequence[str], overwrite: bool) -> Iterat
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

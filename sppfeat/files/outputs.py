@@ -30,6 +30,7 @@ __all__ = [
     "remove_leftovers",
     "replace_file",
     "replacement_of",
+    "sync_path",
     "whole_file",
     "whole_files",
     "write_errors",
@@ -272,11 +273,16 @@ def put_in_place(source: Path, target: Path) -> None:
         raise StoreError(f"cannot rename {str(source)!r} to {str(target)!r}: {error.strerror}") from error
     # Some file systems cannot sync a folder, and some folders cannot be read. The rename has happened nevertheless.
     with contextlib.suppress(OSError):
-        fd = os.open(target.parent, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        sync_path(target.parent)
+
+
+def sync_path(path: StrPath) -> None:
+    """Sync a file or a folder to the disk; OSError is raised if that is impossible."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ import os
 import struct
 import tempfile
 from collections.abc import Iterable, Iterator
-from typing import Any, BinaryIO, NamedTuple
+from typing import IO, Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +41,7 @@ class _Tensor(NamedTuple):
     def n_values(self) -> int:
         return int(np.prod(self.shape, dtype=np.int64))
 
-    def write(self, file: BinaryIO) -> None:
+    def write(self, file: IO[bytes]) -> None:
         for block in self.blocks:
             file.write(block.tobytes())
 
@@ -121,21 +121,22 @@ def write_pt(contents: Contents, files: list[BinaryIO]) -> None:
 
     tensors, texts = _split(contents)
     saved: dict[str, Any] = {}
-    name = getattr(files[0], "name", None)  # a stream may have none, or a number
-    folder = os.path.dirname(os.path.abspath(name)) if isinstance(name, str | bytes) else None
+    path = getattr(files[0], "name", None)  # a stream may have none, or a number
+    folder = os.path.dirname(os.path.abspath(path)) if isinstance(path, str | bytes) else None
     with tempfile.TemporaryFile(dir=folder) as spool:
         for tensor in tensors:
-            start = spool.tell()
-            tensor.write(spool)
-            spool.flush()
-            if (
-                tensor.n_values
-            ):  # a memory map: torch.save takes whole tensors, and vectors may exceed the memory
-                array = np.memmap(spool, dtype=tensor.dtype, mode="c", offset=start, shape=tensor.shape)
-            saved[tensor.name] = torch.from_numpy(
-                array if tensor.n_values else np.empty(tensor.shape, tensor.dtype)
-            )
+            saved[tensor.name] = torch.from_numpy(_spooled(tensor, spool))
         saved.update(
             {name: [entry for part in _parts(array) for entry in part] for name, array in texts.items()}
         )
         torch.save({**saved, "about": contents.about_json()}, files[0])
+
+
+def _spooled(tensor: _Tensor, file: IO[bytes]) -> npt.NDArray[Any]:
+    """Appends numbers to a file and maps them into memory: torch.save takes whole tensors, which may exceed it."""
+    start = file.tell()
+    tensor.write(file)
+    file.flush()
+    if not tensor.n_values:  # an empty range cannot be mapped
+        return np.empty(tensor.shape, tensor.dtype)
+    return np.memmap(file, dtype=tensor.dtype, mode="c", offset=start, shape=tensor.shape)
