@@ -31,16 +31,14 @@ def as_list(images: Any) -> tuple[list[Any], bool]:
     """Return the images as a list, and True if they are one image, not a sequence.
 
     Raises:
-        ImageError: an array has too few or too many axes, or the value is neither an image nor a sequence.
+        ImageError: an array has too few or too many axes.
     """
     if not isinstance(images, np.ndarray):
         is_one = isinstance(images, str | os.PathLike | Place | Image.Image)
-        if not is_one and (
-            not isinstance(images, Iterable) or isinstance(images, bytes | bytearray | memoryview)
-        ):
-            raise ImageError(
-                f"not an image but {type(images).__name__}; allowed: a path, a Pillow image or an array"
-            )
+        # Bytes and values that are not sequences are refused as one image, by the function that converts it.
+        is_one = (
+            is_one or isinstance(images, bytes | bytearray | memoryview) or not isinstance(images, Iterable)
+        )
         return ([images] if is_one else list(images)), is_one
     if images.ndim not in (2, 3, 4) and images.dtype.kind in "biuf":  # an array of other types may hold paths
         raise ImageError(
