@@ -14,9 +14,14 @@ from sppfeat.config.wording import counted
 
 __all__ = ["ENVIRONMENT_PREFIX", "SHARED_VARIABLES", "Command", "Group", "Option", "command"]
 
+
+def _variable(flag: str) -> str:
+    return flag.strip("-").replace("-", "_").upper()
+
+
 ENVIRONMENT_PREFIX = "SPPFEAT"
 SHARED_VARIABLES = {
-    flag: f"{ENVIRONMENT_PREFIX}_{flag.strip('-').replace('-', '_').upper()}"
+    flag: f"{ENVIRONMENT_PREFIX}_{_variable(flag)}"
     for flag in ("--device", "--weights-dir", "--workers", "--quiet")
 }
 """Environment variables that set an option of every command that has it."""
@@ -309,7 +314,3 @@ def _write_text(formatter: click.HelpFormatter, text: str) -> None:
         formatter.write_paragraph()
         with formatter.indentation():
             formatter.write_text(text)
-
-
-def _variable(flag: str) -> str:
-    return flag.strip("-").replace("-", "_").upper()

@@ -77,8 +77,7 @@ def _commands(parent: click.Context) -> Iterator[tuple[str, click.Context]]:
         return
     for name in group.list_commands(parent):
         if command := group.get_command(parent, name):
-            prefix = f"{parent.auto_envvar_prefix}_{name.upper()}"
-            context = click.Context(command, parent=parent, info_name=name, auto_envvar_prefix=prefix)
+            context = click.Context(command, parent=parent, info_name=name)
             yield context.command_path, context
             yield from _commands(context)
 

@@ -22,6 +22,8 @@ from sppfeat.config.values import CHOICES, EncodedPath
 from sppfeat.networks.zoo import choose_names
 
 __all__ = [
+    "RECORDED_GROUP",
+    "SELECTION_GROUP",
     "SIZE_HELP",
     "auto_or_int",
     "backbone",
@@ -313,10 +315,12 @@ labels = together(
     _LABELS, encoding("a table of labels", is_eager=True, expose_value=False, callback=_remember_encoding)
 )
 selection = together(rows, columns, labels)
+SELECTION_GROUP = {"Rows and labels": "--rows --levels --layer --labels | --encoding"}
 
 root = option("--root", type=click.Path(), help="Folder that holds the images now. [default: as recorded]")
 
 # For running the network of a feature file again.
+RECORDED_GROUP = {"Image and weights": "--root --weights --device | --weights-dir"}
 recorded_weights = together(
     weights(None, "Weights of the network, if they moved. [default: as recorded]"),
     weights_dir,

@@ -21,7 +21,7 @@ __all__ = ["report"]
     examples=("sppfeat report features.h5 -o report.html",),
     groups={
         "Output": "--output --overwrite --title --quiet",
-        "Rows and labels": "--rows --levels --layer --labels | --encoding",
+        **options.SELECTION_GROUP,
         "Content": "--method --max-rows --no-probe --seed --root",
     },
 )

@@ -30,8 +30,8 @@ _STAGE_LABELS = {"describing": "describing queries", "searching": "searching"}
     ),
     groups={
         "Search": "--neighbors --metric --one-per-image --include-self",
-        "Rows and labels": "--rows --levels --layer --labels | --encoding",
-        "Image and weights": "--root --weights --device | --weights-dir",
+        **options.SELECTION_GROUP,
+        **options.RECORDED_GROUP,
         "Output": "--json --quiet",
     },
 )

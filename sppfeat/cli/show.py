@@ -129,7 +129,7 @@ def image(photo: str | None, as_json: bool, layers: tuple[str, ...], **values: A
     examples=("sppfeat show embedding features.h5 -o embedding.png --method tsne",),
     groups={
         "Output": "--output --overwrite",
-        "Rows and labels": "--rows --levels --layer --labels | --encoding",
+        **options.SELECTION_GROUP,
         "Embedding": "--method --max-rows --thumbnails --root --seed",
     },
 )
@@ -170,8 +170,8 @@ def embedding(file: Path, output: Path, **values: Any) -> None:
     groups={
         "Output": "--output --overwrite --quiet",
         "Neighbors": "--neighbors --random --metric --one-per-image --seed",
-        "Rows and labels": "--rows --levels --layer --labels | --encoding",
-        "Image and weights": "--root --weights --device | --weights-dir",
+        **options.SELECTION_GROUP,
+        **options.RECORDED_GROUP,
     },
 )
 @options.feature_file()
